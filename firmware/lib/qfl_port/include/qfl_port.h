@@ -1,0 +1,73 @@
+/*
+ * qfl_port: all that the quantfl libraries ask of a board.
+ *
+ * A board fills one qfl_port (see firmware/boards/) and hands it to qfl_device_init().
+ * Every function is called from one task, never from an interrupt, and gets `ctx` first, so one process may hold many
+ * boards. Interrupt and BLE callback code stays inside the port and hands bytes over through a ring. A port never calls
+ * into the libraries. Negative results are one of the QFL_PORT_E_* codes.
+ */
+#ifndef QFL_PORT_H
+#define QFL_PORT_H
+
+#include <stdint.h>
+
+enum {
+    QFL_PORT_E_IO = -1,    /* the hardware failed */
+    QFL_PORT_E_INVAL = -2, /* bad argument, e.g. an unaligned flash address */
+    QFL_PORT_E_DOWN = -3,  /* the link is not connected */
+    QFL_PORT_E_BUSY = -4,  /* try again */
+    QFL_PORT_E_NOSYS = -5  /* this board has no such thing */
+};
+
+/* The board's flash region for quantfl. Offsets passed to flash_* are relative to it. */
+typedef struct qfl_flash_info {
+    uint32_t size;           /* bytes in the region, a multiple of erase_unit */
+    uint32_t erase_unit;     /* bytes erased at once */
+    uint32_t program_unit;   /* bytes programmed at once: 1..256; addresses and lengths are multiples of it */
+    uint32_t worst_erase_ms; /* longest time one erase may take, ms */
+    const uint8_t *map;      /* memory-mapped view of the region, 16-byte aligned, or NULL */
+    uint8_t erased;          /* value of an erased byte, 0xFF on most parts */
+    uint8_t write_once;      /* 1: a program unit may be written once between erases */
+} qfl_flash_info;
+
+typedef struct qfl_port {
+    void *ctx;
+    const char *board;    /* board id as in platformio.ini, e.g. "qemu_m4" */
+    uint32_t ram_bytes;   /* RAM of the part */
+    uint32_t flash_bytes; /* flash of the part */
+
+    void (*poll)(void *ctx);      /* housekeeping; called at least every 10 ms, also between training steps */
+    uint32_t (*ms)(void *ctx);    /* wrapping millisecond clock */
+    uint32_t (*us)(void *ctx);    /* wrapping microsecond clock */
+
+    /* Links: 0 is the first serial or BLE link. */
+    int32_t (*link_up)(void *ctx, uint8_t link);     /* 1 connected, 0 not */
+    uint32_t (*link_epoch)(void *ctx, uint8_t link); /* counts reconnections, so that half frames are dropped */
+    uint32_t (*link_mtu)(void *ctx, uint8_t link);   /* bytes taken at once; may change; 20 at first on BLE */
+    int32_t (*link_write)(void *ctx, uint8_t link, const uint8_t *p, uint32_t n); /* copies; returns bytes taken, 0: later */
+    int32_t (*link_read)(void *ctx, uint8_t link, uint8_t *p, uint32_t n);        /* never blocks; returns bytes read */
+    uint32_t (*link_lost)(void *ctx, uint8_t link);  /* bytes lost to ring overflow since start */
+
+    int32_t (*flash_info)(void *ctx, qfl_flash_info *out);
+    int32_t (*flash_read)(void *ctx, uint32_t at, uint8_t *p, uint32_t n);
+    int32_t (*flash_program)(void *ctx, uint32_t at, const uint8_t *p, uint32_t n);
+    int32_t (*flash_erase)(void *ctx, uint32_t at, uint32_t n);
+
+    int32_t (*entropy)(void *ctx, uint8_t *p, uint32_t n); /* random bytes; returns how many are truly random */
+    int32_t (*uid)(void *ctx, uint8_t *p, uint32_t n);     /* the part's unique id, at most n bytes; returns its length */
+    uint32_t (*reset_cause)(void *ctx);                    /* 0 power, 1 pin, 2 software, 3 watchdog, 4 other */
+    void (*sleep)(void *ctx, uint32_t ms); /* idle at most ms, less when a link, sample or timer needs attention */
+    void (*reboot)(void *ctx);
+
+    /*
+     * Local data, as a sensor would give it. x: n int8 values in the model's input quantisation, written in full or in
+     * part while the port waits for the rest (x stays the same buffer). Returns 1: x and *label are a new sample,
+     * 0: none yet, negative: error. A sample whose length is not n is dropped and counted in sample_lost.
+     */
+    int32_t (*next_sample)(void *ctx, int8_t *x, uint32_t n, uint16_t *label);
+    uint32_t (*sample_lost)(void *ctx);
+
+    uint8_t *(*arena)(void *ctx, uint32_t *size); /* the one big block of RAM, 16-byte aligned */
+} qfl_port;
+
+#endif

@@ -1,0 +1,75 @@
+"""Build `quantfl.core._qfl`: every library of firmware/lib, bound with cffi.
+
+Declarations are taken from the libraries' own public headers (through the C preprocessor), so there is no second
+list of prototypes to drift away. Public headers therefore hold declarations only: no inline functions, no function-like
+macros that a caller needs, enums for constants.
+
+Run as a script to (re)build the extension beside this file: `python host/quantfl/core/_build.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from cffi import FFI
+
+ROOT = Path(__file__).resolve().parents[3]
+LIB = ROOT / "firmware" / "lib"
+INPROC = ROOT / "firmware" / "boards" / "inproc"
+#: Same flags as the firmware: one order of operations, no contraction, no reassociation.
+CFLAGS = ["-std=c11", "-O2", "-ffp-contract=off", "-fno-fast-math", "-Wall", "-Wextra", "-DQFL_HOST=1"]
+
+
+def _headers() -> list[Path]:
+    found = sorted(LIB.glob("*/include/*.h"))
+    if INPROC.is_dir():
+        found += sorted(INPROC.glob("*.h"))
+    return found
+
+
+def _includes() -> list[str]:
+    dirs = sorted({str(h.parent) for h in _headers()})
+    return dirs
+
+
+def _cdef() -> str:
+    """The declarations of all public headers, system headers left out."""
+    text = "".join(f'#include "{h.name}"\n' for h in _headers())
+    cmd = [os.environ.get("CC", "cc"), "-E", "-x", "c", "-std=c11", *[f"-I{d}" for d in _includes()], "-"]
+    out = subprocess.run(cmd, input=text, capture_output=True, text=True, check=True).stdout
+    ours, keep = [], False
+    for line in out.splitlines():
+        mark = re.match(r'# \d+ "([^"]+)"', line)
+        if mark:
+            keep = mark[1].startswith((str(LIB), str(INPROC)))
+        elif keep and line.strip() and not line.startswith("_Static_assert"):
+            ours.append(line)
+    return "\n".join(ours)
+
+
+def make() -> FFI:
+    ffi = FFI()
+    ffi.cdef(_cdef())
+    sources = [str(p.relative_to(ROOT)) for p in sorted(LIB.glob("*/src/**/*.c"))]
+    if INPROC.is_dir():
+        sources += [str(p.relative_to(ROOT)) for p in sorted(INPROC.glob("*.c"))]
+    private = sorted({str(p.parent) for p in LIB.glob("*/src/**/*.h")})
+    ffi.set_source(
+        "quantfl.core._qfl",
+        "".join(f'#include "{h.name}"\n' for h in _headers()),
+        sources=sources,
+        include_dirs=[*_includes(), *private],
+        extra_compile_args=CFLAGS,
+        depends=[str(p.relative_to(ROOT)) for p in sorted(LIB.glob("*/**/*.h"))],
+    )
+    return ffi
+
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    make().compile(tmpdir=str(ROOT / "host"), verbose=False)
+else:
+    ffibuilder = make()
