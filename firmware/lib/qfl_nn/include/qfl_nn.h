@@ -1,0 +1,53 @@
+/*
+ * qfl_nn: runs the int8 backbone of a quantfl package.
+ *
+ * A package is an ordinary .tflite file whose metadata entry "quantfl" holds a program: the operators in order with
+ * shapes, fixed-point multipliers, file offsets of the weights and arena offsets of the tensors, all computed by the
+ * host (host/quantfl/package/program.py; layout in docs/PACKAGE.md). qfl_nn_open() checks every number in it once;
+ * after that qfl_nn_run() trusts it. Weights stay in the file (flash). Results equal tflite-micro's byte for byte.
+ *
+ * No malloc, no global state, no libm.
+ */
+#ifndef QFL_NN_H
+#define QFL_NN_H
+
+#include <stdint.h>
+
+#include "qfl_status.h"
+
+enum { QFL_NN_MAX_HEAD_LAYERS = 4 };
+
+/* An opened package: pointers into the file and numbers read from it. Fields are read-only for callers. */
+typedef struct qfl_nn {
+    const uint8_t *file;       /* the whole package, 16-byte aligned */
+    uint32_t file_size;        /* bytes */
+    const uint8_t *program;    /* the metadata blob inside file */
+    uint32_t program_size;     /* bytes */
+    uint32_t arena_size;       /* bytes of RAM qfl_nn_run needs, 16-byte aligned */
+    uint32_t op_count;         /* operators in the whole model */
+    uint32_t cut_op;           /* operators [0, cut_op) are the backbone; the rest is the head */
+    uint32_t input_size;       /* int8 elements of the input tensor */
+    uint32_t input_offset;     /* of the input tensor in the arena */
+    uint32_t feature_count;    /* int8 elements of the cut tensor (F) */
+    uint32_t feature_offset;   /* of the cut tensor in the arena, valid after running [0, cut_op) */
+    float feature_scale;       /* real = (q - feature_zero_point) * feature_scale */
+    int32_t feature_zero_point;
+    uint32_t head_layers;      /* dense layers after the cut, 0: nothing to train */
+    uint32_t head_dims[QFL_NN_MAX_HEAD_LAYERS + 1]; /* F, hidden..., K */
+    const float *head_params;  /* initial parameters in the file: per layer kernel [in][out] row-major, then bias [out] */
+    uint32_t head_param_count; /* floats */
+} qfl_nn;
+
+/* Checks the package of `size` bytes at `file` and fills *nn. QFL_E_FORMAT, QFL_E_VERSION, QFL_E_UNSUPPORTED. */
+qfl_status qfl_nn_open(qfl_nn *nn, const uint8_t *file, uint32_t size);
+
+/*
+ * Runs operators [first, end) on an arena of nn->arena_size bytes, 16-byte aligned. The input is written by the caller
+ * at arena + input_offset before operator 0. QFL_E_INVAL when first > end or end > op_count.
+ */
+qfl_status qfl_nn_run(const qfl_nn *nn, uint8_t *arena, uint32_t first, uint32_t end);
+
+/* Arena offset and size in bytes of the output of operator `op`; valid right after that operator has run. */
+qfl_status qfl_nn_output(const qfl_nn *nn, uint32_t op, uint32_t *offset, uint32_t *size);
+
+#endif
