@@ -1,0 +1,106 @@
+/* Which codec, how large, and the way in for all of them. */
+#include <string.h>
+
+#include "qfl_codec_internal.h"
+
+uint32_t qfl_codec_values(const qfl_codec_layout *layout)
+{
+    uint64_t n = 0;
+    if (layout->tensors < 1 || layout->tensors > QFL_CODEC_MAX_TENSORS)
+        return 0;
+    for (uint32_t i = 0; i < layout->tensors; i++) {
+        if (layout->size[i] == 0)
+            return 0;
+        n += layout->size[i];
+    }
+    return n < (1u << 28) ? (uint32_t)n : 0;
+}
+
+int qfl_codec_finite(const float *x, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t u;
+        memcpy(&u, &x[i], sizeof u);
+        if ((u & 0x7F800000u) == 0x7F800000u)
+            return 0;
+    }
+    return 1;
+}
+
+qfl_status qfl_codec_check(const qfl_codec_spec *spec)
+{
+    switch (spec->kind) {
+    case QFL_CODEC_FP32:
+        return spec->levels == 0 && spec->flags == 0 ? QFL_OK : QFL_E_UNSUPPORTED;
+    case QFL_CODEC_BU:
+        return qfl_codec_bu_bits(spec->levels) != 0 && (spec->flags & ~(QFL_CODEC_PER_TENSOR | QFL_CODEC_MEANS)) == 0
+                   ? QFL_OK
+                   : QFL_E_UNSUPPORTED;
+    default:
+        return QFL_E_UNSUPPORTED;
+    }
+}
+
+uint32_t qfl_codec_bound(const qfl_codec_spec *spec, const qfl_codec_layout *layout)
+{
+    uint32_t n = qfl_codec_values(layout);
+    if (n == 0 || qfl_codec_check(spec) != QFL_OK)
+        return 0;
+    return spec->kind == QFL_CODEC_FP32 ? 1 + 4 * n : qfl_codec_bu_bound(spec, layout);
+}
+
+qfl_status qfl_codec_encode(const qfl_codec_spec *spec, const qfl_codec_layout *layout, const float *x, uint8_t *out,
+                            uint32_t cap, uint32_t *size)
+{
+    uint32_t n = qfl_codec_values(layout);
+    *size = 0;
+    if (n == 0)
+        return QFL_E_INVAL;
+    if (qfl_codec_check(spec) != QFL_OK)
+        return QFL_E_UNSUPPORTED;
+    if (!qfl_codec_finite(x, n))
+        return QFL_E_NONFINITE;
+    if (spec->kind == QFL_CODEC_BU)
+        return qfl_codec_bu_encode(spec, layout, x, out, cap, size);
+    if (cap < 1 + 4 * n)
+        return QFL_E_NOMEM;
+    out[0] = QFL_CODEC_FP32;
+    memcpy(out + 1, x, 4 * n);
+    *size = 1 + 4 * n;
+    return QFL_OK;
+}
+
+static qfl_status fp32_decode(uint32_t values, const uint8_t *in, uint32_t n, float *x, int add, float weight)
+{
+    if (n != 1 + 4 * values)
+        return QFL_E_FORMAT;
+    for (uint32_t i = 0; i < values; i++) {
+        float v;
+        memcpy(&v, in + 1 + 4 * i, 4);
+        if (!qfl_codec_finite(&v, 1))
+            return QFL_E_FORMAT;
+    }
+    for (uint32_t i = 0; i < values; i++) {
+        float v;
+        memcpy(&v, in + 1 + 4 * i, 4);
+        x[i] = add ? x[i] + weight * v : v;
+    }
+    return QFL_OK;
+}
+
+qfl_status qfl_codec_decode(const qfl_codec_layout *layout, const uint8_t *in, uint32_t n, float *x, int add, float weight)
+{
+    uint32_t values = qfl_codec_values(layout);
+    if (values == 0)
+        return QFL_E_INVAL;
+    if (n < 1)
+        return QFL_E_FORMAT;
+    switch (in[0] & 0x0F) {
+    case QFL_CODEC_FP32:
+        return in[0] == QFL_CODEC_FP32 ? fp32_decode(values, in, n, x, add, weight) : QFL_E_FORMAT;
+    case QFL_CODEC_BU:
+        return qfl_codec_bu_decode(layout, in, n, x, add, weight);
+    default:
+        return QFL_E_UNSUPPORTED;
+    }
+}

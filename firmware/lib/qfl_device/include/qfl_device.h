@@ -1,0 +1,88 @@
+/*
+ * qfl_device: a federated client on a board. Takes messages from link 0 of a port, keeps the package in flash, turns
+ * samples into cached features, fits the head, answers with coded deltas. The one library that knows the others.
+ *
+ * Whole firmware:  qfl_device_create(&d, port); for (;;) port->sleep(port->ctx, qfl_device_poll(d));
+ *
+ * All memory is the port's arena. Messages and their bytes are listed in docs/PROTOCOL.md.
+ */
+#ifndef QFL_DEVICE_H
+#define QFL_DEVICE_H
+
+#include <stdint.h>
+
+#include "qfl_codec.h"
+#include "qfl_head.h"
+#include "qfl_link.h"
+#include "qfl_nn.h"
+#include "qfl_port.h"
+#include "qfl_status.h"
+
+enum { QFL_DEVICE_PROTOCOL = 1 };
+
+/* First byte of a request; an answer has the same with QFL_MSG_ANSWER set. Second byte: request number, echoed. */
+typedef enum qfl_msg {
+    QFL_MSG_INFO = 1,      /* self-description (CBOR) */
+    QFL_MSG_PUT_BEGIN = 2, /* object u8, length u32, SHA-256 -> offset u32 to go on from */
+    QFL_MSG_PUT_DATA = 3,  /* offset u32, bytes; answered only when refused */
+    QFL_MSG_PUT_END = 4,   /* verify and make current */
+    QFL_MSG_CONFIG = 5,    /* hyper-parameters of a run, QFL_CONFIG_BYTES */
+    QFL_MSG_TRAIN = 6,     /* fit one round; answered when it is done, with the delta */
+    QFL_MSG_UPDATE = 7,    /* apply a coded delta to the global head */
+    QFL_MSG_EVAL = 8,      /* loss and accuracy of the global head on local samples */
+    QFL_MSG_STATUS = 9,
+    QFL_MSG_COUNTERS = 10, /* the board's books of the link */
+    QFL_MSG_ANSWER = 0x80
+} qfl_msg;
+
+typedef enum qfl_object {
+    QFL_OBJECT_PACKAGE = 1, /* kept in flash */
+    QFL_OBJECT_HEAD = 2,    /* all parameters as float32 */
+    QFL_OBJECT_UPDATE = 3   /* a coded delta too long for one message; then UPDATE or TRAIN with the staged flag */
+} qfl_object;
+
+enum {
+    QFL_CONFIG_BYTES = 34,
+    QFL_TRAIN_UPDATE = 1, /* TRAIN flag: base u32 and a coded delta follow, leading to the head named */
+    QFL_TRAIN_STAGED = 2  /* TRAIN and UPDATE flag: the coded delta has been put as QFL_OBJECT_UPDATE */
+};
+
+typedef enum qfl_device_state {
+    QFL_DEVICE_EMPTY = 0,     /* no package */
+    QFL_DEVICE_IDLE = 1,
+    QFL_DEVICE_TRAINING = 2,
+    QFL_DEVICE_EVALUATING = 3
+} qfl_device_state;
+
+typedef struct qfl_device qfl_device; /* opaque; at the front of the arena */
+
+/* Takes port->arena, opens the store and the package in it. QFL_E_NOMEM when the arena is too small for a link. */
+qfl_status qfl_device_create(qfl_device **out, const qfl_port *port);
+
+/* One slice of work, some 10 ms at most. Returns the ms until it wants to be called again, 0: at once. */
+uint32_t qfl_device_poll(qfl_device *d);
+
+qfl_device_state qfl_device_get_state(const qfl_device *d);
+uint32_t qfl_device_samples(const qfl_device *d);
+/* The global head [*count floats] as the board holds it, or NULL without a package. */
+const float *qfl_device_head(const qfl_device *d, uint32_t *count);
+
+/* What a package needs of a board, computed by the code that lays the memory out. */
+typedef struct qfl_device_need {
+    uint32_t fixed;       /* device, link and message buffers, bytes; depends on the arena's size */
+    uint32_t params;      /* global head, working head and momentum, bytes */
+    uint32_t activations; /* scratch of the head and arena of the backbone, bytes */
+    uint32_t per_sample;  /* cached features and label, bytes */
+    uint32_t capacity;    /* samples that fit in `arena` */
+} qfl_device_need;
+
+/* Fills *need for an arena of `arena` bytes. QFL_E_NOMEM: no sample fits; *need is filled nevertheless. */
+qfl_status qfl_device_plan(const qfl_nn *nn, uint32_t arena, qfl_device_need *need);
+
+/* The digest of a link's books that a delta carries; peer: 1 swaps the directions, for comparison at the other end. */
+uint32_t qfl_device_books(const qfl_link_counters *c, int peer);
+
+/* First 4 bytes of SHA-256 over the little-endian float32 parameters, as u32 LE: how a head is named in messages. */
+uint32_t qfl_device_head_hash(const float *params, uint32_t count);
+
+#endif

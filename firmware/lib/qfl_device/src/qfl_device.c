@@ -1,0 +1,193 @@
+/* Creation, the poll loop, and dispatch of messages. */
+#include <string.h>
+
+#include "qfl_device_internal.h"
+
+enum { SLICE_US = 4000, IDLE_MS = 20 };
+
+static uint32_t aligned(uint32_t n) { return (n + 15u) & ~15u; }
+
+/* Larger boards get larger frames and messages: fewer headers and acknowledgements for a package. */
+static void link_config_for(uint32_t arena, qfl_link_config *c)
+{
+    memset(c, 0, sizeof *c);
+    c->window = arena >= 24 * 1024 ? 16 : 4;
+    c->frame_max = arena >= 24 * 1024 ? 256 : 128;
+    c->message_max = arena >= 96 * 1024 ? 4096 + 64 : arena >= 24 * 1024 ? 1024 + 64 : 256 + 64;
+}
+
+static uint32_t fixed_size(uint32_t arena)
+{
+    qfl_link_config c;
+    link_config_for(arena, &c);
+    return aligned(sizeof(qfl_device)) + aligned((uint32_t)qfl_link_size(&c)) + aligned(c.frame_max + 16u) + ANSWER_BYTES;
+}
+
+qfl_status qfl_device_plan(const qfl_nn *nn, uint32_t arena, qfl_device_need *need)
+{
+    qfl_head_shape shape;
+    memset(&shape, 0, sizeof shape);
+    shape.layers = nn->head_layers;
+    if (shape.layers > QFL_HEAD_MAX_LAYERS)
+        return QFL_E_UNSUPPORTED;
+    for (uint32_t i = 0; i <= shape.layers; i++)
+        shape.dims[i] = nn->head_dims[i];
+    uint32_t params = qfl_head_param_count(&shape);
+    memset(need, 0, sizeof *need);
+    if (params == 0 || params != nn->head_param_count || shape.dims[0] != nn->feature_count)
+        return QFL_E_UNSUPPORTED;
+    need->fixed = fixed_size(arena);
+    need->params = aligned(4 * params) + 2 * aligned(4 * params + SLACK_BYTES);
+    need->activations = aligned(qfl_head_scratch_size(&shape)) + aligned(nn->arena_size);
+    need->per_sample = nn->feature_count + 2;
+    uint64_t used = (uint64_t)need->fixed + need->params + need->activations + 16;
+    need->capacity = used < arena ? (uint32_t)((arena - used) / need->per_sample) : 0;
+    return need->capacity != 0 ? QFL_OK : QFL_E_NOMEM;
+}
+
+qfl_status qfl_device_create(qfl_device **out, const qfl_port *port)
+{
+    uint32_t size = 0;
+    uint8_t *arena = port->arena(port->ctx, &size);
+    if (arena == NULL || ((uintptr_t)arena & 15u) != 0)
+        return QFL_E_INVAL;
+    if (size < fixed_size(size))
+        return QFL_E_NOMEM;
+    qfl_device *d = (qfl_device *)arena;
+    memset(d, 0, sizeof *d);
+    d->port = port;
+    d->arena = arena;
+    d->arena_size = size;
+    qfl_link_config c;
+    link_config_for(size, &c);
+    uint32_t at = aligned(sizeof *d);
+    qfl_status status = qfl_link_init(&d->link, &c, arena + at, qfl_link_size(&c));
+    if (status != QFL_OK)
+        return status;
+    at += aligned((uint32_t)qfl_link_size(&c));
+    d->out = arena + at;
+    d->out_cap = c.frame_max + 16u;
+    at += aligned(d->out_cap);
+    d->answer = arena + at;
+    d->model_at = at + ANSWER_BYTES;
+    if (qfl_store_open(&d->store, port) == QFL_OK)
+        (void)qfl_device_load(d); /* a package that no longer fits leaves the board empty, which it reports */
+    *out = d;
+    return QFL_OK;
+}
+
+qfl_device_state qfl_device_get_state(const qfl_device *d) { return (qfl_device_state)d->state; }
+uint32_t qfl_device_samples(const qfl_device *d) { return d->samples; }
+
+const float *qfl_device_head(const qfl_device *d, uint32_t *count)
+{
+    *count = d->params;
+    return d->have_package ? d->global : NULL;
+}
+
+void qfl_device_answer(qfl_device *d, uint8_t kind, uint8_t number, qfl_status status, const uint8_t *p, uint32_t n,
+                       const uint8_t *body, uint32_t body_n)
+{
+    uint8_t head[QFL_LINK_HEAD_MAX];
+    head[0] = (uint8_t)(kind | QFL_MSG_ANSWER);
+    head[1] = number;
+    head[2] = (uint8_t)status;
+    if (n != 0)
+        memcpy(head + 3, p, n);
+    /* A full queue or a lost session drops the answer: requests are repeatable and the host asks again. */
+    (void)qfl_link_send(d->link, head, n + 3, body, body_n);
+}
+
+static void dispatch(qfl_device *d, const uint8_t *m, uint32_t n)
+{
+    if (n < 2)
+        return;
+    uint8_t kind = m[0], number = m[1];
+    const uint8_t *p = m + 2;
+    n -= 2;
+    switch (kind) {
+    case QFL_MSG_INFO: qfl_device_on_info(d, number); break;
+    case QFL_MSG_PUT_BEGIN:
+    case QFL_MSG_PUT_DATA:
+    case QFL_MSG_PUT_END: qfl_device_on_put(d, kind, number, p, n); break;
+    case QFL_MSG_CONFIG: qfl_device_on_config(d, number, p, n); break;
+    case QFL_MSG_TRAIN: qfl_device_on_train(d, number, p, n); break;
+    case QFL_MSG_UPDATE: qfl_device_on_update(d, number, p, n); break;
+    case QFL_MSG_EVAL: qfl_device_on_eval(d, number, p, n); break;
+    case QFL_MSG_STATUS: qfl_device_on_status(d, number); break;
+    case QFL_MSG_COUNTERS: qfl_device_on_counters(d, number); break;
+    default: qfl_device_answer(d, kind, number, QFL_E_UNSUPPORTED, NULL, 0, NULL, 0); break;
+    }
+}
+
+static void handle_message(qfl_device *d)
+{
+    uint32_t n, before = qfl_link_pending(d->link);
+    const uint8_t *m = qfl_link_message(d->link, &n);
+    dispatch(d, m, n);
+    qfl_link_release(d->link, qfl_link_pending(d->link) == before); /* no answer yet: acknowledge by itself */
+}
+
+static void receive(qfl_device *d)
+{
+    uint8_t buf[64];
+    const qfl_port *port = d->port;
+    for (int i = 0; i < 32; i++) { /* at most 2 KiB, so that training is not starved */
+        int32_t got = port->link_read(port->ctx, 0, buf, sizeof buf);
+        if (got <= 0)
+            return;
+        for (uint32_t at = 0; at < (uint32_t)got;) {
+            at += qfl_link_feed(d->link, buf + at, (uint32_t)got - at, port->ms(port->ctx));
+            if (qfl_link_session(d->link) != d->session) {
+                d->session = qfl_link_session(d->link);
+                d->waiting = 0; /* who asked is gone; the work goes on and is kept */
+            }
+            if (qfl_link_message(d->link, NULL) != NULL)
+                handle_message(d);
+        }
+    }
+}
+
+static void transmit(qfl_device *d)
+{
+    const qfl_port *port = d->port;
+    for (;;) {
+        if (d->out_at == d->out_n) {
+            d->out_at = 0;
+            d->out_n = qfl_link_pull(d->link, d->out, d->out_cap, port->ms(port->ctx));
+            if (d->out_n == 0)
+                return;
+        }
+        uint32_t left = d->out_n - d->out_at, mtu = port->link_mtu(port->ctx, 0);
+        int32_t took = port->link_write(port->ctx, 0, d->out + d->out_at, left < mtu ? left : mtu);
+        if (took <= 0)
+            return;
+        d->out_at += (uint32_t)took;
+    }
+}
+
+uint32_t qfl_device_poll(qfl_device *d)
+{
+    const qfl_port *port = d->port;
+    port->poll(port->ctx);
+    receive(d);
+    uint32_t start = port->us(port->ctx);
+    while (d->state == QFL_DEVICE_TRAINING || d->state == QFL_DEVICE_EVALUATING) {
+        qfl_device_work(d);
+        if (port->us(port->ctx) - start >= SLICE_US)
+            break;
+    }
+    int busy = d->state == QFL_DEVICE_TRAINING || d->state == QFL_DEVICE_EVALUATING;
+    while (!busy && qfl_device_take_sample(d))
+        if (port->us(port->ctx) - start >= SLICE_US) {
+            busy = 1;
+            break;
+        }
+    transmit(d);
+    if (busy)
+        return 0;
+    if (d->out_at != d->out_n)
+        return 1;
+    uint32_t wait = qfl_link_wait(d->link, port->ms(port->ctx));
+    return wait < IDLE_MS ? wait : IDLE_MS;
+}

@@ -1,0 +1,137 @@
+/* What a board says of itself: CBOR (RFC 8949) for the rare full description, fixed fields for the rest. */
+#include <string.h>
+
+#include "qfl_device_internal.h"
+
+#ifndef QFL_FIRMWARE_VERSION
+#define QFL_FIRMWARE_VERSION "0.1.0"
+#endif
+
+typedef struct writer {
+    uint8_t *p;
+    uint32_t n, cap;
+} writer;
+
+static void put_head(writer *w, uint8_t major, uint32_t v)
+{
+    if (w->cap - w->n < 5)
+        return;
+    uint8_t *p = w->p + w->n;
+    if (v < 24) {
+        p[0] = (uint8_t)(major << 5 | v);
+        w->n += 1;
+    } else if (v < 256) {
+        p[0] = (uint8_t)(major << 5 | 24);
+        p[1] = (uint8_t)v;
+        w->n += 2;
+    } else {
+        p[0] = (uint8_t)(major << 5 | 26);
+        for (unsigned i = 0; i < 4; i++)
+            p[1 + i] = (uint8_t)(v >> (24 - 8 * i));
+        w->n += 5;
+    }
+}
+
+static void put_bytes(writer *w, uint8_t major, const void *s, uint32_t n)
+{
+    put_head(w, major, n);
+    if (w->cap - w->n >= n) {
+        memcpy(w->p + w->n, s, n);
+        w->n += n;
+    }
+}
+
+static void put_text(writer *w, const char *s) { put_bytes(w, 3, s, (uint32_t)strlen(s)); }
+
+static void put_number(writer *w, const char *key, uint32_t v)
+{
+    put_text(w, key);
+    put_head(w, 0, v);
+}
+
+void qfl_device_on_info(qfl_device *d, uint8_t number)
+{
+    const qfl_port *port = d->port;
+    writer w = {d->answer, 0, ANSWER_BYTES};
+    uint8_t uid[16];
+    int32_t uid_n = port->uid(port->ctx, uid, sizeof uid);
+    if (qfl_link_pending(d->link) != 0) {
+        /* The last long answer may still be on its way from the same buffer. */
+        qfl_device_answer(d, QFL_MSG_INFO, number, QFL_E_BUSY, NULL, 0, NULL, 0);
+        return;
+    }
+    put_head(&w, 5, d->have_package ? 19 : 12);
+    put_number(&w, "protocol", QFL_DEVICE_PROTOCOL);
+    put_text(&w, "firmware");
+    put_text(&w, QFL_FIRMWARE_VERSION);
+    put_text(&w, "board");
+    put_text(&w, port->board);
+    put_text(&w, "uid");
+    put_bytes(&w, 2, uid, uid_n > 0 ? (uint32_t)uid_n : 0);
+    put_number(&w, "ram", port->ram_bytes);
+    put_number(&w, "flash", port->flash_bytes);
+    put_number(&w, "arena", d->arena_size);
+    put_number(&w, "store", d->store.flash.map != NULL ? qfl_store_capacity(&d->store) : 0);
+    put_number(&w, "state", d->state);
+    put_number(&w, "reset", port->reset_cause(port->ctx));
+    put_number(&w, "lost", port->link_lost(port->ctx, 0));
+    put_number(&w, "uptime_ms", port->ms(port->ctx));
+    if (d->have_package) {
+        put_text(&w, "package");
+        put_bytes(&w, 2, d->store.sha256, QFL_SHA256_BYTES);
+        put_number(&w, "head", d->head_hash);
+        put_number(&w, "params", d->params);
+        put_number(&w, "features", d->nn.feature_count);
+        put_number(&w, "classes", d->shape.dims[d->shape.layers]);
+        put_number(&w, "samples", d->samples);
+        put_number(&w, "capacity", d->capacity);
+    }
+    qfl_device_answer(d, QFL_MSG_INFO, number, QFL_OK, NULL, 0, w.p, w.n);
+}
+
+void qfl_device_on_status(qfl_device *d, uint8_t number)
+{
+    uint8_t b[16];
+    const qfl_port *port = d->port;
+    uint32_t rejected = d->rejected + port->sample_lost(port->ctx);
+    b[0] = d->state;
+    b[1] = (uint8_t)(d->have_package | d->have_config << 1 | d->delta_done << 2);
+    qfl_put16(b + 2, (uint16_t)d->samples);
+    qfl_put16(b + 4, (uint16_t)d->capacity);
+    qfl_put32(b + 6, d->head_hash);
+    qfl_put16(b + 10, d->round);
+    qfl_put32(b + 12, rejected);
+    qfl_device_answer(d, QFL_MSG_STATUS, number, QFL_OK, b, sizeof b, NULL, 0);
+}
+
+/* The byte counters in the order of qfl_link_counters: five sent, five received, noise. */
+static void pack_books(const qfl_link_counters *c, int peer, uint32_t *v)
+{
+    const uint32_t tx[5] = {c->tx_payload, c->tx_framing, c->tx_ack, c->tx_retransmission, c->tx_handshake};
+    const uint32_t rx[5] = {c->rx_payload, c->rx_framing, c->rx_ack, c->rx_retransmission, c->rx_handshake};
+    memcpy(v, peer ? rx : tx, sizeof tx);
+    memcpy(v + 5, peer ? tx : rx, sizeof rx);
+}
+
+uint32_t qfl_device_books(const qfl_link_counters *c, int peer)
+{
+    uint32_t v[10];
+    uint8_t b[40];
+    pack_books(c, peer, v);
+    for (unsigned i = 0; i < 10; i++)
+        qfl_put32(b + 4 * i, v[i]);
+    return qfl_link_crc32(0, b, sizeof b) & 0xFFFFu;
+}
+
+void qfl_device_on_counters(qfl_device *d, uint8_t number)
+{
+    qfl_link_counters c;
+    uint32_t v[10];
+    uint8_t b[44];
+    qfl_link_get_counters(d->link, &c);
+    pack_books(&c, 0, v);
+    for (unsigned i = 0; i < 10; i++)
+        qfl_put32(b + 4 * i, v[i]);
+    qfl_put32(b + 40, c.rx_noise);
+    qfl_device_answer(d, QFL_MSG_COUNTERS, number, QFL_OK, b, sizeof b, NULL, 0);
+}

@@ -1,0 +1,112 @@
+/* The device in memory; private to qfl_device. */
+#ifndef QFL_DEVICE_INTERNAL_H
+#define QFL_DEVICE_INTERNAL_H
+
+#include "qfl_device.h"
+#include "qfl_store.h"
+
+enum { ANSWER_BYTES = 448, SLACK_BYTES = 64 };
+
+struct qfl_device {
+    const qfl_port *port;
+    uint8_t *arena;
+    uint32_t arena_size;
+    uint32_t model_at; /* first byte of the arena that the package may use */
+
+    qfl_link *link;
+    uint8_t *out; /* encoded frames on their way to the port */
+    uint32_t out_cap, out_n, out_at;
+    uint32_t session;
+    uint8_t *answer; /* body of a long answer, ANSWER_BYTES */
+
+    qfl_store store;
+    uint8_t have_package;
+    qfl_nn nn;
+    qfl_head_shape shape;
+    qfl_codec_layout layout;
+    uint32_t params;
+    uint32_t head_hash;
+    float *global;    /* [params] */
+    float *work;      /* [params] + slack: trained head, then the coded delta; staging of a head */
+    float *momentum;  /* [params] + slack; staging of an update */
+    float *scratch;
+    uint8_t *nn_arena;
+    int8_t *features; /* [capacity][F] */
+    uint16_t *labels; /* [capacity] */
+    uint32_t capacity, samples, rejected;
+    uint32_t nn_op;   /* next operator of the sample under way, 0: none */
+    uint16_t label;   /* of that sample */
+
+    /* an object being put that does not go to flash */
+    uint8_t put_object;
+    uint32_t put_length, put_have;
+    uint8_t put_sha256[QFL_SHA256_BYTES];
+    uint8_t put_failed; /* refused once; the rest of the pipelined data is dropped silently */
+    uint32_t staged;    /* bytes of a whole QFL_OBJECT_UPDATE in momentum, 0: none */
+
+    uint8_t have_config;
+    uint8_t config_bytes[QFL_CONFIG_BYTES];
+    qfl_head_config config;
+    qfl_codec_spec codec;
+    uint32_t run_seed;
+
+    uint8_t state;
+    qfl_head_fit fit;
+    uint16_t round;       /* being trained or trained */
+    uint32_t round_head;  /* hash of the head the round starts from */
+    uint8_t waiting;      /* a TRAIN or EVAL request is to be answered */
+    uint8_t waiting_kind, waiting_number;
+    uint8_t delta_done;   /* work holds the answer of `round` */
+    int8_t delta_status;
+    uint32_t delta_size;
+    uint16_t delta_samples, delta_loss;
+
+    qfl_head_score score;
+    uint32_t eval_at, eval_holdout;
+};
+
+static inline uint32_t qfl_get32(const uint8_t *p)
+{
+    return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+static inline uint16_t qfl_get16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
+static inline void qfl_put32(uint8_t *p, uint32_t v)
+{
+    p[0] = (uint8_t)v;
+    p[1] = (uint8_t)(v >> 8);
+    p[2] = (uint8_t)(v >> 16);
+    p[3] = (uint8_t)(v >> 24);
+}
+static inline void qfl_put16(uint8_t *p, uint16_t v)
+{
+    p[0] = (uint8_t)v;
+    p[1] = (uint8_t)(v >> 8);
+}
+
+/* qfl_device_model.c: package and samples */
+qfl_status qfl_device_load(qfl_device *d);
+void qfl_device_unload(qfl_device *d);
+int qfl_device_take_sample(qfl_device *d); /* 1: did some work */
+
+/* qfl_device_put.c: objects */
+void qfl_device_on_put(qfl_device *d, uint8_t kind, uint8_t number, const uint8_t *p, uint32_t n);
+
+/* qfl_device_round.c: config, fit, update, evaluation */
+void qfl_device_on_config(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n);
+void qfl_device_on_train(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n);
+void qfl_device_on_update(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n);
+void qfl_device_on_eval(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n);
+void qfl_device_work(qfl_device *d); /* a slice of training or evaluation */
+void qfl_device_cancel(qfl_device *d);
+void qfl_device_answer_waiting(qfl_device *d);
+
+/* qfl_device_info.c: self-description, status, counters */
+void qfl_device_on_info(qfl_device *d, uint8_t number);
+void qfl_device_on_status(qfl_device *d, uint8_t number);
+void qfl_device_on_counters(qfl_device *d, uint8_t number);
+
+/* Answers with status and n more bytes (at most QFL_LINK_HEAD_MAX - 3), then body by reference. */
+void qfl_device_answer(qfl_device *d, uint8_t kind, uint8_t number, qfl_status status, const uint8_t *p, uint32_t n,
+                       const uint8_t *body, uint32_t body_n);
+
+#endif

@@ -1,0 +1,98 @@
+/* The package: opened from flash, memory laid out; samples: run through the backbone and cached. */
+#include <string.h>
+
+#include "qfl_device_internal.h"
+
+static uint32_t aligned(uint32_t n) { return (n + 15u) & ~15u; }
+
+uint32_t qfl_device_head_hash(const float *params, uint32_t count)
+{
+    uint8_t digest[QFL_SHA256_BYTES];
+    qfl_sha256 h;
+    qfl_sha256_begin(&h);
+    qfl_sha256_add(&h, (const uint8_t *)params, 4 * count);
+    qfl_sha256_end(&h, digest);
+    return qfl_get32(digest);
+}
+
+void qfl_device_unload(qfl_device *d)
+{
+    qfl_device_cancel(d);
+    d->have_package = d->have_config = d->delta_done = 0;
+    d->staged = d->put_object = 0;
+    d->samples = d->capacity = d->params = d->nn_op = 0;
+    d->state = QFL_DEVICE_EMPTY;
+}
+
+static uint8_t *take(qfl_device *d, uint32_t *at, uint32_t n)
+{
+    uint8_t *p = d->arena + *at;
+    *at += aligned(n);
+    return p;
+}
+
+qfl_status qfl_device_load(qfl_device *d)
+{
+    uint32_t length;
+    qfl_device_need need;
+    const uint8_t *file = qfl_store_object(&d->store, &length);
+    qfl_device_unload(d);
+    if (file == NULL)
+        return QFL_E_STATE;
+    qfl_status status = qfl_nn_open(&d->nn, file, length);
+    if (status == QFL_OK)
+        status = qfl_device_plan(&d->nn, d->arena_size, &need);
+    if (status != QFL_OK)
+        return status;
+    d->shape.layers = d->nn.head_layers;
+    d->layout.tensors = 2 * d->shape.layers;
+    for (uint32_t i = 0; i <= d->shape.layers; i++)
+        d->shape.dims[i] = d->nn.head_dims[i];
+    for (uint32_t i = 0; i < d->shape.layers; i++) {
+        d->layout.size[2 * i] = d->shape.dims[i] * d->shape.dims[i + 1];
+        d->layout.size[2 * i + 1] = d->shape.dims[i + 1];
+    }
+    uint32_t at = d->model_at, params = d->nn.head_param_count;
+    d->params = params;
+    d->global = (float *)take(d, &at, 4 * params);
+    d->work = (float *)take(d, &at, 4 * params + SLACK_BYTES);
+    d->momentum = (float *)take(d, &at, 4 * params + SLACK_BYTES);
+    d->scratch = (float *)take(d, &at, qfl_head_scratch_size(&d->shape));
+    d->nn_arena = take(d, &at, d->nn.arena_size);
+    d->labels = (uint16_t *)(d->arena + at);
+    d->capacity = need.capacity > 65535 ? 65535 : need.capacity;
+    d->features = (int8_t *)(d->labels + d->capacity);
+    memcpy(d->global, d->nn.head_params, 4 * params);
+    d->head_hash = qfl_device_head_hash(d->global, params);
+    d->have_package = 1;
+    d->rejected = 0;
+    d->state = QFL_DEVICE_IDLE;
+    return QFL_OK;
+}
+
+int qfl_device_take_sample(qfl_device *d)
+{
+    const qfl_port *port = d->port;
+    if (!d->have_package || d->samples >= d->capacity)
+        return 0;
+    if (d->nn_op == 0) {
+        int8_t *x = (int8_t *)d->nn_arena + d->nn.input_offset;
+        if (port->next_sample(port->ctx, x, d->nn.input_size, &d->label) != 1)
+            return 0;
+        if (d->label >= d->shape.dims[d->shape.layers]) {
+            d->rejected++;
+            return 1;
+        }
+    }
+    if (d->nn_op < d->nn.cut_op) {
+        (void)qfl_nn_run(&d->nn, d->nn_arena, d->nn_op, d->nn_op + 1);
+        d->nn_op++;
+    }
+    if (d->nn_op >= d->nn.cut_op) {
+        uint32_t f = d->nn.feature_count;
+        memcpy(d->features + (size_t)d->samples * f, d->nn_arena + d->nn.feature_offset, f);
+        d->labels[d->samples++] = d->label;
+        d->nn_op = 0;
+    }
+    return 1;
+}

@@ -1,0 +1,241 @@
+/* A run's configuration, rounds, updates of the global head, evaluation. */
+#include <string.h>
+
+#include "qfl_device_internal.h"
+
+enum { CONFIG_FORMAT = 1, LOSS_UNITS = 512, EVAL_SLICE = 8 };
+
+static float get_float(const uint8_t *p)
+{
+    float f;
+    uint32_t u = qfl_get32(p);
+    memcpy(&f, &u, 4);
+    return f;
+}
+
+void qfl_device_cancel(qfl_device *d)
+{
+    if (d->state == QFL_DEVICE_TRAINING || d->state == QFL_DEVICE_EVALUATING)
+        d->state = QFL_DEVICE_IDLE;
+    d->waiting = 0;
+}
+
+void qfl_device_on_config(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
+{
+    qfl_head_config c;
+    qfl_codec_spec codec;
+    qfl_status status = QFL_OK;
+    memset(&c, 0, sizeof c);
+    if (!d->have_package)
+        status = QFL_E_STATE;
+    else if (n != QFL_CONFIG_BYTES)
+        status = QFL_E_FORMAT;
+    else if (p[0] != CONFIG_FORMAT)
+        status = QFL_E_VERSION;
+    if (status == QFL_OK && d->have_config && memcmp(p, d->config_bytes, QFL_CONFIG_BYTES) == 0) {
+        qfl_device_answer(d, QFL_MSG_CONFIG, number, QFL_OK, NULL, 0, NULL, 0);
+        return;
+    }
+    if (status == QFL_OK) {
+        c.lr = get_float(p + 9);
+        c.momentum = get_float(p + 13);
+        c.weight_decay = get_float(p + 17);
+        c.prox = get_float(p + 21);
+        c.epochs = qfl_get16(p + 25);
+        c.batch = qfl_get16(p + 27);
+        c.holdout = p[29];
+        codec.kind = p[30];
+        codec.flags = p[31];
+        codec.levels = qfl_get16(p + 32);
+        /* The ranges are those of qfl_head_fit_begin, asked with no samples: it must get as far as missing them. */
+        qfl_head_data none = {d->features, d->labels, 0, d->nn.feature_scale, d->nn.feature_zero_point};
+        qfl_head_fit fit;
+        qfl_device_cancel(d);
+        status = qfl_head_fit_begin(&fit, &d->shape, &c, &none, d->work, d->global, d->momentum, d->scratch);
+        status = status == QFL_E_STATE ? qfl_codec_check(&codec) : status;
+        if (status == QFL_OK && qfl_codec_bound(&codec, &d->layout) > 4 * d->params + SLACK_BYTES)
+            status = QFL_E_NOMEM;
+    }
+    if (status == QFL_OK) {
+        d->config = c;
+        d->codec = codec;
+        d->run_seed = qfl_get32(p + 5);
+        memcpy(d->config_bytes, p, QFL_CONFIG_BYTES);
+        d->have_config = 1;
+        d->delta_done = 0;
+    }
+    qfl_device_answer(d, QFL_MSG_CONFIG, number, status, NULL, 0, NULL, 0);
+}
+
+/* Applies a coded delta leading from head `base` to head `result`. Nothing changes unless all of it is right. */
+static qfl_status apply_update(qfl_device *d, uint32_t base, uint32_t result, int staged, const uint8_t *p, uint32_t n)
+{
+    if (d->head_hash == result)
+        return QFL_OK; /* done before; the answer got lost */
+    if (d->head_hash != base)
+        return QFL_E_STALE;
+    if (staged) {
+        p = (const uint8_t *)d->momentum;
+        n = d->staged;
+    }
+    qfl_device_cancel(d);
+    d->delta_done = 0;
+    memcpy(d->work, d->global, 4 * d->params);
+    qfl_status status = qfl_codec_decode(&d->layout, p, n, d->work, 1, 1.0f);
+    if (status != QFL_OK)
+        return status;
+    if (qfl_device_head_hash(d->work, d->params) != result)
+        return QFL_E_HASH;
+    memcpy(d->global, d->work, 4 * d->params);
+    d->head_hash = result;
+    d->staged = 0;
+    return QFL_OK;
+}
+
+void qfl_device_on_update(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
+{
+    uint8_t body[4];
+    qfl_status status;
+    if (!d->have_package)
+        status = QFL_E_STATE;
+    else if (n < 9)
+        status = QFL_E_FORMAT;
+    else
+        status = apply_update(d, qfl_get32(p + 1), qfl_get32(p + 5), p[0] & QFL_TRAIN_STAGED, p + 9, n - 9);
+    qfl_put32(body, d->head_hash);
+    qfl_device_answer(d, QFL_MSG_UPDATE, number, status, body, 4, NULL, 0);
+}
+
+/* The head the answers of a round share: round, samples, loss, and the digest of this end's books of the link. */
+static void answer_delta(qfl_device *d)
+{
+    uint8_t body[8];
+    qfl_link_counters c;
+    qfl_link_get_counters(d->link, &c);
+    qfl_put16(body, d->round);
+    qfl_put16(body + 2, d->delta_samples);
+    qfl_put16(body + 4, d->delta_loss);
+    qfl_put16(body + 6, (uint16_t)qfl_device_books(&c, 0));
+    qfl_device_answer(d, QFL_MSG_TRAIN, d->waiting_number, (qfl_status)d->delta_status, body, sizeof body,
+                      d->delta_status == QFL_OK ? (const uint8_t *)d->work : NULL, d->delta_status == QFL_OK ? d->delta_size : 0);
+    d->waiting = 0;
+}
+
+static void refuse_train(qfl_device *d, uint8_t number, qfl_status status)
+{
+    uint8_t body[4];
+    qfl_put32(body, d->head_hash);
+    qfl_device_answer(d, QFL_MSG_TRAIN, number, status, body, 4, NULL, 0);
+}
+
+void qfl_device_on_train(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
+{
+    if (n < 7 || ((p[2] & QFL_TRAIN_UPDATE) && n < 11)) {
+        refuse_train(d, number, QFL_E_FORMAT);
+        return;
+    }
+    uint16_t round = qfl_get16(p);
+    uint8_t flags = p[2];
+    uint32_t head = qfl_get32(p + 3);
+    if (!d->have_package || !d->have_config) {
+        refuse_train(d, number, QFL_E_STATE);
+        return;
+    }
+    int same = round == d->round && head == d->round_head && head == d->head_hash;
+    if (same && (d->delta_done || d->state == QFL_DEVICE_TRAINING)) {
+        /* Asked again: never trained twice. */
+        d->waiting = 1;
+        d->waiting_kind = QFL_MSG_TRAIN;
+        d->waiting_number = number;
+        if (d->delta_done)
+            answer_delta(d);
+        return;
+    }
+    qfl_device_cancel(d);
+    qfl_status status = head == d->head_hash ? QFL_OK : QFL_E_STALE;
+    if (status != QFL_OK && (flags & QFL_TRAIN_UPDATE))
+        status = apply_update(d, qfl_get32(p + 7), head, flags & QFL_TRAIN_STAGED, p + 11, n - 11);
+    if (status == QFL_OK) {
+        qfl_head_config c = d->config;
+        c.seed = d->run_seed ^ (uint32_t)round * 0x9E3779B9u;
+        qfl_head_data data = {d->features, d->labels, d->samples, d->nn.feature_scale, d->nn.feature_zero_point};
+        memcpy(d->work, d->global, 4 * d->params);
+        status = qfl_head_fit_begin(&d->fit, &d->shape, &c, &data, d->work, d->global, d->momentum, d->scratch);
+    }
+    if (status != QFL_OK) {
+        refuse_train(d, number, status);
+        return;
+    }
+    d->delta_done = 0;
+    d->staged = 0;
+    d->round = round;
+    d->round_head = head;
+    d->waiting = 1;
+    d->waiting_kind = QFL_MSG_TRAIN;
+    d->waiting_number = number;
+    d->state = QFL_DEVICE_TRAINING;
+}
+
+/* The fit is done: the delta goes into momentum, its code into work, where it stays until it is no longer wanted. */
+static void finish_fit(qfl_device *d)
+{
+    float loss = d->fit.loss * (float)LOSS_UNITS;
+    for (uint32_t i = 0; i < d->params; i++)
+        d->momentum[i] = d->work[i] - d->global[i];
+    d->delta_status = (int8_t)qfl_codec_encode(&d->codec, &d->layout, d->momentum, (uint8_t *)d->work,
+                                               4 * d->params + SLACK_BYTES, &d->delta_size);
+    d->delta_samples = (uint16_t)(d->fit.train_count > 65535 ? 65535 : d->fit.train_count);
+    d->delta_loss = loss < 0.0f ? 0 : loss < 65535.0f ? (uint16_t)loss : 65535; /* NaN: 65535 */
+    d->delta_done = 1;
+    d->state = QFL_DEVICE_IDLE;
+    if (d->waiting)
+        answer_delta(d);
+}
+
+void qfl_device_on_eval(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
+{
+    if (!d->have_package || d->samples == 0 || n != 1) {
+        qfl_device_answer(d, QFL_MSG_EVAL, number, n != 1 ? QFL_E_FORMAT : QFL_E_STATE, NULL, 0, NULL, 0);
+        return;
+    }
+    if (d->state != QFL_DEVICE_IDLE) {
+        qfl_device_answer(d, QFL_MSG_EVAL, number, QFL_E_BUSY, NULL, 0, NULL, 0);
+        return;
+    }
+    memset(&d->score, 0, sizeof d->score);
+    d->eval_at = 0;
+    d->eval_holdout = p[0] != 0 && d->have_config ? d->config.holdout : 0;
+    d->waiting = 1;
+    d->waiting_kind = QFL_MSG_EVAL;
+    d->waiting_number = number;
+    d->state = QFL_DEVICE_EVALUATING;
+}
+
+static void evaluate_slice(qfl_device *d)
+{
+    qfl_head_data data = {d->features, d->labels, d->samples, d->nn.feature_scale, d->nn.feature_zero_point};
+    uint8_t body[12];
+    uint32_t loss;
+    qfl_head_evaluate(&d->shape, d->global, &data, d->eval_holdout, d->eval_at, EVAL_SLICE, &d->score, d->scratch);
+    d->eval_at += EVAL_SLICE;
+    if (d->eval_at < d->samples)
+        return;
+    qfl_head_score_finish(&d->score);
+    d->state = QFL_DEVICE_IDLE;
+    if (!d->waiting)
+        return;
+    memcpy(&loss, &d->score.loss, 4);
+    qfl_put32(body, d->score.count);
+    qfl_put32(body + 4, d->score.correct);
+    qfl_put32(body + 8, loss);
+    qfl_device_answer(d, QFL_MSG_EVAL, d->waiting_number, QFL_OK, body, sizeof body, NULL, 0);
+    d->waiting = 0;
+}
+
+void qfl_device_work(qfl_device *d)
+{
+    if (d->state == QFL_DEVICE_EVALUATING)
+        evaluate_slice(d);
+    else if (!qfl_head_fit_step(&d->fit))
+        finish_fit(d);
+}

@@ -1,0 +1,122 @@
+/*
+ * qfl_link: whole messages over a byte stream that may lose, flip, add or repeat bytes.
+ *
+ * Both ends run this code. A message is cut into frames of at most `frame_max` payload bytes; each frame is
+ * COBS(header, payload, CRC-32) followed by a zero byte. Up to `window` frames are in flight; the receiver puts frames
+ * of the message under way straight into its message buffer, in any order (selective repeat without a frame store), and
+ * reports gaps in the acknowledgement. Every byte in and out is counted by its purpose. Byte tables: docs/PROTOCOL.md.
+ *
+ * The library does no input or output and reads no clock: bytes are fed in, pulled out, and the time in ms is an
+ * argument. Acknowledgements depend on the frames received only, never on time, so a clean link carries the same bytes
+ * whatever its speed. No malloc, no global state.
+ */
+#ifndef QFL_LINK_H
+#define QFL_LINK_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "qfl_status.h"
+
+enum {
+    QFL_LINK_VERSION = 1,
+    QFL_LINK_HEAD_MAX = 64,      /* bytes of a message that qfl_link_send copies */
+    QFL_LINK_QUEUE = 3,          /* messages queued or in flight per direction */
+    QFL_LINK_WINDOW_MAX = 16,    /* frames */
+    QFL_LINK_FRAME_MIN = 16,     /* payload bytes */
+    QFL_LINK_FRAME_MAX = 1024,   /* payload bytes */
+    QFL_LINK_NEVER = 0x7FFFFFFF  /* qfl_link_wait: nothing is due */
+};
+
+typedef enum qfl_link_state {
+    QFL_LINK_CLOSED = 0,     /* no session yet */
+    QFL_LINK_CONNECTING = 1, /* SYN sent, no answer yet (initiator) */
+    QFL_LINK_UP = 2,         /* messages flow */
+    QFL_LINK_DOWN = 3        /* the peer reset the session or did not acknowledge in time (initiator) */
+} qfl_link_state;
+
+typedef struct qfl_link_config {
+    uint32_t message_max; /* longest message received, bytes; costs as much RAM */
+    uint16_t frame_max;   /* payload bytes per frame, 16..1024; costs 2 x (frame_max + 16) bytes of RAM */
+    uint8_t window;       /* frames in flight, 1..16; 20 bytes of RAM each */
+    uint8_t initiator;    /* 1: this end opens sessions (host), 0: it answers (board) */
+    uint16_t rto_ms;      /* first retransmission time-out, ms; 0: 400 */
+    uint16_t rto_min_ms;  /* smallest adapted time-out, ms; 0: 250 */
+    uint16_t give_up;     /* retransmissions of one frame after which an initiator is DOWN; 0: 8 */
+} qfl_link_config;
+
+/* Bytes on the wire since qfl_link_init, by purpose, modulo 2^32. Sums of tx_* and rx_* are all bytes moved. */
+typedef struct qfl_link_counters {
+    uint32_t tx_payload;        /* message bytes, first transmissions */
+    uint32_t tx_framing;        /* headers, checksums, COBS and delimiters of those frames */
+    uint32_t tx_ack;            /* whole acknowledgement frames */
+    uint32_t tx_retransmission; /* whole data frames sent again */
+    uint32_t tx_handshake;      /* whole SYN, SYNACK and RST frames */
+    uint32_t rx_payload;        /* as above, seen by the receiver */
+    uint32_t rx_framing;
+    uint32_t rx_ack;
+    uint32_t rx_retransmission; /* whole data frames received twice or out of place, and so not used */
+    uint32_t rx_handshake;
+    uint32_t rx_noise;          /* bytes in no valid frame */
+    uint32_t tx_frames;         /* frames, not bytes */
+    uint32_t rx_frames;         /* valid frames */
+    uint32_t rx_bad_frames;     /* pieces between delimiters that were no valid frame */
+} qfl_link_counters;
+
+typedef struct qfl_link qfl_link; /* lives at the front of the caller's memory */
+
+/* Bytes of memory qfl_link_init needs for this configuration; 0 when a field is out of range. */
+size_t qfl_link_size(const qfl_link_config *config);
+
+/* mem: at least qfl_link_size bytes, 8-byte aligned, owned by the link from now on. */
+qfl_status qfl_link_init(qfl_link **out, const qfl_link_config *config, void *mem, size_t size);
+
+/* Initiator: opens a new session, dropping the old one. nonce: any number, different from the last one's. */
+qfl_status qfl_link_connect(qfl_link *l, uint32_t nonce, uint32_t now_ms);
+
+qfl_link_state qfl_link_get_state(const qfl_link *l);
+/* Counts sessions opened; a responder drops what it meant to answer when it changes. */
+uint32_t qfl_link_session(const qfl_link *l);
+/* Longest message the peer takes, bytes, as agreed in the handshake; 0 before. */
+uint32_t qfl_link_peer_message_max(const qfl_link *l);
+/* Payload bytes per frame and frames in flight, as agreed in the handshake. */
+uint32_t qfl_link_frame_size(const qfl_link *l);
+uint32_t qfl_link_window(const qfl_link *l);
+
+/* Takes received bytes; stops when a message is complete. Returns the bytes taken: feed the rest after the release. */
+uint32_t qfl_link_feed(qfl_link *l, const uint8_t *bytes, uint32_t n, uint32_t now_ms);
+
+/* The complete message, or NULL. It stays until qfl_link_release. */
+const uint8_t *qfl_link_message(const qfl_link *l, uint32_t *n);
+
+/* Gives the message buffer back. ack: 1 acknowledges at once, 0 leaves it to a data frame that is sent now anyway. */
+void qfl_link_release(qfl_link *l, int ack);
+
+/*
+ * Queues one message: `head` (copied, at most QFL_LINK_HEAD_MAX bytes) followed by `body` (by reference: it must stay
+ * unchanged until qfl_link_pending is 0). QFL_E_STATE without a session, QFL_E_BUSY when the queue is full,
+ * QFL_E_RANGE when the peer cannot take so long a message.
+ */
+qfl_status qfl_link_send(qfl_link *l, const uint8_t *head, uint32_t head_n, const uint8_t *body, uint32_t body_n);
+
+/* Messages queued and not yet acknowledged in full. */
+uint32_t qfl_link_pending(const qfl_link *l);
+
+/* Writes whole encoded frames that are due to `out` (cap >= frame_max + 16). Returns the bytes written, 0: nothing due. */
+uint32_t qfl_link_pull(qfl_link *l, uint8_t *out, uint32_t cap, uint32_t now_ms);
+
+/* Milliseconds until qfl_link_pull has something to do by itself, QFL_LINK_NEVER when only new bytes or messages matter. */
+uint32_t qfl_link_wait(const qfl_link *l, uint32_t now_ms);
+
+void qfl_link_get_counters(const qfl_link *l, qfl_link_counters *out);
+/* The counters as they stood before the first frame of the message now complete: what the peer's books must agree with. */
+void qfl_link_get_counters_before(const qfl_link *l, qfl_link_counters *out);
+
+/* Building blocks, public for tests and tools. */
+uint32_t qfl_link_crc32(uint32_t crc, const uint8_t *p, uint32_t n); /* CRC-32/ISO-HDLC; start with 0 */
+/* COBS without the delimiter (Cheshire and Baker 1999). out holds n + n/254 + 1 bytes. Returns the length. */
+uint32_t qfl_link_cobs_encode(const uint8_t *in, uint32_t n, uint8_t *out);
+/* Decodes in place; returns the length or -1 when the bytes are no COBS. */
+int32_t qfl_link_cobs_decode(uint8_t *buf, uint32_t n);
+
+#endif

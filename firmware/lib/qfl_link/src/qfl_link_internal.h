@@ -1,0 +1,85 @@
+/* Layout of a link in memory and of a frame on the wire; private to qfl_link. */
+#ifndef QFL_LINK_INTERNAL_H
+#define QFL_LINK_INTERNAL_H
+
+#include "qfl_link.h"
+
+/* First header byte: type, FIN (last frame of a message), message number mod 4, session number mod 4. */
+enum { TYPE_DATA = 0, TYPE_ACK = 1, TYPE_SYN = 2, TYPE_SYNACK = 3, TYPE_RST = 4 };
+enum { TYPE_MASK = 0x07, FLAG_FIN = 0x08, MSG_SHIFT = 4, EPOCH_SHIFT = 6 };
+enum { DATA_HEADER = 3, CRC_BYTES = 4, SYN_BYTES = 13 }; /* SYN: type, version, nonce 4, window, frame 2, message 4 */
+enum { SLACK = 16 }; /* header, checksum, COBS and delimiters of one frame of at most 1024 payload bytes */
+enum { SYN_PERIOD_MS = 250, RTO_MAX_MS = 4000 };
+
+typedef struct tx_message {
+    const uint8_t *body;
+    uint32_t body_n;
+    uint32_t head_n;
+    uint32_t sent; /* bytes handed to frames so far */
+    uint8_t unacked; /* frames in flight or not acknowledged */
+    uint8_t done;    /* the FIN frame has been made */
+    uint8_t number;  /* message number mod 4 */
+    uint8_t head[QFL_LINK_HEAD_MAX];
+} tx_message;
+
+typedef struct tx_frame {
+    uint32_t at;      /* offset in the message */
+    uint32_t order;   /* counts transmissions: a frame sent before an acknowledged one and not acknowledged is lost */
+    uint32_t sent_ms;
+    uint16_t n;
+    uint8_t slot;     /* of the message */
+    uint8_t tries;
+    uint8_t fin;
+    uint8_t acked;
+    uint8_t lost;     /* to be sent again */
+} tx_frame;
+
+struct qfl_link {
+    qfl_link_config config;
+    qfl_link_counters count;
+    qfl_link_counters before;
+    uint8_t state;
+    uint8_t epoch;
+    uint8_t window;        /* agreed */
+    uint8_t owe_handshake; /* SYN, SYNACK or RST to send; 0 none */
+    uint32_t frame;        /* agreed payload bytes per frame */
+    uint32_t nonce;
+    uint32_t session;
+    uint32_t peer_message_max;
+    uint32_t syn_ms;
+
+    /* sending */
+    tx_message queue[QFL_LINK_QUEUE];
+    uint8_t q_first, q_count;   /* queue of messages */
+    uint8_t next_number;        /* message number of the next message queued */
+    uint8_t tx_base, tx_next;   /* frames [tx_base, tx_next) are in flight */
+    tx_frame flight[QFL_LINK_WINDOW_MAX];
+    uint32_t order;
+    uint32_t rto, srtt8, rttvar4;
+    uint8_t backoff;
+
+    /* receiving */
+    uint8_t rx_next;    /* first frame not yet received */
+    uint8_t rx_first;   /* first frame of the message under way */
+    uint8_t rx_number;  /* its message number */
+    uint8_t since_ack;  /* frames taken in order since the last acknowledgement */
+    uint8_t owe_acks;   /* acknowledgement frames to send */
+    uint8_t rx_fin_known;
+    uint8_t rx_fin;     /* sequence number of the FIN frame, when known */
+    uint8_t rx_ready;   /* a message is complete */
+    uint8_t rx_started; /* at least one frame of the message under way has come */
+    uint16_t rx_have;   /* bit i: frame rx_next + i has been received */
+    uint32_t rx_fin_bytes;
+    uint32_t rx_n;
+    uint8_t raw_overflow;
+    uint32_t raw_n;
+    uint32_t raw_cap;
+    uint8_t *raw;     /* encoded bytes of the frame being received */
+    uint8_t *plain;   /* a frame being built */
+    uint8_t *message; /* message_max bytes */
+};
+
+void qfl_link_reset_session(qfl_link *l);
+void qfl_link_on_ack(qfl_link *l, uint8_t ack, uint32_t bitmap, uint32_t now_ms);
+
+#endif

@@ -1,0 +1,182 @@
+/* Receiving: bytes to frames to messages. */
+#include <string.h>
+
+#include "qfl_link_internal.h"
+
+static uint32_t get32(const uint8_t *p)
+{
+    return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+
+/* The message under way is complete when every frame up to FIN has come. */
+static void check_complete(qfl_link *l)
+{
+    if (!l->rx_fin_known || l->rx_next != (uint8_t)(l->rx_fin + 1))
+        return;
+    l->rx_n = (uint32_t)(uint8_t)(l->rx_fin - l->rx_first) * l->frame + l->rx_fin_bytes;
+    l->rx_first = l->rx_next;
+    l->rx_number = (l->rx_number + 1u) & 3u;
+    l->rx_fin_known = 0;
+    l->rx_started = 0;
+    l->rx_ready = 1;
+}
+
+static void count_data(qfl_link *l, uint32_t payload, uint32_t wire)
+{
+    l->count.rx_payload += payload;
+    l->count.rx_framing += wire - payload;
+}
+
+static void on_data(qfl_link *l, const uint8_t *p, uint32_t n, uint32_t wire, uint32_t now_ms)
+{
+    uint8_t seq = p[1], ahead = (uint8_t)(seq - l->rx_next);
+    uint32_t payload = n - DATA_HEADER;
+    int fin = (p[0] & FLAG_FIN) != 0;
+    qfl_link_on_ack(l, p[2], 0, now_ms);
+    if (ahead >= l->window || (l->rx_have >> ahead & 1u)) { /* an old frame: its acknowledgement was lost */
+        l->count.rx_retransmission += wire;
+        l->owe_acks = l->owe_acks ? l->owe_acks : 1;
+        l->since_ack = 0;
+        return;
+    }
+    /* Only frames of the message under way have a place; a later message's frame ahead of a gap has to come again. */
+    uint32_t index = (uint8_t)(seq - l->rx_first);
+    uint32_t at = index * l->frame;
+    int same = ((p[0] >> MSG_SHIFT) & 3u) == l->rx_number && !(l->rx_fin_known && (uint8_t)(seq - l->rx_first) > (uint8_t)(l->rx_fin - l->rx_first));
+    int fits = payload <= l->frame && (fin || payload == l->frame) && at + payload <= l->config.message_max;
+    if (!same || !fits) {
+        l->count.rx_retransmission += wire;
+        if (!same && ahead != 0)
+            l->owe_acks = l->owe_acks ? l->owe_acks : 1;
+        return;
+    }
+    if (!l->rx_started) {
+        l->before = l->count;
+        l->rx_started = 1;
+    }
+    count_data(l, payload, wire);
+    memcpy(l->message + at, p + DATA_HEADER, payload);
+    l->rx_have |= (uint16_t)(1u << ahead);
+    if (fin) {
+        l->rx_fin_known = 1;
+        l->rx_fin = seq;
+        l->rx_fin_bytes = payload;
+    }
+    if (ahead != 0) { /* a gap: tell the sender at once */
+        l->owe_acks = l->owe_acks ? l->owe_acks : 1;
+        l->since_ack = 0;
+        return;
+    }
+    while (l->rx_have & 1u) {
+        l->rx_have >>= 1;
+        l->rx_next++;
+        l->since_ack++;
+    }
+    check_complete(l);
+    if (l->since_ack >= (l->window + 1) / 2 && !l->rx_ready) {
+        l->owe_acks++;
+        l->since_ack = 0;
+    }
+}
+
+static void put_terms(qfl_link *l, const uint8_t *p)
+{
+    uint32_t frame = p[7] | (uint32_t)p[8] << 8;
+    l->window = p[6] < l->config.window ? p[6] : l->config.window;
+    l->frame = frame < l->config.frame_max ? frame : l->config.frame_max;
+    l->peer_message_max = get32(p + 9);
+}
+
+static int terms_ok(const uint8_t *p, uint32_t n)
+{
+    uint32_t frame = n == SYN_BYTES ? p[7] | (uint32_t)p[8] << 8 : 0;
+    return n == SYN_BYTES && p[6] >= 1 && p[6] <= QFL_LINK_WINDOW_MAX && frame >= QFL_LINK_FRAME_MIN &&
+           get32(p + 9) >= QFL_LINK_HEAD_MAX;
+}
+
+static void on_handshake(qfl_link *l, const uint8_t *p, uint32_t n)
+{
+    uint8_t type = p[0] & TYPE_MASK;
+    if (type == TYPE_SYN && !l->config.initiator && terms_ok(p, n)) {
+        uint32_t nonce = get32(p + 2);
+        if (p[1] == QFL_LINK_VERSION && (l->state != QFL_LINK_UP || nonce != l->nonce)) {
+            qfl_link_reset_session(l);
+            l->nonce = nonce;
+            l->epoch = nonce & 3u;
+            l->session++;
+            put_terms(l, p);
+            l->state = QFL_LINK_UP;
+        }
+        l->owe_handshake = TYPE_SYNACK; /* another version is answered too: the initiator reads ours from it */
+    } else if (type == TYPE_SYNACK && l->config.initiator && l->state == QFL_LINK_CONNECTING && terms_ok(p, n) &&
+               get32(p + 2) == l->nonce) {
+        if (p[1] != QFL_LINK_VERSION) {
+            l->state = QFL_LINK_DOWN;
+            return;
+        }
+        put_terms(l, p);
+        l->owe_handshake = 0;
+        l->session++;
+        l->state = QFL_LINK_UP;
+    } else if (type == TYPE_RST && l->config.initiator && l->state == QFL_LINK_UP && p[0] >> EPOCH_SHIFT == l->epoch) {
+        l->state = QFL_LINK_DOWN;
+    }
+}
+
+/* One piece between delimiters, `wire` bytes with its delimiter. Returns 0 when it is no valid frame. */
+static int on_frame(qfl_link *l, uint32_t wire, uint32_t now_ms)
+{
+    int32_t len = qfl_link_cobs_decode(l->raw, l->raw_n);
+    if (len < 1 + CRC_BYTES)
+        return 0;
+    uint32_t n = (uint32_t)len - CRC_BYTES;
+    const uint8_t *p = l->raw;
+    if (qfl_link_crc32(0, p, n) != get32(p + n))
+        return 0;
+    uint8_t type = p[0] & TYPE_MASK;
+    if (type > TYPE_RST || (type == TYPE_DATA && n < DATA_HEADER) || (type == TYPE_ACK && (n < 2 || n > 4)))
+        return 0;
+    l->count.rx_frames++;
+    if (type >= TYPE_SYN) {
+        l->count.rx_handshake += wire;
+        on_handshake(l, p, n);
+    } else if (l->state != QFL_LINK_UP || p[0] >> EPOCH_SHIFT != l->epoch) {
+        /* Of another session: a board that has none tells the host at once instead of letting it time out. */
+        l->count.rx_retransmission += wire;
+        if (!l->config.initiator && l->state != QFL_LINK_UP && type == TYPE_DATA) {
+            l->epoch = p[0] >> EPOCH_SHIFT;
+            l->owe_handshake = TYPE_RST;
+        }
+    } else if (type == TYPE_ACK) {
+        l->count.rx_ack += wire;
+        uint32_t bitmap = (n > 2 ? p[2] : 0u) | (n > 3 ? (uint32_t)p[3] << 8 : 0u);
+        qfl_link_on_ack(l, p[1], bitmap, now_ms);
+    } else {
+        on_data(l, p, n, wire, now_ms);
+    }
+    return 1;
+}
+
+uint32_t qfl_link_feed(qfl_link *l, const uint8_t *bytes, uint32_t n, uint32_t now_ms)
+{
+    uint32_t i = 0;
+    while (i < n && !l->rx_ready) {
+        uint8_t c = bytes[i++];
+        if (c != 0) {
+            if (l->raw_n < l->raw_cap)
+                l->raw[l->raw_n] = c;
+            l->raw_n++;
+            continue;
+        }
+        uint32_t wire = l->raw_n + 1;
+        if (l->raw_n == 0) {
+            /* A lone delimiter: SYN frames lead with one, to end whatever noise came before. */
+            l->count.rx_handshake++;
+        } else if (l->raw_n > l->raw_cap || !on_frame(l, wire, now_ms)) {
+            l->count.rx_noise += wire;
+            l->count.rx_bad_frames++;
+        }
+        l->raw_n = 0;
+    }
+    return i;
+}

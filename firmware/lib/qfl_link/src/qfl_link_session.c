@@ -1,0 +1,106 @@
+/* Set-up, sessions, and small questions about a link. */
+#include <string.h>
+
+#include "qfl_link_internal.h"
+
+static size_t aligned(size_t n) { return (n + 7u) & ~(size_t)7u; }
+
+static int config_ok(const qfl_link_config *c)
+{
+    return c->frame_max >= QFL_LINK_FRAME_MIN && c->frame_max <= QFL_LINK_FRAME_MAX && c->window >= 1 &&
+           c->window <= QFL_LINK_WINDOW_MAX && c->message_max >= QFL_LINK_HEAD_MAX && c->message_max <= 0x10000000u;
+}
+
+size_t qfl_link_size(const qfl_link_config *config)
+{
+    if (config == NULL || !config_ok(config))
+        return 0;
+    return aligned(sizeof(qfl_link)) + 2 * aligned((size_t)config->frame_max + SLACK) + aligned(config->message_max);
+}
+
+qfl_status qfl_link_init(qfl_link **out, const qfl_link_config *config, void *mem, size_t size)
+{
+    size_t need = qfl_link_size(config);
+    if (out == NULL || mem == NULL || need == 0 || ((uintptr_t)mem & 7u) != 0)
+        return QFL_E_INVAL;
+    if (size < need)
+        return QFL_E_NOMEM;
+    qfl_link *l = mem;
+    uint8_t *p = (uint8_t *)mem + aligned(sizeof(qfl_link));
+    memset(l, 0, sizeof *l);
+    l->config = *config;
+    if (l->config.rto_ms == 0)
+        l->config.rto_ms = 400;
+    if (l->config.rto_min_ms == 0)
+        l->config.rto_min_ms = 250;
+    if (l->config.give_up == 0)
+        l->config.give_up = 8;
+    l->raw_cap = config->frame_max + SLACK;
+    l->raw = p;
+    p += aligned(l->raw_cap);
+    l->plain = p;
+    p += aligned(l->raw_cap);
+    l->message = p;
+    qfl_link_reset_session(l);
+    *out = l;
+    return QFL_OK;
+}
+
+void qfl_link_reset_session(qfl_link *l)
+{
+    l->q_first = l->q_count = 0;
+    l->next_number = 0;
+    l->tx_base = l->tx_next = 0;
+    l->order = 0;
+    l->rto = l->config.rto_ms;
+    l->srtt8 = l->rttvar4 = 0;
+    l->backoff = 0;
+    l->rx_next = l->rx_first = l->rx_number = 0;
+    l->since_ack = l->owe_acks = 0;
+    l->rx_fin_known = l->rx_ready = l->rx_started = 0;
+    l->rx_have = 0;
+    l->rx_n = 0;
+}
+
+qfl_status qfl_link_connect(qfl_link *l, uint32_t nonce, uint32_t now_ms)
+{
+    if (!l->config.initiator)
+        return QFL_E_STATE;
+    qfl_link_reset_session(l);
+    l->state = QFL_LINK_CONNECTING;
+    l->nonce = nonce;
+    l->epoch = nonce & 3u;
+    l->peer_message_max = 0;
+    l->owe_handshake = TYPE_SYN;
+    l->syn_ms = now_ms;
+    return QFL_OK;
+}
+
+qfl_link_state qfl_link_get_state(const qfl_link *l) { return (qfl_link_state)l->state; }
+uint32_t qfl_link_session(const qfl_link *l) { return l->session; }
+uint32_t qfl_link_peer_message_max(const qfl_link *l) { return l->peer_message_max; }
+uint32_t qfl_link_frame_size(const qfl_link *l) { return l->frame; }
+uint32_t qfl_link_window(const qfl_link *l) { return l->window; }
+uint32_t qfl_link_pending(const qfl_link *l) { return l->q_count; }
+void qfl_link_get_counters(const qfl_link *l, qfl_link_counters *out) { *out = l->count; }
+void qfl_link_get_counters_before(const qfl_link *l, qfl_link_counters *out) { *out = l->before; }
+
+const uint8_t *qfl_link_message(const qfl_link *l, uint32_t *n)
+{
+    if (!l->rx_ready)
+        return NULL;
+    if (n != NULL)
+        *n = l->rx_n;
+    return l->message;
+}
+
+void qfl_link_release(qfl_link *l, int ack)
+{
+    if (!l->rx_ready)
+        return;
+    l->rx_ready = 0;
+    if (ack && l->since_ack != 0) {
+        l->owe_acks++;
+        l->since_ack = 0;
+    }
+}

@@ -1,0 +1,271 @@
+/* Sending: messages to frames to bytes, acknowledgement and retransmission. */
+#include <string.h>
+
+#include "qfl_link_internal.h"
+
+static void put32(uint8_t *p, uint32_t v)
+{
+    p[0] = (uint8_t)v;
+    p[1] = (uint8_t)(v >> 8);
+    p[2] = (uint8_t)(v >> 16);
+    p[3] = (uint8_t)(v >> 24);
+}
+
+static tx_frame *frame_of(qfl_link *l, uint8_t seq) { return &l->flight[seq % QFL_LINK_WINDOW_MAX]; }
+
+qfl_status qfl_link_send(qfl_link *l, const uint8_t *head, uint32_t head_n, const uint8_t *body, uint32_t body_n)
+{
+    if (head_n > QFL_LINK_HEAD_MAX || (head_n != 0 && head == NULL) || (body_n != 0 && body == NULL))
+        return QFL_E_INVAL;
+    if (l->state != QFL_LINK_UP)
+        return QFL_E_STATE;
+    if (body_n > l->peer_message_max || head_n + body_n > l->peer_message_max)
+        return QFL_E_RANGE;
+    if (l->q_count == QFL_LINK_QUEUE)
+        return QFL_E_BUSY;
+    tx_message *m = &l->queue[(l->q_first + l->q_count) % QFL_LINK_QUEUE];
+    memcpy(m->head, head, head_n);
+    m->head_n = head_n;
+    m->body = body;
+    m->body_n = body_n;
+    m->sent = 0;
+    m->unacked = 0;
+    m->done = 0;
+    m->number = l->next_number;
+    l->next_number = (l->next_number + 1u) & 3u;
+    l->q_count++;
+    return QFL_OK;
+}
+
+/* Smoothed round trip (RFC 6298) of frames sent once. */
+static void learn_rtt(qfl_link *l, uint32_t rtt)
+{
+    if (l->srtt8 == 0) {
+        l->srtt8 = rtt * 8;
+        l->rttvar4 = rtt * 2;
+    } else {
+        int32_t err = (int32_t)rtt - (int32_t)(l->srtt8 / 8);
+        l->srtt8 = (uint32_t)((int32_t)l->srtt8 + err);
+        uint32_t mag = (uint32_t)(err < 0 ? -err : err);
+        l->rttvar4 = l->rttvar4 - l->rttvar4 / 4 + mag;
+    }
+    uint32_t rto = l->srtt8 / 8 + l->rttvar4;
+    l->rto = rto < l->config.rto_min_ms ? l->config.rto_min_ms : rto > RTO_MAX_MS ? RTO_MAX_MS : rto;
+}
+
+void qfl_link_on_ack(qfl_link *l, uint8_t ack, uint32_t bitmap, uint32_t now_ms)
+{
+    uint8_t in_flight = (uint8_t)(l->tx_next - l->tx_base), up_to = (uint8_t)(ack - l->tx_base);
+    uint32_t newest = 0;
+    int any = 0;
+    if (up_to > in_flight)
+        return; /* an acknowledgement older than the window */
+    for (uint8_t i = 0; i < in_flight; i++) {
+        tx_frame *f = frame_of(l, (uint8_t)(l->tx_base + i));
+        int got = i < up_to || (i > up_to && i - up_to <= 16 && (bitmap >> (i - up_to - 1) & 1u));
+        if (!got || f->acked)
+            continue;
+        f->acked = 1;
+        f->lost = 0;
+        any = 1;
+        l->queue[f->slot].unacked--;
+        if (f->order > newest)
+            newest = f->order;
+        if (f->tries == 1)
+            learn_rtt(l, now_ms - f->sent_ms);
+    }
+    if (!any)
+        return;
+    l->backoff = 0;
+    for (uint8_t i = 0; i < in_flight; i++) { /* the line keeps order: what went out before and was not seen is lost */
+        tx_frame *f = frame_of(l, (uint8_t)(l->tx_base + i));
+        if (!f->acked && f->order < newest)
+            f->lost = 1;
+    }
+    while (l->tx_base != l->tx_next && frame_of(l, l->tx_base)->acked)
+        l->tx_base++;
+    while (l->q_count != 0 && l->queue[l->q_first].done && l->queue[l->q_first].unacked == 0) {
+        l->q_first = (uint8_t)((l->q_first + 1) % QFL_LINK_QUEUE);
+        l->q_count--;
+    }
+}
+
+/* Encodes l->plain[0, n) with its checksum to out; returns the bytes written with the delimiter. */
+static uint32_t encode(qfl_link *l, uint32_t n, uint8_t *out)
+{
+    put32(l->plain + n, qfl_link_crc32(0, l->plain, n));
+    uint32_t w = qfl_link_cobs_encode(l->plain, n + CRC_BYTES, out);
+    out[w] = 0;
+    l->count.tx_frames++;
+    return w + 1;
+}
+
+static uint32_t make_handshake(qfl_link *l, uint8_t *out, uint32_t now_ms)
+{
+    uint8_t type = l->owe_handshake, *p = l->plain;
+    uint32_t n = 1, w = 0;
+    p[0] = (uint8_t)(type | l->epoch << EPOCH_SHIFT);
+    if (type != TYPE_RST) {
+        p[1] = QFL_LINK_VERSION;
+        put32(p + 2, l->nonce);
+        p[6] = l->config.window;
+        p[7] = (uint8_t)l->config.frame_max;
+        p[8] = (uint8_t)(l->config.frame_max >> 8);
+        put32(p + 9, l->config.message_max);
+        n = SYN_BYTES;
+    }
+    if (type == TYPE_SYN)
+        out[w++] = 0; /* ends any noise on the line */
+    w += encode(l, n, out + w);
+    l->count.tx_handshake += w;
+    l->owe_handshake = 0;
+    l->syn_ms = now_ms + SYN_PERIOD_MS;
+    return w;
+}
+
+static uint32_t make_ack(qfl_link *l, uint8_t *out)
+{
+    uint32_t n = 2, later = (uint32_t)l->rx_have >> 1;
+    l->plain[0] = (uint8_t)(TYPE_ACK | l->epoch << EPOCH_SHIFT);
+    l->plain[1] = l->rx_next;
+    if (later != 0)
+        l->plain[n++] = (uint8_t)later;
+    if (later > 0xFF)
+        l->plain[n++] = (uint8_t)(later >> 8);
+    uint32_t w = encode(l, n, out);
+    l->count.tx_ack += w;
+    l->owe_acks--;
+    return w;
+}
+
+static uint32_t make_data(qfl_link *l, uint8_t seq, uint8_t *out, uint32_t now_ms)
+{
+    tx_frame *f = frame_of(l, seq);
+    tx_message *m = &l->queue[f->slot];
+    uint8_t *p = l->plain;
+    p[0] = (uint8_t)(TYPE_DATA | (f->fin ? FLAG_FIN : 0) | m->number << MSG_SHIFT | l->epoch << EPOCH_SHIFT);
+    p[1] = seq;
+    p[2] = l->rx_next;
+    uint32_t at = f->at, n = f->n, w = DATA_HEADER;
+    if (at < m->head_n) {
+        uint32_t k = m->head_n - at < n ? m->head_n - at : n;
+        memcpy(p + w, m->head + at, k);
+        w += k;
+        at += k;
+        n -= k;
+    }
+    if (n != 0)
+        memcpy(p + w, m->body + (at - m->head_n), n);
+    uint32_t wire = encode(l, w + n, out);
+    if (f->tries == 0) {
+        l->count.tx_payload += f->n;
+        l->count.tx_framing += wire - f->n;
+    } else {
+        l->count.tx_retransmission += wire;
+    }
+    f->tries++;
+    f->lost = 0;
+    f->order = ++l->order;
+    f->sent_ms = now_ms;
+    l->since_ack = 0; /* the frame carries the acknowledgement */
+    return wire;
+}
+
+/* Takes the next piece of the first message that still has one; returns 0 when there is none or the window is full. */
+static int new_frame(qfl_link *l)
+{
+    if ((uint8_t)(l->tx_next - l->tx_base) >= l->window)
+        return 0;
+    for (uint8_t i = 0; i < l->q_count; i++) {
+        uint8_t slot = (uint8_t)((l->q_first + i) % QFL_LINK_QUEUE);
+        tx_message *m = &l->queue[slot];
+        if (m->done)
+            continue;
+        tx_frame *f = frame_of(l, l->tx_next);
+        uint32_t left = m->head_n + m->body_n - m->sent;
+        memset(f, 0, sizeof *f);
+        f->slot = slot;
+        f->at = m->sent;
+        f->n = (uint16_t)(left < l->frame ? left : l->frame);
+        f->fin = left <= l->frame;
+        m->sent += f->n;
+        m->done = f->fin;
+        m->unacked++;
+        return 1;
+    }
+    return 0;
+}
+
+static void check_timeouts(qfl_link *l, uint32_t now_ms)
+{
+    if (l->state == QFL_LINK_CONNECTING && (int32_t)(now_ms - l->syn_ms) >= 0)
+        l->owe_handshake = TYPE_SYN;
+    if (l->state != QFL_LINK_UP || l->tx_base == l->tx_next)
+        return;
+    tx_frame *f = frame_of(l, l->tx_base);
+    uint32_t rto = l->rto << (l->backoff < 5 ? l->backoff : 5);
+    if (rto > RTO_MAX_MS)
+        rto = RTO_MAX_MS;
+    if (f->lost || now_ms - f->sent_ms < rto)
+        return;
+    if (l->config.initiator && f->tries > l->config.give_up) {
+        l->state = QFL_LINK_DOWN;
+        return;
+    }
+    f->lost = 1;
+    l->backoff++;
+}
+
+static uint32_t pull_one(qfl_link *l, uint8_t *out, uint32_t now_ms)
+{
+    check_timeouts(l, now_ms);
+    if (l->owe_handshake != 0)
+        return make_handshake(l, out, now_ms);
+    if (l->state != QFL_LINK_UP)
+        return 0;
+    if (l->owe_acks != 0)
+        return make_ack(l, out);
+    for (uint8_t s = l->tx_base; s != l->tx_next; s++)
+        if (frame_of(l, s)->lost)
+            return make_data(l, s, out, now_ms);
+    if (new_frame(l))
+        return make_data(l, l->tx_next++, out, now_ms);
+    return 0;
+}
+
+uint32_t qfl_link_pull(qfl_link *l, uint8_t *out, uint32_t cap, uint32_t now_ms)
+{
+    uint32_t w = 0;
+    while (cap - w >= l->raw_cap) {
+        uint32_t n = pull_one(l, out + w, now_ms);
+        if (n == 0)
+            break;
+        w += n;
+    }
+    return w;
+}
+
+uint32_t qfl_link_wait(const qfl_link *l, uint32_t now_ms)
+{
+    if (l->owe_handshake != 0 || (l->state == QFL_LINK_UP && l->owe_acks != 0))
+        return 0;
+    if (l->state == QFL_LINK_CONNECTING) {
+        int32_t left = (int32_t)(l->syn_ms - now_ms);
+        return left > 0 ? (uint32_t)left : 0;
+    }
+    if (l->state != QFL_LINK_UP)
+        return QFL_LINK_NEVER;
+    for (uint8_t i = 0; i < l->q_count; i++)
+        if (!l->queue[(l->q_first + i) % QFL_LINK_QUEUE].done && (uint8_t)(l->tx_next - l->tx_base) < l->window)
+            return 0;
+    for (uint8_t s = l->tx_base; s != l->tx_next; s++)
+        if (l->flight[s % QFL_LINK_WINDOW_MAX].lost)
+            return 0;
+    if (l->tx_base == l->tx_next)
+        return QFL_LINK_NEVER;
+    uint32_t rto = l->rto << (l->backoff < 5 ? l->backoff : 5);
+    if (rto > RTO_MAX_MS)
+        rto = RTO_MAX_MS;
+    uint32_t spent = now_ms - l->flight[l->tx_base % QFL_LINK_WINDOW_MAX].sent_ms;
+    return spent >= rto ? 0 : rto - spent;
+}
