@@ -50,12 +50,17 @@ def _cdef() -> str:
     return "\n".join(ours)
 
 
-def make() -> FFI:
+def make(base: Path | None = ROOT) -> FFI:
+    """base: sources are named relative to it (setuptools wants that), None: absolute."""
+
+    def name(path: Path) -> str:
+        return str(path.relative_to(base) if base else path)
+
     ffi = FFI()
     ffi.cdef(_cdef())
-    sources = [str(p.relative_to(ROOT)) for p in sorted(LIB.glob("*/src/**/*.c"))]
+    sources = [name(p) for p in sorted(LIB.glob("*/src/**/*.c"))]
     if INPROC.is_dir():
-        sources += [str(p.relative_to(ROOT)) for p in sorted(INPROC.glob("*.c"))]
+        sources += [name(p) for p in sorted(INPROC.glob("*.c"))]
     private = sorted({str(p.parent) for p in LIB.glob("*/src/**/*.h")})
     ffi.set_source(
         "quantfl.core._qfl",
@@ -63,13 +68,12 @@ def make() -> FFI:
         sources=sources,
         include_dirs=[*_includes(), *private],
         extra_compile_args=CFLAGS,
-        depends=[str(p.relative_to(ROOT)) for p in sorted(LIB.glob("*/**/*.h"))],
+        depends=[name(p) for p in sorted(LIB.glob("*/**/*.h"))],
     )
     return ffi
 
 
 if __name__ == "__main__":
-    os.chdir(ROOT)
-    make().compile(tmpdir=str(ROOT / "host"), verbose=False)
+    make(None).compile(tmpdir=str(ROOT / "host"), verbose=False)
 else:
     ffibuilder = make()

@@ -37,7 +37,7 @@ typedef enum qfl_link_state {
 
 typedef struct qfl_link_config {
     uint32_t message_max; /* longest message received, bytes; costs as much RAM */
-    uint16_t frame_max;   /* payload bytes per frame, 16..1024; costs 2 x (frame_max + 16) bytes of RAM */
+    uint16_t frame_max;   /* payload bytes per frame, 16..1024; costs 2 x (frame_max + 17) bytes of RAM */
     uint8_t window;       /* frames in flight, 1..16; 20 bytes of RAM each */
     uint8_t initiator;    /* 1: this end opens sessions (host), 0: it answers (board) */
     uint16_t rto_ms;      /* first retransmission time-out, ms; 0: 400 */
@@ -102,7 +102,7 @@ qfl_status qfl_link_send(qfl_link *l, const uint8_t *head, uint32_t head_n, cons
 /* Messages queued and not yet acknowledged in full. */
 uint32_t qfl_link_pending(const qfl_link *l);
 
-/* Writes whole encoded frames that are due to `out` (cap >= frame_max + 16). Returns the bytes written, 0: nothing due. */
+/* Writes whole encoded frames that are due to `out` (cap >= frame_max + 17). Returns the bytes written, 0: nothing due. */
 uint32_t qfl_link_pull(qfl_link *l, uint8_t *out, uint32_t cap, uint32_t now_ms);
 
 /* Milliseconds until qfl_link_pull has something to do by itself, QFL_LINK_NEVER when only new bytes or messages matter. */

@@ -8,7 +8,7 @@
 enum { TYPE_DATA = 0, TYPE_ACK = 1, TYPE_SYN = 2, TYPE_SYNACK = 3, TYPE_RST = 4 };
 enum { TYPE_MASK = 0x07, FLAG_FIN = 0x08, MSG_SHIFT = 4, EPOCH_SHIFT = 6 };
 enum { DATA_HEADER = 3, CRC_BYTES = 4, SYN_BYTES = 13 }; /* SYN: type, version, nonce 4, window, frame 2, message 4 */
-enum { SLACK = 16 }; /* header, checksum, COBS and delimiters of one frame of at most 1024 payload bytes */
+enum { SLACK = 17 }; /* header, checksum, COBS and delimiters of one frame of at most 1024 payload bytes */
 enum { SYN_PERIOD_MS = 250, RTO_MAX_MS = 4000 };
 
 typedef struct tx_message {
@@ -64,6 +64,7 @@ struct qfl_link {
     uint8_t rx_number;  /* its message number */
     uint8_t since_ack;  /* frames taken in order since the last acknowledgement */
     uint8_t owe_acks;   /* acknowledgement frames to send */
+    uint8_t lead_ack;   /* the last one got lost, perhaps in noise: lead with a delimiter */
     uint8_t rx_fin_known;
     uint8_t rx_fin;     /* sequence number of the FIN frame, when known */
     uint8_t rx_ready;   /* a message is complete */
@@ -71,7 +72,7 @@ struct qfl_link {
     uint16_t rx_have;   /* bit i: frame rx_next + i has been received */
     uint32_t rx_fin_bytes;
     uint32_t rx_n;
-    uint8_t raw_overflow;
+    uint32_t lone;      /* delimiters since the last piece */
     uint32_t raw_n;
     uint32_t raw_cap;
     uint8_t *raw;     /* encoded bytes of the frame being received */

@@ -36,6 +36,7 @@ static void on_data(qfl_link *l, const uint8_t *p, uint32_t n, uint32_t wire, ui
     if (ahead >= l->window || (l->rx_have >> ahead & 1u)) { /* an old frame: its acknowledgement was lost */
         l->count.rx_retransmission += wire;
         l->owe_acks = l->owe_acks ? l->owe_acks : 1;
+        l->lead_ack = 1;
         l->since_ack = 0;
         return;
     }
@@ -168,11 +169,14 @@ uint32_t qfl_link_feed(qfl_link *l, const uint8_t *bytes, uint32_t n, uint32_t n
             l->raw_n++;
             continue;
         }
-        uint32_t wire = l->raw_n + 1;
+        uint32_t wire = l->lone + l->raw_n + 1;
         if (l->raw_n == 0) {
-            /* A lone delimiter: SYN frames lead with one, to end whatever noise came before. */
-            l->count.rx_handshake++;
-        } else if (l->raw_n > l->raw_cap || !on_frame(l, wire, now_ms)) {
+            /* A frame after a silence leads with a delimiter, to end whatever noise came before; it belongs to it. */
+            l->lone++;
+            continue;
+        }
+        l->lone = 0;
+        if (l->raw_n > l->raw_cap || !on_frame(l, wire, now_ms)) {
             l->count.rx_noise += wire;
             l->count.rx_bad_frames++;
         }

@@ -56,7 +56,7 @@ void qfl_link_reset_session(qfl_link *l)
     l->srtt8 = l->rttvar4 = 0;
     l->backoff = 0;
     l->rx_next = l->rx_first = l->rx_number = 0;
-    l->since_ack = l->owe_acks = 0;
+    l->since_ack = l->owe_acks = l->lead_ack = 0;
     l->rx_fin_known = l->rx_ready = l->rx_started = 0;
     l->rx_have = 0;
     l->rx_n = 0;

@@ -24,7 +24,8 @@ qfl_status qfl_link_send(qfl_link *l, const uint8_t *head, uint32_t head_n, cons
     if (l->q_count == QFL_LINK_QUEUE)
         return QFL_E_BUSY;
     tx_message *m = &l->queue[(l->q_first + l->q_count) % QFL_LINK_QUEUE];
-    memcpy(m->head, head, head_n);
+    if (head_n != 0)
+        memcpy(m->head, head, head_n);
     m->head_n = head_n;
     m->body = body;
     m->body_n = body_n;
@@ -90,20 +91,25 @@ void qfl_link_on_ack(qfl_link *l, uint8_t ack, uint32_t bitmap, uint32_t now_ms)
     }
 }
 
-/* Encodes l->plain[0, n) with its checksum to out; returns the bytes written with the delimiter. */
-static uint32_t encode(qfl_link *l, uint32_t n, uint8_t *out)
+/*
+ * Encodes l->plain[0, n) with its checksum to out; returns the bytes written with the delimiter. lead: 1 puts a delimiter
+ * in front, which ends noise on the line that would otherwise spoil the frame.
+ */
+static uint32_t encode(qfl_link *l, uint32_t n, uint8_t *out, int lead)
 {
     put32(l->plain + n, qfl_link_crc32(0, l->plain, n));
+    if (lead)
+        *out++ = 0;
     uint32_t w = qfl_link_cobs_encode(l->plain, n + CRC_BYTES, out);
     out[w] = 0;
     l->count.tx_frames++;
-    return w + 1;
+    return w + 1 + (lead != 0);
 }
 
 static uint32_t make_handshake(qfl_link *l, uint8_t *out, uint32_t now_ms)
 {
     uint8_t type = l->owe_handshake, *p = l->plain;
-    uint32_t n = 1, w = 0;
+    uint32_t n = 1, w;
     p[0] = (uint8_t)(type | l->epoch << EPOCH_SHIFT);
     if (type != TYPE_RST) {
         p[1] = QFL_LINK_VERSION;
@@ -114,9 +120,7 @@ static uint32_t make_handshake(qfl_link *l, uint8_t *out, uint32_t now_ms)
         put32(p + 9, l->config.message_max);
         n = SYN_BYTES;
     }
-    if (type == TYPE_SYN)
-        out[w++] = 0; /* ends any noise on the line */
-    w += encode(l, n, out + w);
+    w = encode(l, n, out, 1);
     l->count.tx_handshake += w;
     l->owe_handshake = 0;
     l->syn_ms = now_ms + SYN_PERIOD_MS;
@@ -132,8 +136,9 @@ static uint32_t make_ack(qfl_link *l, uint8_t *out)
         l->plain[n++] = (uint8_t)later;
     if (later > 0xFF)
         l->plain[n++] = (uint8_t)(later >> 8);
-    uint32_t w = encode(l, n, out);
+    uint32_t w = encode(l, n, out, l->lead_ack);
     l->count.tx_ack += w;
+    l->lead_ack = 0;
     l->owe_acks--;
     return w;
 }
@@ -156,7 +161,7 @@ static uint32_t make_data(qfl_link *l, uint8_t seq, uint8_t *out, uint32_t now_m
     }
     if (n != 0)
         memcpy(p + w, m->body + (at - m->head_n), n);
-    uint32_t wire = encode(l, w + n, out);
+    uint32_t wire = encode(l, w + n, out, f->tries != 0);
     if (f->tries == 0) {
         l->count.tx_payload += f->n;
         l->count.tx_framing += wire - f->n;

@@ -1,0 +1,77 @@
+"""`quantfl`: verbs, one-line errors on stderr, exit codes (docs/CLI.md)."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+import typer
+
+from quantfl import __version__
+from quantfl.cli import bench, convert, demo, devices, emulate, evaluate, export, push, report, run
+from quantfl.errors import QuantflError
+
+app = typer.Typer(
+    name="quantfl",
+    help="Federated learning that fits a microcontroller.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for _verb in (convert, emulate, devices, push, run, evaluate, export, report, bench, demo):
+    app.command(_verb.__name__.rsplit(".", 1)[-1])(_verb.command)
+
+INTERRUPTED = 130
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"quantfl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Federated learning that fits a microcontroller."""
+
+
+def _complain(message: str) -> None:
+    red, plain = ("\033[31m", "\033[0m") if sys.stderr.isatty() and not os.environ.get("NO_COLOR") else ("", "")
+    print(f"{red}quantfl: {' '.join(message.split())}{plain}", file=sys.stderr)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; returns the exit code. A user's mistake prints one line, never a traceback."""
+    try:
+        result = app(args=argv, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except QuantflError as error:
+        _complain(str(error))
+        return error.exit_code
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        return 2
+    except click.ClickException as error:
+        _complain(f"{error.format_message()} (see --help)")
+        return 2
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        _complain("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,103 @@
+"""Coding of deltas (qfl_codec): the very code that runs on the boards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from quantfl.core import ffi, lib, status_text
+
+LEVELS = (4, 8, 16, 32, 64, 256)
+
+
+class CodecError(ValueError):
+    """Values or bytes that a codec refuses; `status` is the qfl_status."""
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Codec:
+    """How deltas are coded: kind "fp32" or "bu" with `levels` buckets (docs/CODEC.md).
+
+    per_tensor: one range per tensor instead of one per message. means: reconstruct at bucket means, which are sent.
+    """
+
+    kind: str = "bu"
+    levels: int = 64
+    per_tensor: bool = False
+    means: bool = False
+
+    def __str__(self) -> str:
+        if self.kind == "fp32":
+            return "fp32"
+        options = ("+tensor" if self.per_tensor else "") + ("+means" if self.means else "")
+        return f"{self.kind}{self.levels}{options}"
+
+    @property
+    def fields(self) -> tuple[int, int, int]:
+        """kind, flags and levels as they stand in a CONFIG message."""
+        if self.kind == "fp32":
+            return lib.QFL_CODEC_FP32, 0, 0
+        if self.kind != "bu":
+            raise ValueError(f"unknown codec {self.kind!r}: use fp32 or bu")
+        flags = (lib.QFL_CODEC_PER_TENSOR if self.per_tensor else 0) | (lib.QFL_CODEC_MEANS if self.means else 0)
+        return lib.QFL_CODEC_BU, flags, self.levels
+
+    def _spec(self):
+        spec = ffi.new("qfl_codec_spec *")
+        spec.kind, spec.flags, spec.levels = self.fields
+        return spec
+
+    def encode(self, x: np.ndarray, tensors: Sequence[int]) -> bytes:
+        """Code float32 values `x` [sum(tensors)]. CodecError: not finite, or a range beyond float32."""
+        x = np.ascontiguousarray(x, np.float32).reshape(-1)
+        layout = _layout(tensors, x.size)
+        spec = self._spec()
+        cap = lib.qfl_codec_bound(spec, layout)
+        if cap == 0:
+            raise CodecError(f"codec {self} is not supported", lib.QFL_E_UNSUPPORTED)
+        out, size = ffi.new("uint8_t[]", cap), ffi.new("uint32_t *")
+        status = lib.qfl_codec_encode(spec, layout, ffi.from_buffer("float[]", x), out, cap, size)
+        if status < 0:
+            raise CodecError(f"cannot code the values as {self}: {status_text(status)}", status)
+        return bytes(ffi.buffer(out, size[0]))
+
+
+def _layout(tensors: Sequence[int], values: int):
+    if sum(tensors) != values:
+        raise ValueError(f"tensors of {sum(tensors)} values in all, but {values} given")
+    layout = ffi.new("qfl_codec_layout *")
+    if not 1 <= len(tensors) <= lib.QFL_CODEC_MAX_TENSORS:
+        raise ValueError(f"{len(tensors)} tensors: 1 to {lib.QFL_CODEC_MAX_TENSORS} are possible")
+    layout.tensors = len(tensors)
+    for i, n in enumerate(tensors):
+        layout.size[i] = n
+    return layout
+
+
+def decode(data: bytes, tensors: Sequence[int]) -> np.ndarray:
+    """The float32 values [sum(tensors)] of one coded delta. CodecError when `data` is not exactly one."""
+    x = np.zeros(sum(tensors), np.float32)
+    _decode(data, tensors, x, 0, 1.0)
+    return x
+
+
+def decode_add(data: bytes, tensors: Sequence[int], x: np.ndarray, weight: float = 1.0) -> None:
+    """x += weight * decoded, in place and in float32 as a board does it; x is unchanged on CodecError."""
+    if x.dtype != np.float32 or not x.flags.c_contiguous:
+        raise ValueError("x must be a contiguous float32 array")
+    _decode(data, tensors, x, 1, weight)
+
+
+def _decode(data: bytes, tensors: Sequence[int], x: np.ndarray, add: int, weight: float) -> None:
+    layout = _layout(tensors, x.size)
+    status = lib.qfl_codec_decode(
+        layout, ffi.from_buffer("uint8_t[]", data), len(data), ffi.from_buffer("float[]", x), add, weight
+    )
+    if status < 0:
+        raise CodecError(f"malformed delta of {len(data)} bytes: {status_text(status)}", status)

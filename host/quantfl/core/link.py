@@ -1,0 +1,176 @@
+"""One end of a link session (qfl_link): messages in and out, bytes in and out, every byte counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from quantfl.core import ffi, lib, status_text
+from quantfl.errors import LinkError
+
+CLOSED, CONNECTING, UP, DOWN = range(4)
+NEVER = 0x7FFFFFFF
+_PULL = 16 * 1024
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Bytes on the wire by purpose since the link began (qfl_link_counters); `*_frames` count frames."""
+
+    tx_payload: int = 0
+    tx_framing: int = 0
+    tx_ack: int = 0
+    tx_retransmission: int = 0
+    tx_handshake: int = 0
+    rx_payload: int = 0
+    rx_framing: int = 0
+    rx_ack: int = 0
+    rx_retransmission: int = 0
+    rx_handshake: int = 0
+    rx_noise: int = 0
+    tx_frames: int = 0
+    rx_frames: int = 0
+    rx_bad_frames: int = 0
+
+    @property
+    def tx_bytes(self) -> int:
+        """All bytes sent."""
+        return self.tx_payload + self.tx_framing + self.tx_ack + self.tx_retransmission + self.tx_handshake
+
+    @property
+    def rx_bytes(self) -> int:
+        """All bytes received, noise included."""
+        used = self.rx_payload + self.rx_framing + self.rx_ack + self.rx_retransmission + self.rx_handshake
+        return used + self.rx_noise
+
+    def __sub__(self, other: Counters) -> Counters:
+        return Counters(*((getattr(self, f.name) - getattr(other, f.name)) % 2**32 for f in fields(self)))
+
+    def __add__(self, other: Counters) -> Counters:
+        return Counters(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+def _counters(c) -> Counters:
+    return Counters(*(getattr(c, f.name) for f in fields(Counters)))
+
+
+class Link:
+    """The host's end. `now` arguments are milliseconds of any monotonic clock."""
+
+    def __init__(
+        self,
+        *,
+        message_max: int = 1 << 20,
+        frame_max: int = 1024,
+        window: int = 16,
+        initiator: bool = True,
+        rto_ms: int = 0,
+        rto_min_ms: int = 0,
+        give_up: int = 0,
+    ):
+        config = ffi.new("qfl_link_config *")
+        config.message_max, config.frame_max, config.window = message_max, frame_max, window
+        config.initiator, config.rto_ms, config.rto_min_ms, config.give_up = initiator, rto_ms, rto_min_ms, give_up
+        size = lib.qfl_link_size(config)
+        if size == 0:
+            raise ValueError(f"link configuration out of range: frame_max {frame_max}, window {window}")
+        self._memory = ffi.new("uint64_t[]", (size + 7) // 8)
+        out = ffi.new("qfl_link **")
+        status = lib.qfl_link_init(out, config, self._memory, size)
+        if status < 0:
+            raise ValueError(status_text(status))
+        self._link = out[0]
+        self._out = ffi.new("uint8_t[]", _PULL)
+        self._bodies: list = []  # bodies in flight are referenced by the C side until acknowledged
+
+    def connect(self, nonce: int, now: int) -> None:
+        """Open a new session; the old one's messages are dropped."""
+        lib.qfl_link_connect(self._link, nonce & 0xFFFFFFFF, now & 0xFFFFFFFF)
+        self._bodies.clear()
+
+    @property
+    def state(self) -> int:
+        return lib.qfl_link_get_state(self._link)
+
+    @property
+    def pending(self) -> int:
+        """Messages queued or not yet acknowledged in full."""
+        return lib.qfl_link_pending(self._link)
+
+    @property
+    def peer_message_max(self) -> int:
+        """Longest message the peer takes, bytes."""
+        return lib.qfl_link_peer_message_max(self._link)
+
+    @property
+    def frame_size(self) -> int:
+        """Agreed payload bytes per frame."""
+        return lib.qfl_link_frame_size(self._link)
+
+    def feed(self, data: bytes, now: int) -> int:
+        """Take received bytes; stops when a message is complete. Returns how many were taken."""
+        return lib.qfl_link_feed(self._link, ffi.from_buffer("uint8_t[]", data), len(data), now & 0xFFFFFFFF)
+
+    def message(self, ack: bool = True) -> bytes | None:
+        """The complete message, if any; its buffer is given back and the message acknowledged."""
+        n = ffi.new("uint32_t *")
+        p = lib.qfl_link_message(self._link, n)
+        if p == ffi.NULL:
+            return None
+        data = bytes(ffi.buffer(p, n[0]))
+        lib.qfl_link_release(self._link, int(ack))
+        return data
+
+    def send(self, message: bytes) -> None:
+        """Queue one message. LinkError when there is no session, the queue is full or the message too long."""
+        body = ffi.new("uint8_t[]", message) if message else ffi.NULL
+        status = lib.qfl_link_send(self._link, ffi.NULL, 0, body, len(message))
+        if status < 0:
+            raise LinkError(f"cannot send a message of {len(message)} bytes: {status_text(status)}")
+        self._bodies.append(body)
+        del self._bodies[: max(0, len(self._bodies) - lib.QFL_LINK_QUEUE)]
+
+    def pull(self, now: int) -> bytes:
+        """Bytes due on the wire now."""
+        n = lib.qfl_link_pull(self._link, self._out, _PULL, now & 0xFFFFFFFF)
+        return bytes(ffi.buffer(self._out, n))
+
+    def wait(self, now: int) -> int:
+        """Milliseconds until `pull` has something to do by itself, NEVER when only new bytes or messages matter."""
+        return lib.qfl_link_wait(self._link, now & 0xFFFFFFFF)
+
+    def counters(self) -> Counters:
+        c = ffi.new("qfl_link_counters *")
+        lib.qfl_link_get_counters(self._link, c)
+        return _counters(c)
+
+    def counters_before(self) -> Counters:
+        """The counters as they stood before the first frame of the last message."""
+        c = ffi.new("qfl_link_counters *")
+        lib.qfl_link_get_counters_before(self._link, c)
+        return _counters(c)
+
+    def peer_books_before(self) -> int:
+        """The digest the peer's books must have had when it sent the last message (qfl_device_books)."""
+        c = ffi.new("qfl_link_counters *")
+        lib.qfl_link_get_counters_before(self._link, c)
+        return lib.qfl_device_books(c, 1)
+
+
+def crc32(data: bytes, crc: int = 0) -> int:
+    """CRC-32/ISO-HDLC as the firmware computes it."""
+    return lib.qfl_link_crc32(crc, ffi.from_buffer("uint8_t[]", data), len(data))
+
+
+def cobs_encode(data: bytes) -> bytes:
+    """COBS without the delimiter, as the firmware does it."""
+    out = ffi.new("uint8_t[]", len(data) + len(data) // 254 + 2)
+    return bytes(ffi.buffer(out, lib.qfl_link_cobs_encode(ffi.from_buffer("uint8_t[]", data), len(data), out)))
+
+
+def cobs_decode(data: bytes) -> bytes:
+    """Inverse of `cobs_encode`; ValueError when the bytes are no COBS."""
+    buf = ffi.new("uint8_t[]", data or b"\0")
+    n = lib.qfl_link_cobs_decode(buf, len(data))
+    if n < 0:
+        raise ValueError("not COBS-encoded bytes")
+    return bytes(ffi.buffer(buf, n))

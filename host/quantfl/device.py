@@ -1,0 +1,367 @@
+"""One board as an async object: hello, push, configure, train, update, evaluate, books.
+
+Every method is safe to repeat: requests are idempotent on the board (docs/PROTOCOL.md), so a link that breaks is
+reopened and the request sent again until its deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cbor2
+
+from quantfl.core import lib, status_text
+from quantfl.core.codec import Codec
+from quantfl.core.head import FitConfig, Score
+from quantfl.core.link import Counters
+from quantfl.errors import DeviceError, LinkError
+from quantfl.link.session import Answer, Session
+from quantfl.link.transport import BAUD, open_transport
+
+STATES = {0: "empty", 1: "idle", 2: "training", 3: "evaluating"}
+RESETS = {0: "power", 1: "pin", 2: "software", 3: "watchdog", 4: "other"}
+_REQUEST_S = 5.0
+_LOSS_UNITS = 512
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """A board's self-description. package: SHA-256 as hex, None when it holds none; head: hash of its global head."""
+
+    protocol: int
+    firmware: str
+    board: str
+    uid: str
+    ram: int
+    flash: int
+    arena: int
+    store: int
+    state: str
+    reset: str
+    uptime_ms: int
+    lost: int
+    package: str | None = None
+    head: int | None = None
+    params: int = 0
+    features: int = 0
+    classes: int = 0
+    samples: int = 0
+    capacity: int = 0
+
+
+@dataclass(frozen=True)
+class DeviceStatus:
+    """samples cached of at most `capacity`; rejected: samples refused for label or length; round: last one trained."""
+
+    state: str
+    has_package: bool
+    has_config: bool
+    has_delta: bool
+    samples: int
+    capacity: int
+    head: int
+    round: int
+    rejected: int
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A round's answer: coded delta, number of samples trained on, mean loss of the last epoch in nats.
+
+    balanced: the board's books of the link agreed with ours when it answered (by digest).
+    """
+
+    round: int
+    samples: int
+    loss: float
+    data: bytes
+    balanced: bool
+
+
+class StaleHead(DeviceError):
+    """The board holds another global head than the request names; `head` is the hash of the one it holds."""
+
+    def __init__(self, message: str, head: int):
+        super().__init__(message, lib.QFL_E_STALE)
+        self.head = head
+
+
+def config_bytes(fit: FitConfig, codec: Codec, *, run_id: int, seed: int) -> bytes:
+    """The body of a CONFIG message (docs/PROTOCOL.md)."""
+    kind, flags, levels = codec.fields
+    return struct.pack(
+        "<BIIffffHHBBBH", 1, run_id & 0xFFFFFFFF, seed & 0xFFFFFFFF, fit.lr, fit.momentum, fit.weight_decay, fit.prox,
+        fit.epochs, fit.batch, fit.holdout, kind, flags, levels,
+    )  # fmt: skip
+
+
+class Device:
+    """A board at a port. `url` is anything quantfl.link.transport accepts.
+
+    >>> device = Device("socket://127.0.0.1:7001")
+    >>> info = await device.hello()
+    """
+
+    def __init__(self, url: str, *, name: str | None = None, baud: int = BAUD, session: Session | None = None):
+        self.url = url
+        self.name = name or url
+        self.session = session or Session(open_transport(url, baud=baud))
+        self.info: DeviceInfo | None = None
+        self._config: bytes | None = None
+
+    async def __aenter__(self) -> Device:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.close()
+
+    async def open(self, timeout: float = _REQUEST_S) -> None:
+        """Connect. LinkError when the port is absent or nobody answers within `timeout` s."""
+        await self.session.open(timeout)
+
+    async def close(self) -> None:
+        await self.session.close()
+
+    def counters(self) -> Counters:
+        """Our books of this link so far."""
+        return self.session.counters()
+
+    async def _request(self, kind: int, body: bytes = b"", *, timeout: float = _REQUEST_S) -> Answer:
+        """A request that survives a broken link: reconnects and asks again until `timeout` s have passed."""
+        deadline = time.monotonic() + timeout
+        pause = 0.05
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                if not self.session.up:
+                    await self.session.open(max(0.1, min(left, 2.0)))
+                answer = await self.session.request(kind, body, timeout=max(0.1, left))
+            except LinkError:
+                if time.monotonic() + pause >= deadline:
+                    raise
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, 1.0)
+                continue
+            if answer.status != lib.QFL_E_BUSY or time.monotonic() + pause >= deadline:
+                return answer
+            await asyncio.sleep(pause)
+
+    def _refused(self, answer: Answer, what: str) -> DeviceError:
+        return DeviceError(f"{self.name} refused {what}: {status_text(answer.status)}", answer.status)
+
+    def _garbled(self, what: str) -> DeviceError:
+        return DeviceError(f"{self.name} answered {what} with bytes that make no sense; is its firmware of this version?")
+
+    async def hello(self, timeout: float = _REQUEST_S) -> DeviceInfo:
+        """The board's self-description."""
+        answer = await self._request(lib.QFL_MSG_INFO, timeout=timeout)
+        if answer.status < 0:
+            raise self._refused(answer, "to describe itself")
+        try:
+            raw = cbor2.loads(answer.body)
+            self.info = DeviceInfo(
+                protocol=int(raw["protocol"]),
+                firmware=str(raw["firmware"]),
+                board=str(raw["board"]),
+                uid=bytes(raw["uid"]).hex(),
+                state=STATES.get(raw["state"], "unknown"),
+                reset=RESETS.get(raw["reset"], "other"),
+                package=bytes(raw["package"]).hex() if "package" in raw else None,
+                head=int(raw["head"]) if "head" in raw else None,
+                **{k: int(raw[k]) for k in ("ram", "flash", "arena", "store", "uptime_ms", "lost")},
+                **{k: int(raw.get(k, 0)) for k in ("params", "features", "classes", "samples", "capacity")},
+            )
+        except (cbor2.CBORDecodeError, KeyError, TypeError, ValueError):
+            raise self._garbled("the hello") from None
+        return self.info
+
+    async def status(self, timeout: float = _REQUEST_S) -> DeviceStatus:
+        answer = await self._request(lib.QFL_MSG_STATUS, timeout=timeout)
+        if answer.status < 0:
+            raise self._refused(answer, "its status")
+        if len(answer.body) != 16:
+            raise self._garbled("a status request")
+        state, flags, samples, capacity, head, round_, rejected = struct.unpack("<BBHHIHI", answer.body)
+        return DeviceStatus(
+            STATES.get(state, "unknown"), bool(flags & 1), bool(flags & 2), bool(flags & 4),
+            samples, capacity, head, round_, rejected,
+        )  # fmt: skip
+
+    async def push(
+        self, package: bytes, *, timeout: float = 120.0, progress: Callable[[int, int], None] | None = None
+    ) -> bool:
+        """Make `package` current on the board, going on where an earlier push broke off. False: it had it already."""
+        sha = hashlib.sha256(package).hexdigest()
+        if self.info is not None and self.info.package == sha:
+            return False
+        moved = await self._put(lib.QFL_OBJECT_PACKAGE, package, "the package", timeout, progress)
+        self._config = None
+        await self.hello()
+        if self.info is None or self.info.package != sha:
+            raise DeviceError(f"{self.name} did not make the package current")
+        return moved > 0
+
+    async def put_head(self, params: bytes, *, timeout: float = 60.0) -> None:
+        """Set the whole global head: float32 little-endian parameters."""
+        await self._put(lib.QFL_OBJECT_HEAD, params, "the head", timeout, None)
+
+    async def _put(
+        self, kind: int, data: bytes, what: str, timeout: float, progress: Callable[[int, int], None] | None
+    ) -> int:
+        """Move one object; returns the bytes moved. Breaks are resumed at the board's offset until the deadline."""
+        deadline = time.monotonic() + timeout
+        begin = struct.pack("<BI", kind, len(data)) + hashlib.sha256(data).digest()
+        moved = 0
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise LinkError(f"{self.url}: {what} did not get through within {timeout:g} s")
+            # A first erase of flash may take seconds: the answer to PUT_BEGIN has the whole deadline.
+            answer = await self._request(lib.QFL_MSG_PUT_BEGIN, begin, timeout=left)
+            if answer.status < 0:
+                raise self._refused(answer, what)
+            try:
+                moved += await self._stream(data, int.from_bytes(answer.body[:4], "little"), left, progress)
+                answer = await self.session.request(
+                    lib.QFL_MSG_PUT_END, timeout=max(0.5, min(10.0, deadline - time.monotonic()))
+                )
+            except (LinkError, _Resume):
+                continue
+            if answer.status == lib.QFL_E_STATE and time.monotonic() < deadline:
+                continue
+            if answer.status < 0:
+                raise self._refused(answer, what)
+            return moved
+
+    async def _stream(self, data: bytes, at: int, timeout: float, progress: Callable[[int, int], None] | None) -> int:
+        start, session = at, self.session
+        chunk = min(4096, session.link.peer_message_max - 6)
+        while not session.refusals.empty():
+            session.refusals.get_nowait()
+        number = session.next_number()
+        while at < len(data):
+            if not session.refusals.empty():
+                answer = session.refusals.get_nowait()
+                if answer.number == number:
+                    raise _Resume
+            piece = data[at : at + chunk]
+            await session.send(lib.QFL_MSG_PUT_DATA, number, struct.pack("<I", at) + piece, timeout=timeout)
+            at += len(piece)
+            if progress is not None:
+                progress(at, len(data))
+        await session.drained(timeout)
+        return at - start
+
+    async def configure(self, config: bytes, *, timeout: float = _REQUEST_S) -> None:
+        """Set a run's hyper-parameters (`config_bytes`); repeated on the board's demand after a reset."""
+        answer = await self._request(lib.QFL_MSG_CONFIG, config, timeout=timeout)
+        if answer.status < 0:
+            raise self._refused(answer, "the run's configuration")
+        self._config = config
+
+    async def train(
+        self, round_: int, head: int, *, timeout: float, update: tuple[int, bytes] | None = None
+    ) -> Delta:
+        """Train one round from the global head named `head` and return its delta.
+
+        update: (base, coded delta): for a board that holds `base`, the delta that leads to `head`.
+        StaleHead: it holds another head. DeviceError: refused, or an answer that makes no sense.
+        """
+        body = struct.pack("<HBI", round_, 1 if update else 0, head)
+        if update is not None:
+            body += struct.pack("<I", update[0]) + update[1]
+        deadline = time.monotonic() + timeout
+        for attempt in (0, 1):
+            answer = await self._request(lib.QFL_MSG_TRAIN, body, timeout=max(0.1, deadline - time.monotonic()))
+            if answer.status == lib.QFL_E_STATE and self._config is not None and attempt == 0:
+                await self.configure(self._config)  # the board was reset since
+                continue
+            break
+        if answer.status == lib.QFL_E_STALE:
+            raise StaleHead(f"{self.name} holds another head", int.from_bytes(answer.body[:4], "little"))
+        if answer.status < 0:
+            raise self._refused(answer, f"to train round {round_}")
+        if len(answer.body) < 9:
+            raise self._garbled("a train request")
+        got, samples, loss, books = struct.unpack_from("<HHHH", answer.body)
+        if got != round_ & 0xFFFF:
+            raise DeviceError(f"{self.name} answered round {round_} with round {got}", lib.QFL_E_STALE)
+        return Delta(round_, samples, loss / _LOSS_UNITS, answer.body[8:], books == answer.peer_books)
+
+    async def update(self, base: int, result: int, data: bytes, *, timeout: float = 10.0) -> None:
+        """Lead the board from head `base` to head `result` by a coded delta. StaleHead when it holds neither."""
+        if len(data) + 11 > self.session.link.peer_message_max:
+            await self._put(lib.QFL_OBJECT_UPDATE, data, "an update", timeout, None)
+            body = struct.pack("<BII", lib.QFL_TRAIN_STAGED, base, result)
+        else:
+            body = struct.pack("<BII", 0, base, result) + data
+        answer = await self._request(lib.QFL_MSG_UPDATE, body, timeout=timeout)
+        if answer.status == lib.QFL_E_STALE:
+            raise StaleHead(f"{self.name} holds another head", int.from_bytes(answer.body[:4], "little"))
+        if answer.status < 0:
+            raise self._refused(answer, "an update of the head")
+
+    async def evaluate(self, *, held_back: bool = False, timeout: float = 60.0) -> Score:
+        """Score of the board's global head on its local samples, or on those held back only."""
+        answer = await self._request(lib.QFL_MSG_EVAL, bytes((held_back,)), timeout=timeout)
+        if answer.status < 0:
+            raise self._refused(answer, "an evaluation")
+        if len(answer.body) != 12:
+            raise self._garbled("an evaluation")
+        return Score(*struct.unpack("<IIf", answer.body))
+
+    async def books(self, timeout: float = _REQUEST_S) -> tuple[Counters, Counters]:
+        """(ours, the board's) counters of this link at one moment; on a clean link tx of one is rx of the other."""
+        answer = await self._request(lib.QFL_MSG_COUNTERS, timeout=timeout)
+        if answer.status < 0 or len(answer.body) != 44:
+            raise self._garbled("a request for its books")
+        return answer.before, Counters(*struct.unpack("<11I", answer.body))
+
+    async def wait_samples(self, count: int, *, timeout: float, poll: float = 0.2) -> DeviceStatus:
+        """Wait until the board has cached or refused `count` samples, or is full."""
+        deadline = time.monotonic() + timeout
+        while True:
+            status = await self.status()
+            if status.samples + status.rejected >= count or status.samples >= status.capacity:
+                return status
+            if time.monotonic() >= deadline:
+                raise DeviceError(f"{self.name} has {status.samples} of {count} samples after {timeout:g} s")
+            await asyncio.sleep(poll)
+
+
+class _Resume(Exception):
+    """The board refused a piece; ask where to go on."""
+
+
+def differences(ours: Counters, theirs: Counters) -> dict[str, tuple[int, int]]:
+    """Purposes in which two ends' books differ: name -> (sent, received), empty when they balance."""
+    found = {}
+    for purpose in ("payload", "framing", "ack", "retransmission", "handshake"):
+        down = (getattr(ours, f"tx_{purpose}"), getattr(theirs, f"rx_{purpose}"))
+        up = (getattr(theirs, f"tx_{purpose}"), getattr(ours, f"rx_{purpose}"))
+        if down[0] % 2**32 != down[1] % 2**32:
+            found[f"down {purpose}"] = down
+        if up[0] % 2**32 != up[1] % 2**32:
+            found[f"up {purpose}"] = up
+    return found
+
+
+async def open_all(devices: list[Device], timeout: float = 10.0) -> dict[str, str]:
+    """Open and greet several boards at once; returns name -> reason for those that failed."""
+
+    async def one(device: Device) -> str | None:
+        try:
+            await device.open(timeout)
+            await device.hello(timeout)
+        except (LinkError, DeviceError) as error:
+            return str(error)
+        return None
+
+    reasons = await asyncio.gather(*(one(d) for d in devices))
+    return {d.name: r for d, r in zip(devices, reasons, strict=True) if r is not None}

@@ -1,0 +1,1 @@
+"""Fleets: run descriptions, rounds with deadlines and failures, checkpoints."""

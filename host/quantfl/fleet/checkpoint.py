@@ -1,0 +1,119 @@
+"""A run's folder and its checkpoint: written whole after every round, so a run killed at any moment resumes.
+
+Layout of the folder: FLEET.toml (the description as given), package.tflite, checkpoint.npz, history.jsonl (one line per
+round), model.tflite, summary.json, accuracy.png.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from quantfl.errors import RunError
+from quantfl.link.ledger import Ledger
+from quantfl.strategy.fedavg import Update
+
+FORMAT = 1
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace `path` in one step: after a crash it is the old content or the new, never a part."""
+    temporary = path.with_name(path.name + ".new")
+    with open(temporary, "wb") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(temporary, path)
+
+
+@dataclass
+class State:
+    """All that a run needs to go on after `round`: head and residual float32 [params], updates, history, ledger."""
+
+    round: int
+    params: np.ndarray
+    residual: np.ndarray
+    package_sha256: str
+    config: dict
+    updates: list[Update] = field(default_factory=list)
+    history: list[dict] = field(default_factory=list)
+    ledger: Ledger = field(default_factory=Ledger)
+
+
+class RunFolder:
+    """Paths of a run. `create` makes the folder; an existing run is only ever resumed, never overwritten."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __getattr__(self, name: str) -> Path:
+        names = {
+            "description": "FLEET.toml",
+            "package": "package.tflite",
+            "checkpoint": "checkpoint.npz",
+            "history": "history.jsonl",
+            "model": "model.tflite",
+            "summary": "summary.json",
+            "plot": "accuracy.png",
+        }
+        if name in names:
+            return self.path / names[name]
+        raise AttributeError(name)
+
+    def create(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot make the run's folder: {error.strerror}") from None
+
+    @property
+    def exists(self) -> bool:
+        return self.checkpoint.exists()
+
+    def save(self, state: State) -> None:
+        """Checkpoint and history; either both are of this round, or the checkpoint decides on resume."""
+        buffer = io.BytesIO()
+        meta = {
+            "format": FORMAT,
+            "round": state.round,
+            "package_sha256": state.package_sha256,
+            "config": state.config,
+            "updates": [[u.base, u.result, len(u.data)] for u in state.updates],
+            "history": state.history,
+            "ledger": state.ledger.to_json(),
+        }
+        np.savez(
+            buffer,
+            params=state.params,
+            residual=state.residual,
+            updates=np.frombuffer(b"".join(u.data for u in state.updates), np.uint8),
+            meta=np.frombuffer(json.dumps(meta).encode(), np.uint8),
+        )
+        write_atomic(self.checkpoint, buffer.getvalue())
+        write_atomic(self.history, "".join(json.dumps(r) + "\n" for r in state.history).encode())
+
+    def load(self) -> State:
+        """The last checkpoint. RunError when there is none or it cannot be read."""
+        try:
+            with np.load(self.checkpoint, allow_pickle=False) as z:
+                meta = json.loads(bytes(z["meta"]))
+                params, residual, blob = z["params"].copy(), z["residual"].copy(), bytes(z["updates"])
+        except FileNotFoundError:
+            raise RunError(f"{self.path} holds no checkpoint: start the run without --resume") from None
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise RunError(f"{self.checkpoint} cannot be read ({error}); start the run anew") from None
+        if meta["format"] != FORMAT:
+            raise RunError(f"{self.checkpoint} has format {meta['format']}, this quantfl writes {FORMAT}")
+        updates, at = [], 0
+        for base, result, n in meta["updates"]:
+            updates.append(Update(base, result, blob[at : at + n]))
+            at += n
+        ledger = Ledger.from_json(meta["ledger"])
+        return State(
+            meta["round"], params, residual, meta["package_sha256"], meta["config"], updates, meta["history"], ledger
+        )

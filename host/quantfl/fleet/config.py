@@ -1,0 +1,183 @@
+"""A run's description, FLEET.toml: every field validated, every error with file and key or line.
+
+Paths in the file are relative to the file. All fields with their defaults are listed in docs/FLEET.md.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from quantfl.core.codec import LEVELS, Codec
+from quantfl.core.head import FitConfig
+from quantfl.errors import UsageError
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RunTable(_Table):
+    """[run]: what is repeated, how often, and where it is written."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "run"
+    rounds: Annotated[int, Field(ge=1, le=65535)] = 20
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    min_boards: Annotated[int, Field(ge=1)] = 1
+    deadline_s: Annotated[float, Field(gt=0)] = 60.0
+    evaluate_every: Annotated[int, Field(ge=1)] = 1
+    out: str | None = None
+
+
+class ModelTable(_Table):
+    """[model]: a package, or a .tflite or .keras file that is converted first."""
+
+    path: str
+    cut: str | None = None
+    calibrate: str | None = None
+
+
+class BoardTable(_Table):
+    """[[fleet.board]]: one board at a port; samples: the channel its data is fed through, emulated boards only."""
+
+    url: str
+    samples: str | None = None
+    name: str | None = None
+
+
+class FleetTable(_Table):
+    """[fleet]: either emulated boards that the run boots itself, or boards at ports."""
+
+    emulate: Literal["auto", "native", "qemu_m4", "inproc"] | None = None
+    boards: Annotated[int, Field(ge=1, le=4096)] = 8
+    board: tuple[BoardTable, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_of(self) -> FleetTable:
+        if (self.emulate is None) == (not self.board):
+            raise ValueError("give either emulate (boards the run boots) or [[fleet.board]] tables with urls")
+        return self
+
+    @property
+    def size(self) -> int:
+        return len(self.board) if self.board else self.boards
+
+
+class DataTable(_Table):
+    """[data]: what is fed to emulated boards, how it is split, and what the host evaluates on."""
+
+    name: str = "digits"
+    path: str | None = None
+    split: str = "dirichlet:0.3"
+    samples_per_board: Annotated[int, Field(ge=1)] | None = None
+    test_samples: Annotated[int, Field(ge=1)] | None = None
+
+
+class TrainTable(_Table):
+    """[train]: hyper-parameters of the local fits."""
+
+    lr: Annotated[float, Field(gt=0, le=1e6)] = 0.05
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    prox: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    epochs: Annotated[int, Field(ge=1, le=65535)] = 1
+    batch: Annotated[int, Field(ge=1, le=65535)] = 10
+    holdout: Annotated[int, Field(ge=0, le=255)] = 0
+
+    @field_validator("holdout")
+    @classmethod
+    def _not_all(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("1 would hold back every sample; use 0 or at least 2")
+        return value
+
+    def fit(self) -> FitConfig:
+        return FitConfig(**self.model_dump())
+
+
+class CodecTable(_Table):
+    """[uplink] and [downlink]: how deltas are coded in that direction."""
+
+    codec: Literal["fp32", "bu"] = "bu"
+    levels: int = 64
+    per_tensor: bool = False
+    means: bool = False
+
+    @field_validator("levels")
+    @classmethod
+    def _known(cls, value: int) -> int:
+        if value not in LEVELS:
+            raise ValueError(f"must be one of {', '.join(map(str, LEVELS))}")
+        return value
+
+    def make(self) -> Codec:
+        return Codec(self.codec, self.levels, self.per_tensor, self.means)
+
+
+class StrategyTable(_Table):
+    """[strategy]: how deltas become a new head."""
+
+    name: Literal["fedavg"] = "fedavg"
+    server_lr: Annotated[float, Field(gt=0, le=100)] = 1.0
+
+
+class RunConfig(_Table):
+    """A whole FLEET.toml."""
+
+    model: ModelTable
+    fleet: FleetTable
+    run: RunTable = RunTable()
+    data: DataTable = DataTable()
+    train: TrainTable = TrainTable()
+    uplink: CodecTable = CodecTable()
+    downlink: CodecTable = CodecTable()
+    strategy: StrategyTable = StrategyTable()
+
+    @model_validator(mode="after")
+    def _enough(self) -> RunConfig:
+        if self.run.min_boards > self.fleet.size:
+            raise ValueError(f"run.min_boards is {self.run.min_boards}, but the fleet has {self.fleet.size} boards")
+        return self
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text or "the file"
+
+
+def parse(text: str, source: str = "FLEET.toml") -> RunConfig:
+    """A description from TOML text. UsageError names `source` and the line or key."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{source}: not TOML: {error}") from None
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            message = "no such key; see docs/FLEET.md"
+        elif first["type"] == "missing":
+            message = "is missing"
+        given = first.get("input")
+        shown = f" (got {given!r})" if isinstance(given, str | int | float) and first["type"] != "missing" else ""
+        raise UsageError(f"{source}: {_key(first['loc'])}: {message}{shown}{more}") from None
+
+
+def load(path: Path) -> RunConfig:
+    """Read FLEET.toml. UsageError when it is absent, unreadable or wrong."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from None
+    return parse(text, str(path))

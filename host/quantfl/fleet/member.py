@@ -1,0 +1,128 @@
+"""One board as a member of a fleet: set up, kept up to date, asked for its delta; failures stay its own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from quantfl.core import lib
+from quantfl.device import Delta, Device, StaleHead
+from quantfl.errors import DeviceError
+from quantfl.strategy.fedavg import Update
+
+Feed = Callable[[], int]
+
+
+@dataclass
+class Member:
+    """A client of the run.
+
+    index: its place in the fleet, which decides its data, its seed and the order of aggregation. feed: puts its samples
+    into its sample channel and returns the bytes moved (emulated boards), None when the board has its own sensor.
+    """
+
+    index: int
+    name: str
+    device: Device
+    config: bytes
+    feed: Feed | None = None
+    expected: int = 0  # samples fed
+    emulated: Any = None
+    head: int | None = None  # hash of the global head it holds, as far as we know
+    ready: bool = False
+    state: str = "new"
+    samples: int = 0
+    fed_bytes: int = 0
+    reason: str | None = None
+    stats: dict[str, Any] = field(default_factory=dict)
+
+    async def set_up(self, package: bytes, *, timeout: float, progress: Callable[[str], None]) -> None:
+        """Connect, greet, push the package unless it is there, feed samples, configure. Repeatable."""
+        deadline = time.monotonic() + timeout
+
+        def left() -> float:
+            return max(0.5, deadline - time.monotonic())
+
+        self.ready = False
+        progress("connecting")
+        if not self.device.session.up:
+            await self.device.open(min(left(), 10.0))
+        info = await self.device.hello(left())
+        progress("pushing")
+        await self.device.push(package, timeout=left())
+        info = self.device.info or info
+        if self.feed is not None and info.samples == 0:
+            progress("sampling")
+            self.fed_bytes += await _in_thread(self.feed)
+        if self.feed is not None:
+            status = await self.device.wait_samples(self.expected, timeout=left())
+            self.samples = status.samples
+        else:
+            self.samples = info.samples
+        await self.device.configure(self.config)
+        self.head = info.head
+        self.ready, self.reason = True, None
+        progress("ready")
+
+    async def bring_up_to_date(self, target: int, params: bytes, updates: list[Update]) -> tuple[int, bytes] | None:
+        """Lead the board to head `target` by the cheapest way.
+
+        One step behind: returns (base, coded delta) to go with the TRAIN request. More: the coded deltas one by one, or
+        the whole head when that is shorter.
+        """
+        if self.head == target:
+            return None
+        chain: list[Update] = []
+        wanted = target
+        for update in reversed(updates):
+            if update.result == wanted:
+                chain.insert(0, update)
+                wanted = update.base
+            if wanted == self.head:
+                break
+        whole = len(params) + 64 * (1 + len(params) // 4096)
+        if wanted != self.head or sum(len(u.data) + 40 for u in chain) >= whole:
+            await self.device.put_head(params)
+            self.head = target
+            return None
+        last = chain.pop()
+        for update in chain:
+            await self.device.update(update.base, update.result, update.data)
+            self.head = update.result
+        if len(last.data) + 13 > self.device.session.link.peer_message_max:
+            await self.device.update(last.base, last.result, last.data)
+            self.head = last.result
+            return None
+        return last.base, last.data
+
+    async def contribute(
+        self, round_: int, target: int, params: bytes, updates: list[Update], *, timeout: float
+    ) -> Delta:
+        """One round: bring the board to head `target`, let it train, return its delta."""
+        deadline = time.monotonic() + timeout
+        for _attempt in range(3):
+            update = await self.bring_up_to_date(target, params, updates)
+            try:
+                delta = await self.device.train(
+                    round_, target, timeout=max(0.1, deadline - time.monotonic()), update=update
+                )
+            except StaleHead as error:
+                self.head = error.head  # it was reset, or another host moved it
+                continue
+            except DeviceError as error:
+                if error.status == lib.QFL_E_STATE:
+                    self.ready = False  # it lost package, samples or configuration
+                raise
+            self.head = target
+            return delta
+        raise DeviceError(f"{self.name} does not take the global head", lib.QFL_E_STALE)
+
+
+async def _in_thread(function: Callable[[], int]) -> int:
+    return await asyncio.get_running_loop().run_in_executor(None, function)
+
+
+

@@ -1,0 +1,309 @@
+"""Federated rounds over a fleet: selection, deadlines, aggregation, books, checkpoints.
+
+A board that is late, gone or answers nonsense costs its own contribution and is reported; the round goes on with the
+others. After every round the state is checkpointed; a resumed run produces the same bytes as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from quantfl.core.codec import CodecError
+from quantfl.core.head import Score
+from quantfl.device import Delta, differences
+from quantfl.errors import DeviceError, LinkError, QuantflError, RunError
+from quantfl.fleet.checkpoint import RunFolder, State
+from quantfl.fleet.config import RunConfig
+from quantfl.fleet.member import Member
+from quantfl.link.ledger import Ledger, down_of, up_of
+from quantfl.strategy.fedavg import Contribution, FedAvg, Update
+
+
+class Progress(Protocol):
+    """What a run reports while it goes on; quantfl.report.live shows it."""
+
+    def phase(self, text: str) -> None: ...
+    def board(self, name: str, **fields: Any) -> None: ...
+    def round_done(self, record: dict) -> None: ...
+    def warn(self, text: str) -> None: ...
+
+
+class Silent:
+    """A Progress that shows nothing."""
+
+    def phase(self, text: str) -> None:
+        pass
+
+    def board(self, name: str, **fields: Any) -> None:
+        pass
+
+    def round_done(self, record: dict) -> None:
+        pass
+
+    def warn(self, text: str) -> None:
+        pass
+
+
+@dataclass
+class Federation:
+    """Everything a run works with. evaluate: scores global parameters float32 [params] on the host's test data."""
+
+    config: RunConfig
+    package: bytes
+    package_sha256: str
+    strategy: FedAvg
+    members: list[Member]
+    evaluate: Callable[[np.ndarray], Score]
+    folder: RunFolder | None
+    progress: Progress
+
+
+def select(seed: int, round_: int, count: int, fraction: float) -> list[int]:
+    """Indices of the clients of a round, ascending; the same for the same seed and round."""
+    take = max(1, round(fraction * count))
+    return sorted(int(i) for i in np.random.default_rng([seed, round_]).choice(count, take, replace=False))
+
+
+class Rounds:
+    """Runs the rounds of a federation. `stop` asks it to end after what is already complete."""
+
+    def __init__(self, federation: Federation, state: State | None = None):
+        self.f = federation
+        self.history: list[dict] = state.history if state else []
+        self.ledger: Ledger = state.ledger if state else Ledger()
+        self.updates: list[Update] = state.updates if state else []
+        self.round = state.round if state else 0
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    @property
+    def stopped(self) -> bool:
+        return self._stop.is_set()
+
+    async def set_up(self) -> None:
+        """Bring every board up. RunError when fewer than run.min_boards are ready."""
+        run = self.f.config.run
+        self.f.progress.phase("setting boards up")
+        await asyncio.gather(*(self._set_up_one(m, max(run.deadline_s, 120.0)) for m in self.f.members))
+        ready = [m for m in self.f.members if m.ready]
+        if len(ready) < run.min_boards:
+            reasons = "; ".join(f"{m.name}: {m.reason}" for m in self.f.members if not m.ready)
+            raise RunError(f"{len(ready)} of {len(self.f.members)} boards are ready, {run.min_boards} needed: {reasons}")
+        for member in self.f.members:
+            self._book(0, member)
+
+    async def _set_up_one(self, member: Member, timeout: float) -> None:
+        def progress(state: str) -> None:
+            member.state = state
+            self.f.progress.board(member.name, state=state, samples=member.samples)
+
+        try:
+            await asyncio.wait_for(member.set_up(self.f.package, timeout=timeout, progress=progress), timeout + 1)
+        except (QuantflError, TimeoutError) as error:
+            member.ready, member.state = False, "failed"
+            member.reason = str(error) or f"not set up within {timeout:g} s"
+            self.f.progress.board(member.name, state="failed", reason=member.reason)
+        if member.fed_bytes:
+            self.ledger.samples[member.name] = member.fed_bytes
+
+    def _book(self, round_: int, member: Member) -> tuple[int, int]:
+        moved = self.ledger.record(round_, member.name, member.device.counters())
+        up, down = up_of(moved), down_of(moved)
+        self.f.progress.board(member.name, up=up.total, down=down.total)
+        return up.total, down.total
+
+    def score_start(self) -> Score:
+        """Accuracy before the first round, kept as round 0 of the history."""
+        score = self.f.evaluate(self.f.strategy.params)
+        if not self.history:
+            up, down = self.ledger.total()
+            self.history.append(
+                {"round": 0, "accuracy": score.accuracy, "loss": score.loss, "test_samples": score.count,
+                 "up_bytes": up.total, "down_bytes": down.total, "head": self.f.strategy.hash}
+            )  # fmt: skip
+        return score
+
+    async def run(self) -> None:
+        """All rounds that are left. Ends early, cleanly, after `stop`."""
+        rounds = self.f.config.run.rounds
+        while self.round < rounds and not self.stopped:
+            record = await self._one_round(self.round + 1)
+            if record is None:
+                return
+            self.round += 1
+            self.history.append(record)
+            self._checkpoint()
+            self.f.progress.round_done(record)
+
+    def _checkpoint(self) -> None:
+        f = self.f
+        if f.folder is not None:
+            f.folder.save(
+                State(self.round, f.strategy.params, f.strategy.residual, f.package_sha256,
+                      f.config.model_dump(mode="json"), self.updates, self.history, self.ledger)
+            )  # fmt: skip
+
+    async def _one_round(self, round_: int) -> dict | None:
+        f, run = self.f, self.f.config.run
+        started = time.monotonic()
+        chosen = [f.members[i] for i in select(run.seed, round_, len(f.members), run.fraction)]
+        f.progress.phase(f"round {round_} of {run.rounds}: {len(chosen)} boards")
+        target, params = f.strategy.hash, f.strategy.params.tobytes()
+        failed: dict[str, str] = {}
+        tasks = {asyncio.create_task(self._client(m, round_, target, params)): m for m in chosen}
+        stop = asyncio.create_task(self._stop.wait())
+        pending = set(tasks)
+        deadline = started + run.deadline_s
+        while pending and not self.stopped and time.monotonic() < deadline:
+            _, waiting = await asyncio.wait(
+                pending | {stop}, timeout=max(0.0, deadline - time.monotonic()), return_when=asyncio.FIRST_COMPLETED
+            )
+            pending = waiting - {stop}
+        stop.cancel()
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self.stopped:
+            return None
+        contributions: list[tuple[Member, Delta, Contribution]] = []
+        for task, member in tasks.items():
+            reason = self._reason(task, run.deadline_s)
+            if reason is None:
+                delta = task.result()
+                try:
+                    contributions.append((member, delta, f.strategy.read(delta.data, delta.samples)))
+                except CodecError as error:
+                    reason = f"its delta was refused: {error}"
+            if reason is not None:
+                failed[member.name] = reason
+                member.state = "failed"
+                f.progress.board(member.name, state="failed", reason=reason)
+        update = f.strategy.step(c for _, _, c in contributions)
+        if update is not None:
+            self.updates = [*self.updates[-63:], update]
+        return await self._record(round_, started, chosen, contributions, failed)
+
+    @staticmethod
+    def _reason(task: asyncio.Task, deadline_s: float) -> str | None:
+        if task.cancelled():
+            return f"no delta within {deadline_s:g} s"
+        error = task.exception()
+        if error is None:
+            return None
+        if isinstance(error, DeviceError | LinkError | TimeoutError):
+            return str(error) or f"no delta within {deadline_s:g} s"
+        raise error
+
+    async def _client(self, member: Member, round_: int, target: int, params: bytes) -> Delta:
+        run, started = self.f.config.run, time.monotonic()
+        if not member.ready:
+            await self._set_up_one(member, min(10.0, run.deadline_s))
+            if not member.ready:
+                raise LinkError(member.reason or f"{member.name} is not ready")
+        member.state = "training"
+        self.f.progress.board(member.name, state="training", samples=member.samples)
+        try:
+            delta = await member.contribute(round_, target, params, self.updates, timeout=run.deadline_s)
+        except LinkError:
+            member.ready = False
+            raise
+        member.state = "done"
+        member.stats = {
+            "samples": delta.samples, "loss": delta.loss, "delta_bytes": len(delta.data),
+            "seconds": round(time.monotonic() - started, 3), "delta_sha256": _sha(delta.data),
+        }  # fmt: skip
+        self.f.progress.board(member.name, state="done", samples=delta.samples, loss=delta.loss,
+                              seconds=member.stats["seconds"])  # fmt: skip
+        if not delta.balanced:
+            await self._explain(member, round_)
+        return delta
+
+    async def _explain(self, member: Member, round_: int) -> None:
+        """The board's digest of the books differs from ours: fetch its books and say where."""
+        ours, theirs = await member.device.books()
+        found = differences(ours, theirs)
+        shown = ", ".join(f"{k} {a} sent, {b} received" for k, (a, b) in found.items()) or "now equal"
+        text = f"round {round_}, {member.name}: the books of the link differ: {shown}; noise {ours.rx_noise} bytes"
+        self.ledger.imbalances.append(text)
+        self.f.progress.warn(text)
+
+    async def _record(
+        self, round_: int, started: float, chosen: list[Member],
+        contributions: list[tuple[Member, Delta, Contribution]], failed: dict[str, str],
+    ) -> dict:  # fmt: skip
+        f = self.f
+        boards: dict[str, dict] = {}
+        for member in chosen:
+            up, down = self._book(round_, member)
+            boards[member.name] = {"up_bytes": up, "down_bytes": down, "state": member.state}
+        samples = 0
+        loss = 0.0
+        for member, delta, _ in contributions:
+            boards[member.name].update(member.stats)
+            samples += delta.samples
+            loss += delta.samples * delta.loss
+        record: dict[str, Any] = {"round": round_}
+        if round_ % f.config.run.evaluate_every == 0 or round_ == f.config.run.rounds:
+            score = f.evaluate(f.strategy.params)
+            record |= {"accuracy": score.accuracy, "loss": score.loss, "test_samples": score.count}
+        up, down = self.ledger.total()
+        return record | {
+            "train_loss": loss / samples if samples else None,
+            "train_samples": samples,
+            "contributors": [m.name for m, _, _ in contributions],
+            "failed": failed,
+            "up_bytes": up.total,
+            "down_bytes": down.total,
+            "head": f.strategy.hash,
+            "seconds": round(time.monotonic() - started, 3),
+            "boards": boards,
+        }
+
+    async def close_books(self) -> dict[str, dict]:
+        """Compare the full books of every board that answers; returns board -> purposes that differ."""
+        found: dict[str, dict] = {}
+
+        async def one(member: Member) -> None:
+            try:
+                ours, theirs = await member.device.books()
+            except (LinkError, DeviceError):
+                return
+            diff = differences(ours, theirs)
+            if diff:
+                found[member.name] = {k: list(v) for k, v in diff.items()}
+            self.f.progress.board(member.name, books="differ" if diff else "balance")
+
+        await asyncio.gather(*(one(m) for m in self.f.members if m.device.session.up))
+        for member in self.f.members:
+            self._book(self.round, member)
+        return found
+
+
+def _sha(data: bytes) -> str:
+
+
+    return hashlib.sha256(data).hexdigest()
+
+
+def ledger_summary(ledger: Ledger) -> dict:
+    """Bytes per board and in all, as they go into summary.json."""
+    up, down = ledger.total()
+    up_rounds, down_rounds = ledger.total(first=1)
+    return {
+        "up": asdict(up), "down": asdict(down), "up_total": up.total, "down_total": down.total,
+        "rounds_up": asdict(up_rounds), "rounds_down": asdict(down_rounds),
+        "rounds_up_total": up_rounds.total, "rounds_down_total": down_rounds.total,
+        "boards": {b: {"up": asdict(u), "down": asdict(d), "up_total": u.total, "down_total": d.total}
+                   for b, (u, d) in ledger.per_board().items()},
+        "samples_fed": ledger.samples,
+        "imbalances": ledger.imbalances,
+    }  # fmt: skip

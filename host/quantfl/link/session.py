@@ -1,0 +1,220 @@
+"""Requests and answers over one link: the host's end of docs/PROTOCOL.md.
+
+A `Session` owns a transport and the C link, pumps bytes between them, matches answers to requests by kind and number,
+and reconnects. Counters go on over reconnections: they are the books of the link, not of a session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+from quantfl.core import lib
+from quantfl.core.link import DOWN, NEVER, UP, Counters, Link
+from quantfl.errors import LinkError
+from quantfl.link.transport import Transport
+
+ANSWER = lib.QFL_MSG_ANSWER
+KIND_NAMES = {
+    lib.QFL_MSG_INFO: "info",
+    lib.QFL_MSG_PUT_BEGIN: "put",
+    lib.QFL_MSG_PUT_DATA: "put",
+    lib.QFL_MSG_PUT_END: "put",
+    lib.QFL_MSG_CONFIG: "config",
+    lib.QFL_MSG_TRAIN: "train",
+    lib.QFL_MSG_UPDATE: "update",
+    lib.QFL_MSG_EVAL: "evaluate",
+    lib.QFL_MSG_STATUS: "status",
+    lib.QFL_MSG_COUNTERS: "counters",
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A board's answer: status (0 or a negative qfl_status), body, and the peer's books at that moment."""
+
+    kind: int
+    number: int
+    status: int
+    body: bytes
+    before: Counters  # this end's counters before the answer's first frame
+    peer_books: int  # the digest the peer's books must have had if nothing was lost
+
+
+def now_ms() -> int:
+    return int(time.monotonic() * 1000)
+
+
+class Session:
+    """One board's link. Not safe for several requests at once unless they go through `request`, which queues them."""
+
+    def __init__(self, transport: Transport, link: Link | None = None, *, nonce_seed: int | None = None):
+        self.transport = transport
+        self.link = link or Link()
+        self.late = 0  # answers nobody waits for any more
+        self.payload_by_kind: Counter[tuple[str, str]] = Counter()  # (direction, kind) -> message bytes
+        self.sessions = 0
+        self._rng = random.Random(nonce_seed)
+        self._nonce = self._rng.getrandbits(32)
+        self._number = 0
+        self._waiting: dict[tuple[int, int], asyncio.Future[Answer]] = {}
+        self._refusals: asyncio.Queue[Answer] = asyncio.Queue()
+        self._timer: asyncio.TimerHandle | None = None
+        self._open = False
+        self._lost_reason: str | None = None
+        self._changed = asyncio.Event()
+        self._turn = asyncio.Lock()
+
+    @property
+    def up(self) -> bool:
+        return self._open and self.link.state == UP
+
+    @property
+    def refusals(self) -> asyncio.Queue[Answer]:
+        """Answers to PUT_DATA, which a board sends only to refuse."""
+        return self._refusals
+
+    def counters(self) -> Counters:
+        return self.link.counters()
+
+    async def open(self, timeout: float = 5.0) -> None:
+        """Open the transport and a session on it. LinkError naming the port when either fails within `timeout` s."""
+        deadline = time.monotonic() + timeout
+        if not self._open:
+            self._lost_reason = None
+            try:
+                await asyncio.wait_for(self.transport.open(self._on_bytes, self._on_lost), timeout)
+            except TimeoutError:
+                raise LinkError(f"{self.transport.url} did not open within {timeout:g} s") from None
+            self._open = True
+        self._nonce = (self._nonce + 1 + 4 * self._rng.getrandbits(29)) & 0xFFFFFFFF  # its low bits name the session
+        self.link.connect(self._nonce, now_ms())
+        self._pump()
+        while self.link.state != UP:
+            if self.link.state == DOWN:
+                raise LinkError(f"{self.transport.url}: the board speaks another protocol version; flash its firmware anew")
+            if not self._open:
+                raise LinkError(f"{self.transport.url}: {self._lost_reason}")
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise LinkError(
+                    f"no board answers at {self.transport.url} within {timeout:g} s: is it powered and running quantfl?"
+                )
+            await self._wait_change(left)
+        self.sessions += 1
+
+    async def close(self) -> None:
+        self._stop_timer()
+        self._open = False
+        self._fail_waiting("the session was closed")
+        await self.transport.close()
+
+    async def request(self, kind: int, body: bytes = b"", *, timeout: float, number: int | None = None) -> Answer:
+        """Send a request and wait for its answer. LinkError when the link fails or `timeout` s pass."""
+        async with self._turn:
+            number = self.next_number() if number is None else number
+            future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+            self._waiting[kind, number] = future
+            try:
+                await self.send(kind, number, body, timeout=timeout)
+                return await asyncio.wait_for(future, timeout)
+            except TimeoutError:
+                raise LinkError(
+                    f"{self.transport.url}: no answer to {KIND_NAMES.get(kind, kind)} within {timeout:g} s"
+                ) from None
+            finally:
+                self._waiting.pop((kind, number), None)
+
+    def next_number(self) -> int:
+        self._number = (self._number + 1) & 0xFF
+        return self._number
+
+    async def send(self, kind: int, number: int, body: bytes, *, timeout: float) -> None:
+        """Queue one message, waiting for room; LinkError when the link is down."""
+        deadline = time.monotonic() + timeout
+        while self.link.state == UP and self.link.pending >= lib.QFL_LINK_QUEUE:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise LinkError(f"{self.transport.url}: the board does not acknowledge")
+            await self._wait_change(left)
+        if not self.up:
+            raise LinkError(f"{self.transport.url}: {self._lost_reason or 'no session with the board'}")
+        message = bytes((kind, number)) + body
+        self.link.send(message)
+        self.payload_by_kind["up" if kind & ANSWER else "down", KIND_NAMES.get(kind, "other")] += len(message)
+        self._pump()
+
+    async def drained(self, timeout: float) -> None:
+        """Wait until the board has acknowledged everything sent."""
+        deadline = time.monotonic() + timeout
+        while self.link.pending:
+            left = deadline - time.monotonic()
+            if left <= 0 or not self.up:
+                raise LinkError(f"{self.transport.url}: {self._lost_reason or 'the board does not acknowledge'}")
+            await self._wait_change(left)
+
+    async def _wait_change(self, timeout: float) -> None:
+        self._changed.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), timeout)
+
+    def _on_lost(self, reason: str) -> None:
+        self._open = False
+        self._lost_reason = f"the link was lost ({reason})"
+        self._fail_waiting(self._lost_reason)
+
+    def _fail_waiting(self, reason: str) -> None:
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(LinkError(f"{self.transport.url}: {reason}"))
+        self._changed.set()
+
+    def _on_bytes(self, data: bytes) -> None:
+        at = 0
+        while at < len(data):
+            at += self.link.feed(data[at:], now_ms())
+            message = self.link.message()
+            if message is not None:
+                self._on_message(message)
+        self._pump()
+
+    def _on_message(self, message: bytes) -> None:
+        if len(message) < 3 or not message[0] & ANSWER:
+            self.late += 1
+            return
+        kind, number = message[0] & ~ANSWER, message[1]
+        status = int.from_bytes(message[2:3], "little", signed=True)
+        self.payload_by_kind["up", KIND_NAMES.get(kind, "other")] += len(message)
+        answer = Answer(kind, number, status, message[3:], self.link.counters_before(), self.link.peer_books_before())
+        future = self._waiting.get((kind, number))
+        if future is not None and not future.done():
+            future.set_result(answer)
+        elif kind == lib.QFL_MSG_PUT_DATA:
+            self._refusals.put_nowait(answer)
+        else:
+            self.late += 1
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _pump(self) -> None:
+        """Write what is due, and arrange to be called when the link next wants something by itself."""
+        self._stop_timer()
+        if not self._open:
+            return
+        while data := self.link.pull(now_ms()):
+            self.transport.write(data)
+        self._changed.set()
+        if self.link.state == DOWN:
+            self._lost_reason = self._lost_reason or "the board lost the session or does not acknowledge"
+            self._fail_waiting(self._lost_reason)
+            return
+        wait = self.link.wait(now_ms())
+        if wait != NEVER:
+            self._timer = asyncio.get_running_loop().call_later(max(wait, 1) / 1000, self._pump)

@@ -1,0 +1,177 @@
+"""Transports: how bytes reach a board. Every port a user may name is accepted everywhere.
+
+`/dev/tty…`, `COM3`, `socket://host:port`, `rfc2217://host:port`, `loop://`, `hwgrep://…` go through pyserial's
+`serial_for_url`; `inproc://…` names a board inside this process (quantfl.emulate.inproc).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+import serial
+
+from quantfl.errors import LinkError
+
+BAUD = 921_600
+
+
+class Transport(Protocol):
+    """A byte stream to one board. Callbacks run in the event loop that called `open`."""
+
+    url: str
+
+    async def open(self, on_bytes: Callable[[bytes], None], on_lost: Callable[[str], None]) -> None:
+        """Connect. LinkError when the port is absent or refuses; later failures call `on_lost` once."""
+
+    def write(self, data: bytes) -> None:
+        """Queue bytes; never blocks."""
+
+    async def close(self) -> None:
+        """Give the port back; `on_lost` is not called."""
+
+
+class SerialTransport:
+    """Anything pyserial can open. DTR and RTS are low before the port opens: many boards reset on their edges."""
+
+    def __init__(self, url: str, baud: int = BAUD):
+        self.url, self.baud = url, baud
+        self._port: serial.SerialBase | None = None
+        self._reader: threading.Thread | None = None
+        self._fd: int | None = None
+        self._out: asyncio.Queue[bytes] | None = None
+        self._writer: asyncio.Task | None = None
+        self._lost: Callable[[str], None] | None = None
+
+    async def open(self, on_bytes: Callable[[bytes], None], on_lost: Callable[[str], None]) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            port = await loop.run_in_executor(None, self._open_port)
+        except (serial.SerialException, OSError, ValueError) as error:
+            raise LinkError(f"cannot open {self.url}: {_reason(error)}; check the port and its cable or address") from None
+        self._port, self._lost = port, on_lost
+        self._out = asyncio.Queue()
+        self._writer = asyncio.create_task(self._write_all())
+        self._fd = _pollable(port)
+        if self._fd is not None:
+            loop.add_reader(self._fd, self._on_readable, on_bytes)
+        else:
+            self._reader = threading.Thread(target=self._read_all, args=(loop, on_bytes), daemon=True)
+            self._reader.start()
+
+    def _open_port(self) -> serial.SerialBase:
+        port = serial.serial_for_url(self.url, do_not_open=True)
+        port.baudrate = self.baud
+        if "://" not in self.url:
+            port.dtr = port.rts = False
+            with contextlib.suppress(AttributeError, ValueError):
+                port.exclusive = True
+        port.timeout = 0
+        port.open()
+        if _pollable(port) is None:
+            port.timeout = 0.05
+        return port
+
+    def _on_readable(self, on_bytes: Callable[[bytes], None]) -> None:
+        try:
+            data = self._port.read(65536)
+        except (serial.SerialException, OSError, TypeError) as error:
+            self._fail(_reason(error))
+            return
+        if data:
+            on_bytes(data)
+        elif self._closed_by_peer():
+            self._fail("the peer closed the connection")
+
+    def _closed_by_peer(self) -> bool:
+        """A readable socket or terminal without bytes has reached its end."""
+        try:
+            return os.fstat(self._fd) is not None and not self._port.in_waiting
+        except OSError:
+            return True
+
+    def _read_all(self, loop: asyncio.AbstractEventLoop, on_bytes: Callable[[bytes], None]) -> None:
+        port = self._port
+        while self._port is port:
+            try:
+                data = port.read(max(1, port.in_waiting))
+            except (serial.SerialException, OSError, TypeError, AttributeError) as error:
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(self._fail, _reason(error))
+                return
+            if data:
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(on_bytes, data)
+
+    def write(self, data: bytes) -> None:
+        if self._out is not None:
+            self._out.put_nowait(data)
+
+    async def _write_all(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                data = await self._out.get()
+                while not self._out.empty():
+                    data += self._out.get_nowait()
+                # A full line blocks pyserial's write; other boards must not wait for it.
+                await loop.run_in_executor(None, self._port.write, data)
+        except (serial.SerialException, OSError) as error:
+            self._fail(_reason(error))
+
+    def _fail(self, reason: str) -> None:
+        lost, self._lost = self._lost, None
+        self._stop_reading()
+        if lost is not None:
+            lost(reason)
+
+    def _stop_reading(self) -> None:
+        if self._fd is not None:
+            with contextlib.suppress(ValueError, OSError, RuntimeError):
+                asyncio.get_running_loop().remove_reader(self._fd)
+            self._fd = None
+
+    async def close(self) -> None:
+        self._lost = None
+        self._stop_reading()
+        if self._writer is not None:
+            self._writer.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._writer
+            self._writer = None
+        port, self._port = self._port, None
+        if port is not None:
+            with contextlib.suppress(serial.SerialException, OSError):
+                await asyncio.get_running_loop().run_in_executor(None, port.close)
+
+
+def _pollable(port: serial.SerialBase) -> int | None:
+    """The descriptor to watch, where the platform and the kind of port have one."""
+    if os.name != "posix":
+        return None
+    try:
+        return port.fileno()
+    except (AttributeError, OSError, serial.SerialException, ValueError):
+        return None
+    except Exception as error:  # io.UnsupportedOperation and the like from pyserial's URL handlers
+        if type(error).__name__ == "UnsupportedOperation":
+            return None
+        raise
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error).replace("\n", " ")
+    return text or type(error).__name__
+
+
+def open_transport(url: str, *, baud: int = BAUD) -> Transport:
+    """The transport for a port as a user names it; nothing is opened yet."""
+    if url.startswith("inproc://"):
+        from quantfl.emulate.inproc import InprocTransport
+
+        return InprocTransport(url)
+    return SerialTransport(url, baud)

@@ -1,0 +1,66 @@
+"""The closing summary of a run, from its summary.json."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from quantfl.link.ledger import PURPOSES
+from quantfl.report.live import kib
+
+
+def print_summary(summary: dict, console: Console | None = None) -> None:
+    """Accuracy before and after, bytes per link and purpose, the same for plain float32, where all was written."""
+    console = console or Console()
+    before, after = summary["accuracy_before"], summary["accuracy"]
+    console.print(
+        f"\n[bold]{summary['name']}[/]: accuracy {before:.4f} → [bold green]{after:.4f}[/] on "
+        f"{summary['test_samples']} test samples in {summary['rounds']} rounds on {summary['boards_used']}",
+        highlight=False,
+    )
+    if "exported_accuracy" in summary and summary["exported_accuracy"] is not None:
+        console.print(
+            f"exported int8 model in {summary['interpreter']}: accuracy {summary['exported_accuracy']:.4f}",
+            highlight=False,
+        )
+    ledger = summary["ledger"]
+    table = Table(title="bytes on the wire, by link and purpose")
+    table.add_column("link")
+    for column in ("", *PURPOSES, "total"):
+        table.add_column(column, justify="right")
+    for name, board in ledger["boards"].items():
+        for way in ("up", "down"):
+            row = board[way]
+            table.add_row(name if way == "up" else "", way, *(f"{row[p]:,}" for p in PURPOSES), f"{board[way + '_total']:,}")
+    table.add_section()
+    for way in ("up", "down"):
+        row = ledger[way]
+        table.add_row("all" if way == "up" else "", way, *(f"{row[p]:,}" for p in PURPOSES), f"{ledger[way + '_total']:,}")
+    table.add_section()
+    for way in ("up", "down"):
+        row = ledger["rounds_" + way]
+        total = ledger[f"rounds_{way}_total"]
+        table.add_row("rounds only" if way == "up" else "", way, *(f"{row[p]:,}" for p in PURPOSES), f"{total:,}")
+    console.print(table)
+    if summary.get("fp32"):
+        plain = summary["fp32"]
+        mine = ledger["rounds_up_total"] + ledger["rounds_down_total"]
+        theirs = plain["rounds_up_total"] + plain["rounds_down_total"]
+        console.print(
+            f"plain float32 exchange, same rounds and boards, measured in-process: accuracy {plain['accuracy']:.4f}, "
+            f"{kib(plain['rounds_up_total'])} up + {kib(plain['rounds_down_total'])} down; "
+            f"here {kib(ledger['rounds_up_total'])} + {kib(ledger['rounds_down_total'])}: "
+            f"[bold]{theirs / mine:.1f}×[/] fewer bytes",
+            highlight=False,
+        )
+    if ledger["samples_fed"]:
+        fed = sum(ledger["samples_fed"].values())
+        console.print(f"samples fed to emulated boards (not federated traffic): {kib(fed)}", highlight=False)
+    console.print(
+        "books of both ends: "
+        + ("balance on every link" if not summary["books_differ"] and not ledger["imbalances"] else "[yellow]differ[/]: "
+           + "; ".join([*ledger["imbalances"], *(f"{b}: {d}" for b, d in summary["books_differ"].items())])),
+        highlight=False,
+    )  # fmt: skip
+    for what, path in summary["files"].items():
+        console.print(f"  {what:<10} {path}", highlight=False, soft_wrap=True)

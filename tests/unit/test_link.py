@@ -1,0 +1,214 @@
+"""qfl_link: framing against independent implementations, sessions over lines that lose, flip, repeat and delay bytes."""
+
+from __future__ import annotations
+
+import random
+import zlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quantfl.core.link import DOWN, UP, Link, cobs_decode, cobs_encode, crc32
+from quantfl.errors import LinkError
+
+cobs = pytest.importorskip("cobs.cobs", reason="the cobs package is not installed")
+
+
+@given(st.binary(max_size=1200))
+def test_crc32_equals_zlib(data):
+    assert crc32(data) == zlib.crc32(data)
+
+
+@given(st.binary(max_size=600) | st.lists(st.sampled_from([0, 1, 255]), max_size=800).map(bytes))
+def test_cobs_equals_the_reference(data):
+    encoded = cobs_encode(data)
+    assert cobs.decode(encoded) == data
+    assert len(encoded) <= len(data) + len(data) // 254 + 1
+    assert 0 not in encoded
+    assert cobs_decode(cobs.encode(data)) == data
+
+
+@given(st.binary(max_size=300))
+def test_cobs_decode_of_anything_agrees_with_the_reference(data):
+    try:
+        expected = cobs.decode(data) if data else None
+    except cobs.DecodeError:
+        expected = None
+    try:
+        got = cobs_decode(data)
+    except ValueError:
+        got = None
+    assert got == expected
+
+
+class Line:
+    """Two links joined by a line with faults; time moves in steps of 1 ms."""
+
+    def __init__(self, seed: int, *, flip=0.0, drop=0.0, dup=0.0, noise=0.0, **config):
+        self.rng = random.Random(seed)
+        self.flip, self.drop, self.dup, self.noise = flip, drop, dup, noise
+        self.host = Link(**config)
+        self.board = Link(initiator=False, message_max=5000, frame_max=64, window=config.get("window", 16))
+        self.now = 0
+        self.got: dict[str, list[bytes]] = {"host": [], "board": []}
+
+    def spoil(self, data: bytes) -> bytes:
+        out = bytearray()
+        for b in data:
+            if self.rng.random() < self.drop:
+                continue
+            if self.rng.random() < self.flip:
+                b ^= 1 << self.rng.randrange(8)
+            out.append(b)
+            if self.rng.random() < self.dup:
+                out.append(b)
+        if self.rng.random() < self.noise:
+            out = bytearray(self.rng.randbytes(self.rng.randrange(40))) + out
+        return bytes(out)
+
+    def step(self) -> None:
+        self.now += 1
+        for source, sink, name in ((self.host, self.board, "board"), (self.board, self.host, "host")):
+            data = self.spoil(source.pull(self.now))
+            at = 0
+            while at < len(data):
+                at += sink.feed(data[at:], self.now)
+                message = sink.message()
+                if message is not None:
+                    self.got[name].append(message)
+
+    def connect(self) -> None:
+        self.host.connect(self.rng.getrandbits(32), self.now)
+        for _ in range(20_000):
+            self.step()
+            if self.host.state == UP and self.board.state == UP:
+                return
+        raise AssertionError("no session")
+
+
+def exchange(line: Line, down: list[bytes], up: list[bytes], steps: int) -> None:
+    todo = {"host": list(down), "board": list(up)}
+    for _ in range(steps):
+        for name, end in (("host", line.host), ("board", line.board)):
+            while todo[name] and end.pending < 3:
+                end.send(todo[name].pop(0))
+        line.step()
+        if not any(todo.values()) and not line.host.pending and not line.board.pending:
+            return
+    raise AssertionError(f"not delivered after {steps} ms: {line.host.counters()} {line.board.counters()}")
+
+
+messages = st.lists(st.binary(max_size=900) | st.integers(0, 4000).map(bytes), max_size=12)
+
+
+@given(messages, messages, st.integers(1, 16))
+@settings(deadline=None, max_examples=40)
+def test_clean_line_delivers_and_the_books_balance(down, up, window):
+    line = Line(1, window=window)
+    line.connect()
+    exchange(line, down, up, 20_000)
+    for _ in range(5):
+        line.step()
+    assert line.got == {"board": down, "host": up}
+    h, b = line.host.counters(), line.board.counters()
+    for purpose in ("payload", "framing", "ack", "retransmission", "handshake"):
+        assert getattr(h, f"tx_{purpose}") == getattr(b, f"rx_{purpose}"), purpose
+        assert getattr(b, f"tx_{purpose}") == getattr(h, f"rx_{purpose}"), purpose
+    assert h.tx_retransmission == b.tx_retransmission == 0
+    assert h.tx_payload == sum(map(len, down)) and b.tx_payload == sum(map(len, up))
+
+
+@given(st.integers(0, 2**32 - 1), messages, messages)
+@settings(deadline=None, max_examples=60)
+def test_faulty_line_delivers_everything_once_and_in_order(seed, down, up):
+    rng = random.Random(seed)
+    line = Line(
+        seed, flip=rng.choice([0, 1e-4, 2e-3]), drop=rng.choice([0, 1e-4, 2e-3]), dup=rng.choice([0, 1e-3]),
+        noise=rng.choice([0, 0.02]), give_up=10_000,
+    )  # fmt: skip
+    line.connect()
+    exchange(line, down, up, 400_000)
+    assert line.got == {"board": down, "host": up}
+
+
+def test_every_byte_received_is_counted():
+    line = Line(3, flip=0.002, drop=0.001, noise=0.05, give_up=10_000)
+    fed = {"board": 0, "host": 0}
+    for name, end in (("board", line.board), ("host", line.host)):
+        original = end.feed
+
+        def feed(data, now, name=name, original=original):
+            n = original(data, now)
+            fed[name] += n
+            return n
+
+        end.feed = feed
+    line.connect()
+    exchange(line, [bytes(3000)] * 10, [bytes(range(256)) * 8] * 10, 400_000)
+    for name, end in (("board", line.board), ("host", line.host)):
+        end.feed(b"\1\0", line.now)  # ends a piece under way
+        assert end.counters().rx_bytes == fed[name]
+
+
+def test_a_dead_peer_is_noticed():
+    line = Line(1, give_up=3)
+    line.connect()
+    line.host.send(b"anybody?")
+    for now in range(line.now, line.now + 60_000):
+        line.host.pull(now)
+        if line.host.state == DOWN:
+            break
+    assert line.host.state == DOWN
+    with pytest.raises(LinkError, match="present state"):
+        line.host.send(b"x")
+
+
+def test_a_board_without_the_session_says_so():
+    line = Line(5)
+    line.connect()
+    line.board = Link(initiator=False, message_max=5000, frame_max=64)  # it was reset
+    line.host.send(b"hello")
+    for _ in range(10):
+        line.step()
+    assert line.host.state == DOWN
+    line.connect()
+    exchange(line, [b"again"], [b"yes"], 100)
+    assert line.got["board"][-1:] == [b"again"]
+
+
+def test_a_new_session_drops_frames_of_the_old_one():
+    line = Line(9)
+    line.connect()
+    line.host.send(b"old" * 500)
+    stale = line.host.pull(line.now)
+    line.connect()
+    at = 0
+    while at < len(stale):
+        at += line.board.feed(stale[at:], line.now)
+    assert line.board.message() is None
+    exchange(line, [b"new"], [], 1000)
+    assert line.got["board"] == [b"new"]
+
+
+def test_too_long_a_message_is_refused_before_it_is_sent():
+    line = Line(1)
+    line.connect()
+    with pytest.raises(LinkError, match="5001"):
+        line.host.send(bytes(5001))
+
+
+@given(st.binary(max_size=400), st.integers(0, 7))
+@settings(max_examples=300)
+def test_arbitrary_frames_do_no_harm(body, type_):
+    """Well-formed frames with arbitrary content, as an attacker would send them; the session must survive."""
+    line = Line(2)
+    line.connect()
+    frame = bytes([(body[0] & 0xF8 if body else 0) | type_]) + body[1:]
+    wire = cobs.encode(frame + zlib.crc32(frame).to_bytes(4, "little")) + b"\0"
+    for end in (line.board, line.host):
+        end.feed(wire, line.now)
+        end.message()
+        end.pull(line.now)
+    line.connect()
+    exchange(line, [b"still here"], [b"me too"], 5000)
