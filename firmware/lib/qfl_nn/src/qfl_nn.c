@@ -1,0 +1,287 @@
+/* Opening: the metadata entry found through the FlatBuffer, every number of the program checked. Running: dispatch. */
+#include "qfl_nn_internal.h"
+
+static uint32_t get32(const uint8_t *p)
+{
+    return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+static uint32_t get16(const uint8_t *p) { return p[0] | (uint32_t)p[1] << 8; }
+
+/* -- a bounds-checked reader for the few tables on the way to our entry; positions are < 2^28, 0 stands for absent -- */
+
+typedef struct reader {
+    const uint8_t *p;
+    uint32_t n;
+} reader;
+
+/* Position that the offset at `at` points to, with `room` bytes behind it; 0 when out of bounds. */
+static uint32_t follow(const reader *r, uint32_t at, uint32_t room)
+{
+    if (at == 0 || at > r->n - 4)
+        return 0;
+    uint32_t off = get32(r->p + at);
+    if (off > r->n || at + off > r->n || r->n - (at + off) < room)
+        return 0;
+    return at + off;
+}
+
+/* Position of field `id` of the table at `table`, with `room` bytes; 0 when absent. */
+static uint32_t field(const reader *r, uint32_t table, uint32_t id, uint32_t room)
+{
+    if (table == 0 || table > r->n - 4)
+        return 0;
+    int64_t vtable = (int64_t)table - (int32_t)get32(r->p + table);
+    if (vtable < 0 || vtable > (int64_t)r->n - 4)
+        return 0;
+    const uint8_t *v = r->p + vtable;
+    uint32_t size = get16(v);
+    if (size < 4 || (int64_t)size > (int64_t)r->n - vtable || 4 + 2 * id + 2 > size)
+        return 0;
+    uint32_t off = get16(v + 4 + 2 * id);
+    return off != 0 && off <= r->n - table && r->n - table - off >= room ? table + off : 0;
+}
+
+/* Position of the vector in field `id`, its element count in *count; 0 when absent or not wholly inside. */
+static uint32_t vector(const reader *r, uint32_t table, uint32_t id, uint32_t element, uint32_t *count)
+{
+    uint32_t at = follow(r, field(r, table, id, 4), 4);
+    if (at == 0)
+        return 0;
+    *count = get32(r->p + at);
+    return *count <= (r->n - at - 4) / element ? at + 4 : 0;
+}
+
+static qfl_status find_program(qfl_nn *nn)
+{
+    reader r = {nn->file, nn->file_size};
+    uint32_t entries, n, buffers, bytes;
+    if (r.n < 64 || r.n >= (1u << 28) || memcmp(r.p + 4, "TFL3", 4) != 0)
+        return QFL_E_FORMAT;
+    uint32_t root = get32(r.p);
+    if (root == 0 || root > r.n - 4)
+        return QFL_E_FORMAT;
+    uint32_t list = vector(&r, root, 6, 4, &entries), all = vector(&r, root, 4, 4, &buffers);
+    if (list == 0 || all == 0)
+        return QFL_E_FORMAT;
+    for (uint32_t i = 0; i < entries; i++) {
+        uint32_t entry = follow(&r, list + 4 * i, 4), name = vector(&r, entry, 0, 1, &n);
+        if (name == 0 || n != 7 || memcmp(r.p + name, "quantfl", 7) != 0)
+            continue;
+        uint32_t index_at = field(&r, entry, 1, 4), index = index_at != 0 ? get32(r.p + index_at) : 0;
+        if (index >= buffers)
+            return QFL_E_FORMAT;
+        uint32_t data = vector(&r, follow(&r, all + 4 * index, 4), 0, 1, &bytes);
+        if (data == 0 || bytes < HEADER_BYTES || (data & 15u) != 0)
+            return QFL_E_FORMAT;
+        nn->program = r.p + data;
+        nn->program_size = bytes;
+        return QFL_OK;
+    }
+    return QFL_E_FORMAT;
+}
+
+/* -- checks of the program: what passes here can be run without looking again -- */
+
+static int inside(uint32_t at, uint64_t n, uint32_t size) { return at <= size && n <= size - at; }
+
+static int table_ok(const qfl_nn *nn, const op_record *op, uint32_t rows)
+{
+    return op->table_count == rows && (op->table & 3u) == 0 &&
+           inside(op->table, (uint64_t)rows * sizeof(channel_row), nn->file_size);
+}
+
+/* Shifts of every row within what the arithmetic takes, and no sum of `terms` products can overflow. */
+static int rows_ok(const qfl_nn *nn, const op_record *op, uint64_t terms)
+{
+    const channel_row *row = (const channel_row *)(const void *)(nn->file + op->table);
+    int64_t limit = 0x7FFFFFFF - (int64_t)(terms < 65536 ? terms : 65536) * 128 * 128;
+    for (uint32_t i = 0; i < op->table_count; i++) {
+        int32_t shift = row[i].shift < -31 ? row[i].shift + WIDE : row[i].shift;
+        if (shift < -31 || shift > 30 || row[i].bias < -limit || row[i].bias > limit)
+            return 0;
+    }
+    return terms < 65536;
+}
+
+static int images_ok(const op_record *op)
+{
+    return (uint64_t)op->in_h * op->in_w * op->in_c == op->src_size && op->src_size != 0 &&
+           (uint64_t)op->out_h * op->out_w * op->out_c == op->dst_size && op->dst_size != 0;
+}
+
+/* Every window begins inside the padded input; a tap outside of the input is padding. */
+static int window_ok(const op_record *op)
+{
+    return images_ok(op) && op->k_h >= 1 && op->k_w >= 1 && op->stride_h >= 1 && op->stride_w >= 1 && op->dil_h >= 1 &&
+           op->dil_w >= 1 && (uint32_t)(op->out_h - 1) * op->stride_h < (uint32_t)op->in_h + op->pad_t &&
+           (uint32_t)(op->out_w - 1) * op->stride_w < (uint32_t)op->in_w + op->pad_l;
+}
+
+static int kernel_ok(const qfl_nn *nn, const op_record *op)
+{
+    uint64_t taps = (uint64_t)op->k_h * op->k_w;
+    switch (op->code) {
+    case OP_CONV_2D: {
+        uint64_t patch = taps * op->in_c;
+        int pointwise = taps == 1 && op->stride_h == 1 && op->stride_w == 1 && op->pad_t == 0 && op->pad_l == 0;
+        if (pointwise && (op->in_h != op->out_h || op->in_w != op->out_w))
+            return 0;
+        return window_ok(op) && op->weights_size == patch * op->out_c && table_ok(nn, op, op->out_c) &&
+               rows_ok(nn, op, patch) && (pointwise || op->scratch_size >= 2 * ((patch + 3) & ~(uint64_t)3));
+    }
+    case OP_DEPTHWISE_CONV_2D:
+        return window_ok(op) && (uint64_t)op->in_c * op->multiplier == op->out_c && op->multiplier != 0 &&
+               op->weights_size == taps * op->out_c && table_ok(nn, op, op->out_c) && rows_ok(nn, op, 3 * taps);
+    case OP_FULLY_CONNECTED:
+        return op->in_c == op->src_size && op->out_c == op->dst_size && op->in_c != 0 && op->out_c != 0 &&
+               op->weights_size == (uint64_t)op->in_c * op->out_c && table_ok(nn, op, op->out_c) &&
+               rows_ok(nn, op, op->in_c);
+    case OP_AVERAGE_POOL_2D:
+    case OP_MAX_POOL_2D:
+        /* Each window must hold at least one input: the first tap may lie in the padding, the last may not be above it. */
+        return window_ok(op) && op->in_c == op->out_c && op->dil_h == 1 && op->dil_w == 1 && op->k_h > op->pad_t &&
+               op->k_w > op->pad_l && (uint64_t)taps <= 1u << 20;
+    case OP_MEAN:
+        return images_ok(op) && op->out_h == 1 && op->out_w == 1 && op->in_c == op->out_c &&
+               op->extra[2] == (int32_t)op->in_h * op->in_w && op->extra[2] <= 1 << 20 && op->extra[1] >= -31 &&
+               op->extra[1] <= 30 && op->scratch_size >= 4u * op->in_c && (op->scratch & 3u) == 0;
+    case OP_ADD:
+        return op->src_size == op->dst_size && op->src2_size == op->dst_size && table_ok(nn, op, 3) &&
+               rows_ok(nn, op, 0) && ((const channel_row *)(const void *)(nn->file + op->table))[2].shift <= 0;
+    case OP_PAD:
+        return images_ok(op) && op->in_c == op->out_c && (uint32_t)op->pad_t + op->in_h <= op->out_h &&
+               (uint32_t)op->pad_l + op->in_w <= op->out_w;
+    case OP_RESHAPE:
+        return op->src_size == op->dst_size;
+    case OP_SOFTMAX:
+        return op->src_size == op->dst_size && op->out_c != 0 && op->src_size % op->out_c == 0 && op->out_c <= 4096 &&
+               op->extra[1] >= 0 && op->extra[1] <= 31;
+    case OP_RELU:
+        return op->src_size == op->dst_size && op->extra[1] >= -31 && op->extra[1] <= 30;
+    default:
+        return 0;
+    }
+}
+
+static int zero_ok(int32_t z) { return z >= -128 && z <= 127; }
+
+static int record_ok(const qfl_nn *nn, const op_record *op)
+{
+    return inside(op->src, op->src_size, nn->arena_size) && inside(op->src2, op->src2_size, nn->arena_size) &&
+           inside(op->dst, op->dst_size, nn->arena_size) && inside(op->scratch, op->scratch_size, nn->arena_size) &&
+           inside(op->weights, op->weights_size, nn->file_size) && zero_ok(op->src_zero) && zero_ok(op->src2_zero) &&
+           zero_ok(op->dst_zero) && op->low >= -128 && op->low <= 127 && op->high >= -128 && op->high <= 127 &&
+           kernel_ok(nn, op);
+}
+
+static float get_float(const uint8_t *p)
+{
+    float f;
+    memcpy(&f, p, sizeof f);
+    return f;
+}
+
+static qfl_status read_head(qfl_nn *nn, const uint8_t *h)
+{
+    uint64_t params = 0;
+    uint32_t at = get32(h + 72);
+    nn->head_layers = get32(h + 48);
+    nn->head_param_count = get32(h + 76);
+    if (nn->head_layers > QFL_NN_MAX_HEAD_LAYERS)
+        return QFL_E_UNSUPPORTED;
+    for (uint32_t i = 0; i <= QFL_NN_MAX_HEAD_LAYERS; i++)
+        nn->head_dims[i] = get32(h + 52 + 4 * i);
+    if (nn->head_layers == 0)
+        return nn->head_param_count == 0 ? QFL_OK : QFL_E_FORMAT;
+    for (uint32_t i = 0; i <= nn->head_layers; i++)
+        if (nn->head_dims[i] == 0 || nn->head_dims[i] > 65535)
+            return QFL_E_FORMAT;
+    for (uint32_t i = 0; i < nn->head_layers; i++)
+        params += (uint64_t)(nn->head_dims[i] + 1) * nn->head_dims[i + 1];
+    if (params != nn->head_param_count || nn->head_dims[0] != nn->feature_count || (at & 3u) != 0 ||
+        !inside(at, 4 * params, nn->file_size))
+        return QFL_E_FORMAT;
+    nn->head_params = (const float *)(const void *)(nn->file + at);
+    for (uint32_t i = 0; i < nn->head_param_count; i++)
+        if ((get32(nn->file + at + 4 * i) & 0x7F800000u) == 0x7F800000u)
+            return QFL_E_FORMAT;
+    return QFL_OK;
+}
+
+static const op_record *records(const qfl_nn *nn)
+{
+    return (const op_record *)(const void *)(nn->file + get32(nn->program + 80));
+}
+
+qfl_status qfl_nn_open(qfl_nn *nn, const uint8_t *file, uint32_t size)
+{
+    memset(nn, 0, sizeof *nn);
+    if (file == NULL || ((uintptr_t)file & 15u) != 0)
+        return QFL_E_INVAL;
+    nn->file = file;
+    nn->file_size = size;
+    qfl_status status = find_program(nn);
+    if (status != QFL_OK)
+        return status;
+    const uint8_t *h = nn->program;
+    if (memcmp(h, "QFLP", 4) != 0)
+        return QFL_E_FORMAT;
+    if (get16(h + 4) != VERSION)
+        return QFL_E_VERSION;
+    nn->arena_size = get32(h + 12);
+    nn->op_count = get32(h + 16);
+    nn->cut_op = get32(h + 20);
+    nn->input_offset = get32(h + 24);
+    nn->input_size = get32(h + 28);
+    nn->feature_offset = get32(h + 32);
+    nn->feature_count = get32(h + 36);
+    nn->feature_scale = get_float(h + 40);
+    nn->feature_zero_point = (int32_t)get32(h + 44);
+    uint32_t ops_at = get32(h + 80);
+    if (get32(h + 84) != size || nn->arena_size >= 1u << 28 || nn->op_count == 0 || nn->op_count > 4096 ||
+        nn->cut_op > nn->op_count || nn->input_size == 0 || nn->feature_count == 0 || (ops_at & 3u) != 0 ||
+        !inside(ops_at, (uint64_t)nn->op_count * sizeof(op_record), size) ||
+        !inside(nn->input_offset, nn->input_size, nn->arena_size) ||
+        !inside(nn->feature_offset, nn->feature_count, nn->arena_size) || !zero_ok(nn->feature_zero_point) ||
+        !(nn->feature_scale > 1e-30f && nn->feature_scale < 1e30f))
+        return QFL_E_FORMAT;
+    for (uint32_t i = 0; i < nn->op_count; i++)
+        if (!record_ok(nn, &records(nn)[i]))
+            return QFL_E_FORMAT;
+    return read_head(nn, h);
+}
+
+qfl_status qfl_nn_output(const qfl_nn *nn, uint32_t op, uint32_t *offset, uint32_t *size)
+{
+    if (op >= nn->op_count)
+        return QFL_E_INVAL;
+    *offset = records(nn)[op].dst;
+    *size = records(nn)[op].dst_size;
+    return QFL_OK;
+}
+
+qfl_status qfl_nn_run(const qfl_nn *nn, uint8_t *arena, uint32_t first, uint32_t end)
+{
+    if (first > end || end > nn->op_count)
+        return QFL_E_INVAL;
+    for (uint32_t i = first; i < end; i++) {
+        kernel_args a = {nn, &records(nn)[i], arena};
+        switch (a.op->code) {
+        case OP_CONV_2D: qfl_nn_conv(&a); break;
+        case OP_DEPTHWISE_CONV_2D: qfl_nn_depthwise(&a); break;
+        case OP_FULLY_CONNECTED: qfl_nn_fully_connected(&a); break;
+        case OP_AVERAGE_POOL_2D: qfl_nn_average_pool(&a); break;
+        case OP_MAX_POOL_2D: qfl_nn_max_pool(&a); break;
+        case OP_MEAN: qfl_nn_mean(&a); break;
+        case OP_ADD: qfl_nn_add(&a); break;
+        case OP_PAD: qfl_nn_pad(&a); break;
+        case OP_SOFTMAX: qfl_nn_softmax(&a); break;
+        case OP_RELU: qfl_nn_relu(&a); break;
+        default: /* OP_RESHAPE: the plan gave input and output the same place, or the bytes are moved */
+            if (a.op->src != a.op->dst)
+                memmove(op_dst(&a), op_src(&a), a.op->dst_size);
+            break;
+        }
+    }
+    return QFL_OK;
+}

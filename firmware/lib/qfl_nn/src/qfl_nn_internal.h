@@ -1,0 +1,119 @@
+/* The program's records and the arithmetic shared by the kernels; private to qfl_nn. Layout: docs/PACKAGE.md. */
+#ifndef QFL_NN_INTERNAL_H
+#define QFL_NN_INTERNAL_H
+
+#include <stddef.h>
+#include <string.h>
+
+#include "qfl_nn.h"
+
+#if defined(__ARM_FEATURE_DSP) && !defined(QFL_NN_PORTABLE)
+#define QFL_NN_DSP 1
+#include <arm_acle.h>
+#else
+#define QFL_NN_DSP 0
+#endif
+
+enum {
+    OP_CONV_2D = 1, OP_DEPTHWISE_CONV_2D = 2, OP_FULLY_CONNECTED = 3, OP_AVERAGE_POOL_2D = 4, OP_MAX_POOL_2D = 5,
+    OP_MEAN = 6, OP_ADD = 7, OP_PAD = 8, OP_RESHAPE = 9, OP_SOFTMAX = 10, OP_RELU = 11
+};
+
+/* One operator as it lies in the file, little-endian, 4-byte aligned. Offsets src, src2, dst, scratch: in the arena. */
+typedef struct op_record {
+    uint32_t code;
+    uint32_t src, src2, dst;
+    uint32_t src_size, src2_size, dst_size; /* int8 elements */
+    int32_t src_zero, src2_zero, dst_zero;
+    int32_t low, high;                      /* clamp of the output */
+    uint32_t weights, weights_size;         /* offset in the file, bytes */
+    uint32_t table, table_count;            /* offset in the file, rows of 12 bytes */
+    uint32_t scratch, scratch_size;
+    uint16_t in_h, in_w, in_c, out_h, out_w, out_c, k_h, k_w, stride_h, stride_w, pad_t, pad_l, dil_h, dil_w;
+    uint16_t multiplier, flags;
+    int32_t extra[4];
+} op_record;
+
+/*
+ * Per output channel: bias with the input zero-point folded in (bias - zero * sum of weights), Q31 multiplier, shift.
+ * A channel whose accumulator may reach 2^30 has WIDE subtracted from its shift, which keeps it off the fast path.
+ */
+typedef struct channel_row {
+    int32_t bias, multiplier, shift;
+} channel_row;
+
+enum { HEADER_BYTES = 112, VERSION = 1, WIDE = 64 };
+
+typedef struct kernel_args {
+    const qfl_nn *nn;
+    const op_record *op;
+    uint8_t *arena;
+} kernel_args;
+
+static inline const int8_t *op_src(const kernel_args *a) { return (const int8_t *)(a->arena + a->op->src); }
+static inline int8_t *op_dst(const kernel_args *a) { return (int8_t *)(a->arena + a->op->dst); }
+static inline const int8_t *op_weights(const kernel_args *a) { return (const int8_t *)(a->nn->file + a->op->weights); }
+static inline const channel_row *op_table(const kernel_args *a)
+{
+    return (const channel_row *)(const void *)(a->nn->file + a->op->table);
+}
+
+/* Saturating rounding doubling high multiplication (gemmlowp): round(a * b / 2^31), ties towards plus infinity. */
+static inline int32_t high_mul(int32_t a, int32_t b)
+{
+    return (int32_t)(((int64_t)a * b + (1 << 30)) >> 31);
+}
+
+/* Division by 2^e, 0 <= e <= 31, rounding half away from zero (gemmlowp RoundingDivideByPOT). */
+static inline int32_t shift_right(int32_t x, int32_t e)
+{
+    if (e == 0)
+        return x;
+    int64_t half = (int64_t)1 << (e - 1);
+    return (int32_t)((x + half + (x >> 31)) >> e);
+}
+
+/* x * multiplier / 2^31 * 2^shift with two roundings, as tflite-micro does it. */
+static inline int32_t requantise(int32_t x, int32_t multiplier, int32_t shift)
+{
+    if (shift > 0)
+        return high_mul((int32_t)((uint32_t)x << shift), multiplier);
+    return shift_right(high_mul(x, multiplier), -shift);
+}
+
+static inline int32_t clamp(int32_t x, int32_t low, int32_t high) { return x < low ? low : x > high ? high : x; }
+
+/* One accumulator of a convolution to its int8 output. */
+static inline int8_t finish(int32_t acc, const channel_row *row, const op_record *op)
+{
+    int32_t y, shift = row->shift;
+#if QFL_NN_DSP
+    if (shift <= 0 && shift >= -31) {
+        __asm("smmulr %0, %1, %2" : "=r"(y) : "r"(acc * 2), "r"(row->multiplier)); /* high_mul in one instruction */
+        if (shift != 0)
+            y = (y + (1 << (-shift - 1)) + (y >> 31)) >> -shift;
+        return (int8_t)clamp(y + op->dst_zero, op->low, op->high);
+    }
+#endif
+    y = requantise(acc, row->multiplier, shift < -31 ? shift + WIDE : shift);
+    return (int8_t)clamp(y + op->dst_zero, op->low, op->high);
+}
+
+void qfl_nn_conv(const kernel_args *a);
+void qfl_nn_depthwise(const kernel_args *a);
+void qfl_nn_fully_connected(const kernel_args *a);
+void qfl_nn_average_pool(const kernel_args *a);
+void qfl_nn_max_pool(const kernel_args *a);
+void qfl_nn_mean(const kernel_args *a);
+void qfl_nn_add(const kernel_args *a);
+void qfl_nn_pad(const kernel_args *a);
+void qfl_nn_softmax(const kernel_args *a);
+void qfl_nn_relu(const kernel_args *a);
+
+/* Dot products of x0, x1 [k] with w0, w1 [k], added to acc: x0w0, x0w1, x1w0, x1w1. Any alignment. */
+void qfl_nn_dot2x2(const int8_t *x0, const int8_t *x1, const int8_t *w0, const int8_t *w1, uint32_t k, int32_t *acc);
+/* Dot products of x [k] with four rows of weights, added to acc[4]. */
+void qfl_nn_dot1x4(const int8_t *x, const int8_t *w, uint32_t stride, uint32_t k, int32_t *acc);
+int32_t qfl_nn_dot(const int8_t *x, const int8_t *w, uint32_t k, int32_t acc);
+
+#endif
