@@ -24,10 +24,7 @@ CFLAGS = ["-std=c11", "-O2", "-ffp-contract=off", "-fno-fast-math", "-Wall", "-W
 
 
 def _headers() -> list[Path]:
-    found = sorted(LIB.glob("*/include/*.h"))
-    if INPROC.is_dir():
-        found += sorted(INPROC.glob("*.h"))
-    return found
+    return [*sorted(LIB.glob("*/include/*.h")), *sorted(INPROC.glob("*.h"))]
 
 
 def _includes() -> list[str]:
@@ -59,8 +56,7 @@ def make(base: Path | None = ROOT) -> FFI:
     ffi = FFI()
     ffi.cdef(_cdef())
     sources = [name(p) for p in sorted(LIB.glob("*/src/**/*.c"))]
-    if INPROC.is_dir():
-        sources += [name(p) for p in sorted(INPROC.glob("*.c"))]
+    sources += [name(p) for p in (*sorted(INPROC.glob("*.c")), INPROC.parent / "common" / "qfl_ram_flash.c")]
     private = sorted({str(p.parent) for p in LIB.glob("*/src/**/*.h")})
     ffi.set_source(
         "quantfl.core._qfl",

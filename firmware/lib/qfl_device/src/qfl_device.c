@@ -184,6 +184,10 @@ uint32_t qfl_device_poll(qfl_device *d)
             break;
         }
     transmit(d);
+    if (d->out_at == d->out_n) { /* acknowledgements are out, so the books in a delta's head count them */
+        qfl_device_answer_waiting(d);
+        transmit(d);
+    }
     if (busy)
         return 0;
     if (d->out_at != d->out_n)

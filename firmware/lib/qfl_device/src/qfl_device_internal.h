@@ -98,7 +98,7 @@ void qfl_device_on_update(qfl_device *d, uint8_t number, const uint8_t *p, uint3
 void qfl_device_on_eval(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n);
 void qfl_device_work(qfl_device *d); /* a slice of training or evaluation */
 void qfl_device_cancel(qfl_device *d);
-void qfl_device_answer_waiting(qfl_device *d);
+void qfl_device_answer_waiting(qfl_device *d); /* with a delta that is ready, if one was asked for */
 
 /* qfl_device_info.c: self-description, status, counters */
 void qfl_device_on_info(qfl_device *d, uint8_t number);

@@ -187,8 +187,12 @@ static void finish_fit(qfl_device *d)
     d->delta_samples = (uint16_t)(d->fit.train_count > 65535 ? 65535 : d->fit.train_count);
     d->delta_loss = loss < 0.0f ? 0 : loss < 65535.0f ? (uint16_t)loss : 65535; /* NaN: 65535 */
     d->delta_done = 1;
-    d->state = QFL_DEVICE_IDLE;
-    if (d->waiting)
+    d->state = QFL_DEVICE_IDLE; /* qfl_device_answer_waiting sends it */
+}
+
+void qfl_device_answer_waiting(qfl_device *d)
+{
+    if (d->waiting && d->waiting_kind == QFL_MSG_TRAIN && d->delta_done)
         answer_delta(d);
 }
 

@@ -1,0 +1,302 @@
+/*
+ * A board as a process: link and samples are TCP servers on the loopback interface, flash is a file or memory.
+ * Options: --port N --samples N (0: any), --flash FILE, --uid HEX, --ram KIB, --die-with-parent.
+ * Prints one line of JSON with the ports chosen.
+ */
+#define _DEFAULT_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "../common/qfl_board.h"
+#include "../common/qfl_ram_flash.h"
+#include "../common/qfl_sample_record.h"
+
+enum { FLASH = 1 << 20 };
+
+typedef struct channel {
+    int listener, client;
+    uint32_t epoch;
+} channel;
+
+typedef struct posix_board {
+    qfl_port port;
+    channel link, samples;
+    qfl_sample_reader reader;
+    uint8_t uid[16];
+    uint32_t uid_n, arena_n;
+    uint8_t *arena, *flash;
+    int watch_parent;
+    char **argv;
+} posix_board;
+
+static int listen_on(int port)
+{
+    int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct sockaddr_in a;
+    memset(&a, 0, sizeof a);
+    a.sin_family = AF_INET;
+    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    a.sin_port = htons((uint16_t)port);
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (bind(fd, (struct sockaddr *)&a, sizeof a) != 0 || listen(fd, 4) != 0) {
+        fprintf(stderr, "cannot listen on port %d: %s\n", port, strerror(errno));
+        exit(2);
+    }
+    fcntl(fd, F_SETFL, O_NONBLOCK);
+    return fd;
+}
+
+static int port_of(int fd)
+{
+    struct sockaddr_in a;
+    socklen_t n = sizeof a;
+    getsockname(fd, (struct sockaddr *)&a, &n);
+    return ntohs(a.sin_port);
+}
+
+/* A new client replaces the old one: a host that died without closing must not keep its successor out. */
+static void accept_client(channel *c)
+{
+    int one = 1, fd = accept(c->listener, NULL, NULL);
+    if (fd < 0)
+        return;
+    if (c->client >= 0)
+        close(c->client);
+    fcntl(fd, F_SETFL, O_NONBLOCK);
+    fcntl(fd, F_SETFD, FD_CLOEXEC);
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    c->client = fd;
+    c->epoch++;
+}
+
+static void drop(channel *c)
+{
+    close(c->client);
+    c->client = -1;
+}
+
+static int32_t channel_read(channel *c, uint8_t *p, uint32_t n)
+{
+    if (c->client < 0)
+        return 0;
+    ssize_t got = recv(c->client, p, n, 0);
+    if (got > 0)
+        return (int32_t)got;
+    if (got == 0 || (errno != EAGAIN && errno != EINTR))
+        drop(c);
+    return 0;
+}
+
+static posix_board *self(void *ctx) { return ctx; }
+
+static void port_poll(void *ctx)
+{
+    accept_client(&self(ctx)->link);
+    accept_client(&self(ctx)->samples);
+}
+
+static uint64_t now_us(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
+}
+
+static uint32_t port_ms(void *ctx) { (void)ctx; return (uint32_t)(now_us() / 1000); }
+static uint32_t port_us(void *ctx) { (void)ctx; return (uint32_t)now_us(); }
+static int32_t port_link_up(void *ctx, uint8_t link) { return link == 0 && self(ctx)->link.client >= 0; }
+static uint32_t port_link_epoch(void *ctx, uint8_t link) { (void)link; return self(ctx)->link.epoch; }
+static uint32_t port_link_mtu(void *ctx, uint8_t link) { (void)ctx; (void)link; return 4096; }
+
+static int32_t port_link_write(void *ctx, uint8_t link, const uint8_t *p, uint32_t n)
+{
+    posix_board *b = self(ctx);
+    if (link != 0)
+        return QFL_PORT_E_NOSYS;
+    if (b->link.client < 0)
+        return (int32_t)n; /* nobody listens: a UART would send into the air */
+    ssize_t put = send(b->link.client, p, n, MSG_NOSIGNAL);
+    if (put >= 0)
+        return (int32_t)put;
+    if (errno != EAGAIN && errno != EINTR)
+        drop(&b->link);
+    return 0;
+}
+
+static int32_t port_link_read(void *ctx, uint8_t link, uint8_t *p, uint32_t n)
+{
+    return link == 0 ? channel_read(&self(ctx)->link, p, n) : QFL_PORT_E_NOSYS;
+}
+
+static uint32_t port_link_lost(void *ctx, uint8_t link) { (void)ctx; (void)link; return 0; }
+
+static int32_t port_flash_info(void *ctx, qfl_flash_info *out)
+{
+    qfl_ram_flash_info(self(ctx)->flash, FLASH, out);
+    return 0;
+}
+static int32_t port_flash_read(void *ctx, uint32_t at, uint8_t *p, uint32_t n)
+{
+    if (at > FLASH || n > FLASH - at)
+        return QFL_PORT_E_INVAL;
+    memcpy(p, self(ctx)->flash + at, n);
+    return 0;
+}
+static int32_t port_flash_program(void *ctx, uint32_t at, const uint8_t *p, uint32_t n)
+{
+    return qfl_ram_flash_program(self(ctx)->flash, FLASH, at, p, n);
+}
+static int32_t port_flash_erase(void *ctx, uint32_t at, uint32_t n)
+{
+    return qfl_ram_flash_erase(self(ctx)->flash, FLASH, at, n);
+}
+
+static int32_t port_entropy(void *ctx, uint8_t *p, uint32_t n)
+{
+    (void)ctx;
+    return (int32_t)getrandom(p, n, 0);
+}
+
+static int32_t port_uid(void *ctx, uint8_t *p, uint32_t n)
+{
+    uint32_t k = self(ctx)->uid_n < n ? self(ctx)->uid_n : n;
+    memcpy(p, self(ctx)->uid, k);
+    return (int32_t)k;
+}
+
+static uint32_t port_reset_cause(void *ctx) { (void)ctx; return getenv("QFL_REBOOTED") != NULL ? 2 : 0; }
+
+static void port_sleep(void *ctx, uint32_t ms)
+{
+    posix_board *b = self(ctx);
+    struct pollfd p[5] = {
+        {b->link.listener, POLLIN, 0}, {b->samples.listener, POLLIN, 0}, {b->link.client, POLLIN, 0},
+        /* Samples wait for the board, not the board for samples: looked at every few ms, or a full board would spin. */
+        {-1, POLLIN, 0}, {b->watch_parent ? 0 : -1, POLLIN, 0},
+    };
+    if (ms == 0)
+        return;
+    poll(p, 5, (int)ms);
+    if (p[4].revents != 0) {
+        char c;
+        if (read(0, &c, 1) <= 0)
+            exit(0);
+    }
+}
+
+static void port_reboot(void *ctx)
+{
+    setenv("QFL_REBOOTED", "1", 1);
+    execv("/proc/self/exe", self(ctx)->argv);
+    exit(3);
+}
+
+static uint32_t sample_bytes(void *ctx, uint8_t *p, uint32_t n) { return (uint32_t)channel_read(&self(ctx)->samples, p, n); }
+static int32_t port_next_sample(void *ctx, int8_t *x, uint32_t n, uint16_t *label)
+{
+    return qfl_sample_next(&self(ctx)->reader, sample_bytes, ctx, x, n, label);
+}
+static uint32_t port_sample_lost(void *ctx) { return self(ctx)->reader.lost; }
+
+static uint8_t *port_arena(void *ctx, uint32_t *size)
+{
+    *size = self(ctx)->arena_n;
+    return self(ctx)->arena;
+}
+
+static uint8_t *map_flash(const char *path)
+{
+    int fd = -1, flags = MAP_PRIVATE | MAP_ANONYMOUS;
+    if (path != NULL) {
+        fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+        if (fd < 0 || lseek(fd, 0, SEEK_END) < 0) {
+            fprintf(stderr, "cannot open %s: %s\n", path, strerror(errno));
+            exit(2);
+        }
+        flags = MAP_SHARED;
+    }
+    int fresh = fd < 0 || lseek(fd, 0, SEEK_END) != FLASH;
+    if (fd >= 0 && fresh && ftruncate(fd, FLASH) != 0)
+        exit(2);
+    uint8_t *p = mmap(NULL, FLASH, PROT_READ | PROT_WRITE, flags, fd, 0);
+    if (p == MAP_FAILED)
+        exit(2);
+    if (fresh)
+        memset(p, 0xFF, FLASH);
+    return p;
+}
+
+static uint32_t parse_uid(const char *hex, uint8_t *uid)
+{
+    uint32_t n = 0;
+    unsigned v;
+    for (; n < 16 && sscanf(hex, "%2x", &v) == 1 && strlen(hex) >= 2; hex += 2)
+        uid[n++] = (uint8_t)v;
+    return n;
+}
+
+const qfl_port *qfl_board_open(int argc, char **argv)
+{
+    static posix_board board; /* one process, one board */
+    posix_board *b = &board;
+    int link = 0, samples = 0;
+    const char *flash = NULL;
+    uint32_t ram = 256;
+    b->uid_n = parse_uid("00000001", b->uid);
+    for (int i = 1; i < argc; i++) {
+        const char *value = i + 1 < argc ? argv[i + 1] : "";
+        if (strcmp(argv[i], "--die-with-parent") == 0) {
+            b->watch_parent = 1;
+            continue;
+        }
+        if (strcmp(argv[i], "--port") == 0)
+            link = atoi(value);
+        else if (strcmp(argv[i], "--samples") == 0)
+            samples = atoi(value);
+        else if (strcmp(argv[i], "--flash") == 0)
+            flash = value;
+        else if (strcmp(argv[i], "--uid") == 0)
+            b->uid_n = parse_uid(value, b->uid);
+        else if (strcmp(argv[i], "--ram") == 0)
+            ram = (uint32_t)atoi(value);
+        else {
+            fprintf(stderr, "unknown option %s\n", argv[i]);
+            return NULL;
+        }
+        i++;
+    }
+    if (ram < 8 || ram > 65536) {
+        fprintf(stderr, "--ram %u: 8 to 65536 KiB are possible\n", ram);
+        return NULL;
+    }
+    b->argv = argv;
+    b->flash = map_flash(flash);
+    b->arena_n = ram * 1024;
+    b->arena = aligned_alloc(16, b->arena_n);
+    memset(b->arena, 0, b->arena_n);
+    b->link.client = b->samples.client = -1;
+    b->link.listener = listen_on(link);
+    b->samples.listener = listen_on(samples);
+    printf("{\"port\": %d, \"samples\": %d}\n", port_of(b->link.listener), port_of(b->samples.listener));
+    fflush(stdout);
+    qfl_port p = {
+        b, "native", b->arena_n, FLASH, port_poll, port_ms, port_us, port_link_up, port_link_epoch, port_link_mtu,
+        port_link_write, port_link_read, port_link_lost, port_flash_info, port_flash_read, port_flash_program,
+        port_flash_erase, port_entropy, port_uid, port_reset_cause, port_sleep, port_reboot, port_next_sample,
+        port_sample_lost, port_arena,
+    };
+    b->port = p;
+    return &b->port;
+}

@@ -1,0 +1,142 @@
+"""Data sets by name. Files are looked for at the path given, in QUANTFL_DATA, beside the repository (../shared/data) and
+in ~/.cache/quantfl; MNIST can be downloaded. `digits` needs no file: it comes with scikit-learn.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from quantfl.errors import DataError, ToolError, UsageError
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """x: float32 or uint8 [n, ...] in the units the model's input takes (images 0..255); y: int64 [n].
+
+    groups: who or what each sample is from (writer, subject, speaker), int64 [n], None when unknown.
+    """
+
+    name: str
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    classes: tuple[str, ...]
+    groups_train: np.ndarray | None = None
+    groups_test: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        for x, y, part in ((self.x_train, self.y_train, "training"), (self.x_test, self.y_test, "test")):
+            if len(x) != len(y):
+                raise DataError(f"{self.name}: {len(x)} {part} samples but {len(y)} labels")
+            if len(y) and not 0 <= int(y.min()) <= int(y.max()) < len(self.classes):
+                raise DataError(f"{self.name}: {part} labels run from {y.min()} to {y.max()}, but there are "
+                                f"{len(self.classes)} classes")  # fmt: skip
+
+
+def find(part: str, path: Path | None) -> Path:
+    """Where a data set's files lie. DataError lists the places looked at."""
+    if path is not None:
+        if not path.exists():
+            raise DataError(f"{path}: no such file or folder; correct data.path")
+        return path
+    places = []
+    if os.environ.get("QUANTFL_DATA"):
+        places.append(Path(os.environ["QUANTFL_DATA"]) / part)
+    places.append(Path(__file__).resolve().parents[4] / "shared" / "data" / part)
+    places.append(Path.home() / ".cache" / "quantfl" / part)
+    for place in places:
+        if place.exists():
+            return place
+    raise DataError(f"{part}: no data found; give data.path, or set QUANTFL_DATA to a folder that holds {part}/")
+
+
+def load_digits(path: Path | None) -> Dataset:
+    """scikit-learn's 1,797 handwritten digits, 8x8, turned by a quarter: the federated domain of models/digits.
+
+    600 samples are the recipe's for pre-training (upright); of the rest 897 are for the boards and 300 for testing.
+    """
+    x, y = digits_arrays()
+    x = np.ascontiguousarray(np.rot90(x, axes=(1, 2)))
+    return Dataset("digits", x[600:1497], y[600:1497], x[1497:], y[1497:], tuple("0123456789"))
+
+
+def digits_arrays() -> tuple[np.ndarray, np.ndarray]:
+    """The upright images float32 [1797, 8, 8, 1] in 0..255 and labels, in one fixed random order."""
+    try:
+        from sklearn.datasets import load_digits as bundled
+    except ImportError:
+        raise ToolError("scikit-learn is missing: pip install 'quantfl[data]'") from None
+    raw = bundled()
+    order = np.random.default_rng(20261124).permutation(len(raw.target))
+    x = (raw.images[order] * (255.0 / 16.0)).astype(np.float32)[..., None]
+    return x, raw.target[order].astype(np.int64)
+
+
+def _mnist(path: Path | None) -> Dataset:
+    from quantfl.data.idx import load_mnist
+
+    return load_mnist(path)
+
+
+def _femnist(path: Path | None) -> Dataset:
+    from quantfl.data.femnist import load_femnist
+
+    return load_femnist(path)
+
+
+def _femnist_letters(path: Path | None) -> Dataset:
+    from quantfl.data.femnist import load_femnist
+
+    return load_femnist(path, part="letters")
+
+
+def _femnist_digits(path: Path | None) -> Dataset:
+    from quantfl.data.femnist import load_femnist
+
+    return load_femnist(path, part="digits")
+
+
+LOADERS: dict[str, Callable[[Path | None], Dataset]] = {
+    "digits": load_digits,
+    "mnist": _mnist,
+    "femnist": _femnist,
+    "femnist-letters": _femnist_letters,
+    "femnist-digits": _femnist_digits,
+}
+
+
+def load(name: str, path: Path | None = None) -> Dataset:
+    """A data set by name, or `npz:FILE` with arrays x, y, x_test, y_test and optionally groups, groups_test."""
+    if name.startswith("npz:"):
+        return load_npz(Path(name[4:]))
+    if name not in LOADERS:
+        raise UsageError(f"data.name: unknown data set {name!r}; known are {', '.join(LOADERS)} and npz:FILE")
+    return LOADERS[name](path)
+
+
+def load_npz(path: Path) -> Dataset:
+    """A data set of one's own. DataError names what is missing or does not fit."""
+    try:
+        with np.load(path, allow_pickle=False) as z:
+            arrays = {k: z[k] for k in z.files}
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: not a .npz file of plain arrays ({error})") from None
+    missing = [k for k in ("x", "y", "x_test", "y_test") if k not in arrays]
+    if missing:
+        raise DataError(f"{path}: lacks the array {missing[0]}; x, y, x_test and y_test are needed")
+    for k in ("y", "y_test"):
+        if arrays[k].ndim != 1 or arrays[k].dtype.kind not in "iu":
+            raise DataError(f"{path}: {k} must be a vector of integers, not {arrays[k].dtype} {arrays[k].shape}")
+    top = int(max(arrays["y"].max(initial=0), arrays["y_test"].max(initial=0)))
+    return Dataset(
+        path.stem, arrays["x"], arrays["y"].astype(np.int64), arrays["x_test"], arrays["y_test"].astype(np.int64),
+        tuple(map(str, range(top + 1))), arrays.get("groups"), arrays.get("groups_test"),
+    )  # fmt: skip

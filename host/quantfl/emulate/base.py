@@ -1,0 +1,143 @@
+"""What all emulated boards have in common: booting, ports, sample channels, dying with their parent."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from quantfl.errors import LinkError, ToolError
+
+KINDS = ("native", "qemu_m4", "inproc")
+ROOT = Path(__file__).resolve().parents[3]
+
+
+class Board(Protocol):
+    """An emulated board. url: its link; samples_url: its sample channel (None: handed over directly)."""
+
+    kind: str
+    name: str
+    url: str
+    samples_url: str | None
+
+    @property
+    def alive(self) -> bool: ...
+    def start(self) -> None:
+        """Boot it."""
+
+    def stop(self) -> None:
+        """Switch it off and clean up."""
+
+    def kill(self) -> None:
+        """Cut its power: nothing is cleaned up or said."""
+
+    def reset(self) -> None:
+        """Press its reset button."""
+
+    def feed(self, x: np.ndarray, labels: np.ndarray) -> int:
+        """Put samples int8 [n, size] with labels [n] into its sample channel; blocks; returns the bytes."""
+
+
+def firmware(env: str, file: str) -> Path:
+    """A built firmware. ToolError with the remedy when it has not been built."""
+    base = os.environ.get("QUANTFL_FIRMWARE")
+    path = Path(base) / env / file if base else ROOT / ".pio" / "build" / env / file
+    if not path.exists():
+        raise ToolError(f"the firmware for {env} is not built ({env}/{file} is missing): run `make firmware`")
+    return path
+
+
+def available(kind: str) -> str | None:
+    """None when boards of this kind can be booted, else the one-line reason."""
+    try:
+        if kind == "native":
+            firmware("native", "program")
+        elif kind == "qemu_m4":
+            if shutil.which("qemu-system-arm") is None:
+                return "qemu-system-arm is not installed (package qemu-system-arm)"
+            firmware("qemu_m4", "firmware.elf")
+        elif kind != "inproc":
+            return f"unknown kind of board {kind!r}; known are {', '.join(KINDS)}"
+    except ToolError as error:
+        return str(error)
+    return None
+
+
+def best_kind() -> str:
+    """qemu_m4 where it can be booted, else native, else boards inside this process."""
+    return next(kind for kind in ("qemu_m4", "native", "inproc") if available(kind) is None)
+
+
+def boot_fleet(kind: str, count: int, *, seed: int = 1, prefix: str = "board") -> list[Board]:
+    """Boot `count` boards named prefix-00, prefix-01 …; each has a unique id made from `seed` and its number."""
+    reason = available(kind)
+    if reason is not None:
+        raise ToolError(f"cannot boot {kind} boards: {reason}")
+    from quantfl.emulate.inproc import InprocBoardHandle
+    from quantfl.emulate.native import NativeBoard
+    from quantfl.emulate.qemu import QemuBoard
+
+    make = {"native": NativeBoard, "qemu_m4": QemuBoard, "inproc": InprocBoardHandle}[kind]
+    boards: list[Board] = []
+    try:
+        for i in range(count):
+            board = make(f"{prefix}-{i:02d}", uid=struct.pack(">II", seed & 0xFFFFFFFF, i + 1))
+            board.start()
+            boards.append(board)
+    except BaseException:
+        close_all(boards)
+        raise
+    return boards
+
+
+def close_all(boards: list[Board]) -> None:
+    for board in boards:
+        with contextlib.suppress(OSError):
+            board.stop()
+
+
+def die_with_parent() -> None:
+    """In a child, before exec: be killed when the parent dies, however it dies (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def spawn(command: list[str], **kwargs) -> subprocess.Popen:
+    """A child process that does not outlive us and does not get our Ctrl-C."""
+    try:
+        return subprocess.Popen(command, preexec_fn=die_with_parent, start_new_session=True, **kwargs)
+    except OSError as error:
+        raise ToolError(f"cannot start {command[0]}: {error.strerror}") from None
+
+
+def send_samples(url: str, x: np.ndarray, labels: np.ndarray) -> int:
+    """Write sample records to a sample channel (firmware/boards/common/qfl_sample_record.h); returns the bytes."""
+    host, _, port = url.removeprefix("socket://").partition(":")
+    x = np.ascontiguousarray(x, np.int8).reshape(len(x), -1)
+    sent = 0
+    try:
+        with socket.create_connection((host, int(port)), timeout=10) as s:
+            s.settimeout(120)
+            for row, label in zip(x, labels, strict=True):
+                record = b"\xa5\x5a" + struct.pack("<HI", int(label), row.size) + row.tobytes()
+                s.sendall(record)
+                sent += len(record)
+            s.shutdown(socket.SHUT_WR)
+            # Wait until the board has read everything: closing with unread data would drop it.
+            while s.recv(4096):
+                pass
+    except TimeoutError:
+        raise LinkError(f"{url}: the board does not take samples; is a package on it?") from None
+    except OSError as error:
+        raise LinkError(f"{url}: samples cannot be fed: {error.strerror or error}") from None
+    return sent

@@ -1,0 +1,72 @@
+"""Boards as native processes: firmware/boards/posix."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import numpy as np
+
+from quantfl.emulate.base import firmware, send_samples, spawn
+from quantfl.errors import ToolError
+
+
+class NativeBoard:
+    """The firmware as a process; link and samples are TCP ports on this machine.
+
+    flash: file that keeps its flash over restarts. ram: KiB of arena.
+    """
+
+    kind = "native"
+
+    def __init__(self, name: str, *, uid: bytes, flash: str | None = None, ram: int = 256, program: str | None = None):
+        self.name, self.uid, self.flash, self.ram = name, uid, flash, ram
+        self.program = program or str(firmware("native", "program"))
+        self.url, self.samples_url = "", None
+        self._ports = (0, 0)
+        self._process: subprocess.Popen | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        command = [self.program, "--port", str(self._ports[0]), "--samples", str(self._ports[1]),
+                   "--uid", self.uid.hex(), "--ram", str(self.ram), "--die-with-parent"]  # fmt: skip
+        if self.flash:
+            command += ["--flash", self.flash]
+        self._process = spawn(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        line = self._process.stdout.readline()
+        if not line:
+            raise ToolError(f"the native board did not start: {self._process.stderr.read().strip()}")
+        ports = json.loads(line)
+        self._ports = (ports["port"], ports["samples"])
+        self.url = f"socket://127.0.0.1:{ports['port']}"
+        self.samples_url = f"socket://127.0.0.1:{ports['samples']}"
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+                pipe.close()
+            self._process = None
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def reset(self) -> None:
+        """A new process on the same ports; flash survives only with a flash file."""
+        self.stop()
+        self.start()
+
+    def feed(self, x: np.ndarray, labels: np.ndarray) -> int:
+        return send_samples(self.samples_url, x, labels)

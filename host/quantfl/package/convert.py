@@ -1,0 +1,104 @@
+"""From a model file to a package: quantise if need be, cut, compile, check the fit."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from quantfl.errors import PackageError, ToolError, UnsupportedError, UsageError
+from quantfl.package import cut as cutting
+from quantfl.package import fit
+from quantfl.package.flatfile import ModelFile, read_file
+from quantfl.package.program import compile_program, open_package, original_of
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A package and what there is to say about it. fits: one row per known board; cuts: every possible cut."""
+
+    package: bytes
+    name: str
+    cut: cutting.Cut
+    cuts: tuple[cutting.Cut, ...]
+    fits: tuple[fit.Fit, ...]
+    arena_size: int
+    sha256: str
+
+    def to_json(self) -> dict:
+        return {
+            "name": self.name, "bytes": len(self.package), "sha256": self.sha256, "arena_bytes": self.arena_size,
+            "cut": asdict(self.cut) | {"params": self.cut.params},
+            "cuts": [asdict(c) | {"params": c.params} for c in self.cuts],
+            "boards": [asdict(f) for f in self.fits],
+        }  # fmt: skip
+
+
+def convert(
+    path: Path, *, calibrate: Path | None = None, cut: str | None = None, name: str | None = None,
+    labels: tuple[str, ...] = (),
+) -> Converted:  # fmt: skip
+    """Convert a .keras, .h5, SavedModel or full int8 .tflite. Errors name the layer and a remedy."""
+    if path.is_dir() or path.suffix in (".keras", ".h5"):
+        data = keras_to_tflite(path, calibrate)
+    else:
+        data = read_file(path)
+    return convert_bytes(data, source=str(path), cut=cut, name=name or path.stem, labels=labels)
+
+
+def convert_bytes(
+    data: bytes, *, source: str, cut: str | None = None, name: str = "", labels: tuple[str, ...] = ()
+) -> Converted:
+    """Convert the bytes of a full int8 .tflite (or of a package, which is converted anew)."""
+    data = original_of(data)
+    model = ModelFile(data, source)
+    _full_int8(model)
+    chosen = cutting.choose(model, cut)
+    head = cutting.head_of(model, chosen)
+    if labels and len(labels) != chosen.dims[-1]:
+        raise UsageError(f"{len(labels)} labels given, but the model has {chosen.dims[-1]} classes")
+    package = compile_program(data, cut_op=chosen.op, head=head, name=name, labels=labels, source=source)
+    opened = open_package(package, source)
+    return Converted(
+        package, name, chosen, tuple(cutting.possible_cuts(model)), tuple(fit.check(package)),
+        opened.arena_size, opened.sha256,
+    )  # fmt: skip
+
+
+def _full_int8(model: ModelFile) -> None:
+    for t in (*model.inputs, *model.outputs):
+        tensor = model.tensors[t]
+        if tensor.dtype != np.int8:
+            kind = tensor.dtype.name if tensor.dtype.kind != "V" else "another type"
+            raise UnsupportedError(
+                f"{model.name}: tensor {tensor.name} is {kind}, not int8: convert with full integer quantisation, "
+                "int8 inputs and outputs (or give `quantfl convert` the .keras file and --calibrate)"
+            )
+
+
+def keras_to_tflite(path: Path, calibrate: Path | None) -> bytes:
+    """Full int8 conversion in a process of its own: TensorFlow is heavy, leaks per call and writes to stdout."""
+    if not path.exists():
+        raise PackageError(f"{path}: no such file or folder")
+    if calibrate is None:
+        raise UsageError(f"{path} has to be quantised: give --calibrate FILE.npz or .npy with some hundred real inputs")
+    if not calibrate.exists():
+        raise UsageError(f"{calibrate}: no such file (--calibrate)")
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "model.tflite"
+        command = [sys.executable, "-m", "quantfl.package.keras_convert", str(path), str(calibrate), str(out)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if out.exists():
+            return out.read_bytes()
+        for line in reversed(done.stdout.splitlines()):
+            if line.startswith("{"):
+                failure = json.loads(line)
+                error = {"tool": ToolError, "usage": UsageError}.get(failure["kind"], PackageError)
+                raise error(failure["message"])
+    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    raise PackageError(f"{path}: TensorFlow could not convert it: {last}")

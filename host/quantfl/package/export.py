@@ -1,0 +1,141 @@
+"""From a trained head back to a full int8 .tflite.
+
+Contract (ARM's notes on fine-tuning with CMSIS): the cut tensor keeps its scale and zero-point; weights are symmetric
+int8, per output channel where the model has that; biases are int32 with scale cut_scale * weight_scale[c]. The ranges of
+the head's own activations are taken anew, for logits grow with training. Everything is patched in place in the user's
+file: no byte of the backbone changes.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import tflite
+
+from quantfl.core.head import Head
+from quantfl.errors import PackageError, UnsupportedError
+from quantfl.package.cut import head_ops
+from quantfl.package.flatfile import ModelFile, Op
+from quantfl.package.program import HeadSpec, Package, compile_program
+
+
+class _Patch:
+    """Writes into a copy of a .tflite: constants, and the quantisation of tensors."""
+
+    def __init__(self, data: bytes):
+        self.out = bytearray(data)
+        self.graph = tflite.Model.GetRootAsModel(data, 0).Subgraphs(0)
+
+    def constant(self, offset: int, values: np.ndarray) -> None:
+        raw = values.tobytes()
+        self.out[offset : offset + len(raw)] = raw
+
+    def scales(self, tensor: int, values: np.ndarray) -> None:
+        q = self.graph.Tensors(tensor).Quantization()
+        o = q._tab.Offset(8)  # QuantizationParameters: min 4, max 6, scale 8, zero_point 10
+        if o == 0 or q.ScaleLength() != len(values):
+            raise PackageError(f"tensor {tensor} has {q.ScaleLength()} scales where {len(values)} are due")
+        self.constant(q._tab.Vector(o), values.astype("<f4"))
+
+    def zero_point(self, tensor: int, value: int) -> None:
+        q = self.graph.Tensors(tensor).Quantization()
+        o = q._tab.Offset(10)
+        if o == 0:
+            if value != 0:
+                raise UnsupportedError(f"tensor {tensor} has no zero-point to set; quantise with TFLite's converter")
+            return
+        struct.pack_into("<q", self.out, q._tab.Vector(o), value)
+
+
+def _range(values: np.ndarray, relu: bool) -> tuple[float, int]:
+    """Scale and zero-point of an asymmetric int8 tensor that holds these values."""
+    low, high = (0.0 if relu else min(0.0, float(values.min()))), max(0.0, float(values.max()))
+    scale = max((high - low) / 255.0, 1e-8)
+    scale = float(np.float32(scale))
+    return scale, int(np.clip(round(-128 - low / scale), -128, 127))
+
+
+def export(
+    package: Package, params: np.ndarray, features: np.ndarray, *, keep_metadata: bool = False
+) -> bytes:
+    """The improved full int8 .tflite with head `params` float32 [P].
+
+    features: int8 [n, F] of representative samples, from which the ranges of the head's activations are taken.
+    keep_metadata: make it a package again, whose initial head is `params`.
+    """
+    model = ModelFile(package.original, package.name or "the package")
+    ops = head_ops(model, package.cut_op)
+    if len(ops) != len(package.dims) - 1:
+        raise PackageError("the package's head does not fit its own model; convert the model anew")
+    if params.shape != package.params.shape or not np.isfinite(params).all():
+        raise PackageError(f"a head of {params.size} finite parameters was given, {package.params.size} are due")
+    patch, at = _Patch(model.data), 0
+    x = (features.astype(np.float64) - package.feature_zero_point) * package.feature_scale
+    x_scale = package.feature_scale
+    for i, op in enumerate(ops):
+        n_in, n_out = package.dims[i], package.dims[i + 1]
+        kernel = params[at : at + n_in * n_out].reshape(n_in, n_out).astype(np.float64)
+        bias = params[at + n_in * n_out : at + (n_in + 1) * n_out].astype(np.float64)
+        at += (n_in + 1) * n_out
+        x = x @ kernel + bias
+        last = i + 1 == len(ops)
+        if not last:
+            x = np.maximum(x, 0.0)
+        _write_weights(model, patch, op, kernel, bias, x_scale)
+        x_scale = _write_outputs(model, patch, op, ops[i + 1] if not last else None, x, relu=not last)
+    out = bytes(patch.out)
+    if keep_metadata:
+        out = compile_program(
+            out, cut_op=package.cut_op, head=HeadSpec(package.dims, params), name=package.name, labels=package.labels
+        )
+    return out
+
+
+def _write_weights(
+    model: ModelFile, patch: _Patch, op: Op, kernel: np.ndarray, bias: np.ndarray, x_scale: float
+) -> None:
+    w = model.tensors[op.inputs[1]]
+    largest = np.abs(kernel).max(axis=0)
+    if len(w.scales) == 1:
+        largest = np.full_like(largest, largest.max())
+    # A channel of zeros, or one whose bias would overflow int32, gets a larger scale.
+    scales = np.maximum(largest / 127.0, 1e-9)
+    scales = np.maximum(scales, np.abs(bias) / (x_scale * (2**30))).astype(np.float32)
+    if len(w.scales) == 1:
+        scales = np.full_like(scales, scales.max())
+    q = np.clip(np.rint(kernel / scales.astype(np.float64)), -127, 127).astype(np.int8)
+    patch.constant(w.offset, np.ascontiguousarray(q.T))
+    patch.scales(w.index, scales if len(w.scales) > 1 else scales[:1])
+    if len(op.inputs) > 2 and op.inputs[2] >= 0:
+        b = model.tensors[op.inputs[2]]
+        b_scales = (np.float32(x_scale) * scales).astype(np.float32)
+        patch.constant(b.offset, np.rint(bias / (x_scale * scales.astype(np.float64))).astype("<i4"))
+        if len(b.scales):
+            patch.scales(b.index, b_scales if len(b.scales) > 1 else b_scales[:1])
+    elif np.abs(bias).max() > 0:
+        raise UnsupportedError(f"{model.label(op)} has no bias, but the trained head has: add one to the model's layer")
+
+
+def _write_outputs(
+    model: ModelFile, patch: _Patch, op: Op, following: Op | None, values: np.ndarray, *, relu: bool
+) -> float:
+    """Quantise the layer's output anew, and every tensor up to the next dense layer or the softmax; returns its scale."""
+    scale, zero = _range(values, relu)
+    end = following.index if following else len(model.ops)
+    tensors = {op.outputs[0]}
+    for o in model.ops[op.index + 1 : end]:
+        if o.name in ("RESHAPE", "RELU") and o.inputs[0] in tensors:
+            tensors.add(o.outputs[0])
+    for t in tensors:
+        patch.scales(t, np.array([scale]))
+        patch.zero_point(t, zero)
+    return scale
+
+
+def float_head(package: Package) -> Head:
+    """The package's head as the boards compute it."""
+    return Head(package.dims, package.feature_scale, package.feature_zero_point)
+
+
+

@@ -1,0 +1,76 @@
+"""Keras or SavedModel to full int8 .tflite; run as a process by quantfl.package.convert.
+
+    python -m quantfl.package.keras_convert MODEL CALIBRATION OUT
+
+A failure is one JSON line on stdout: {"kind": "tool" | "usage" | "model", "message": …}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+
+def fail(kind: str, message: str) -> None:
+    print(json.dumps({"kind": kind, "message": " ".join(message.split())}))
+    sys.exit(1)
+
+
+def samples(path: Path) -> np.ndarray:
+    """Representative inputs: a .npy array, or the array x, x_train or the only one of a .npz."""
+    try:
+        raw = np.load(path, allow_pickle=False)
+        if isinstance(raw, np.ndarray):
+            return raw
+        for key in ("x", "x_train", *raw.files):
+            if key in raw.files:
+                return raw[key]
+    except (OSError, ValueError, EOFError) as error:
+        fail("usage", f"{path}: not a .npy or .npz file of plain arrays ({error})")
+    fail("usage", f"{path}: holds no array")
+    raise AssertionError
+
+
+def main(model_path: str, calibration: str, out: str) -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    try:
+        import tensorflow as tf
+    except ImportError:
+        fail("tool", "TensorFlow is missing: pip install 'quantfl[convert]', or give a full int8 .tflite instead")
+    x = samples(Path(calibration)).astype(np.float32)
+    try:
+        if Path(model_path).is_dir():
+            loaded = tf.saved_model.load(model_path)
+            signature = loaded.signatures["serving_default"]
+            entry = list(signature.structured_input_signature[1].values())[0]
+            shape, call = entry.shape[1:], signature
+            name = list(signature.structured_input_signature[1])[0]
+            function = tf.function(lambda v: call(**{name: v}), input_signature=[tf.TensorSpec((1, *shape), tf.float32)])
+            converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], loaded)
+        else:
+            net = tf.keras.models.load_model(model_path, compile=False)
+            shape = net.inputs[0].shape[1:]
+            entry = tf.keras.Input(batch_shape=(1, *shape))
+            converter = tf.lite.TFLiteConverter.from_keras_model(tf.keras.Model(entry, net(entry)))
+    except Exception as error:  # whatever Keras raises for a file it does not understand
+        fail("model", f"{model_path}: cannot be loaded: {str(error).splitlines()[0] if str(error) else error!r}")
+    if tuple(x.shape[1:]) != tuple(shape):
+        fail("usage", f"{calibration}: samples have shape {x.shape[1:]}, but the model takes {tuple(shape)}")
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([s[None]] for s in x[:500])
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = converter.inference_output_type = tf.int8
+    try:
+        data = converter.convert()
+    except Exception as error:  # the converter raises its own kinds
+        fail("model", f"{model_path}: cannot be quantised to int8: {str(error).splitlines()[0]}")
+    Path(out).write_bytes(data)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
