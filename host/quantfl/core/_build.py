@@ -70,6 +70,7 @@ def make(base: Path | None = ROOT) -> FFI:
 
 
 if __name__ == "__main__":
-    make(None).compile(tmpdir=str(ROOT / "host"), verbose=False)
+    built = Path(make(None).compile(tmpdir=str(ROOT / "host"), verbose=False))
+    built.replace(built.parent / "_qfl.abi3.so")  # where `pip install -e .` puts it, so that there is never a second one
 else:
     ffibuilder = make()

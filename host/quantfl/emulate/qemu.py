@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+from pathlib import Path
 
 import numpy as np
 
@@ -125,7 +126,8 @@ class QemuBoard:
 
     def cpu_seconds(self) -> float:
         """Processor time the emulator has used."""
-        fields = open(f"/proc/{self._process.pid}/stat").read().rsplit(")", 1)[1].split()
+        text = Path(f"/proc/{self._process.pid}/stat").read_text()
+        fields = text.rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 

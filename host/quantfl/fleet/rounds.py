@@ -141,10 +141,11 @@ class Rounds:
                 return
             self.round += 1
             self.history.append(record)
-            self._checkpoint()
+            self.checkpoint()
             self.f.progress.round_done(record)
 
-    def _checkpoint(self) -> None:
+    def checkpoint(self) -> None:
+        """Write the state after the last complete round."""
         f = self.f
         if f.folder is not None:
             f.folder.save(

@@ -44,10 +44,8 @@ def convert(
     labels: tuple[str, ...] = (),
 ) -> Converted:  # fmt: skip
     """Convert a .keras, .h5, SavedModel or full int8 .tflite. Errors name the layer and a remedy."""
-    if path.is_dir() or path.suffix in (".keras", ".h5"):
-        data = keras_to_tflite(path, calibrate)
-    else:
-        data = read_file(path)
+    keras = path.is_dir() or path.suffix in (".keras", ".h5")
+    data = keras_to_tflite(path, calibrate) if keras else read_file(path)
     return convert_bytes(data, source=str(path), cut=cut, name=name or path.stem, labels=labels)
 
 

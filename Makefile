@@ -1,0 +1,65 @@
+# quantfl: `make demo` and `make test` set themselves up on a fresh machine.
+# QUANTFL_NO_ARM=1 leaves the Arm toolchain and QEMU out; PYTHON chooses the interpreter.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CORE := $(CURDIR)/.pio-core
+export PLATFORMIO_CORE_DIR := $(CORE)
+export PLATFORMIO_SETTING_ENABLE_TELEMETRY := no
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+C_SOURCES := $(shell find firmware/lib firmware/boards firmware/src firmware/platforms -name '*.[ch]' -o -name '*.ld' -o -name '*.json' -o -name '*.py')
+EXTENSION := host/quantfl/core/_qfl.abi3.so
+
+.PHONY: demo test firmware venv tools lint format clean recipes asan
+
+demo: firmware
+	$(BIN)/quantfl demo
+
+test: $(VENV)/.test firmware
+	$(BIN)/python -m pytest
+
+# The system's compilers and emulators, where its package manager can give them.
+tools:
+	@sh tools/setup_tools.sh
+
+$(VENV)/.made: | tools
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.made pyproject.toml
+	$(BIN)/pip install -q -e '.[demo]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.made pyproject.toml
+	$(BIN)/pip install -q -e '.[test]'
+	@touch $@ $(VENV)/.demo
+
+venv: $(VENV)/.demo
+
+$(EXTENSION): $(VENV)/.demo $(C_SOURCES) host/quantfl/core/_build.py
+	$(BIN)/python host/quantfl/core/_build.py
+
+# Boards: the native one always; the emulated Cortex-M4F where the Arm toolchain is.
+firmware: $(EXTENSION) .pio/.built
+
+.pio/.built: $(VENV)/.demo $(C_SOURCES) platformio.ini
+	$(BIN)/python tools/pio_offline/provision.py --core-dir $(CORE)
+	$(BIN)/pio run -s -e native
+	@if [ -z "$(QUANTFL_NO_ARM)" ] && command -v arm-none-eabi-gcc >/dev/null; then $(BIN)/pio run -s -e qemu_m4; \
+	else echo "no Arm toolchain: boards will be native processes"; fi
+	@touch $@
+
+asan: $(VENV)/.test
+	$(BIN)/pio run -s -e native_asan
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+
+# Rebuild the shipped models (TensorFlow).
+recipes: $(VENV)/.test
+	$(BIN)/python models/digits/recipe.py --out models/digits/digits_int8.tflite
+
+clean:
+	rm -rf .pio .pio-core build host/*.egg-info $(EXTENSION) host/quantfl/core/_qfl.c

@@ -1,0 +1,48 @@
+"""`quantfl demo`: the whole road in a few minutes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import typer
+
+
+def command(
+    board: str = typer.Option(None, "--board", help="native, qemu_m4 or inproc; default: the best that can be booted."),
+    out: Path = typer.Option(Path("demo"), "--out", help="Folder for everything that is written; emptied first."),
+    rounds: int = typer.Option(None, min=1, help="Rounds; default: those of models/digits/demo.toml."),
+    as_json: bool = typer.Option(False, "--json", help="Print the summary as JSON."),
+) -> int:
+    """Eight emulated boards learn digits: convert, push, train, aggregate, export, with every byte counted."""
+    from quantfl.cli.output import console, stderr_console
+    from quantfl.cli.run import execute
+    from quantfl.emulate import KINDS, available, best_kind
+    from quantfl.emulate.base import ROOT
+    from quantfl.errors import ToolError, UsageError
+    from quantfl.fleet import config
+
+    description = ROOT / "models" / "digits" / "demo.toml"
+    if not description.exists():
+        raise ToolError("the demo needs the repository's models/ folder: run it from a clone")
+    if board is not None and board not in KINDS:
+        raise UsageError(f"--board {board}: known are {', '.join(KINDS)}")
+    say = stderr_console() if as_json else console()
+    kind = board or best_kind()
+    what = {
+        "qemu_m4": "emulated Cortex-M4F boards (QEMU, the firmware PlatformIO built)",
+        "native": "native processes running the same C",
+        "inproc": "boards inside this process running the same C",
+    }[kind]
+    say.print(f"boards: {what}", highlight=False)
+    for better in KINDS[1::-1]:
+        if better == kind:
+            break
+        if (reason := available(better)) is not None:
+            say.print(f"  not {better}: {reason}", highlight=False)
+    conf = config.load(description)
+    if rounds is not None:
+        conf = conf.model_copy(update={"run": conf.run.model_copy(update={"rounds": rounds})})
+    if (out / "checkpoint.npz").exists():
+        shutil.rmtree(out)  # a folder of an earlier demo, and only such a one
+    return execute(conf, description, out, resume=False, compare=True, board=kind, as_json=as_json)

@@ -1,0 +1,86 @@
+"""`quantfl emulate`: boot boards and keep them running."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import typer
+
+
+def command(
+    board: str = typer.Option("native", "--board", help="native or qemu_m4."),
+    count: int = typer.Option(1, "-n", "--count", min=1, max=64, help="How many boards."),
+    seed: int = typer.Option(1, min=0, help="Decides the boards' unique ids and the split."),
+    package: Path = typer.Option(None, "--package", help="With --data: the package whose input the samples are for."),
+    data: str = typer.Option(None, "--data", help="Feed this data set to the boards as their sensors would."),
+    data_path: Path = typer.Option(None, "--data-path", help="Where the data set lies."),
+    split: str = typer.Option("dirichlet:0.3", "--split", help="iid, dirichlet:ALPHA or by-writer."),
+    as_json: bool = typer.Option(False, "--json", help="Print the list of boards as one JSON line."),
+) -> int:
+    """Boot boards, print their ports, and keep them running until Ctrl-C or until this process ends."""
+    from quantfl.emulate import boot_fleet, close_all
+    from quantfl.errors import UsageError
+
+    if board not in ("native", "qemu_m4"):
+        raise UsageError(f"--board {board}: native and qemu_m4 can be reached from other processes")
+    shards = None
+    if data is not None:
+        if package is None:
+            raise UsageError("--data needs --package: samples are fed in the input quantisation of a model")
+        shards = _shards(package, data, data_path, split, count, seed)
+    boards = boot_fleet(board, count, seed=seed)
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
+    try:
+        _announce(boards, as_json)
+        _feed(boards, shards)
+        while not stopped and all(b.alive for b in boards):
+            time.sleep(0.2)
+        return 0 if stopped else 1
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        close_all(boards)
+
+
+def _announce(boards, as_json: bool) -> None:
+    import json
+
+    if as_json:
+        rows = [{"name": b.name, "kind": b.kind, "url": b.url, "samples": b.samples_url} for b in boards]
+        print(json.dumps(rows), flush=True)
+        return
+    for b in boards:
+        print(f"{b.name}  {b.kind}  {b.url}  samples: {b.samples_url}", flush=True)
+
+
+def _shards(package: Path, data: str, path: Path | None, split: str, count: int, seed: int):
+    from quantfl.fleet.config import DataTable, FleetTable, ModelTable, RunConfig, RunTable
+    from quantfl.fleet.prepare import load_package, shards
+
+    config = RunConfig(
+        model=ModelTable(path=str(package)), fleet=FleetTable(emulate="native", boards=count), run=RunTable(seed=seed),
+        data=DataTable(name=data, path=str(path.resolve()) if path else None, split=split),
+    )  # fmt: skip
+    return shards(config, load_package(package), Path.cwd()).clients
+
+
+def _feed(boards, shards) -> None:
+    """Each board's samples wait in its channel until a package is on it; feeding must not hold up the others."""
+    import threading
+
+    for b, part in zip(boards, shards or [], strict=False):
+        threading.Thread(target=_feed_one, args=(b, part), daemon=True).start()
+
+
+def _feed_one(board, part) -> None:
+    from quantfl.errors import LinkError
+
+    while board.alive:
+        try:
+            board.feed(*part)
+            return
+        except LinkError:
+            time.sleep(1.0)

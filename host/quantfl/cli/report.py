@@ -1,0 +1,46 @@
+"""`quantfl report`: what a run did, from its folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import typer
+
+
+def command(
+    run: Path = typer.Argument(..., help="Folder of a run."),
+    rounds: bool = typer.Option(False, "--rounds", help="One line per round too."),
+    as_json: bool = typer.Option(False, "--json", help="Print summary and history as JSON."),
+) -> int:
+    """Print the summary of RUN: accuracy, bytes by link and purpose, failures. Works for unfinished runs too."""
+    from quantfl.cli.output import console, print_json
+    from quantfl.fleet.checkpoint import RunFolder
+    from quantfl.fleet.rounds import ledger_summary
+    from quantfl.report.live import kib
+    from quantfl.report.summary import print_summary
+
+    folder = RunFolder(run)
+    state = folder.load()
+    if folder.summary.exists():
+        summary = json.loads(folder.summary.read_text())
+    else:
+        scored = [r for r in state.history if "accuracy" in r]
+        summary = {
+            "name": state.config["run"]["name"], "boards_used": f"{len(state.ledger.per_board())} boards",
+            "rounds": state.round, "accuracy_before": scored[0]["accuracy"], "accuracy": scored[-1]["accuracy"],
+            "test_samples": scored[-1]["test_samples"], "ledger": ledger_summary(state.ledger), "books_differ": {},
+            "fp32": None, "files": {"history": str(folder.history)}, "unfinished": True,
+        }  # fmt: skip
+    if as_json:
+        print_json(summary | {"history": state.history})
+        return 0
+    c = console()
+    if rounds:
+        for r in state.history:
+            accuracy = f"accuracy {r['accuracy']:.4f}  loss {r['loss']:.4f}" if "accuracy" in r else ""
+            failed = "  failed: " + "; ".join(f"{n}: {w}" for n, w in r["failed"].items()) if r.get("failed") else ""
+            c.print(f"round {r['round']:>3}  {accuracy}  up {kib(r['up_bytes'])}  down {kib(r['down_bytes'])}{failed}",
+                    highlight=False)  # fmt: skip
+    print_summary(summary, c)
+    return 0

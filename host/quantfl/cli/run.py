@@ -1,0 +1,47 @@
+"""`quantfl run`: federated rounds over a fleet."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import typer
+
+
+def command(
+    description: Path = typer.Argument(..., help="FLEET.toml: fleet, data, rounds, hyper-parameters (docs/FLEET.md)."),
+    out: Path = typer.Option(None, "--out", help="Folder of the run; default: run.out or runs/NAME."),
+    resume: bool = typer.Option(False, "--resume", help="Go on from the last checkpoint in the folder."),
+    compare: bool = typer.Option(False, "--compare", help="Repeat the rounds over plain float32 in-process, for the bytes."),
+    board: str = typer.Option(None, "--board", help="Emulated boards of this kind: native, qemu_m4 or inproc."),
+    as_json: bool = typer.Option(False, "--json", help="Print the summary as JSON; progress goes to stderr."),
+) -> int:
+    """Run the rounds of DESCRIPTION. Ctrl-C ends the run cleanly with everything so far kept (exit code 130)."""
+    from quantfl.fleet import api, config
+
+    conf = config.load(description)
+    folder = out or api.default_folder(conf, description.parent)
+    return execute(conf, description, folder, resume=resume, compare=compare, board=board, as_json=as_json)
+
+
+def execute(conf, description: Path, folder: Path, *, resume: bool, compare: bool, board: str | None, as_json: bool) -> int:
+    """Run a loaded description with a live table and print its summary; shared with `quantfl demo`."""
+    from quantfl.cli.output import console, print_json, stderr_console
+    from quantfl.errors import UsageError
+    from quantfl.fleet import api
+    from quantfl.report.live import LiveTable
+    from quantfl.report.summary import print_summary
+
+    if board is not None and conf.fleet.emulate is None:
+        raise UsageError("--board is for descriptions with fleet.emulate; this one names boards at ports")
+    text = description.read_text(encoding="utf-8")
+    with LiveTable(stderr_console() if as_json else console(), title=conf.run.name) as live:
+        outcome = asyncio.run(
+            api.run(conf, base=description.parent, folder=folder, resume=resume, compare=compare, progress=live,
+                    kind=board, text=text)
+        )  # fmt: skip
+    if as_json:
+        print_json(outcome.summary)
+    else:
+        print_summary(outcome.summary)
+    return 130 if outcome.interrupted else 0

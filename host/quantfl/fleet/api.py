@@ -1,0 +1,108 @@
+"""One call for a whole run: what `quantfl run` and `quantfl demo` do, and what a script may do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantfl.errors import RunError
+from quantfl.fleet.checkpoint import RunFolder, write_atomic
+from quantfl.fleet.config import CodecTable, FleetTable, RunConfig
+from quantfl.fleet.finish import finish, plain_summary
+from quantfl.fleet.prepare import Prepared, prepare
+from quantfl.fleet.rounds import Progress, Rounds, Silent
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """summary: as in summary.json. interrupted: ended by Ctrl-C or `stop` before its last round."""
+
+    summary: dict
+    interrupted: bool
+
+
+def default_folder(config: RunConfig, base: Path) -> Path:
+    return base / config.run.out if config.run.out else Path("runs") / config.run.name
+
+
+async def run(
+    config: RunConfig, *, base: Path, folder: Path | None, resume: bool = False, compare: bool = False,
+    progress: Progress | None = None, kind: str | None = None, text: str = "",
+) -> Outcome:  # fmt: skip
+    """Run a description to its end, or to Ctrl-C, and write everything into `folder` (None: nothing is written).
+
+    resume: go on from the folder's checkpoint. compare: repeat the same rounds over plain float32 in-process and put
+    their bytes beside. kind: emulated boards of another kind than the description names.
+    RunError when the folder already holds a run and resume is not asked for.
+    """
+    progress = progress or Silent()
+    place, state = None, None
+    if folder is not None:
+        place = RunFolder(folder)
+        place.create()
+        if place.exists and not resume:
+            raise RunError(f"{folder} already holds a run: go on with --resume, or choose another folder with --out")
+        if resume:
+            state = place.load()
+            if state.config != config.model_dump(mode="json"):
+                raise RunError(f"{folder} was started with another description; resume it with the one in it (FLEET.toml)")
+    prepared = prepare(config, base=base, folder=place, progress=progress, state=state, kind=kind)
+    rounds = Rounds(prepared.federation, state)
+    try:
+        if place is not None and state is None:
+            write_atomic(place.package, prepared.package.data)
+            write_atomic(place.description, text.encode())
+        with _stop_on_interrupt(rounds):
+            await rounds.set_up()
+            rounds.score_start()
+            rounds.checkpoint()
+            await rounds.run()
+        books = await rounds.close_books()
+        rounds.checkpoint()
+    finally:
+        await prepared.close()
+    plain = await plain_run(config, base, progress) if compare and not rounds.stopped else None
+    progress.phase("writing the model and the summary")
+    return Outcome(finish(prepared, rounds, books, plain=plain), rounds.stopped)
+
+
+async def plain_run(config: RunConfig, base: Path, progress: Progress) -> dict:
+    """The same run with float32 both ways on in-process boards: measured by the same links and ledger."""
+    progress.phase("the same rounds over plain float32, in-process, for comparison")
+    fleet = FleetTable(emulate="inproc", boards=config.fleet.size)
+    plain = config.model_copy(
+        update={"fleet": fleet, "uplink": CodecTable(codec="fp32"), "downlink": CodecTable(codec="fp32")}
+    )
+    prepared: Prepared = prepare(plain, base=base, folder=None, progress=Silent())
+    rounds = Rounds(prepared.federation)
+    try:
+        await rounds.set_up()
+        rounds.score_start()
+        await rounds.run()
+    finally:
+        await prepared.close()
+    return plain_summary(rounds)
+
+
+@contextlib.contextmanager
+def _stop_on_interrupt(rounds: Rounds):
+    """Ctrl-C and SIGTERM end the run after what is complete; a second Ctrl-C ends the process."""
+    loop = asyncio.get_running_loop()
+    handled = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+
+        def stop(number: int = number) -> None:
+            rounds.stop()
+            loop.remove_signal_handler(number)
+
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            loop.add_signal_handler(number, stop)
+            handled.append(number)
+    try:
+        yield
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)

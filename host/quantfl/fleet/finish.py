@@ -1,0 +1,127 @@
+"""After the last round: books closed, model exported and scored, plot and summary written."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from quantfl.core.nn import Engine
+from quantfl.errors import ToolError
+from quantfl.fleet.checkpoint import write_atomic
+from quantfl.fleet.prepare import Prepared
+from quantfl.fleet.rounds import Rounds, ledger_summary
+from quantfl.package.export import export
+from quantfl.package.program import compile_program
+from quantfl.report.plot import accuracy_plot, curve_of
+
+
+def stock_accuracy(model: bytes, x: np.ndarray, y: np.ndarray) -> tuple[float, str]:
+    """Accuracy of a full int8 .tflite on inputs int8 [n, size], and the interpreter used.
+
+    tflite-micro or TensorFlow Lite where one is installed, else quantfl's own engine, which equals tflite-micro's bytes.
+    """
+    shape, predict, name = None, None, ""
+    try:
+        import tflite_micro
+
+        runtime = tflite_micro.runtime.Interpreter.from_bytes(model, arena_size=4 << 20)
+        shape, name = runtime.get_input_details(0)["shape"], "tflite-micro"
+
+        def predict(row: np.ndarray) -> int:
+            runtime.set_input(row.reshape(shape), 0)
+            runtime.invoke()
+            return int(runtime.get_output(0).argmax())
+
+    except ImportError:
+        engine, name = Engine(compile_program(model)), "quantfl's engine (install tflite-micro for the stock one)"
+
+        def predict(row: np.ndarray) -> int:
+            return int(engine.classify(row[None])[0].argmax())
+
+    with _quiet():
+        correct = sum(int(predict(row) == label) for row, label in zip(x, y, strict=True))
+    return correct / len(y), name
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Interpreters write to the process's stdout; --json must not be disturbed."""
+
+
+    sys.stdout.flush()
+    saved = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), 1)
+        yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+
+
+def finish(prepared: Prepared, rounds: Rounds, books: dict[str, dict], *, plain: dict | None = None) -> dict:
+    """Write model.tflite, accuracy.png and summary.json into the run's folder; returns the summary.
+
+    plain: the same run over plain float32, as `plain_summary` returns it.
+    """
+    f, folder = prepared.federation, prepared.federation.folder
+    history = rounds.history
+    scored = [r for r in history if "accuracy" in r]
+    model = export(prepared.package, f.strategy.params, prepared.test[0][:500])
+    accuracy, interpreter = stock_accuracy(model, prepared.test_inputs, prepared.test[1])
+    summary = {
+        "name": f.config.run.name,
+        "boards_used": f"{len(f.members)} {prepared.kind} boards",
+        "rounds": rounds.round,
+        "rounds_asked": f.config.run.rounds,
+        "accuracy_before": scored[0]["accuracy"],
+        "accuracy": scored[-1]["accuracy"],
+        "loss": scored[-1]["loss"],
+        "test_samples": scored[-1]["test_samples"],
+        "exported_accuracy": accuracy,
+        "interpreter": interpreter,
+        "head": f"{f.strategy.hash:08x}",
+        "package_sha256": f.package_sha256,
+        "ledger": ledger_summary(rounds.ledger),
+        "books_differ": books,
+        "fp32": plain,
+        "files": {},
+    }
+    if folder is None:
+        return summary
+    write_atomic(folder.model, model)
+    files = {"model": folder.model, "history": folder.history, "package": folder.package, "summary": folder.summary}
+    curves = {str(f.config.uplink.make()) + " up, " + str(f.config.downlink.make()) + " down": curve_of(history)}
+    if plain is not None:
+        curves["plain float32"] = [tuple(p) for p in plain["curve"]]
+    try:
+        accuracy_plot(folder.plot, curves, title=f"{f.config.run.name}: accuracy against bytes moved")
+        files["plot"] = folder.plot
+    except ToolError as error:
+        f.progress.warn(f"no plot was drawn: {error}")
+    summary["files"] = {k: str(_shown(v)) for k, v in files.items()}
+    write_atomic(folder.summary, json.dumps(summary, indent=2).encode())
+    return summary
+
+
+def _shown(path: Path) -> Path:
+    with contextlib.suppress(ValueError):
+        return path.resolve().relative_to(Path.cwd())
+    return path
+
+
+def plain_summary(rounds: Rounds) -> dict:
+    """What a run over plain float32 leaves for the comparison: bytes of its rounds, accuracy, curve."""
+    up, down = rounds.ledger.total(first=1)
+    scored = [r for r in rounds.history if "accuracy" in r]
+    return {
+        "rounds_up_total": up.total, "rounds_down_total": down.total, "accuracy": scored[-1]["accuracy"],
+        "curve": curve_of(rounds.history),
+    }  # fmt: skip
+
+

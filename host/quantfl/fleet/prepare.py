@@ -1,0 +1,165 @@
+"""From a run's description to a federation ready to run: package, data, boards, members."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from quantfl.core.head import Head, Score
+from quantfl.core.nn import Engine
+from quantfl.data import load, split
+from quantfl.data.quantise import to_int8
+from quantfl.device import Device, config_bytes
+from quantfl.emulate import Board, best_kind, boot_fleet, close_all
+from quantfl.errors import DataError, RunError
+from quantfl.fleet.checkpoint import RunFolder, State
+from quantfl.fleet.config import RunConfig
+from quantfl.fleet.member import Member
+from quantfl.fleet.rounds import Federation, Progress
+from quantfl.package.convert import convert
+from quantfl.package.flatfile import METADATA_NAME, ModelFile, read_file
+from quantfl.package.program import Package, open_package
+from quantfl.strategy.fedavg import FedAvg
+
+
+@dataclass
+class Prepared:
+    """A federation and what has to be cleaned up after it. test: features int8 [n, F] and labels [n] at the host."""
+
+    federation: Federation
+    package: Package
+    kind: str
+    test: tuple[np.ndarray, np.ndarray]
+    test_inputs: np.ndarray
+    boards: list[Board] = field(default_factory=list)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(m.device.close() for m in self.federation.members), return_exceptions=True)
+        close_all(self.boards)
+
+
+def load_package(path: Path, *, cut: str | None = None, calibrate: Path | None = None) -> Package:
+    """A package, or a model that is converted now."""
+    if path.suffix == ".tflite" and path.is_file():
+        data = read_file(path)
+        if cut is None and METADATA_NAME in ModelFile(data, str(path)).metadata:
+            return open_package(data, str(path))
+    return open_package(convert(path, cut=cut, calibrate=calibrate).package, str(path))
+
+
+def client_seed(seed: int, index: int) -> int:
+    """Seed of a client's order of samples: the same for the same run seed and place in the fleet."""
+    return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+
+
+def evaluator(package: Package, features: np.ndarray, labels: np.ndarray):
+    """A function that scores global parameters float32 [params] on the host's test features."""
+    head = Head(package.dims, package.feature_scale, package.feature_zero_point)
+
+    def evaluate(params: np.ndarray) -> Score:
+        return head.evaluate(params, features, labels)
+
+    return evaluate
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The data of a run in the model's int8 input: per client (x, labels), and the host's test set."""
+
+    clients: list[tuple[np.ndarray, np.ndarray]]
+    x_test: np.ndarray
+    y_test: np.ndarray
+
+
+def shards(config: RunConfig, package: Package, base: Path) -> Shards:
+    """Load, quantise and split the run's data. DataError when it does not fit the model."""
+    data = config.data
+    path = None if data.path is None else base / data.path
+    name = f"npz:{base / data.name[4:]}" if data.name.startswith("npz:") else data.name
+    ds = load(name, path)
+    if len(ds.classes) > package.dims[-1]:
+        raise DataError(f"data.name: {data.name} has {len(ds.classes)} classes, but the model tells {package.dims[-1]}")
+    parts = split(data.split, ds.y_train, ds.groups_train, config.fleet.size, config.run.seed,
+                  per_client=data.samples_per_board)  # fmt: skip
+    quantise = partial(
+        to_int8, scale=package.input_scale, zero_point=package.input_zero_point, size=package.input_size, source=data.name
+    )
+    keep = slice(None, data.test_samples)
+    clients = [(quantise(ds.x_train[p]), ds.y_train[p].astype(np.uint16)) for p in parts]
+    return Shards(clients, quantise(ds.x_test[keep]), ds.y_test[keep])
+
+
+def prepare(
+    config: RunConfig, *, base: Path, folder: RunFolder | None, progress: Progress, state: State | None = None,
+    kind: str | None = None,
+) -> Prepared:  # fmt: skip
+    """Load, split, boot. base: folder that relative paths in the description start from. state: to go on from.
+
+    kind overrides fleet.emulate. Boards are booted here and closed by Prepared.close.
+    """
+    progress.phase("reading the model")
+    if state is not None and folder is not None:
+        package = open_package(read_file(folder.package), str(folder.package))
+        if package.sha256 != state.package_sha256:
+            raise RunError(f"{folder.package} is not the package this run was started with")
+    else:
+        calibrate = base / config.model.calibrate if config.model.calibrate else None
+        package = load_package(base / config.model.path, cut=config.model.cut, calibrate=calibrate)
+    if not package.dims:
+        raise RunError(f"{config.model.path} has nothing to train; convert it with a head")
+    progress.phase("reading the data")
+    fed = config.fleet.emulate is not None or any(b.samples for b in config.fleet.board)
+    data = shards(config, package, base)
+    features = Engine(package.data).run_batch(data.x_test)
+    boards: list[Board] = []
+    if config.fleet.emulate is not None:
+        kind = kind or (best_kind() if config.fleet.emulate == "auto" else config.fleet.emulate)
+        progress.phase(f"booting {config.fleet.size} {kind} boards")
+        boards = boot_fleet(kind, config.fleet.size, seed=config.run.seed)
+    else:
+        kind = "ports"
+    head = Head(package.dims, package.feature_scale, package.feature_zero_point)
+    strategy = FedAvg(head, package.params, config.downlink.make(), config.strategy.server_lr)
+    if state is not None:
+        strategy.params, strategy.residual = state.params, state.residual
+    members = [
+        _member(i, config, boards[i] if boards else None, data.clients[i] if fed else None, package)
+        for i in range(config.fleet.size)
+    ]
+    federation = Federation(
+        config, package.data, package.sha256, strategy, members,
+        evaluator(package, features, data.y_test), folder, progress,
+    )  # fmt: skip
+    return Prepared(federation, package, kind, (features, data.y_test), data.x_test, boards)
+
+
+def _member(
+    index: int, config: RunConfig, board: Board | None, data: tuple[np.ndarray, np.ndarray] | None, package: Package
+) -> Member:
+    from quantfl.emulate.base import send_samples
+
+    feed, expected = None, 0
+    if board is not None:
+        name, url = board.name, board.url
+        feed, expected = partial(board.feed, *data), len(data[1])
+    else:
+        table = config.fleet.board[index]
+        name, url = table.name or table.url, table.url
+        if table.samples:
+            feed, expected = partial(send_samples, table.samples, *data), len(data[1])
+    seed = client_seed(config.run.seed, index)
+    message = config_bytes(config.train.fit(), config.uplink.make(), run_id=_run_id(config, package), seed=seed)
+    return Member(index, name, Device(url, name=name), message, feed, expected, board)
+
+
+def _run_id(config: RunConfig, package: Package) -> int:
+    """Tells runs apart on a board: a delta of another run is never taken for one of this."""
+
+
+    text = f"{config.run.name}/{config.run.seed}/{package.sha256}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")

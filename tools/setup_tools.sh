@@ -1,0 +1,40 @@
+#!/bin/sh
+# Install what the firmware needs from the system's package manager, where there is one we may use. Quick when all is
+# there. Never fails for want of the Arm tools: boards are native processes then.
+set -u
+
+need=""
+want() { # command, package
+    command -v "$1" >/dev/null 2>&1 || need="$need $2"
+}
+want cc gcc
+python3 -c 'import venv, ensurepip' 2>/dev/null || need="$need python3-venv"
+python3 - <<'EOF' 2>/dev/null || need="$need python3-dev"
+import sysconfig, os, sys
+sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))
+EOF
+if [ -z "${QUANTFL_NO_ARM:-}" ]; then
+    want arm-none-eabi-gcc gcc-arm-none-eabi
+    want qemu-system-arm qemu-system-arm
+    if command -v dpkg >/dev/null 2>&1 && ! dpkg -s picolibc-arm-none-eabi >/dev/null 2>&1; then
+        need="$need picolibc-arm-none-eabi"
+    fi
+fi
+[ -z "$need" ] && exit 0
+
+if [ "$(id -u)" = 0 ]; then sudo=""
+elif command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; then sudo="sudo -n"
+else sudo="none"
+fi
+if command -v apt-get >/dev/null 2>&1 && [ "$sudo" != none ]; then
+    echo "installing:$need"
+    { $sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends $need; } \
+        >/dev/null 2>&1 || echo "some of these could not be installed:$need"
+else
+    echo "not installed, and no package manager to use without a password:$need"
+fi
+if ! command -v cc >/dev/null 2>&1; then
+    echo "quantfl needs a C compiler: install gcc (or clang) and try again" >&2
+    exit 1
+fi
+exit 0
