@@ -101,14 +101,17 @@ def config_bytes(fit: FitConfig, codec: Codec, *, run_id: int, seed: int) -> byt
 
 
 class Device:
-    """A board at a port. `url` is anything quantfl.link.transport accepts.
+    """A board at a port. `url` is anything quantfl.link.transport accepts; patience: seconds a lost board is waited for.
 
     >>> device = Device("socket://127.0.0.1:7001")
     >>> info = await device.hello()
     """
 
-    def __init__(self, url: str, *, name: str | None = None, baud: int = BAUD, session: Session | None = None):
-        self.url = url
+    def __init__(
+        self, url: str, *, name: str | None = None, baud: int = BAUD, session: Session | None = None,
+        patience: float = 5.0,
+    ):  # fmt: skip
+        self.url, self.patience = url, patience
         self.name = name or url
         self.session = session or Session(open_transport(url, baud=baud))
         self.info: DeviceInfo | None = None
@@ -133,17 +136,21 @@ class Device:
         return self.session.counters()
 
     async def _request(self, kind: int, body: bytes = b"", *, timeout: float = _REQUEST_S) -> Answer:
-        """A request that survives a broken link: reconnects and asks again until `timeout` s have passed."""
+        """A request that survives a broken link: reconnects and asks again until `timeout` s have passed, or until
+        the board has been away for `patience` s."""
         deadline = time.monotonic() + timeout
-        pause = 0.05
+        pause, away = 0.05, None
         while True:
             left = deadline - time.monotonic()
             try:
                 if not self.session.up:
+                    away = away or time.monotonic()
                     await self.session.open(max(0.1, min(left, 2.0)))
+                away = None
                 answer = await self.session.request(kind, body, timeout=max(0.1, left))
             except LinkError:
-                if time.monotonic() + pause >= deadline:
+                now = time.monotonic()
+                if now + pause >= deadline or (away is not None and now - away > self.patience):
                     raise
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 1.0)

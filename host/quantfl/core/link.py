@@ -63,8 +63,8 @@ class Link:
         frame_max: int = 1024,
         window: int = 16,
         initiator: bool = True,
-        rto_ms: int = 1000,
-        rto_min_ms: int = 500,
+        rto_ms: int = 0,
+        rto_min_ms: int = 0,
         give_up: int = 0,
     ):
         config = ffi.new("qfl_link_config *")

@@ -5,6 +5,7 @@ in ~/.cache/quantfl; MNIST can be downloaded. `digits` needs no file: it comes w
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +128,7 @@ def load_npz(path: Path) -> Dataset:
             arrays = {k: z[k] for k in z.files}
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not a .npz file of plain arrays ({error})") from None
     missing = [k for k in ("x", "y", "x_test", "y_test") if k not in arrays]
     if missing:

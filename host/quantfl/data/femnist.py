@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ def _part(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as z:
             x, y, start = z["x"], z["label"].astype(np.int64), z["writer_start"].astype(np.int64)
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not a FEMNIST file ({error})") from None
     n = len(y)
     if start[0] != 0 or (np.diff(start) < 0).any() or start[-1] > n:

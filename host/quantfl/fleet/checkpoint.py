@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -105,7 +106,7 @@ class RunFolder:
                 params, residual, blob = z["params"].copy(), z["residual"].copy(), bytes(z["updates"])
         except FileNotFoundError:
             raise RunError(f"{self.path} holds no checkpoint: start the run without --resume") from None
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise RunError(f"{self.checkpoint} cannot be read ({error}); start the run anew") from None
         if meta["format"] != FORMAT:
             raise RunError(f"{self.checkpoint} has format {meta['format']}, this quantfl writes {FORMAT}")

@@ -29,6 +29,7 @@ class RunTable(_Table):
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     min_boards: Annotated[int, Field(ge=1)] = 1
     deadline_s: Annotated[float, Field(gt=0)] = 60.0
+    setup_s: Annotated[float, Field(gt=0)] = 120.0
     evaluate_every: Annotated[int, Field(ge=1)] = 1
     out: str | None = None
 

@@ -50,7 +50,7 @@ class Member:
         progress("connecting")
         if not self.device.session.up:
             await self.device.open(min(left(), 10.0))
-        info = await self.device.hello(left())
+        info = await self.device.hello(min(left(), 5.0))
         progress("pushing")
         await self.device.push(package, timeout=left())
         info = self.device.info or info

@@ -93,7 +93,7 @@ class Rounds:
         """Bring every board up. RunError when fewer than run.min_boards are ready."""
         run = self.f.config.run
         self.f.progress.phase("setting boards up")
-        await asyncio.gather(*(self._set_up_one(m, max(run.deadline_s, 120.0)) for m in self.f.members))
+        await asyncio.gather(*(self._set_up_one(m, run.setup_s) for m in self.f.members))
         ready = [m for m in self.f.members if m.ready]
         if len(ready) < run.min_boards:
             reasons = "; ".join(f"{m.name}: {m.reason}" for m in self.f.members if not m.ready)

@@ -94,5 +94,6 @@ class Ledger:
         rows = {}
         for row in raw["rows"]:
             row = dict(row)
-            rows[row.pop("round"), row.pop("board")] = Counters(**row)
+            key = row.pop("round"), row.pop("board")
+            rows[key] = Counters(**row)
         return cls(rows, dict(raw["samples"]), list(raw["imbalances"]))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ def samples(path: Path) -> np.ndarray:
         for key in ("x", "x_train", *raw.files):
             if key in raw.files:
                 return raw[key]
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         fail("usage", f"{path}: not a .npy or .npz file of plain arrays ({error})")
     fail("usage", f"{path}: holds no array")
     raise AssertionError

@@ -40,8 +40,8 @@ typedef struct qfl_link_config {
     uint16_t frame_max;   /* payload bytes per frame, 16..1024; costs 2 x (frame_max + 17) bytes of RAM */
     uint8_t window;       /* frames in flight, 1..16; 20 bytes of RAM each */
     uint8_t initiator;    /* 1: this end opens sessions (host), 0: it answers (board) */
-    uint16_t rto_ms;      /* first retransmission time-out, ms; 0: 400 */
-    uint16_t rto_min_ms;  /* smallest adapted time-out, ms; 0: 250 */
+    uint16_t rto_ms;      /* first retransmission time-out, ms; 0: 1000 */
+    uint16_t rto_min_ms;  /* smallest adapted time-out, ms; 0: 500 */
     uint16_t give_up;     /* retransmissions of one frame after which an initiator is DOWN; 0: 8 */
 } qfl_link_config;
 

@@ -30,9 +30,9 @@ qfl_status qfl_link_init(qfl_link **out, const qfl_link_config *config, void *me
     memset(l, 0, sizeof *l);
     l->config = *config;
     if (l->config.rto_ms == 0)
-        l->config.rto_ms = 400;
+        l->config.rto_ms = 1000;
     if (l->config.rto_min_ms == 0)
-        l->config.rto_min_ms = 250;
+        l->config.rto_min_ms = 500;
     if (l->config.give_up == 0)
         l->config.give_up = 8;
     l->raw_cap = config->frame_max + SLACK;

@@ -1,0 +1,123 @@
+"""qfl_codec: BU(L) against a numpy statement of its definition, limits of its error, refusal of malformed bytes."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from quantfl.core.codec import LEVELS, Codec, CodecError, decode, decode_add
+
+floats = st.floats(-1e6, 1e6, width=32)
+vectors = hnp.arrays(np.float32, st.integers(1, 300), elements=floats)
+
+
+def bu_oracle(x: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices and midpoints of one range, in float32 as defined in docs/CODEC.md."""
+    lo, hi = x.min(), x.max()
+    step = np.float32((hi - lo) / np.float32(levels))
+    if hi == lo or not step > 0:
+        return np.zeros(len(x), int), np.full(len(x), lo, np.float32)
+    index = np.minimum(((x - lo) / step).astype(np.float32).astype(np.int64), levels - 1)
+    return index, (lo + (index.astype(np.float32) + np.float32(0.5)) * step).astype(np.float32)
+
+
+@given(vectors, st.sampled_from(LEVELS))
+def test_bu_equals_its_definition_bit_for_bit(x, levels):
+    data = Codec("bu", levels).encode(x, [len(x)])
+    index, values = bu_oracle(x, levels)
+    assert decode(data, [len(x)]).tobytes() == values.tobytes()
+    bits = levels.bit_length() - 1
+    if struct.unpack_from("<ff", data, 2)[0] != struct.unpack_from("<ff", data, 2)[1]:
+        assert len(data) == 10 + (len(x) * bits + 7) // 8
+        packed = int.from_bytes(data[10:], "little")
+        assert [(packed >> (bits * i)) & (levels - 1) for i in range(len(x))] == index.tolist()
+        assert packed >> (bits * len(x)) == 0
+    else:
+        assert len(data) == 10
+
+
+@given(vectors, st.sampled_from(LEVELS), st.booleans(), st.booleans())
+def test_error_is_at_most_a_bucket(x, levels, per_tensor, means):
+    tensors = [len(x)] if len(x) < 3 else [len(x) // 3, len(x) - len(x) // 3]
+    y = decode(Codec("bu", levels, per_tensor, means).encode(x, tensors), tensors)
+    width = (float(x.max()) - float(x.min())) / levels
+    slack = 4 * np.spacing(np.float32(np.abs(x).max()))
+    assert np.abs(y.astype(np.float64) - x).max() <= (width if means else width / 2) + slack
+
+
+@given(vectors)
+def test_means_are_never_worse_than_midpoints(x):
+    def squared(means: bool) -> float:
+        return float(((decode(Codec("bu", 4, False, means).encode(x, [len(x)]), [len(x)]).astype(np.float64) - x) ** 2).sum())
+
+    assert squared(True) <= squared(False) * (1 + 1e-3) + 1e-9 * float((x.astype(np.float64) ** 2).sum()) + 1e-30
+
+
+@given(vectors)
+def test_fp32_is_exact(x):
+    data = Codec("fp32").encode(x, [len(x)])
+    assert len(data) == 1 + 4 * len(x)
+    assert decode(data, [len(x)]).tobytes() == x.tobytes()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("codec", [Codec("fp32"), Codec("bu", 64), Codec("bu", 4, True, True)])
+def test_non_finite_values_are_refused(codec, bad):
+    x = np.linspace(-1, 1, 50).astype(np.float32)
+    x[17] = bad
+    with pytest.raises(CodecError, match="NaN or infinity"):
+        codec.encode(x, [50])
+
+
+def test_a_range_beyond_float32_is_refused():
+    with pytest.raises(CodecError, match="bounds"):
+        Codec("bu", 4).encode(np.array([-3e38, 3e38], np.float32), [2])
+
+
+def test_constants_cost_a_header_only():
+    x = np.full(10_000, -0.25, np.float32)
+    data = Codec("bu", 256).encode(x, [10_000])
+    assert len(data) == 10
+    assert (decode(data, [10_000]) == x).all()
+
+
+def test_golden_vector():
+    """The example of docs/CODEC.md."""
+    data = Codec("bu", 4).encode(np.array([-1, -0.5, 0, 0.5, 1], np.float32), [5])
+    assert data.hex() == "0102000080bf0000803fe403"
+    assert decode(data, [5]).tolist() == [-0.75, -0.25, 0.25, 0.75, 0.75]
+
+
+@given(st.binary(max_size=200), st.integers(1, 60))
+@settings(max_examples=400)
+def test_arbitrary_bytes_are_refused_or_decode_to_finite_values(data, n):
+    try:
+        assert np.isfinite(decode(data, [n])).all()
+    except CodecError:
+        pass
+
+
+@given(vectors, st.sampled_from([Codec("bu", 8), Codec("bu", 64, True), Codec("bu", 4, False, True), Codec("fp32")]), st.data())
+@settings(max_examples=200)
+def test_truncated_extended_or_misaddressed_bytes_are_refused(x, codec, data):
+    encoded = codec.encode(x, [len(x)])
+    cut = data.draw(st.integers(0, len(encoded) - 1))
+    keep = np.ones(len(x), np.float32)
+    for wrong in (encoded[:cut], encoded + b"\0"):
+        with pytest.raises(CodecError):
+            decode_add(wrong, [len(x)], keep)
+    assert (keep == 1).all()
+
+
+@given(vectors, st.floats(-4, 4, width=32))
+def test_adding_equals_decoding_and_adding(x, weight):
+    data = Codec("bu", 16).encode(x, [len(x)])
+    y = np.linspace(-5, 5, len(x)).astype(np.float32)
+    expected = (y + np.float32(weight) * decode(data, [len(x)])).astype(np.float32)
+    decode_add(data, [len(x)], y, weight)
+    assert y.tobytes() == expected.tobytes()
