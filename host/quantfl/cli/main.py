@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import sys
 
-import click
 import typer
 
 from quantfl import __version__
 from quantfl.cli import bench, convert, demo, devices, emulate, evaluate, export, push, report, run
 from quantfl.errors import QuantflError
+
+try:  # newer typer carries its own click
+    from typer._click import exceptions as usage
+except ImportError:
+    from click import exceptions as usage
 
 app = typer.Typer(
     name="quantfl",
@@ -52,15 +56,15 @@ def main(argv: list[str] | None = None) -> int:
     except QuantflError as error:
         _complain(str(error))
         return error.exit_code
-    except click.exceptions.Exit as error:
+    except typer.Exit as error:
         return error.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
+    except usage.NoArgsIsHelpError as error:
         print(error.format_message())
         return 2
-    except click.ClickException as error:
+    except usage.ClickException as error:
         _complain(f"{error.format_message()} (see --help)")
         return 2
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _complain("interrupted")
         return INTERRUPTED
     except BrokenPipeError:

@@ -18,7 +18,8 @@ def command(
 ) -> int:
     """Send PACKAGE to boards; a push that broke off goes on where it stopped. Exit code: that of the first failure."""
     from quantfl.cli.output import console, print_json
-    from quantfl.package.flatfile import open_package, read_file
+    from quantfl.package.flatfile import read_file
+    from quantfl.package.program import open_package
 
     data = read_file(package)
     open_package(data)

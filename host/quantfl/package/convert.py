@@ -14,7 +14,7 @@ import numpy as np
 from quantfl.errors import PackageError, ToolError, UnsupportedError, UsageError
 from quantfl.package import cut as cutting
 from quantfl.package import fit
-from quantfl.package.flatfile import ModelFile, read_file
+from quantfl.package.flatfile import ModelFile, damage, read_file
 from quantfl.package.program import compile_program, open_package, original_of
 
 
@@ -53,11 +53,12 @@ def convert_bytes(
     data: bytes, *, source: str, cut: str | None = None, name: str = "", labels: tuple[str, ...] = ()
 ) -> Converted:
     """Convert the bytes of a full int8 .tflite (or of a package, which is converted anew)."""
-    data = original_of(data)
-    model = ModelFile(data, source)
-    _full_int8(model)
-    chosen = cutting.choose(model, cut)
-    head = cutting.head_of(model, chosen)
+    with damage(source):
+        data = original_of(data)
+        model = ModelFile(data, source)
+        _full_int8(model)
+        chosen = cutting.choose(model, cut)
+        head = cutting.head_of(model, chosen)
     if labels and len(labels) != chosen.dims[-1]:
         raise UsageError(f"{len(labels)} labels given, but the model has {chosen.dims[-1]} classes")
     package = compile_program(data, cut_op=chosen.op, head=head, name=name, labels=labels, source=source)

@@ -62,7 +62,8 @@ def export(
     """The improved full int8 .tflite with head `params` float32 [P].
 
     features: int8 [n, F] of representative samples, from which the ranges of the head's activations are taken.
-    keep_metadata: make it a package again, whose initial head is `params`.
+    A softmax at the model's end still gives probabilities in steps of 1/256, as in every int8 model: classes whose
+    logits differ by less are told apart by the logits only. keep_metadata: make it a package again, whose initial head is `params`.
     """
     model = ModelFile(package.original, package.name or "the package")
     ops = head_ops(model, package.cut_op)

@@ -8,15 +8,15 @@ Schema: tensorflow/compiler/mlir/lite/schema/schema.fbs, version 3.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import tflite
 
-from quantfl.errors import PackageError
+from quantfl.errors import PackageError, QuantflError
 
 METADATA_NAME = "quantfl"
 ALIGN = 64
@@ -86,17 +86,25 @@ _OPTIONS = {
 }
 
 
+@contextlib.contextmanager
+def damage(name: str):
+    """What the generated accessors raise on damaged bytes (struct.error, IndexError, TypeError …) becomes PackageError."""
+    try:
+        yield
+    except QuantflError:
+        raise
+    except (struct.error, IndexError, TypeError, ValueError, AttributeError, KeyError, OverflowError, RecursionError,
+            MemoryError) as error:  # fmt: skip
+        raise PackageError(f"{name} is damaged or no .tflite file ({type(error).__name__})") from None
+
+
 class ModelFile:
     """A .tflite file with one subgraph. PackageError when the bytes are not one."""
 
     def __init__(self, data: bytes, name: str = "the model"):
         self.data, self.name = data, name
-        try:
+        with damage(name):
             self._parse()
-        except PackageError:
-            raise
-        except Exception as error:  # the generated accessors raise struct.error, IndexError, TypeError … on damage
-            raise PackageError(f"{name} is damaged or no .tflite file ({type(error).__name__})") from None
 
     def _parse(self) -> None:
         if len(self.data) < 32 or self.data[4:8] != b"TFL3":
@@ -110,6 +118,7 @@ class ModelFile:
         self.inputs = tuple(int(graph.Inputs(i)) for i in range(graph.InputsLength()))
         self.outputs = tuple(int(graph.Outputs(i)) for i in range(graph.OutputsLength()))
         self.ops = tuple(self._op(i, graph.Operators(i)) for i in range(graph.OperatorsLength()))
+        self.metadata = self._metadata()
         for op in self.ops:
             for t in (*op.inputs, *op.outputs):
                 if not -1 <= t < len(self.tensors):
@@ -162,8 +171,7 @@ class ModelFile:
         layer = self.tensors[op.outputs[0]].name if op.outputs else "?"
         return f"operator {op.index} ({op.name}, layer {layer})"
 
-    @cached_property
-    def metadata(self) -> dict[str, tuple[int, int]]:
+    def _metadata(self) -> dict[str, tuple[int, int]]:
         """Metadata entries: name -> (offset in the file, length)."""
         found = {}
         for i in range(self._model.MetadataLength()):
@@ -171,6 +179,8 @@ class ModelFile:
             buffer = self._model.Buffers(entry.Buffer())
             if buffer is not None and buffer.DataLength():
                 at = buffer._tab.Vector(buffer._tab.Offset(4))
+                if at + buffer.DataLength() > len(self.data):
+                    raise PackageError(f"{self.name}: a metadata entry lies beyond the end of the file")
                 found[(entry.Name() or b"").decode(errors="replace")] = (at, buffer.DataLength())
         return found
 

@@ -18,7 +18,7 @@ import tflite
 
 from quantfl.errors import PackageError, UnsupportedError
 from quantfl.package import plan
-from quantfl.package.flatfile import METADATA_NAME, ModelFile, Op, Tensor, with_metadata
+from quantfl.package.flatfile import METADATA_NAME, ModelFile, Op, Tensor, damage, with_metadata
 
 MAGIC = b"QFLP"
 VERSION = 1
@@ -431,7 +431,13 @@ def compile_program(
     cut_op: operators [0, cut_op) are the backbone and the input of operator cut_op is the cut tensor; None: the whole
     model is backbone and there is nothing to train. UnsupportedError names operator, layer and remedy.
     """
-    data = original_of(data)
+    with damage(source):
+        return _compile(original_of(data), cut_op, head, name, labels, source)
+
+
+def _compile(
+    data: bytes, cut_op: int | None, head: HeadSpec | None, name: str, labels: tuple[str, ...], source: str
+) -> bytes:
     model = ModelFile(data, source)
     compiler = Compiler(model)
     if len(model.inputs) != 1 or not model.ops:
@@ -519,10 +525,15 @@ def open_package(data: bytes, source: str = "the package") -> Package:
     if entry is None:
         raise PackageError(f"{source} is a .tflite file but no quantfl package: run `quantfl convert` on it first")
     check(data, source)
-    f = HEADER.unpack_from(data, entry[0])
+    with damage(source):
+        return _read_package(data, entry[0], source)
+
+
+def _read_package(data: bytes, at: int, source: str) -> Package:
+    f = HEADER.unpack_from(data, at)
     layers, dims, params_at, count = f[13], f[14:19], f[19], f[20]
     try:
-        meta = json.loads(data[entry[0] + f[27] : entry[0] + f[27] + f[28]])
+        meta = json.loads(data[at + f[27] : at + f[27] + f[28]])
         name, labels = str(meta["name"]), tuple(str(v) for v in meta["labels"])
     except (ValueError, KeyError, TypeError):
         raise PackageError(f"{source} is damaged: its name and labels cannot be read") from None

@@ -1,0 +1,216 @@
+"""Packages: the user's bytes unchanged, cut, fit, export; damaged files refused by host and device alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quantfl.core.head import Head
+from quantfl.core.nn import Engine
+from quantfl.errors import PackageError, QuantflError, UnsupportedError
+from quantfl.fleet.finish import stock_accuracy
+from quantfl.package import cut, fit, plan
+from quantfl.package.convert import convert, convert_bytes
+from quantfl.package.export import export
+from quantfl.package.flatfile import METADATA_NAME, ModelFile
+from quantfl.package.program import compile_program, open_package, original_of
+from tests.support import DEMO_MODEL, shared_data
+
+ORIGINAL = DEMO_MODEL.read_bytes()
+PACKAGE = convert_bytes(ORIGINAL, source="demo", name="digits").package
+
+
+def test_the_users_bytes_are_inside_unchanged():
+    assert PACKAGE.endswith(ORIGINAL) and original_of(PACKAGE) == ORIGINAL
+    assert ModelFile(PACKAGE).metadata[METADATA_NAME][0] % 16 == 0
+
+
+def test_packing_again_replaces_the_program():
+    assert convert_bytes(PACKAGE, source="demo", name="digits").package == PACKAGE
+
+
+def test_a_package_is_an_ordinary_tflite():
+    pytest.importorskip("tflite_micro", reason="the tflite-micro wheel is not installed (Linux x86-64 only)")
+    x = np.random.default_rng(1).integers(-128, 128, (30, 64), np.int8)
+    y = Engine(compile_program(ORIGINAL)).classify(x).argmax(1)
+    assert stock_accuracy(PACKAGE, x, y) == (1.0, "tflite-micro")
+
+
+def test_head_is_the_dequantised_last_layer():
+    p, model = open_package(PACKAGE), ModelFile(ORIGINAL)
+    assert p.dims == (128, 10) and p.params.dtype == np.float32
+    op = model.ops[p.cut_op]
+    w = model.tensors[op.inputs[1]]
+    kernel = (w.data.astype(np.float64) * w.scales.astype(np.float64)[:, None]).T
+    np.testing.assert_allclose(p.params[:1280].reshape(128, 10), kernel, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name,dims", [("pretrainedResnet_quant", (64, 10)), ("kws_ref_model", (64, 12)), ("vww_96_int8", (256, 2))])
+def test_cut_of_mlperf_tiny(name, dims):
+    data = (shared_data("models/mlperf_tiny") / f"{name}.tflite").read_bytes()
+    done = convert_bytes(data, source=name)
+    assert done.cut.dims == dims and open_package(done.package).dims == dims
+
+
+def test_cut_of_a_deep_tail_and_by_name():
+    data = (shared_data("models/mlperf_tiny") / "ad01_int8.tflite").read_bytes()
+    done = convert_bytes(data, source="ad")
+    assert [c.dims for c in done.cuts][0] == (128, 640) and len(done.cuts) == 4
+    assert done.cut.dims == (128, 640)  # more than 16,384 parameters: only the last layer by default
+    second = convert_bytes(data, source="ad", cut=str(done.cuts[1].op))
+    assert second.cut.dims == (128, 128, 640)
+    with pytest.raises(UnsupportedError, match="possible are"):
+        convert_bytes(data, source="ad", cut="no such layer")
+
+
+def test_export_of_the_initial_head_changes_nothing_that_matters():
+    p = open_package(PACKAGE)
+    x = np.random.default_rng(1).integers(-128, 128, (200, 64), np.int8)
+    features = Engine(PACKAGE).run_batch(x)
+    head = Head(p.dims, p.feature_scale, p.feature_zero_point)
+    labels = head.logits(p.params, features).argmax(1)
+    exported = export(p, p.params, features)
+    assert len(exported) == len(ORIGINAL)
+    assert stock_accuracy(exported, x, labels)[0] >= 0.98
+    again = open_package(export(p, p.params, features, keep_metadata=True))
+    assert again.cut_op == p.cut_op and np.abs(again.params - p.params).max() == 0
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 300.0])
+def test_export_of_heads_of_any_size(scale):
+    """Logits far larger or smaller than the original's must not saturate in the exported model."""
+    p = open_package(PACKAGE)
+    params = (np.random.default_rng(4).normal(size=p.params.size) * scale * 0.1).astype(np.float32)
+    x = np.random.default_rng(1).integers(-128, 128, (300, 64), np.int8)
+    features = Engine(PACKAGE).run_batch(x)
+    labels = Head(p.dims, p.feature_scale, p.feature_zero_point).logits(params, features).argmax(1)
+    assert stock_accuracy(export(p, params, features), x, labels)[0] >= 0.93
+
+
+def test_export_of_a_two_layer_head():
+    data = (shared_data("models/mlperf_tiny") / "ad01_int8.tflite").read_bytes()
+    done = convert_bytes(data, source="ad", cut=str(convert_bytes(data, source="ad").cuts[1].op))
+    p = open_package(done.package)
+    x = np.random.default_rng(1).integers(-128, 128, (40, 640), np.int8)
+    features = Engine(done.package).run_batch(x)
+    params = p.params + (np.random.default_rng(2).normal(size=p.params.size) * 0.02).astype(np.float32)
+    logits = Head(p.dims, p.feature_scale, p.feature_zero_point).logits(params, features)
+    out = export(p, params, features)
+    last = ModelFile(out).tensors[ModelFile(out).outputs[0]]
+    got = Engine(compile_program(out)).classify(x).astype(np.float64)
+    real = (got - last.zero_point) * last.scale
+    assert np.abs(real - logits).max() < 0.06 * np.abs(logits).max()
+
+
+def test_fit_is_what_the_device_computes():
+    rows = {r.board: r for r in fit.check(PACKAGE, samples=50)}
+    assert rows["qemu_m4"].fits and rows["native"].max_samples > rows["nucleo_l476rg"].max_samples > 100
+    tight = fit.check(PACKAGE, samples=5000)
+    assert not any(r.fits for r in tight)
+
+
+@given(st.lists(st.tuples(st.integers(1, 500), st.integers(0, 20), st.integers(0, 8)), min_size=1, max_size=25))
+def test_plan_never_overlaps(raw):
+    blocks = [plan.Block(i, size, first, first + more) for i, (size, first, more) in enumerate(raw)]
+    offsets, total = plan.place(blocks)
+    for a in blocks:
+        assert offsets[a.key] % 16 == 0 and offsets[a.key] + a.size <= total
+        for b in blocks:
+            if a.key < b.key and a.first <= b.last and b.first <= a.last:
+                assert offsets[a.key] + a.size <= offsets[b.key] or offsets[b.key] + b.size <= offsets[a.key]
+
+
+@pytest.mark.parametrize("name", ["ad01_fp32", "kws_ref_model_float32"])
+def test_float_models_are_refused_with_a_remedy(name):
+    data = (shared_data("models/mlperf_tiny") / f"{name}.tflite").read_bytes()
+    with pytest.raises(UnsupportedError, match="int8"):
+        convert_bytes(data, source=name)
+
+
+def test_an_unsupported_operator_is_named_with_layer_and_remedy():
+    data = (shared_data("models/tflite_micro") / "models__keyword_scrambled_8bit.tflite").read_bytes()
+    with pytest.raises(UnsupportedError) as error:
+        compile_program(data)
+    message = str(error.value)
+    assert "operator 0" in message and "QUANTIZE" in message and "layer" in message and "\n" not in message
+
+
+def test_a_model_without_a_dense_tail_is_refused():
+    data = (shared_data("models/tflite_micro") / "models__person_detect.tflite").read_bytes()
+    with pytest.raises(UnsupportedError, match="trained"):
+        convert_bytes(data, source="person_detect")
+
+
+def opens_or_is_refused(data: bytes) -> None:
+    try:
+        open_package(data)
+        engine = Engine(data)
+        engine.run(np.zeros(engine.nn.input_size, np.int8))
+        engine.run_ops(0, engine.op_count)
+    except QuantflError as error:
+        assert "\n" not in str(error)
+
+
+@given(st.integers(0, len(PACKAGE) - 1))
+@settings(max_examples=150, deadline=None)
+def test_truncated_packages_are_refused(n):
+    with pytest.raises(PackageError):
+        open_package(PACKAGE[:n])
+
+
+@given(st.lists(st.tuples(st.integers(0, len(PACKAGE) - len(ORIGINAL) - 1), st.integers(0, 255)), min_size=1, max_size=6))
+@settings(max_examples=1500, deadline=None)
+def test_packages_damaged_in_our_part_are_refused_or_run(changes):
+    data = bytearray(PACKAGE)
+    for at, value in changes:
+        data[at] = value
+    opens_or_is_refused(bytes(data))
+
+
+@given(st.lists(st.tuples(st.integers(0, len(PACKAGE) - 1), st.integers(0, 255)), min_size=1, max_size=20))
+@settings(max_examples=300, deadline=None)
+def test_packages_damaged_anywhere_are_refused_or_run(changes):
+    data = bytearray(PACKAGE)
+    for at, value in changes:
+        data[at] = value
+    opens_or_is_refused(bytes(data))
+
+
+@given(st.lists(st.tuples(st.integers(0, len(ORIGINAL) - 1), st.integers(0, 255)), min_size=1, max_size=10))
+@settings(max_examples=300, deadline=None)
+def test_damaged_models_are_refused_or_converted(changes):
+    data = bytearray(ORIGINAL)
+    for at, value in changes:
+        data[at] = value
+    try:
+        convert_bytes(bytes(data), source="damaged")
+    except QuantflError as error:
+        assert "\n" not in str(error)
+
+
+def test_keras_model_through_tensorflow(tmp_path):
+    tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed (extra convert)")
+    layers = tf.keras.layers
+    net = tf.keras.Sequential([layers.Input((6, 6, 2)), layers.Conv2D(4, 3, activation="relu"), layers.Flatten(),
+                               layers.Dense(8, activation="relu"), layers.Dense(3), layers.Softmax()])  # fmt: skip
+    net.save(tmp_path / "m.keras")
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(1).normal(size=(40, 6, 6, 2)))
+    np.save(tmp_path / "bad.npy", np.zeros((5, 7)))
+    done = convert(tmp_path / "m.keras", calibrate=tmp_path / "x.npz")
+    assert done.cut.dims == (64, 8, 3) and len(done.cuts) == 2
+    with pytest.raises(QuantflError, match="calibrate"):
+        convert(tmp_path / "m.keras")
+    with pytest.raises(QuantflError, match=r"\(7,\).*\(6, 6, 2\)"):
+        convert(tmp_path / "m.keras", calibrate=tmp_path / "bad.npy")
+    (tmp_path / "broken.keras").write_bytes(b"no model")
+    with pytest.raises(PackageError, match="cannot be loaded"):
+        convert(tmp_path / "broken.keras", calibrate=tmp_path / "x.npz")
+    net.export(tmp_path / "saved")
+    assert convert(tmp_path / "saved", calibrate=tmp_path / "x.npz").cut.dims == (64, 8, 3)
+
+
+def test_possible_cuts_start_with_the_smallest_head():
+    cuts = cut.possible_cuts(ModelFile(ORIGINAL))
+    assert [c.params for c in cuts] == sorted(c.params for c in cuts)
