@@ -9,7 +9,7 @@ export PLATFORMIO_CORE_DIR := $(CORE)
 export PLATFORMIO_SETTING_ENABLE_TELEMETRY := no
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-C_SOURCES := $(shell find firmware/lib firmware/boards firmware/src firmware/platforms -name '*.[ch]' -o -name '*.ld' -o -name '*.json' -o -name '*.py')
+C_SOURCES := $(shell find firmware/lib firmware/boards firmware/bench firmware/src firmware/platforms -name '*.[ch]' -o -name '*.ld' -o -name '*.json' -o -name '*.py')
 EXTENSION := host/quantfl/core/_qfl.abi3.so
 
 .PHONY: demo test firmware venv tools lint format clean recipes asan
@@ -47,7 +47,7 @@ firmware: $(EXTENSION) .pio/.built
 .pio/.built: $(VENV)/.demo $(C_SOURCES) platformio.ini
 	$(BIN)/python tools/pio_offline/provision.py --core-dir $(CORE)
 	$(BIN)/pio run -s -e native
-	@if [ -z "$(QUANTFL_NO_ARM)" ] && command -v arm-none-eabi-gcc >/dev/null; then $(BIN)/pio run -s -e qemu_m4; \
+	@if [ -z "$(QUANTFL_NO_ARM)" ] && command -v arm-none-eabi-gcc >/dev/null; then $(BIN)/pio run -s -e qemu_m4 -e bench_m4; \
 	else echo "no Arm toolchain: boards will be native processes"; fi
 	@touch $@
 

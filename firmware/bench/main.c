@@ -1,0 +1,102 @@
+/*
+ * Engine bench for emulated boards: runs a package on inputs that QEMU's loader put into memory, prints instructions and
+ * stack per inference and the outputs on UART0. With `-icount shift=0` an instruction is one nanosecond, 40 a tick.
+ *
+ * Memory: 0x21400000 package, 0x21300000: u32 package size, u32 inputs, then the inputs; 0x21800000 arena.
+ */
+#include <string.h>
+
+#include "qfl_nn.h"
+
+#define REG(a) (*(volatile uint32_t *)(uintptr_t)(a))
+
+enum {
+    TIMER0 = 0x40000000, UART0 = 0x40004000, JOB = 0x21300000, PACKAGE = 0x21400000, ARENA = 0x21800000,
+    INSNS_PER_TICK = 40, PAINT = 0x5A5A5A5A
+};
+
+extern uint32_t __stack_limit[];
+
+static void put(char c)
+{
+    while (REG(UART0 + 4) & 1)
+        ;
+    REG(UART0) = (uint8_t)c;
+}
+
+static void text(const char *s)
+{
+    while (*s)
+        put(*s++);
+}
+
+static void number(const char *name, uint32_t v)
+{
+    char b[12];
+    int i = 12;
+    text(name);
+    do
+        b[--i] = (char)('0' + v % 10);
+    while (v /= 10);
+    while (i < 12)
+        put(b[i++]);
+    put('\n');
+}
+
+static void leave(void)
+{
+    register uint32_t r0 __asm("r0") = 0x18; /* SYS_EXIT, ADP_Stopped_ApplicationExit */
+    register uint32_t r1 __asm("r1") = 0x20026;
+    __asm volatile("bkpt 0xab" : "+r"(r0) : "r"(r1) : "memory");
+    for (;;)
+        ;
+}
+
+static uint32_t ticks(void) { return ~REG(TIMER0 + 4); }
+
+/* Runs with the stack below painted; returns its depth in bytes. */
+static __attribute__((noinline)) uint32_t run_painted(const qfl_nn *nn, uint32_t *insns)
+{
+    uint32_t *here = __builtin_frame_address(0), *p = __stack_limit;
+    for (; p < here - 16; p++)
+        *p = PAINT;
+    uint32_t start = ticks();
+    qfl_nn_run(nn, (uint8_t *)ARENA, 0, nn->op_count);
+    *insns = (ticks() - start) * INSNS_PER_TICK;
+    for (p = __stack_limit; *p == PAINT; p++)
+        ;
+    return (uint32_t)((uint8_t *)here - (uint8_t *)p);
+}
+
+int main(void)
+{
+    static const char hex[] = "0123456789abcdef";
+    uint32_t size = REG(JOB), inputs = REG(JOB + 4), insns = 0, at, n;
+    qfl_nn nn;
+    REG(TIMER0 + 8) = REG(TIMER0 + 4) = 0xFFFFFFFFu;
+    REG(TIMER0) = 1;
+    REG(UART0 + 16) = 16;
+    REG(UART0 + 8) = 1;
+    uint32_t start = ticks();
+    qfl_status status = qfl_nn_open(&nn, (const uint8_t *)PACKAGE, size);
+    number("open ", (ticks() - start) * INSNS_PER_TICK);
+    number("status ", (uint32_t)-status);
+    if (status != QFL_OK)
+        leave();
+    number("arena ", nn.arena_size);
+    qfl_nn_output(&nn, nn.op_count - 1, &at, &n);
+    for (uint32_t i = 0; i < inputs; i++) {
+        memcpy((uint8_t *)ARENA + nn.input_offset, (const uint8_t *)JOB + 8 + i * nn.input_size, nn.input_size);
+        number("stack ", run_painted(&nn, &insns));
+        number("insns ", insns);
+        text("output ");
+        for (uint32_t k = 0; k < n; k++) {
+            uint8_t v = ((const uint8_t *)ARENA)[at + k];
+            put(hex[v >> 4]);
+            put(hex[v & 15]);
+        }
+        put('\n');
+    }
+    leave();
+    return 0;
+}

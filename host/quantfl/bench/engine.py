@@ -1,0 +1,135 @@
+"""`quantfl bench engine`: executed Cortex-M4 instructions, RAM and code of an inference, and equality with tflite-micro.
+
+Instructions are counted on an emulated MPS2 AN386 with `-icount shift=0` (exact, repeatable, 40 at a time; not cycles).
+code_bytes is the whole bench firmware: start-up, engine with all operators, and the bench itself.
+"""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from quantfl.data.dataset import find
+from quantfl.emulate.base import ROOT, firmware
+from quantfl.errors import DataError, ToolError
+from quantfl.package.flatfile import ModelFile
+from quantfl.package.program import compile_program
+
+MLPERF = {
+    "resnet8": "pretrainedResnet_quant.tflite",
+    "kws_dscnn": "kws_ref_model.tflite",
+    "vww_mobilenet": "vww_96_int8.tflite",
+    "ad_autoencoder": "ad01_int8.tflite",
+}
+_JOB, _PACKAGE = 0x21300000, 0x21400000
+
+
+@dataclass(frozen=True)
+class Counted:
+    """One model on the emulated board: per inference instructions and stack, for all inputs the outputs [n, K]."""
+
+    insns: int
+    open_insns: int
+    arena: int
+    stack: int
+    outputs: np.ndarray
+
+
+def macs(model: ModelFile) -> int:
+    """Multiply-accumulates of one inference: convolutions and dense layers."""
+    total = 0
+    for op in model.ops:
+        if op.name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+            w, y = model.tensors[op.inputs[1]], model.tensors[op.outputs[0]]
+            per_output = {"CONV_2D": w.size // w.shape[0], "FULLY_CONNECTED": w.shape[-1]}.get(op.name)
+            total += y.size * (w.shape[1] * w.shape[2] if per_output is None else per_output)
+    return total
+
+
+def count(package: bytes, inputs: np.ndarray, *, timeout: float = 300.0) -> Counted:
+    """Run a package on the emulated board. inputs: int8 [n, input_size]."""
+    if shutil.which("qemu-system-arm") is None:
+        raise ToolError("qemu-system-arm is not installed (package qemu-system-arm)")
+    elf = firmware("bench_m4", "firmware.elf")
+    with tempfile.TemporaryDirectory() as folder:
+        job, pack, out = (Path(folder) / n for n in ("job", "package", "out"))
+        pack.write_bytes(package)
+        job.write_bytes(struct.pack("<II", len(package), len(inputs)) + np.ascontiguousarray(inputs, np.int8).tobytes())
+        command = [
+            "qemu-system-arm", "-M", "mps2-an386", "-icount", "shift=0", "-kernel", str(elf), "-nodefaults", "-display", "none",
+            "-monitor", "none", "-semihosting-config", "enable=on,target=native", "-serial", f"file:{out}",
+            "-device", f"loader,file={job},addr={_JOB:#x},force-raw=on",
+            "-device", f"loader,file={pack},addr={_PACKAGE:#x},force-raw=on",
+        ]  # fmt: skip
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            raise ToolError(f"the emulated bench did not end within {timeout:g} s") from None
+        lines = [line.split(" ", 1) for line in out.read_text().splitlines()] if out.exists() else []
+    fields = dict(lines)
+    if fields.get("status") != "0" or "output" not in fields:
+        raise ToolError(f"the emulated bench failed: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
+    return Counted(
+        max(int(v) for k, v in lines if k == "insns"), int(fields["open"]), int(fields["arena"]),
+        max(int(v) for k, v in lines if k == "stack"),
+        np.stack([np.frombuffer(bytes.fromhex(v), np.int8) for k, v in lines if k == "output"]),
+    )  # fmt: skip
+
+
+def code_bytes() -> int:
+    """.text (with constants) and .data of the bench firmware."""
+    size = shutil.which("arm-none-eabi-size")
+    if size is None:
+        raise ToolError("arm-none-eabi-size is not installed (package binutils-arm-none-eabi)")
+    out = subprocess.run([size, "-A", str(firmware("bench_m4", "firmware.elf"))], capture_output=True, text=True, check=True)
+    rows = [line.split() for line in out.stdout.splitlines()]
+    return sum(int(r[1]) for r in rows if len(r) == 3 and r[0] in (".text", ".data", ".vectors", ".ARM.exidx"))
+
+
+def models() -> dict[str, bytes]:
+    """The demo's model, and MLPerf Tiny's four where the shared data is."""
+    found = {"digits_cnn": (ROOT / "models" / "digits" / "digits_int8.tflite").read_bytes()}
+    try:
+        folder = find("models/mlperf_tiny", None)
+    except DataError:
+        return found
+    return found | {name: (folder / file).read_bytes() for name, file in MLPERF.items() if (folder / file).exists()}
+
+
+def run(quick: bool = False) -> list[dict]:
+    """One row per model. bit_exact: None when tflite-micro is not installed."""
+    rows, code = [], code_bytes()
+    for name, data in models().items():
+        model = ModelFile(data, name)
+        size = model.tensors[model.inputs[0]].size
+        inputs = np.random.default_rng(1).integers(-128, 128, (2 if quick else 10, size), np.int8)
+        counted, total = count(compile_program(data, name=name), inputs), macs(model)
+        expected = oracle(data, model, inputs)
+        rows.append({
+            "model": name, "macs": total, "insns": counted.insns, "insns_per_mac": counted.insns / total,
+            "arena_bytes": counted.arena, "stack_bytes": counted.stack, "code_bytes": code,
+            "bit_exact": None if expected is None else bool((expected == counted.outputs).all()),
+            "inputs_checked": 0 if expected is None else len(inputs),
+        })  # fmt: skip
+    return rows
+
+
+def oracle(data: bytes, model: ModelFile, inputs: np.ndarray) -> np.ndarray | None:
+    """tflite-micro's outputs [n, K], None when it is not installed."""
+    try:
+        import tflite_micro
+    except ImportError:
+        return None
+    interpreter = tflite_micro.runtime.Interpreter.from_bytes(data, arena_size=4 << 20)
+    shape, rows = model.tensors[model.inputs[0]].shape, []
+    for x in inputs:
+        interpreter.set_input(x.reshape(shape), 0)
+        interpreter.invoke()
+        rows.append(np.array(interpreter.get_output(0)).reshape(-1).copy())
+    return np.stack(rows)
