@@ -69,14 +69,9 @@ async def run(
     return Outcome(finish(prepared, rounds, books, plain=plain), rounds.stopped)
 
 
-async def plain_run(config: RunConfig, base: Path, progress: Progress) -> dict:
-    """The same run with float32 both ways on in-process boards: measured by the same links and ledger."""
-    progress.phase("the same rounds over plain float32, in-process, for comparison")
-    fleet = FleetTable(emulate="inproc", boards=config.fleet.size)
-    plain = config.model_copy(
-        update={"fleet": fleet, "uplink": CodecTable(codec="fp32"), "downlink": CodecTable(codec="fp32")}
-    )
-    prepared: Prepared = prepare(plain, base=base, folder=None, progress=Silent())
+async def quiet_run(config: RunConfig, base: Path) -> Rounds:
+    """All rounds of a description, with nothing written or shown; the finished Rounds hold history and ledger."""
+    prepared: Prepared = prepare(config, base=base, folder=None, progress=Silent())
     rounds = Rounds(prepared.federation)
     try:
         await rounds.set_up()
@@ -84,7 +79,22 @@ async def plain_run(config: RunConfig, base: Path, progress: Progress) -> dict:
         await rounds.run()
     finally:
         await prepared.close()
-    return plain_summary(rounds)
+    return rounds
+
+
+async def history(config: RunConfig, *, base: Path) -> list[dict]:
+    """The history of a quiet run."""
+    return (await quiet_run(config, base)).history
+
+
+async def plain_run(config: RunConfig, base: Path, progress: Progress) -> dict:
+    """The same run with float32 both ways on in-process boards: measured by the same links and ledger."""
+    progress.phase("the same rounds over plain float32, in-process, for comparison")
+    fleet = FleetTable(emulate="inproc", boards=config.fleet.size)
+    plain = config.model_copy(
+        update={"fleet": fleet, "uplink": CodecTable(codec="fp32"), "downlink": CodecTable(codec="fp32")}
+    )
+    return plain_summary(await quiet_run(plain, base))
 
 
 @contextlib.contextmanager

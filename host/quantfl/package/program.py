@@ -225,7 +225,8 @@ class Compiler:
         r.low, r.high = _activation(op.options.FusedActivationFunction(), y, self.m.label(op))
         patch = int(np.prod(w.shape[1:]))
         pointwise = w.shape[1:3] == (1, 1) and r.dims[8:12] == [1, 1, 0, 0]
-        r.scratch_size = 0 if pointwise else 2 * (-(-patch // 4) * 4)
+        padded = -(-patch // 4) * 4
+        r.scratch_size = 8 * padded + (0 if pointwise else padded)
 
     def op_depthwise_conv_2d(self, op: Op, r: _Record) -> None:
         x, w, y = self.src(op), self.tensor(op, 1, constant=True), self.dst(op)
@@ -238,6 +239,8 @@ class Compiler:
         table = self.conv_table(op, taps, x, self.bias(op, 2, channels), self.requant(op, x, w, y, channels))
         self.weights(r, w, table, channels)
         r.dims[14] = multiplier
+        # A table of pointers, 8 bytes each so that the same package runs on 64-bit hosts, and a row of zero-points.
+        r.scratch_size = 8 * w.shape[1] * w.shape[2] + r.dims[2]
         r.low, r.high = _activation(op.options.FusedActivationFunction(), y, self.m.label(op))
 
     def op_fully_connected(self, op: Op, r: _Record) -> None:

@@ -117,6 +117,13 @@ static int window_ok(const op_record *op)
            (uint32_t)(op->out_w - 1) * op->stride_w < (uint32_t)op->in_w + op->pad_l;
 }
 
+/* Four pixels as interleaved halfwords and one as bytes; the portable path needs less and gets the same. */
+static uint64_t conv_scratch(uint64_t patch, int pointwise)
+{
+    uint64_t padded = (patch + 3) & ~(uint64_t)3;
+    return 8 * padded + (pointwise ? 0 : padded);
+}
+
 static int kernel_ok(const qfl_nn *nn, const op_record *op)
 {
     uint64_t taps = (uint64_t)op->k_h * op->k_w;
@@ -127,11 +134,12 @@ static int kernel_ok(const qfl_nn *nn, const op_record *op)
         if (pointwise && (op->in_h != op->out_h || op->in_w != op->out_w))
             return 0;
         return window_ok(op) && op->weights_size == patch * op->out_c && table_ok(nn, op, op->out_c) &&
-               rows_ok(nn, op, patch) && (pointwise || op->scratch_size >= 2 * ((patch + 3) & ~(uint64_t)3));
+               rows_ok(nn, op, patch) && op->scratch_size >= conv_scratch(patch, pointwise) && (op->scratch & 3u) == 0;
     }
     case OP_DEPTHWISE_CONV_2D:
         return window_ok(op) && (uint64_t)op->in_c * op->multiplier == op->out_c && op->multiplier != 0 &&
-               op->weights_size == taps * op->out_c && table_ok(nn, op, op->out_c) && rows_ok(nn, op, 3 * taps);
+               op->weights_size == taps * op->out_c && table_ok(nn, op, op->out_c) && rows_ok(nn, op, taps) &&
+               op->scratch_size >= POINTER * taps + op->in_c && op->scratch % POINTER == 0;
     case OP_FULLY_CONNECTED:
         return op->in_c == op->src_size && op->out_c == op->dst_size && op->in_c != 0 && op->out_c != 0 &&
                op->weights_size == (uint64_t)op->in_c * op->out_c && table_ok(nn, op, op->out_c) &&

@@ -1,9 +1,18 @@
 /*
- * CONV_2D. The patch under each output pixel is gathered into scratch (padding written as the zero-point, which the
- * folded bias cancels), two pixels at a time; a 1x1 convolution with stride 1 reads its input in place.
+ * CONV_2D. Padding is written as the zero-point, which the folded bias cancels, so no tap is special.
+ *
+ * Portable: the patch under each output pixel is gathered into scratch, two pixels at a time; a 1x1 convolution with
+ * stride 1 reads its input in place. DSP: four pixels are gathered as interleaved halfwords (qfl_nn_dsp.h) and every
+ * output channel walks them once: 15 instructions for 16 products.
  */
-#include "qfl_nn_internal.h"
+#include "qfl_nn_dsp.h"
 
+static int is_pointwise(const op_record *op)
+{
+    return op->k_h == 1 && op->k_w == 1 && op->stride_h == 1 && op->stride_w == 1 && op->pad_t == 0 && op->pad_l == 0;
+}
+
+/* The patch under output pixel (oy, ox), int8 [k_h * k_w * in_c]. */
 static void gather(const kernel_args *a, uint32_t oy, uint32_t ox, int8_t *out)
 {
     const op_record *op = a->op;
@@ -33,7 +42,128 @@ static void gather(const kernel_args *a, uint32_t oy, uint32_t ox, int8_t *out)
     }
 }
 
-/* Two pixels x0 and x1 [k] against all output channels; x1 == x0 for a last odd pixel, whose second result is dropped. */
+#if QFL_NN_DSP
+
+/* int8 [n] to every fourth pair of words of `out`. */
+static void spread(const int8_t *p, uint32_t n, int32_t *out)
+{
+    for (; n >= 4; n -= 4, p += 4, out += DSP_WORDS)
+        spread4(load4(p), out);
+    if (n != 0)
+        spread_tail(p, n, out);
+}
+
+/*
+ * Four accumulators over `whole` weights (a multiple of 4): one load of weights, four of inputs, eight SMLAD for 16 products.
+ * Written out because GCC neither pairs the loads (LDRD) nor keeps everything in registers. Returns the end of x.
+ */
+static inline const int32_t *four_dots(const int32_t *x, const int8_t *w, uint32_t whole, int32_t acc[DSP_PIXELS])
+{
+    int32_t a0 = acc[0], a1 = acc[1], a2 = acc[2], a3 = acc[3], e, o, u, v;
+    const int8_t *stop = w + whole;
+    if (whole != 0)
+        __asm volatile("1:\n\t"
+                       "ldr %[o], [%[w]], #4\n\t"
+                       "ldrd %[u], %[v], [%[x]], #8\n\t"
+                       "sxtb16 %[e], %[o]\n\t"
+                       "sxtb16 %[o], %[o], ror #8\n\t"
+                       "smlad %[a0], %[u], %[e], %[a0]\n\t"
+                       "smlad %[a0], %[v], %[o], %[a0]\n\t"
+                       "ldrd %[u], %[v], [%[x]], #8\n\t"
+                       "smlad %[a1], %[u], %[e], %[a1]\n\t"
+                       "smlad %[a1], %[v], %[o], %[a1]\n\t"
+                       "ldrd %[u], %[v], [%[x]], #8\n\t"
+                       "smlad %[a2], %[u], %[e], %[a2]\n\t"
+                       "smlad %[a2], %[v], %[o], %[a2]\n\t"
+                       "ldrd %[u], %[v], [%[x]], #8\n\t"
+                       "cmp %[w], %[stop]\n\t"
+                       "smlad %[a3], %[u], %[e], %[a3]\n\t"
+                       "smlad %[a3], %[v], %[o], %[a3]\n\t"
+                       "bne 1b"
+                       : [a0] "+r"(a0), [a1] "+r"(a1), [a2] "+r"(a2), [a3] "+r"(a3), [w] "+r"(w), [x] "+r"(x),
+                         [e] "=&r"(e), [o] "=&r"(o), [u] "=&r"(u), [v] "=&r"(v)
+                       : [stop] "r"(stop)
+                       : "cc", "memory");
+    acc[0] = a0;
+    acc[1] = a1;
+    acc[2] = a2;
+    acc[3] = a3;
+    return x;
+}
+
+/* One accumulator on the fast path: shift in 1..31, clamp to the whole of int8. */
+static inline int8_t finish_fast(int32_t acc, int32_t multiplier, int32_t half, int32_t shift, int32_t zero)
+{
+    int32_t v;
+    __asm("smmulr %0, %1, %2" : "=r"(v) : "r"(acc * 2), "r"(multiplier));
+    return (int8_t)__ssat(((v + (v >> 31) + half) >> shift) + zero, 8);
+}
+
+/* All output channels of four pixels; pixel i's outputs go to y + at[i]. */
+static void channels_of_four(const kernel_args *a, const int32_t *x, uint32_t k, int8_t *y, const uint32_t at[DSP_PIXELS])
+{
+    const op_record *op = a->op;
+    const channel_row *row = op_table(a);
+    const int8_t *w = op_weights(a);
+    uint32_t whole = k & ~3u, tail = k & 3u, at1 = at[1], at2 = at[2], at3 = at[3];
+    int32_t zero = op->dst_zero;
+    int open_clamp = op->low == -128 && op->high == 127;
+    for (const channel_row *end = row + op->out_c; row != end; row++, w += k, y++) {
+        int32_t acc[DSP_PIXELS] = {row->bias, row->bias, row->bias, row->bias};
+        const int32_t *p = four_dots(x, w, whole, acc);
+        if (tail != 0) {
+            int32_t v[2];
+            spread_tail(w + whole, tail, v);
+            acc[0] = __smlad(p[1], v[1], __smlad(p[0], v[0], acc[0]));
+            acc[1] = __smlad(p[3], v[1], __smlad(p[2], v[0], acc[1]));
+            acc[2] = __smlad(p[5], v[1], __smlad(p[4], v[0], acc[2]));
+            acc[3] = __smlad(p[7], v[1], __smlad(p[6], v[0], acc[3]));
+        }
+        int32_t shift = -row->shift;
+        if (open_clamp && (uint32_t)(shift - 1) < 31u) {
+            int32_t half = 1 << (shift - 1), m = row->multiplier;
+            y[at3] = finish_fast(acc[3], m, half, shift, zero);
+            y[at2] = finish_fast(acc[2], m, half, shift, zero);
+            y[at1] = finish_fast(acc[1], m, half, shift, zero);
+            y[0] = finish_fast(acc[0], m, half, shift, zero);
+        } else {
+            y[at3] = finish(acc[3], row, op);
+            y[at2] = finish(acc[2], row, op);
+            y[at1] = finish(acc[1], row, op);
+            y[0] = finish(acc[0], row, op);
+        }
+    }
+}
+
+void qfl_nn_conv(const kernel_args *a)
+{
+    const op_record *op = a->op;
+    uint32_t count = (uint32_t)op->out_h * op->out_w, k = (uint32_t)op->k_h * op->k_w * op->in_c;
+    int32_t *x = (int32_t *)(void *)(a->arena + op->scratch);
+    int8_t *patch = (int8_t *)(x + (k + 3) / 4 * DSP_WORDS), *dst = op_dst(a);
+    const int8_t *src = op_src(a);
+    int pointwise = is_pointwise(op);
+    for (uint32_t p = 0; p < count; p += DSP_PIXELS) {
+        uint32_t n = count - p < DSP_PIXELS ? count - p : DSP_PIXELS, at[DSP_PIXELS];
+        for (uint32_t i = 0; i < DSP_PIXELS; i++) {
+            /* Fewer than four are left: the others repeat pixel 0, whose outputs they share. */
+            uint32_t pixel = i < n ? p + i : p;
+            at[i] = (pixel - p) * op->out_c;
+            if (pointwise) {
+                spread(src + pixel * k, k, x + 2 * i);
+            } else {
+                gather(a, pixel / op->out_w, pixel % op->out_w, patch);
+                spread(patch, k, x + 2 * i);
+            }
+        }
+        channels_of_four(a, x, k, dst, at);
+        dst += n * op->out_c;
+    }
+}
+
+#else
+
+/* Two pixels x0 and x1 [k] against all output channels; x1 == x0 for a last odd pixel. */
 static void pixels(const kernel_args *a, const int8_t *x0, const int8_t *x1, uint32_t k, int8_t *y0, int8_t *y1)
 {
     const op_record *op = a->op;
@@ -59,22 +189,17 @@ void qfl_nn_conv(const kernel_args *a)
 {
     const op_record *op = a->op;
     uint32_t count = (uint32_t)op->out_h * op->out_w, k = (uint32_t)op->k_h * op->k_w * op->in_c;
-    int pointwise = op->k_h == 1 && op->k_w == 1 && op->stride_h == 1 && op->stride_w == 1 && op->pad_t == 0 && op->pad_l == 0;
     const int8_t *src = op_src(a);
     int8_t *dst = op_dst(a), *patch = (int8_t *)(a->arena + op->scratch), *second = patch + ((k + 3) & ~3u);
-    uint32_t ox = 0, oy = 0;
+    int pointwise = is_pointwise(op);
     for (uint32_t p = 0; p < count; p += 2) {
         uint32_t more = p + 1 < count;
         const int8_t *x0 = src + p * k, *x1 = more ? x0 + k : x0;
         if (!pointwise) {
-            gather(a, oy, ox, patch);
-            if (++ox == op->out_w)
-                ox = 0, oy++;
+            gather(a, p / op->out_w, p % op->out_w, patch);
             x0 = x1 = patch;
             if (more) {
-                gather(a, oy, ox, second);
-                if (++ox == op->out_w)
-                    ox = 0, oy++;
+                gather(a, (p + 1) / op->out_w, (p + 1) % op->out_w, second);
                 x1 = second;
             }
         }
@@ -82,3 +207,5 @@ void qfl_nn_conv(const kernel_args *a)
         dst += 2 * op->out_c;
     }
 }
+
+#endif
