@@ -251,6 +251,7 @@ class Compiler:
         self.weights(r, w, table, w.shape[0])
         r.low, r.high = _activation(op.options.FusedActivationFunction(), y, self.m.label(op))
         r.dims[2], r.dims[5] = w.shape[1], w.shape[0]
+        r.scratch_size = 2 * (-(-w.shape[1] // 4) * 4)
 
     def weights(self, r: _Record, w: Tensor, table: int, channels: int) -> None:
         r.weights, r.weights_size, r.table, r.table_count = w.offset, w.size, table, channels

@@ -143,7 +143,7 @@ static int kernel_ok(const qfl_nn *nn, const op_record *op)
     case OP_FULLY_CONNECTED:
         return op->in_c == op->src_size && op->out_c == op->dst_size && op->in_c != 0 && op->out_c != 0 &&
                op->weights_size == (uint64_t)op->in_c * op->out_c && table_ok(nn, op, op->out_c) &&
-               rows_ok(nn, op, op->in_c);
+               rows_ok(nn, op, op->in_c) && op->scratch_size >= 2 * ((op->in_c + 3u) & ~3u) && (op->scratch & 3u) == 0;
     case OP_AVERAGE_POOL_2D:
     case OP_MAX_POOL_2D:
         /* Each window must hold at least one input: the first tap may lie in the padding, the last may not be above it. */

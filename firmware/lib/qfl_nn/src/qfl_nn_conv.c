@@ -12,6 +12,23 @@ static int is_pointwise(const op_record *op)
     return op->k_h == 1 && op->k_w == 1 && op->stride_h == 1 && op->stride_w == 1 && op->pad_t == 0 && op->pad_l == 0;
 }
 
+/* memcpy for the short, odd pieces of a patch; small C libraries copy byte by byte. */
+static inline int8_t *copy(int8_t *out, const int8_t *p, uint32_t n)
+{
+    for (; n >= 4; n -= 4, p += 4, out += 4)
+        memcpy(out, p, 4);
+    for (; n != 0; n--)
+        *out++ = *p++;
+    return out;
+}
+
+static inline int8_t *fill(int8_t *out, int8_t v, uint32_t n)
+{
+    while (n--)
+        *out++ = v;
+    return out;
+}
+
 /* The patch under output pixel (oy, ox), int8 [k_h * k_w * in_c]. */
 static void gather(const kernel_args *a, uint32_t oy, uint32_t ox, int8_t *out)
 {
@@ -19,38 +36,59 @@ static void gather(const kernel_args *a, uint32_t oy, uint32_t ox, int8_t *out)
     const int8_t *src = op_src(a);
     int32_t y0 = (int32_t)(oy * op->stride_h) - op->pad_t, x0 = (int32_t)(ox * op->stride_w) - op->pad_l;
     uint32_t c = op->in_c, row = op->k_w * c;
-    for (uint32_t i = 0; i < op->k_h; i++) {
-        int32_t y = y0 + (int32_t)(i * op->dil_h);
-        if (y < 0 || y >= op->in_h) {
-            memset(out, op->src_zero, row);
-            out += row;
-            continue;
-        }
-        const int8_t *line = src + (uint32_t)y * op->in_w * c;
-        if (op->dil_w == 1 && x0 >= 0 && x0 + op->k_w <= op->in_w) {
-            memcpy(out, line + (uint32_t)x0 * c, row);
-            out += row;
-            continue;
-        }
-        for (uint32_t j = 0; j < op->k_w; j++, out += c) {
-            int32_t x = x0 + (int32_t)(j * op->dil_w);
-            if (x < 0 || x >= op->in_w)
-                memset(out, op->src_zero, c);
-            else
-                memcpy(out, line + (uint32_t)x * c, c);
+    for (uint32_t i = 0; i < op->k_h; i++, y0 += op->dil_h) {
+        const int8_t *line = src + y0 * op->in_w * (int32_t)c;
+        if (y0 < 0 || y0 >= op->in_h) {
+            out = fill(out, (int8_t)op->src_zero, row);
+        } else if (op->dil_w == 1 && x0 >= 0 && x0 + op->k_w <= op->in_w) {
+            out = copy(out, line + (uint32_t)x0 * c, row);
+        } else {
+            int32_t x = x0;
+            for (uint32_t j = 0; j < op->k_w; j++, x += op->dil_w)
+                out = x < 0 || x >= op->in_w ? fill(out, (int8_t)op->src_zero, c) : copy(out, line + (uint32_t)x * c, c);
         }
     }
 }
 
 #if QFL_NN_DSP
 
-/* int8 [n] to every fourth pair of words of `out`. */
-static void spread(const int8_t *p, uint32_t n, int32_t *out)
+/* int8 [n] to every fourth pair of words of `out`; returns where the next elements go. */
+static inline int32_t *spread(const int8_t *p, uint32_t n, int32_t *out)
 {
-    for (; n >= 4; n -= 4, p += 4, out += DSP_WORDS)
+    for (const int8_t *stop = p + (n & ~3u); p != stop; p += 4, out += DSP_WORDS)
         spread4(load4(p), out);
-    if (n != 0)
-        spread_tail(p, n, out);
+    if ((n & 3u) != 0)
+        spread_tail(p, n & 3u, out);
+    return out;
+}
+
+/* n (a multiple of 4) times the same value. */
+static inline int32_t *spread_fill(int32_t v, uint32_t n, int32_t *out)
+{
+    int32_t pair = (int32_t)((uint32_t)v << 16 | ((uint32_t)v & 0xFFFFu));
+    for (; n != 0; n -= 4, out += DSP_WORDS)
+        out[0] = out[1] = pair;
+    return out;
+}
+
+/* gather() straight to halfwords, for a number of channels that is a multiple of 4. */
+static void gather_spread(const kernel_args *a, uint32_t oy, uint32_t ox, int32_t *out)
+{
+    const op_record *op = a->op;
+    int32_t y = (int32_t)(oy * op->stride_h) - op->pad_t, x0 = (int32_t)(ox * op->stride_w) - op->pad_l;
+    uint32_t c = op->in_c, row = op->k_w * c;
+    for (uint32_t i = 0; i < op->k_h; i++, y += op->dil_h) {
+        const int8_t *line = op_src(a) + y * op->in_w * (int32_t)c;
+        if (y < 0 || y >= op->in_h) {
+            out = spread_fill(op->src_zero, row, out);
+        } else if (op->dil_w == 1 && x0 >= 0 && x0 + op->k_w <= op->in_w) {
+            out = spread(line + (uint32_t)x0 * c, row, out);
+        } else {
+            int32_t x = x0;
+            for (uint32_t j = 0; j < op->k_w; j++, x += op->dil_w)
+                out = x < 0 || x >= op->in_w ? spread_fill(op->src_zero, c, out) : spread(line + (uint32_t)x * c, c, out);
+        }
+    }
 }
 
 /*
@@ -106,8 +144,7 @@ static void channels_of_four(const kernel_args *a, const int32_t *x, uint32_t k,
     const channel_row *row = op_table(a);
     const int8_t *w = op_weights(a);
     uint32_t whole = k & ~3u, tail = k & 3u, at1 = at[1], at2 = at[2], at3 = at[3];
-    int32_t zero = op->dst_zero;
-    int open_clamp = op->low == -128 && op->high == 127;
+    finisher f = finisher_of(op);
     for (const channel_row *end = row + op->out_c; row != end; row++, w += k, y++) {
         int32_t acc[DSP_PIXELS] = {row->bias, row->bias, row->bias, row->bias};
         const int32_t *p = four_dots(x, w, whole, acc);
@@ -120,17 +157,17 @@ static void channels_of_four(const kernel_args *a, const int32_t *x, uint32_t k,
             acc[3] = __smlad(p[7], v[1], __smlad(p[6], v[0], acc[3]));
         }
         int32_t shift = -row->shift;
-        if (open_clamp && (uint32_t)(shift - 1) < 31u) {
+        if (f.open && (uint32_t)(shift - 1) < 31u) {
             int32_t half = 1 << (shift - 1), m = row->multiplier;
-            y[at3] = finish_fast(acc[3], m, half, shift, zero);
-            y[at2] = finish_fast(acc[2], m, half, shift, zero);
-            y[at1] = finish_fast(acc[1], m, half, shift, zero);
-            y[0] = finish_fast(acc[0], m, half, shift, zero);
+            y[at3] = finish_fast(acc[3], m, half, shift, f.zero);
+            y[at2] = finish_fast(acc[2], m, half, shift, f.zero);
+            y[at1] = finish_fast(acc[1], m, half, shift, f.zero);
+            y[0] = finish_fast(acc[0], m, half, shift, f.zero);
         } else {
-            y[at3] = finish(acc[3], row, op);
-            y[at2] = finish(acc[2], row, op);
-            y[at1] = finish(acc[1], row, op);
-            y[0] = finish(acc[0], row, op);
+            y[at3] = finish(acc[3], row, f);
+            y[at2] = finish(acc[2], row, f);
+            y[at1] = finish(acc[1], row, f);
+            y[0] = finish(acc[0], row, f);
         }
     }
 }
@@ -151,6 +188,8 @@ void qfl_nn_conv(const kernel_args *a)
             at[i] = (pixel - p) * op->out_c;
             if (pointwise) {
                 spread(src + pixel * k, k, x + 2 * i);
+            } else if ((op->in_c & 3u) == 0) {
+                gather_spread(a, pixel / op->out_w, pixel % op->out_w, x + 2 * i);
             } else {
                 gather(a, pixel / op->out_w, pixel % op->out_w, patch);
                 spread(patch, k, x + 2 * i);
@@ -169,19 +208,20 @@ static void pixels(const kernel_args *a, const int8_t *x0, const int8_t *x1, uin
     const op_record *op = a->op;
     const channel_row *row = op_table(a);
     const int8_t *w = op_weights(a);
+    finisher f = finisher_of(op);
     uint32_t o = 0, channels = op->out_c;
     for (; o + 2 <= channels; o += 2, row += 2, w += 2 * k) {
         int32_t acc[4] = {row[0].bias, row[1].bias, row[0].bias, row[1].bias};
         qfl_nn_dot2x2(x0, x1, w, w + k, k, acc);
-        y0[o] = finish(acc[0], row, op);
-        y0[o + 1] = finish(acc[1], row + 1, op);
-        y1[o] = finish(acc[2], row, op);
-        y1[o + 1] = finish(acc[3], row + 1, op);
+        y0[o] = finish(acc[0], row, f);
+        y0[o + 1] = finish(acc[1], row + 1, f);
+        y1[o] = finish(acc[2], row, f);
+        y1[o + 1] = finish(acc[3], row + 1, f);
     }
     if (o < channels) {
         int32_t p = qfl_nn_dot(x0, w, k, row->bias), q = qfl_nn_dot(x1, w, k, row->bias);
-        y0[o] = finish(p, row, op);
-        y1[o] = finish(q, row, op);
+        y0[o] = finish(p, row, f);
+        y1[o] = finish(q, row, f);
     }
 }
 

@@ -61,6 +61,7 @@ void qfl_nn_depthwise(const kernel_args *a)
     int8_t *dst = op_dst(a);
     uint32_t n = (uint32_t)op->k_h * op->k_w, channels = op->out_c;
     const int8_t **taps = (const int8_t **)(void *)(a->arena + op->scratch);
+    finisher f = finisher_of(op);
     int8_t *padding = (int8_t *)(taps + n);
     memset(padding, op->src_zero, op->in_c);
     for (uint32_t oy = 0; oy < op->out_h; oy++) {
@@ -68,17 +69,16 @@ void qfl_nn_depthwise(const kernel_args *a)
             uint32_t c = 0;
             find_taps(op, src, padding, oy, ox, taps);
             if (op->multiplier == 1)
-                for (; c + 4 <= channels; c += 4) {
-                    const channel_row *row = rows + c;
+                for (const channel_row *row = rows; c + 4 <= channels; c += 4, row += 4) {
                     int32_t acc[4] = {row[0].bias, row[1].bias, row[2].bias, row[3].bias};
                     four_channels(taps, n, c, w + c, channels, acc);
-                    dst[c] = finish(acc[0], row, op);
-                    dst[c + 1] = finish(acc[1], row + 1, op);
-                    dst[c + 2] = finish(acc[2], row + 2, op);
-                    dst[c + 3] = finish(acc[3], row + 3, op);
+                    dst[c] = finish(acc[0], row, f);
+                    dst[c + 1] = finish(acc[1], row + 1, f);
+                    dst[c + 2] = finish(acc[2], row + 2, f);
+                    dst[c + 3] = finish(acc[3], row + 3, f);
                 }
             for (uint32_t in = c / op->multiplier, k = c % op->multiplier; c < channels; c++) {
-                dst[c] = finish(one_channel(taps, n, in, w + c, channels, rows[c].bias), &rows[c], op);
+                dst[c] = finish(one_channel(taps, n, in, w + c, channels, rows[c].bias), &rows[c], f);
                 if (++k == op->multiplier)
                     k = 0, in++;
             }

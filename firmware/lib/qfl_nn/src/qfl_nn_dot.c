@@ -17,38 +17,6 @@ void qfl_nn_dot2x2(const int8_t *x0, const int8_t *x1, const int8_t *w0, const i
     acc[3] = d;
 }
 
-void qfl_nn_dot1x4(const int8_t *x, const int8_t *w, uint32_t stride, uint32_t k, int32_t *acc)
-{
-    const int8_t *w1 = w + stride, *w2 = w1 + stride, *w3 = w2 + stride;
-    int32_t a = acc[0], b = acc[1], c = acc[2], d = acc[3];
-#if QFL_NN_DSP
-    for (const int8_t *stop = x + (k & ~3u); x != stop; x += 4, w += 4, w1 += 4, w2 += 4, w3 += 4) {
-        uint32_t v = load4(x);
-        int32_t e = even2(v), o = odd2(v);
-        v = load4(w);
-        a = __smlad(odd2(v), o, __smlad(even2(v), e, a));
-        v = load4(w1);
-        b = __smlad(odd2(v), o, __smlad(even2(v), e, b));
-        v = load4(w2);
-        c = __smlad(odd2(v), o, __smlad(even2(v), e, c));
-        v = load4(w3);
-        d = __smlad(odd2(v), o, __smlad(even2(v), e, d));
-    }
-    k &= 3u;
-#endif
-    for (; k != 0; k--) {
-        int32_t p = *x++;
-        a += p * *w++;
-        b += p * *w1++;
-        c += p * *w2++;
-        d += p * *w3++;
-    }
-    acc[0] = a;
-    acc[1] = b;
-    acc[2] = c;
-    acc[3] = d;
-}
-
 int32_t qfl_nn_dot(const int8_t *x, const int8_t *w, uint32_t k, int32_t acc)
 {
 #if QFL_NN_DSP

@@ -83,20 +83,31 @@ static inline int32_t requantise(int32_t x, int32_t multiplier, int32_t shift)
 
 static inline int32_t clamp(int32_t x, int32_t low, int32_t high) { return x < low ? low : x > high ? high : x; }
 
-/* One accumulator of a convolution to its int8 output. */
-static inline int8_t finish(int32_t acc, const channel_row *row, const op_record *op)
+/* What the outputs of an operator have in common; kept in locals, for stores to int8 may alias the record. */
+typedef struct finisher {
+    int32_t zero, low, high;
+    int open; /* the clamp is the whole of int8 */
+} finisher;
+
+static inline finisher finisher_of(const op_record *op)
 {
-    int32_t y, shift = row->shift;
+    finisher f = {op->dst_zero, op->low, op->high, op->low == -128 && op->high == 127};
+    return f;
+}
+
+/* One accumulator of a convolution to its int8 output. */
+static inline int8_t finish(int32_t acc, const channel_row *row, finisher f)
+{
+    int32_t y, shift = -row->shift;
 #if QFL_NN_DSP
-    if (shift <= 0 && shift >= -31) {
+    if ((uint32_t)(shift - 1) < 31u) {
         __asm("smmulr %0, %1, %2" : "=r"(y) : "r"(acc * 2), "r"(row->multiplier)); /* high_mul in one instruction */
-        if (shift != 0)
-            y = (y + (1 << (-shift - 1)) + (y >> 31)) >> -shift;
-        return (int8_t)clamp(y + op->dst_zero, op->low, op->high);
+        y = ((y + (y >> 31) + (1 << (shift - 1))) >> shift) + f.zero;
+        return (int8_t)(f.open ? __ssat(y, 8) : clamp(y, f.low, f.high));
     }
 #endif
-    y = requantise(acc, row->multiplier, shift < -31 ? shift + WIDE : shift);
-    return (int8_t)clamp(y + op->dst_zero, op->low, op->high);
+    y = requantise(acc, row->multiplier, shift > 31 ? WIDE - shift : -shift);
+    return (int8_t)clamp(y + f.zero, f.low, f.high);
 }
 
 void qfl_nn_conv(const kernel_args *a);
@@ -112,8 +123,7 @@ void qfl_nn_relu(const kernel_args *a);
 
 /* Dot products of x0, x1 [k] with w0, w1 [k], added to acc: x0w0, x0w1, x1w0, x1w1. Any alignment. */
 void qfl_nn_dot2x2(const int8_t *x0, const int8_t *x1, const int8_t *w0, const int8_t *w1, uint32_t k, int32_t *acc);
-/* Dot products of x [k] with four rows of weights, added to acc[4]. */
-void qfl_nn_dot1x4(const int8_t *x, const int8_t *w, uint32_t stride, uint32_t k, int32_t *acc);
+/* Dot product of x and w [k], added to acc. */
 int32_t qfl_nn_dot(const int8_t *x, const int8_t *w, uint32_t k, int32_t acc);
 
 #endif
