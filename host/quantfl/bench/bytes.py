@@ -35,12 +35,19 @@ def _bu(levels: int, **options: bool) -> CodecTable:
     return CodecTable(codec="bu", levels=levels, **options)
 
 
+def _dz(step: float) -> CodecTable:
+    return CodecTable(codec="dz", step=step)
+
+
 SCHEMES = (
     Scheme("fp32", FP32, FP32),
     Scheme("BU(64) up, fp32 down", _bu(64), FP32),
     Scheme("BU(64)", _bu(64), _bu(64)),
     Scheme("BU(16)", _bu(16), _bu(16)),
     Scheme("BU(8) means", _bu(8, means=True), _bu(8, means=True)),
+    Scheme("DZ(2)", _dz(2), _dz(2)),
+    Scheme("DZ(3)", _dz(3), _dz(3)),
+    Scheme("DZ(4)/DZ(3)", _dz(4), _dz(3)),
 )
 
 

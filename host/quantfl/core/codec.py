@@ -22,7 +22,8 @@ class CodecError(ValueError):
 
 @dataclass(frozen=True)
 class Codec:
-    """How deltas are coded: kind "fp32" or "bu" with `levels` buckets (docs/CODEC.md).
+    """How deltas are coded (docs/CODEC.md): kind "fp32"; "bu" with `levels` buckets; "dz" with `step` in units of the
+    delta's root mean square (sixteenths; with error feedback where there is a memory of earlier rounds).
 
     per_tensor: one range per tensor instead of one per message. means: reconstruct at bucket means, which are sent.
     """
@@ -31,10 +32,13 @@ class Codec:
     levels: int = 64
     per_tensor: bool = False
     means: bool = False
+    step: float = 4.0
 
     def __str__(self) -> str:
         if self.kind == "fp32":
             return "fp32"
+        if self.kind == "dz":
+            return f"dz{self.step:g}"
         options = ("+tensor" if self.per_tensor else "") + ("+means" if self.means else "")
         return f"{self.kind}{self.levels}{options}"
 
@@ -43,8 +47,10 @@ class Codec:
         """kind, flags and levels as they stand in a CONFIG message."""
         if self.kind == "fp32":
             return lib.QFL_CODEC_FP32, 0, 0
+        if self.kind == "dz":
+            return lib.QFL_CODEC_DZ, 0, round(16 * self.step)
         if self.kind != "bu":
-            raise ValueError(f"unknown codec {self.kind!r}: use fp32 or bu")
+            raise ValueError(f"unknown codec {self.kind!r}: use fp32, bu or dz")
         flags = (lib.QFL_CODEC_PER_TENSOR if self.per_tensor else 0) | (lib.QFL_CODEC_MEANS if self.means else 0)
         return lib.QFL_CODEC_BU, flags, self.levels
 
@@ -83,21 +89,30 @@ def _layout(tensors: Sequence[int], values: int):
 def decode(data: bytes, tensors: Sequence[int]) -> np.ndarray:
     """The float32 values [sum(tensors)] of one coded delta. CodecError when `data` is not exactly one."""
     x = np.zeros(sum(tensors), np.float32)
-    _decode(data, tensors, x, 0, 1.0)
+    layout = _layout(tensors, x.size)
+    status = lib.qfl_codec_decode(layout, ffi.from_buffer("uint8_t[]", data), len(data), ffi.from_buffer("float[]", x))
+    if status < 0:
+        raise CodecError(f"malformed delta of {len(data)} bytes: {status_text(status)}", status)
     return x
 
 
-def decode_add(data: bytes, tensors: Sequence[int], x: np.ndarray, weight: float = 1.0) -> None:
-    """x += weight * decoded, in place and in float32 as a board does it; x is unchanged on CodecError."""
-    if x.dtype != np.float32 or not x.flags.c_contiguous:
-        raise ValueError("x must be a contiguous float32 array")
-    _decode(data, tensors, x, 1, weight)
+def dz_value(code: int) -> float:
+    """The step with this code: m * 2^e, code = 4 * (e + 40) + m - 4."""
+    return lib.qfl_codec_dz_value(code)
 
 
-def _decode(data: bytes, tensors: Sequence[int], x: np.ndarray, add: int, weight: float) -> None:
-    layout = _layout(tensors, x.size)
-    status = lib.qfl_codec_decode(
-        layout, ffi.from_buffer("uint8_t[]", data), len(data), ffi.from_buffer("float[]", x), add, weight
-    )
+def dz_step(x: np.ndarray, steps: float) -> int:
+    """Code of the largest step not above `steps` times the root mean square of x."""
+    x = np.ascontiguousarray(x, np.float32)
+    return lib.qfl_codec_dz_step(ffi.from_buffer("float[]", x), x.size, round(16 * steps))
+
+
+def dz_encode(x: np.ndarray, code: int, tensors: Sequence[int]) -> bytes:
+    """Code x with the step of this code. CodecError as Codec.encode."""
+    x = np.ascontiguousarray(x, np.float32).reshape(-1)
+    layout, cap = _layout(tensors, x.size), 4 * x.size + 64
+    out, size = ffi.new("uint8_t[]", cap), ffi.new("uint32_t *")
+    status = lib.qfl_codec_dz_encode(layout, ffi.from_buffer("float[]", x), code, out, cap, size)
     if status < 0:
-        raise CodecError(f"malformed delta of {len(data)} bytes: {status_text(status)}", status)
+        raise CodecError(f"cannot code the values with step {dz_value(code):g}: {status_text(status)}", status)
+    return bytes(ffi.buffer(out, size[0]))

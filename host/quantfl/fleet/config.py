@@ -103,10 +103,11 @@ class TrainTable(_Table):
 class CodecTable(_Table):
     """[uplink] and [downlink]: how deltas are coded in that direction."""
 
-    codec: Literal["fp32", "bu"] = "bu"
+    codec: Literal["fp32", "bu", "dz"] = "bu"
     levels: int = 64
     per_tensor: bool = False
     means: bool = False
+    step: Annotated[float, Field(ge=0.0625, le=64)] = 4.0
 
     @field_validator("levels")
     @classmethod
@@ -116,7 +117,7 @@ class CodecTable(_Table):
         return value
 
     def make(self) -> Codec:
-        return Codec(self.codec, self.levels, self.per_tensor, self.means)
+        return Codec(self.codec, self.levels, self.per_tensor, self.means, self.step)
 
 
 class StrategyTable(_Table):

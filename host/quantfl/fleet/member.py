@@ -11,7 +11,7 @@ from typing import Any
 from quantfl.core import lib
 from quantfl.device import Delta, Device, StaleHead
 from quantfl.errors import DeviceError
-from quantfl.strategy.fedavg import Update
+from quantfl.strategy.fedavg import FedAvg
 
 Feed = Callable[[], int]
 
@@ -67,44 +67,36 @@ class Member:
         self.ready, self.reason = True, None
         progress("ready")
 
-    async def bring_up_to_date(self, target: int, params: bytes, updates: list[Update]) -> tuple[int, bytes] | None:
-        """Lead the board to head `target` by the cheapest way.
+    async def bring_up_to_date(self, strategy: FedAvg) -> tuple[int, bytes] | None:
+        """Lead the board to the strategy's head by the cheapest way.
 
-        One step behind: returns (base, coded delta) to go with the TRAIN request. More: the coded deltas one by one, or
-        the whole head when that is shorter.
+        Returns (base, coded delta) when one update does it and may go with the TRAIN request, None when nothing is left to
+        do: coded updates one by one, or the whole head when that is shorter or there is no other way.
         """
-        if self.head == target:
-            return None
-        chain: list[Update] = []
-        wanted = target
-        for update in reversed(updates):
-            if update.result == wanted:
-                chain.insert(0, update)
-                wanted = update.base
-            if wanted == self.head:
-                break
-        whole = len(params) + 64 * (1 + len(params) // 4096)
-        if wanted != self.head or sum(len(u.data) + 40 for u in chain) >= whole:
-            await self.device.put_head(params)
+        target = strategy.hash
+        way = strategy.lead(self.head) if self.head is not None else None
+        whole = strategy.params.nbytes + 64 * (1 + strategy.params.nbytes // 4096)
+        if way is None or sum(len(u.data) + 30 for u in way) >= whole:
+            await self.device.put_head(strategy.params.tobytes())
             self.head = target
             return None
-        last = chain.pop()
-        for update in chain:
+        for update in way[:-1]:
             await self.device.update(update.base, update.result, update.data)
             self.head = update.result
+        if not way:
+            return None
+        last = way[-1]
         if len(last.data) + 13 > self.device.session.link.peer_message_max:
             await self.device.update(last.base, last.result, last.data)
             self.head = last.result
             return None
         return last.base, last.data
 
-    async def contribute(
-        self, round_: int, target: int, params: bytes, updates: list[Update], *, timeout: float
-    ) -> Delta:
-        """One round: bring the board to head `target`, let it train, return its delta."""
-        deadline = time.monotonic() + timeout
+    async def contribute(self, round_: int, strategy: FedAvg, *, timeout: float) -> Delta:
+        """One round: bring the board to the strategy's head, let it train, return its delta."""
+        deadline, target = time.monotonic() + timeout, strategy.hash
         for _attempt in range(3):
-            update = await self.bring_up_to_date(target, params, updates)
+            update = await self.bring_up_to_date(strategy)
             try:
                 delta = await self.device.train(
                     round_, target, timeout=max(0.1, deadline - time.monotonic()), update=update

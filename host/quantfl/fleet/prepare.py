@@ -23,7 +23,7 @@ from quantfl.fleet.member import Member
 from quantfl.fleet.rounds import Federation, Progress
 from quantfl.package.convert import convert
 from quantfl.package.flatfile import METADATA_NAME, ModelFile, read_file
-from quantfl.package.program import Package, open_package
+from quantfl.package.program import Package, grid, open_package
 from quantfl.strategy.fedavg import FedAvg
 
 
@@ -124,9 +124,11 @@ def prepare(
     else:
         kind = "ports"
     head = Head(package.dims, package.feature_scale, package.feature_zero_point)
-    strategy = FedAvg(head, package.params, config.downlink.make(), config.strategy.server_lr)
+    strategy = FedAvg(
+        head, package.params, config.downlink.make(), config.strategy.server_lr, unit=grid(package.params)
+    )
     if state is not None:
-        strategy.params, strategy.residual = state.params, state.residual
+        strategy.restore(state.params, state.residual, state.updates)
     members = [
         _member(i, config, boards[i] if boards else None, data.clients[i] if fed else None, package)
         for i in range(config.fleet.size)

@@ -23,7 +23,7 @@ from quantfl.fleet.checkpoint import RunFolder, State
 from quantfl.fleet.config import RunConfig
 from quantfl.fleet.member import Member
 from quantfl.link.ledger import Ledger, down_of, up_of
-from quantfl.strategy.fedavg import Contribution, FedAvg, Update
+from quantfl.strategy.fedavg import Contribution, FedAvg
 
 
 class Progress(Protocol):
@@ -78,7 +78,6 @@ class Rounds:
         self.f = federation
         self.history: list[dict] = state.history if state else []
         self.ledger: Ledger = state.ledger if state else Ledger()
-        self.updates: list[Update] = state.updates if state else []
         self.round = state.round if state else 0
         self._stop = asyncio.Event()
 
@@ -150,7 +149,7 @@ class Rounds:
         if f.folder is not None:
             f.folder.save(
                 State(self.round, f.strategy.params, f.strategy.residual, f.package_sha256,
-                      f.config.model_dump(mode="json"), self.updates, self.history, self.ledger)
+                      f.config.model_dump(mode="json"), f.strategy.updates, self.history, self.ledger)
             )  # fmt: skip
 
     async def _one_round(self, round_: int) -> dict | None:
@@ -158,9 +157,8 @@ class Rounds:
         started = time.monotonic()
         chosen = [f.members[i] for i in select(run.seed, round_, len(f.members), run.fraction)]
         f.progress.phase(f"round {round_} of {run.rounds}: {len(chosen)} boards")
-        target, params = f.strategy.hash, f.strategy.params.tobytes()
         failed: dict[str, str] = {}
-        tasks = {asyncio.create_task(self._client(m, round_, target, params)): m for m in chosen}
+        tasks = {asyncio.create_task(self._client(m, round_)): m for m in chosen}
         stop = asyncio.create_task(self._stop.wait())
         pending = set(tasks)
         deadline = started + run.deadline_s
@@ -188,9 +186,7 @@ class Rounds:
                 failed[member.name] = reason
                 member.state = "failed"
                 f.progress.board(member.name, state="failed", reason=reason)
-        update = f.strategy.step(c for _, _, c in contributions)
-        if update is not None:
-            self.updates = [*self.updates[-63:], update]
+        f.strategy.step(c for _, _, c in contributions)
         return await self._record(round_, started, chosen, contributions, failed)
 
     @staticmethod
@@ -204,7 +200,7 @@ class Rounds:
             return str(error) or f"no delta within {deadline_s:g} s"
         raise error
 
-    async def _client(self, member: Member, round_: int, target: int, params: bytes) -> Delta:
+    async def _client(self, member: Member, round_: int) -> Delta:
         run, started = self.f.config.run, time.monotonic()
         if not member.ready:
             await self._set_up_one(member, min(10.0, run.deadline_s))
@@ -213,7 +209,7 @@ class Rounds:
         member.state = "training"
         self.f.progress.board(member.name, state="training", samples=member.samples)
         try:
-            delta = await member.contribute(round_, target, params, self.updates, timeout=run.deadline_s)
+            delta = await member.contribute(round_, self.f.strategy, timeout=run.deadline_s)
         except LinkError:
             member.ready = False
             raise

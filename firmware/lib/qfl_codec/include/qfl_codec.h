@@ -8,6 +8,9 @@
  * Encoded form (little-endian): one byte kind | flags, one byte ceil(log2 L), then per range
  *     lo float32, hi float32, [L means float32], indices packed from the lowest bit of the first byte, zero-padded.
  * A range with lo == hi (a constant) has neither means nor indices. FP32: the kind byte, then the floats.
+ *
+ * DZ, the default: dead-zone uniform quantiser whose symbols go through an adaptive range coder (docs/CODEC.md). Encoded: the
+ * kind byte alone when all symbols are zero, else the kind byte, the step's code, and the coder's bytes.
  * Encoding refuses NaN and infinity; decoding refuses whatever encoding cannot have made.
  */
 #ifndef QFL_CODEC_H
@@ -21,7 +24,8 @@ enum { QFL_CODEC_MAX_TENSORS = 16 };
 
 typedef enum qfl_codec_kind {
     QFL_CODEC_FP32 = 0, /* the baseline: 4 bytes per value */
-    QFL_CODEC_BU = 1    /* bucket-uniform */
+    QFL_CODEC_BU = 1,   /* bucket-uniform */
+    QFL_CODEC_DZ = 2    /* dead-zone quantiser, range-coded */
 } qfl_codec_kind;
 
 enum {
@@ -32,7 +36,7 @@ enum {
 typedef struct qfl_codec_spec {
     uint8_t kind;    /* qfl_codec_kind */
     uint8_t flags;   /* QFL_CODEC_PER_TENSOR | QFL_CODEC_MEANS, BU only */
-    uint16_t levels; /* L of BU: 4, 8, 16, 32, 64 or 256; 0 for FP32 */
+    uint16_t levels; /* BU: L = 4, 8, 16, 32, 64 or 256; DZ: step in 1/16 of the values' rms, 1..1024; FP32: 0 */
 } qfl_codec_spec;
 
 /* The tensors of a delta, in order; their sizes sum to the number of values. */
@@ -55,10 +59,19 @@ qfl_status qfl_codec_encode(const qfl_codec_spec *spec, const qfl_codec_layout *
                             uint32_t cap, uint32_t *size);
 
 /*
- * Decodes n bytes into x, adding weight * value to each element when `add` is 1, else storing the value itself.
- * QFL_E_FORMAT: not exactly one encoding of this layout (wrong length, non-finite range, set padding bits);
- * QFL_E_UNSUPPORTED: a kind this build does not know. When add is 1, x is changed only if the result is QFL_OK.
+ * Decodes n bytes into x. QFL_E_FORMAT: not exactly one encoding of this layout (wrong length, non-finite range, set
+ * padding bits); QFL_E_UNSUPPORTED: a kind this build does not know. x may be changed in part on failure.
  */
-qfl_status qfl_codec_decode(const qfl_codec_layout *layout, const uint8_t *in, uint32_t n, float *x, int add, float weight);
+qfl_status qfl_codec_decode(const qfl_codec_layout *layout, const uint8_t *in, uint32_t n, float *x);
+
+/* Building blocks of DZ. A step's code is 4 * (e + 40) + m - 4 for the step m * 2^e, m in 4..7. */
+float qfl_codec_dz_value(uint32_t code);
+/* Code of the largest step not above `sixteenths` / 16 times the root mean square of x [n]. */
+uint32_t qfl_codec_dz_step(const float *x, uint32_t n, uint32_t sixteenths);
+/* sign(x) * floor(|x| / step + 1/2) in float32, at most 2^24 in magnitude. */
+int32_t qfl_codec_dz_symbol(float x, float step);
+/* Encodes x with a given step; otherwise as qfl_codec_encode. */
+qfl_status qfl_codec_dz_encode(const qfl_codec_layout *layout, const float *x, uint32_t code, uint8_t *out, uint32_t cap,
+                               uint32_t *size);
 
 #endif

@@ -36,6 +36,8 @@ qfl_status qfl_codec_check(const qfl_codec_spec *spec)
         return qfl_codec_bu_bits(spec->levels) != 0 && (spec->flags & ~(QFL_CODEC_PER_TENSOR | QFL_CODEC_MEANS)) == 0
                    ? QFL_OK
                    : QFL_E_UNSUPPORTED;
+    case QFL_CODEC_DZ:
+        return spec->levels >= 1 && spec->levels <= 1024 && spec->flags == 0 ? QFL_OK : QFL_E_UNSUPPORTED;
     default:
         return QFL_E_UNSUPPORTED;
     }
@@ -46,7 +48,8 @@ uint32_t qfl_codec_bound(const qfl_codec_spec *spec, const qfl_codec_layout *lay
     uint32_t n = qfl_codec_values(layout);
     if (n == 0 || qfl_codec_check(spec) != QFL_OK)
         return 0;
-    return spec->kind == QFL_CODEC_FP32 ? 1 + 4 * n : qfl_codec_bu_bound(spec, layout);
+    /* DZ has no tight bound: what does not fit into as much as FP32 takes is refused when it is encoded. */
+    return spec->kind == QFL_CODEC_BU ? qfl_codec_bu_bound(spec, layout) : 1 + 4 * n;
 }
 
 qfl_status qfl_codec_encode(const qfl_codec_spec *spec, const qfl_codec_layout *layout, const float *x, uint8_t *out,
@@ -60,6 +63,8 @@ qfl_status qfl_codec_encode(const qfl_codec_spec *spec, const qfl_codec_layout *
         return QFL_E_UNSUPPORTED;
     if (!qfl_codec_finite(x, n))
         return QFL_E_NONFINITE;
+    if (spec->kind == QFL_CODEC_DZ)
+        return qfl_codec_dz_encode(layout, x, qfl_codec_dz_step(x, n, spec->levels), out, cap, size);
     if (spec->kind == QFL_CODEC_BU)
         return qfl_codec_bu_encode(spec, layout, x, out, cap, size);
     if (cap < 1 + 4 * n)
@@ -70,25 +75,15 @@ qfl_status qfl_codec_encode(const qfl_codec_spec *spec, const qfl_codec_layout *
     return QFL_OK;
 }
 
-static qfl_status fp32_decode(uint32_t values, const uint8_t *in, uint32_t n, float *x, int add, float weight)
+static qfl_status fp32_decode(uint32_t values, const uint8_t *in, uint32_t n, float *x)
 {
-    if (n != 1 + 4 * values)
+    if (n != 1 + 4 * values || in[0] != QFL_CODEC_FP32)
         return QFL_E_FORMAT;
-    for (uint32_t i = 0; i < values; i++) {
-        float v;
-        memcpy(&v, in + 1 + 4 * i, 4);
-        if (!qfl_codec_finite(&v, 1))
-            return QFL_E_FORMAT;
-    }
-    for (uint32_t i = 0; i < values; i++) {
-        float v;
-        memcpy(&v, in + 1 + 4 * i, 4);
-        x[i] = add ? x[i] + weight * v : v;
-    }
-    return QFL_OK;
+    memcpy(x, in + 1, 4 * values);
+    return qfl_codec_finite(x, values) ? QFL_OK : QFL_E_FORMAT;
 }
 
-qfl_status qfl_codec_decode(const qfl_codec_layout *layout, const uint8_t *in, uint32_t n, float *x, int add, float weight)
+qfl_status qfl_codec_decode(const qfl_codec_layout *layout, const uint8_t *in, uint32_t n, float *x)
 {
     uint32_t values = qfl_codec_values(layout);
     if (values == 0)
@@ -96,11 +91,9 @@ qfl_status qfl_codec_decode(const qfl_codec_layout *layout, const uint8_t *in, u
     if (n < 1)
         return QFL_E_FORMAT;
     switch (in[0] & 0x0F) {
-    case QFL_CODEC_FP32:
-        return in[0] == QFL_CODEC_FP32 ? fp32_decode(values, in, n, x, add, weight) : QFL_E_FORMAT;
-    case QFL_CODEC_BU:
-        return qfl_codec_bu_decode(layout, in, n, x, add, weight);
-    default:
-        return QFL_E_UNSUPPORTED;
+    case QFL_CODEC_FP32: return fp32_decode(values, in, n, x);
+    case QFL_CODEC_BU: return qfl_codec_bu_decode(layout, in, n, x);
+    case QFL_CODEC_DZ: return qfl_codec_dz_decode(layout, in, n, x);
+    default: return QFL_E_UNSUPPORTED;
     }
 }

@@ -135,7 +135,7 @@ static uint32_t check_range(const uint8_t *in, uint32_t left, uint32_t n, uint32
     return (uint32_t)end;
 }
 
-static void decode_range(const uint8_t *in, uint32_t n, uint32_t bits, int means, float *x, int add, float weight)
+static void decode_range(const uint8_t *in, uint32_t n, uint32_t bits, int means, float *x)
 {
     float lo, hi, v;
     memcpy(&lo, in, 4);
@@ -158,11 +158,11 @@ static void decode_range(const uint8_t *in, uint32_t n, uint32_t bits, int means
             else
                 v = lo + ((float)index + 0.5f) * step;
         }
-        x[i] = add ? x[i] + weight * v : v;
+        x[i] = v;
     }
 }
 
-qfl_status qfl_codec_bu_decode(const qfl_codec_layout *layout, const uint8_t *in, uint32_t n, float *x, int add, float weight)
+qfl_status qfl_codec_bu_decode(const qfl_codec_layout *layout, const uint8_t *in, uint32_t n, float *x)
 {
     uint32_t flags = in[0] & 0xF0u, at = HEADER;
     if (n < HEADER || (flags & ~(uint32_t)(QFL_CODEC_PER_TENSOR | QFL_CODEC_MEANS)) != 0)
@@ -184,7 +184,7 @@ qfl_status qfl_codec_bu_decode(const qfl_codec_layout *layout, const uint8_t *in
         return QFL_E_FORMAT;
     for (uint32_t r = 0; r < ranges; r++) {
         uint32_t values = flags & QFL_CODEC_PER_TENSOR ? layout->size[r] : qfl_codec_values(layout);
-        decode_range(in + offset[r], values, bits, means, x, add, weight);
+        decode_range(in + offset[r], values, bits, means, x);
         x += values;
     }
     return QFL_OK;

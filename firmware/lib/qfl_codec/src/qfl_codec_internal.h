@@ -11,7 +11,7 @@ uint32_t qfl_codec_bu_bits(uint32_t levels); /* 0: not a permitted L */
 uint32_t qfl_codec_bu_bound(const qfl_codec_spec *spec, const qfl_codec_layout *layout);
 qfl_status qfl_codec_bu_encode(const qfl_codec_spec *spec, const qfl_codec_layout *layout, const float *x, uint8_t *out,
                                uint32_t cap, uint32_t *size);
-qfl_status qfl_codec_bu_decode(const qfl_codec_layout *layout, const uint8_t *in, uint32_t n, float *x, int add,
-                               float weight);
+qfl_status qfl_codec_bu_decode(const qfl_codec_layout *layout, const uint8_t *in, uint32_t n, float *x);
+qfl_status qfl_codec_dz_decode(const qfl_codec_layout *layout, const uint8_t *in, uint32_t n, float *x);
 
 #endif

@@ -70,7 +70,7 @@ const float *qfl_device_head(const qfl_device *d, uint32_t *count);
 /* What a package needs of a board, computed by the code that lays the memory out. */
 typedef struct qfl_device_need {
     uint32_t fixed;       /* device, link and message buffers, bytes; depends on the arena's size */
-    uint32_t params;      /* global head, working head and momentum, bytes */
+    uint32_t params;      /* global head, working head, momentum and residual, bytes */
     uint32_t activations; /* scratch of the head and arena of the backbone, bytes */
     uint32_t per_sample;  /* cached features and label, bytes */
     uint32_t capacity;    /* samples that fit in `arena` */

@@ -37,7 +37,7 @@ qfl_status qfl_device_plan(const qfl_nn *nn, uint32_t arena, qfl_device_need *ne
     if (params == 0 || params != nn->head_param_count || shape.dims[0] != nn->feature_count)
         return QFL_E_UNSUPPORTED;
     need->fixed = fixed_size(arena);
-    need->params = aligned(4 * params) + 2 * aligned(4 * params + SLACK_BYTES);
+    need->params = aligned(4 * params) + 2 * aligned(4 * params + SLACK_BYTES) + aligned(params);
     need->activations = aligned(qfl_head_scratch_size(&shape)) + aligned(nn->arena_size);
     need->per_sample = nn->feature_count + 2;
     uint64_t used = (uint64_t)need->fixed + need->params + need->activations + 16;

@@ -29,6 +29,8 @@ struct qfl_device {
     float *global;    /* [params] */
     float *work;      /* [params] + slack: trained head, then the coded delta; staging of a head */
     float *momentum;  /* [params] + slack; staging of an update */
+    int8_t *residual; /* [params] what coding has kept back, in 1/254 of residual_step; DZ only */
+    float residual_step; /* 0: none */
     float *scratch;
     uint8_t *nn_arena;
     int8_t *features; /* [capacity][F] */

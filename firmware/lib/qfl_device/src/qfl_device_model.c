@@ -57,6 +57,8 @@ qfl_status qfl_device_load(qfl_device *d)
     d->global = (float *)take(d, &at, 4 * params);
     d->work = (float *)take(d, &at, 4 * params + SLACK_BYTES);
     d->momentum = (float *)take(d, &at, 4 * params + SLACK_BYTES);
+    d->residual = (int8_t *)take(d, &at, params);
+    d->residual_step = 0.0f;
     d->scratch = (float *)take(d, &at, qfl_head_scratch_size(&d->shape));
     d->nn_arena = take(d, &at, d->nn.arena_size);
     d->labels = (uint16_t *)(d->arena + at);

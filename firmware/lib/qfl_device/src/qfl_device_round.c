@@ -63,6 +63,7 @@ void qfl_device_on_config(qfl_device *d, uint8_t number, const uint8_t *p, uint3
         memcpy(d->config_bytes, p, QFL_CONFIG_BYTES);
         d->have_config = 1;
         d->delta_done = 0;
+        d->residual_step = 0.0f; /* of another run */
     }
     qfl_device_answer(d, QFL_MSG_CONFIG, number, status, NULL, 0, NULL, 0);
 }
@@ -80,10 +81,11 @@ static qfl_status apply_update(qfl_device *d, uint32_t base, uint32_t result, in
     }
     qfl_device_cancel(d);
     d->delta_done = 0;
-    memcpy(d->work, d->global, 4 * d->params);
-    qfl_status status = qfl_codec_decode(&d->layout, p, n, d->work, 1, 1.0f);
+    qfl_status status = qfl_codec_decode(&d->layout, p, n, d->work);
     if (status != QFL_OK)
         return status;
+    for (uint32_t i = 0; i < d->params; i++)
+        d->work[i] = d->global[i] + d->work[i];
     if (qfl_device_head_hash(d->work, d->params) != result)
         return QFL_E_HASH;
     memcpy(d->global, d->work, 4 * d->params);
@@ -176,14 +178,42 @@ void qfl_device_on_train(qfl_device *d, uint8_t number, const uint8_t *p, uint32
     d->state = QFL_DEVICE_TRAINING;
 }
 
+/*
+ * DZ with error feedback (Seide et al. 2014; Karimireddy et al. 2019): what earlier rounds kept back is added before coding,
+ * and what this one keeps back is remembered, in 8 bits of the step. The step is taken from the delta itself.
+ */
+static qfl_status encode_with_feedback(qfl_device *d)
+{
+    uint32_t code = qfl_codec_dz_step(d->momentum, d->params, d->codec.levels);
+    float step = qfl_codec_dz_value(code), old = d->residual_step / 254.0f;
+    if (d->residual_step != 0.0f)
+        for (uint32_t i = 0; i < d->params; i++)
+            d->momentum[i] += (float)d->residual[i] * old;
+    qfl_status status = qfl_codec_dz_encode(&d->layout, d->momentum, code, (uint8_t *)d->work,
+                                            4 * d->params + SLACK_BYTES, &d->delta_size);
+    if (status != QFL_OK)
+        return status;
+    for (uint32_t i = 0; i < d->params; i++) {
+        float v = d->momentum[i];
+        float t = (v - (float)qfl_codec_dz_symbol(v, step) * step) / step * 254.0f;
+        int32_t q = (int32_t)(t < 0.0f ? t - 0.5f : t + 0.5f);
+        d->residual[i] = (int8_t)(q < -127 ? -127 : q > 127 ? 127 : q);
+    }
+    d->residual_step = step;
+    return QFL_OK;
+}
+
 /* The fit is done: the delta goes into momentum, its code into work, where it stays until it is no longer wanted. */
 static void finish_fit(qfl_device *d)
 {
     float loss = d->fit.loss * (float)LOSS_UNITS;
     for (uint32_t i = 0; i < d->params; i++)
         d->momentum[i] = d->work[i] - d->global[i];
-    d->delta_status = (int8_t)qfl_codec_encode(&d->codec, &d->layout, d->momentum, (uint8_t *)d->work,
-                                               4 * d->params + SLACK_BYTES, &d->delta_size);
+    if (d->codec.kind == QFL_CODEC_DZ)
+        d->delta_status = (int8_t)encode_with_feedback(d);
+    else
+        d->delta_status = (int8_t)qfl_codec_encode(&d->codec, &d->layout, d->momentum, (uint8_t *)d->work,
+                                                   4 * d->params + SLACK_BYTES, &d->delta_size);
     d->delta_samples = (uint16_t)(d->fit.train_count > 65535 ? 65535 : d->fit.train_count);
     d->delta_loss = loss < 0.0f ? 0 : loss < 65535.0f ? (uint16_t)loss : 65535; /* NaN: 65535 */
     d->delta_done = 1;
