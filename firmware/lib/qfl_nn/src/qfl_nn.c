@@ -173,12 +173,22 @@ static int kernel_ok(const qfl_nn *nn, const op_record *op)
 
 static int zero_ok(int32_t z) { return z >= -128 && z <= 127; }
 
+static int apart(uint32_t a, uint32_t an, uint32_t b, uint32_t bn) { return an == 0 || bn == 0 || a + an <= b || b + bn <= a; }
+
+/* Scratch may hold pointers: no tensor of the operator may lie over it. */
+static int scratch_ok(const op_record *op)
+{
+    return apart(op->scratch, op->scratch_size, op->src, op->src_size) &&
+           apart(op->scratch, op->scratch_size, op->src2, op->src2_size) &&
+           apart(op->scratch, op->scratch_size, op->dst, op->dst_size);
+}
+
 static int record_ok(const qfl_nn *nn, const op_record *op)
 {
     return inside(op->src, op->src_size, nn->arena_size) && inside(op->src2, op->src2_size, nn->arena_size) &&
            inside(op->dst, op->dst_size, nn->arena_size) && inside(op->scratch, op->scratch_size, nn->arena_size) &&
            inside(op->weights, op->weights_size, nn->file_size) && zero_ok(op->src_zero) && zero_ok(op->src2_zero) &&
-           zero_ok(op->dst_zero) && op->low >= -128 && op->low <= 127 && op->high >= -128 && op->high <= 127 &&
+           zero_ok(op->dst_zero) && scratch_ok(op) && op->low >= -128 && op->low <= 127 && op->high >= -128 && op->high <= 127 &&
            kernel_ok(nn, op);
 }
 

@@ -15,7 +15,7 @@ specs = ["--specs=" + board.get("build.specs")] if board.get("build.specs", "") 
 env.Append(
     ASFLAGS=cpu,
     CCFLAGS=[*cpu, *specs, "-ffunction-sections", "-fdata-sections", "-fno-common", "-fstack-usage", "-g3",
-             "-ffile-prefix-map=%s=." % env.subst("$PROJECT_DIR")],
+             "-ffile-prefix-map={}=.".format(env.subst("$PROJECT_DIR"))],
     CFLAGS=["-std=c11"],
     CPPDEFINES=[("F_CPU", board.get("build.f_cpu"))],
     LINKFLAGS=[*cpu, *specs, "-nostartfiles", "-Wl,--gc-sections", "-Wl,-Map=" + str(build / "firmware.map"),
@@ -32,5 +32,5 @@ env.Replace(LDSCRIPT_PATH=str(platform / "ldscripts" / board.get("build.ldscript
 env.BuildSources(
     str(Path("$BUILD_DIR") / "baremetal"),
     str(platform / "baremetal"),
-    src_filter=["-<*>", *("+<%s>" % f for f in board.get("build.sources").split())],
+    src_filter=["-<*>", *(f"+<{f}>" for f in board.get("build.sources").split())],
 )
