@@ -7,8 +7,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,9 +31,23 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(r) + " |" for r in rows])
 
 
+def picture(summary: dict) -> None:
+    """The demo's closing summary as an SVG."""
+    from rich.console import Console
+
+    from quantfl.report.summary import print_summary
+
+    summary["files"] = {k: f"demo/{Path(v).name}" for k, v in summary["files"].items()}
+    console = Console(record=True, width=100, file=io.StringIO())
+    print_summary(summary, console)
+    console.save_svg(str(ROOT / "docs" / "demo.svg"), title="make demo")
+
+
 def demo() -> str:
     with tempfile.TemporaryDirectory() as folder:
         s = quantfl("demo", "--out", folder + "/demo")
+        shutil.copy(Path(folder) / "demo" / "accuracy.png", ROOT / "docs" / "demo.png")
+    picture(s)
     ledger, plain = s["ledger"], s["fp32"]
     rows = []
     for name, way in [(b, w) for b in list(ledger["boards"])[:2] for w in ("up", "down")]:
@@ -46,14 +62,18 @@ def demo() -> str:
         f"What the demo ends with ({s['boards_used']}, {s['rounds']} rounds): accuracy {s['accuracy_before']:.3f} → "
         f"{s['accuracy']:.3f} on {s['test_samples']} test images, {s['exported_accuracy']:.3f} as int8 model in {s['interpreter']}; "
         f"plain float32 exchange of the same rounds reaches {plain['accuracy']:.3f} with {theirs:,} bytes, here {mine:,}: "
-        f"{theirs / mine:.1f}× fewer. Two of its links, in bytes:\n\n"
+        f"{theirs / mine:.1f}× fewer.\n\n![the demo's summary](docs/demo.svg)\n\n![accuracy against bytes](docs/demo.png)\n\n"
+        "Two of its links, in bytes:\n\n"
     )
     return text + table(["link", "", "payload", "framing", "acknowledgement", "retransmission", "handshake", "total"], rows)
 
 
 def engine() -> str:
     rows = quantfl("bench", "engine")
-    text = "`quantfl bench engine`: executed instructions (not cycles) of one inference on an emulated Cortex-M4F, outputs compared with tflite-micro.\n\n"
+    text = (
+        "`quantfl bench engine`: executed instructions (not cycles) of one inference on an emulated Cortex-M4F, outputs compared "
+        f"with tflite-micro. Code of the whole bench firmware, all operators: {rows[0]['code_bytes']:,} bytes.\n\n"
+    )
     return text + table(
         ["model", "MACs", "instructions", "per MAC", "arena bytes", "stack bytes", "bit-exact"],
         [[r["model"], f"{r['macs']:,}", f"{r['insns']:,}", f"{r['insns_per_mac']:.2f}", f"{r['arena_bytes']:,}",

@@ -24,10 +24,11 @@ def print_summary(summary: dict, console: Console | None = None) -> None:
             highlight=False,
         )
     ledger = summary["ledger"]
-    table = Table(title="bytes on the wire, by link and purpose")
-    table.add_column("link")
-    for column in ("", *PURPOSES, "total"):
-        table.add_column(column, justify="right")
+    table = Table(title="bytes on the wire, by link and purpose", padding=(0, 1, 0, 0))
+    table.add_column("link", no_wrap=True)
+    short = {"acknowledgement": "ack", "retransmission": "retrans."}
+    for column in ("", *(short.get(p, p) for p in PURPOSES), "total"):
+        table.add_column(column, justify="right", no_wrap=True)
     for name, board in ledger["boards"].items():
         for way in ("up", "down"):
             row = board[way]
