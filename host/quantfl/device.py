@@ -26,7 +26,6 @@ from quantfl.link.transport import BAUD, open_transport
 STATES = {0: "empty", 1: "idle", 2: "training", 3: "evaluating"}
 RESETS = {0: "power", 1: "pin", 2: "software", 3: "watchdog", 4: "other"}
 _REQUEST_S = 5.0
-_LOSS_UNITS = 512
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class DeviceStatus:
 
 @dataclass(frozen=True)
 class Delta:
-    """A round's answer: coded delta, number of samples trained on, mean loss of the last epoch in nats.
+    """A round's answer: coded delta, number of samples trained on, mean loss of the last epoch in nats (to 1/16 of it).
 
     balanced: the board's books of the link agreed with ours when it answered (by digest).
     """
@@ -135,7 +134,9 @@ class Device:
         """Our books of this link so far."""
         return self.session.counters()
 
-    async def _request(self, kind: int, body: bytes = b"", *, timeout: float = _REQUEST_S) -> Answer:
+    async def _request(
+        self, kind: int, body: bytes = b"", *, timeout: float = _REQUEST_S, number: int | None = None
+    ) -> Answer:
         """A request that survives a broken link: reconnects and asks again until `timeout` s have passed, or until
         the board has been away for `patience` s."""
         deadline = time.monotonic() + timeout
@@ -147,7 +148,7 @@ class Device:
                     away = away or time.monotonic()
                     await self.session.open(max(0.1, min(left, 2.0)))
                 away = None
-                answer = await self.session.request(kind, body, timeout=max(0.1, left))
+                answer = await self.session.request(kind, body, timeout=max(0.1, left), number=number)
             except LinkError:
                 now = time.monotonic()
                 if now + pause >= deadline or (away is not None and now - away > self.patience):
@@ -273,19 +274,18 @@ class Device:
         self._config = config
 
     async def train(
-        self, round_: int, head: int, *, timeout: float, update: tuple[int, bytes] | None = None
+        self, round_: int, head: int, *, timeout: float, update: bytes | None = None
     ) -> Delta:
         """Train one round from the global head named `head` and return its delta.
 
-        update: (base, coded delta): for a board that holds `base`, the delta that leads to `head`.
+        update: the coded delta that leads the board from the head it holds to `head`.
         StaleHead: it holds another head. DeviceError: refused, or an answer that makes no sense.
         """
-        body = struct.pack("<HBI", round_, 1 if update else 0, head)
-        if update is not None:
-            body += struct.pack("<I", update[0]) + update[1]
+        kind = lib.QFL_MSG_TRAIN if update is None else lib.QFL_MSG_TRAIN_UPDATE
+        body = struct.pack("<BI", round_ >> 8 & 0xFF, head) + (update or b"")
         deadline = time.monotonic() + timeout
         for attempt in (0, 1):
-            answer = await self._request(lib.QFL_MSG_TRAIN, body, timeout=max(0.1, deadline - time.monotonic()))
+            answer = await self._request(kind, body, timeout=max(0.1, deadline - time.monotonic()), number=round_ & 0xFF)
             if answer.status == lib.QFL_E_STATE and self._config is not None and attempt == 0:
                 await self.configure(self._config)  # the board was reset since
                 continue
@@ -294,20 +294,18 @@ class Device:
             raise StaleHead(f"{self.name} holds another head", int.from_bytes(answer.body[:4], "little"))
         if answer.status < 0:
             raise self._refused(answer, f"to train round {round_}")
-        if len(answer.body) < 9:
+        if len(answer.body) < 6:
             raise self._garbled("a train request")
-        got, samples, loss, books = struct.unpack_from("<HHHH", answer.body)
-        if got != round_ & 0xFFFF:
-            raise DeviceError(f"{self.name} answered round {round_} with round {got}", lib.QFL_E_STALE)
-        return Delta(round_, samples, loss / _LOSS_UNITS, answer.body[8:], books == answer.peer_books)
+        samples, loss, books = struct.unpack_from("<HBH", answer.body)
+        return Delta(round_, samples, _loss(loss), answer.body[5:], books == answer.peer_books)
 
-    async def update(self, base: int, result: int, data: bytes, *, timeout: float = 10.0) -> None:
-        """Lead the board from head `base` to head `result` by a coded delta. StaleHead when it holds neither."""
-        if len(data) + 11 > self.session.link.peer_message_max:
+    async def update(self, result: int, data: bytes, *, timeout: float = 10.0) -> None:
+        """Lead the board to head `result` by a coded delta. StaleHead when the delta is for another head than it holds."""
+        if len(data) + 7 > self.session.link.peer_message_max:
             await self._put(lib.QFL_OBJECT_UPDATE, data, "an update", timeout, None)
-            body = struct.pack("<BII", lib.QFL_TRAIN_STAGED, base, result)
+            body = struct.pack("<BI", lib.QFL_UPDATE_STAGED, result)
         else:
-            body = struct.pack("<BII", 0, base, result) + data
+            body = struct.pack("<BI", 0, result) + data
         answer = await self._request(lib.QFL_MSG_UPDATE, body, timeout=timeout)
         if answer.status == lib.QFL_E_STALE:
             raise StaleHead(f"{self.name} holds another head", int.from_bytes(answer.body[:4], "little"))
@@ -340,6 +338,11 @@ class Device:
             if time.monotonic() >= deadline:
                 raise DeviceError(f"{self.name} has {status.samples} of {count} samples after {timeout:g} s")
             await asyncio.sleep(poll)
+
+
+def _loss(packed: int) -> float:
+    """The loss a board packs into one byte, in nats (docs/PROTOCOL.md)."""
+    return 0.0 if packed == 0 else (16 + packed % 16) * 2.0 ** (packed // 16 - 12)
 
 
 class _Resume(Exception):

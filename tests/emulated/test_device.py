@@ -188,15 +188,13 @@ def test_updates_evaluation_and_heads(board, package):
             for codec in (Codec("fp32"), Codec("bu", 8), Codec("dz", step=1.0)):
                 data = codec.encode(step, head.tensors)
                 params = p.params + decode(data, head.tensors)
-                await device.update(start, head_hash(params), data)
-                await device.update(start, head_hash(params), data)  # asked again: done before
+                await device.update(head_hash(params), data)
+                await device.update(head_hash(params), data)  # asked again: done before
                 with pytest.raises(StaleHead) as stale:
-                    await device.update(start, 12345, data)
+                    await device.update(12345, data)  # leads elsewhere: nothing changes
                 assert stale.value.head == head_hash(params)
-                with pytest.raises(DeviceError, match="do not parse|does not match"):
-                    await device.update(head_hash(params), 1, data[:-1])
-                with pytest.raises(DeviceError, match="does not match"):
-                    await device.update(head_hash(params), 1, data)  # the promised hash is wrong: nothing changes
+                with pytest.raises(DeviceError, match="do not parse|another head"):
+                    await device.update(1, data[:-1])
                 after = await device.evaluate()
                 await device.put_head(p.params.tobytes())
             with pytest.raises(DeviceError, match="NaN"):
@@ -210,6 +208,32 @@ def test_updates_evaluation_and_heads(board, package):
     features = Engine(package).run_batch(x)
     assert score == head.evaluate(p.params, features, y)
     assert after == head.evaluate(params, features, y)
+
+
+def test_a_round_costs_48_bytes_beyond_its_deltas(board, package):
+    """As docs/PROTOCOL.md says: request, answer and their acknowledgements, for deltas of one frame each."""
+    p = open_package(package)
+    tensors = Head(p.dims, p.feature_scale, p.feature_zero_point).tensors
+    x, y = samples(60)
+
+    async def go():
+        async with Device(board.url) as device:
+            await device.hello()
+            await device.push(package)
+            board.feed(x, y)
+            await device.wait_samples(60, timeout=10)
+            await device.configure(config_bytes(FitConfig(lr=0.001), Codec("dz", step=4.0), run_id=1, seed=1))
+            step = np.zeros(p.params.size, np.float32)
+            step[::97] = 0.01
+            down = Codec("dz", step=3.0).encode(step, tensors)
+            before = device.counters()
+            delta = await device.train(1, head_hash(p.params + decode(down, tensors)), timeout=10, update=down)
+            await asyncio.sleep(0.05)  # the last acknowledgement
+            moved = device.counters() - before
+            assert delta.balanced and len(delta.data) < 230 and len(down) < 230
+            return moved.tx_bytes + moved.rx_bytes - len(delta.data) - len(down)
+
+    assert asyncio.run(go()) == 48
 
 
 def test_a_broken_push_goes_on_where_it_stopped(board, package):

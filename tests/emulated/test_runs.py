@@ -139,7 +139,6 @@ def honest_until_train(delta: bytes):
     import cbor2
 
     held = {"sha": None, "want": None, "have": 0, "size": 0}
-    zero = b"\0"
 
     def lie(kind, number, body):
         if kind == lib.QFL_MSG_INFO:
@@ -147,18 +146,18 @@ def honest_until_train(delta: bytes):
             info |= {"firmware": "x", "board": "liar", "uid": b"u", "samples": 5, "capacity": 9}
             if held["sha"]:
                 info |= {"package": held["sha"], "head": 1}
-            return zero + cbor2.dumps(info)
+            return cbor2.dumps(info)
         if kind == lib.QFL_MSG_PUT_BEGIN:
             held["want"], held["size"] = body[5:37], int.from_bytes(body[1:5], "little")
-            return zero + bytes(4)
+            return bytes(4)
         if kind == lib.QFL_MSG_PUT_DATA:
             return None
         if kind == lib.QFL_MSG_PUT_END:
             held["sha"] = held["want"]
-            return zero + bytes(4)
+            return bytes(4)
         if kind == lib.QFL_MSG_TRAIN:
-            return zero + body[:2] + (5).to_bytes(2, "little") + bytes(4) + delta
-        return zero + bytes(16)
+            return (5).to_bytes(2, "little") + bytes(3) + delta
+        return bytes(16)
 
     return lie
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 from cffi import FFI
@@ -70,7 +72,11 @@ def make(base: Path | None = ROOT) -> FFI:
 
 
 if __name__ == "__main__":
-    built = Path(make(None).compile(tmpdir=str(ROOT / "host"), verbose=False))
-    built.replace(built.parent / "_qfl.abi3.so")  # where `pip install -e .` puts it, so that there is never a second one
+    with tempfile.TemporaryDirectory() as folder:
+        built = make(None).compile(tmpdir=folder, verbose=False)
+        # Where `pip install -e .` puts it, so that there is never a second one.
+        target = Path(__file__).with_name("_qfl.abi3.so")
+        shutil.copyfile(built, target.with_suffix(".new"))
+        target.with_suffix(".new").replace(target)
 else:
     ffibuilder = make()

@@ -67,11 +67,11 @@ class Member:
         self.ready, self.reason = True, None
         progress("ready")
 
-    async def bring_up_to_date(self, strategy: FedAvg) -> tuple[int, bytes] | None:
+    async def bring_up_to_date(self, strategy: FedAvg) -> bytes | None:
         """Lead the board to the strategy's head by the cheapest way.
 
-        Returns (base, coded delta) when one update does it and may go with the TRAIN request, None when nothing is left to
-        do: coded updates one by one, or the whole head when that is shorter or there is no other way.
+        Returns the coded delta when one update does it and may go with the TRAIN request, None when nothing is left to do.
+        Otherwise coded updates go one by one, or the whole head when that is shorter or there is no other way.
         """
         target = strategy.hash
         way = strategy.lead(self.head) if self.head is not None else None
@@ -81,16 +81,16 @@ class Member:
             self.head = target
             return None
         for update in way[:-1]:
-            await self.device.update(update.base, update.result, update.data)
+            await self.device.update(update.result, update.data)
             self.head = update.result
         if not way:
             return None
         last = way[-1]
-        if len(last.data) + 13 > self.device.session.link.peer_message_max:
-            await self.device.update(last.base, last.result, last.data)
+        if len(last.data) + 7 > self.device.session.link.peer_message_max:
+            await self.device.update(last.result, last.data)
             self.head = last.result
             return None
-        return last.base, last.data
+        return last.data
 
     async def contribute(self, round_: int, strategy: FedAvg, *, timeout: float) -> Delta:
         """One round: bring the board to the strategy's head, let it train, return its delta."""

@@ -18,7 +18,7 @@ from quantfl.core.link import DOWN, NEVER, UP, Counters, Link
 from quantfl.errors import LinkError
 from quantfl.link.transport import Transport
 
-ANSWER = lib.QFL_MSG_ANSWER
+ANSWER, FAILED = lib.QFL_MSG_ANSWER, lib.QFL_MSG_FAILED
 KIND_NAMES = {
     lib.QFL_MSG_INFO: "info",
     lib.QFL_MSG_PUT_BEGIN: "put",
@@ -26,6 +26,7 @@ KIND_NAMES = {
     lib.QFL_MSG_PUT_END: "put",
     lib.QFL_MSG_CONFIG: "config",
     lib.QFL_MSG_TRAIN: "train",
+    lib.QFL_MSG_TRAIN_UPDATE: "train",
     lib.QFL_MSG_UPDATE: "update",
     lib.QFL_MSG_EVAL: "evaluate",
     lib.QFL_MSG_STATUS: "status",
@@ -35,7 +36,7 @@ KIND_NAMES = {
 
 @dataclass(frozen=True)
 class Answer:
-    """A board's answer: status (0 or a negative qfl_status), body, and the peer's books at that moment."""
+    """A board's answer: status (0, or a negative qfl_status from one that refuses), body, the peer's books at that moment."""
 
     kind: int
     number: int
@@ -183,13 +184,14 @@ class Session:
         self._pump()
 
     def _on_message(self, message: bytes) -> None:
-        if len(message) < 3 or not message[0] & ANSWER:
+        failed = bool(message and message[0] & FAILED)
+        if len(message) < 2 + failed or not message[0] & ANSWER:
             self.late += 1
             return
-        kind, number = message[0] & ~ANSWER, message[1]
-        status = int.from_bytes(message[2:3], "little", signed=True)
+        kind, number = message[0] & ~(ANSWER | FAILED), message[1]
+        status = int.from_bytes(message[2:3], "little", signed=True) if failed else 0
         self.payload_by_kind["up", KIND_NAMES.get(kind, "other")] += len(message)
-        answer = Answer(kind, number, status, message[3:], self.link.counters_before(), self.link.peer_books_before())
+        answer = Answer(kind, number, status, message[2 + failed :], self.link.counters_before(), self.link.peer_books_before())
         future = self._waiting.get((kind, number))
         if future is not None and not future.done():
             future.set_result(answer)

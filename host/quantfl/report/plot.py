@@ -21,8 +21,12 @@ def accuracy_plot(path: Path, curves: dict[str, list[tuple[int, float]]], *, tit
         raise ToolError("matplotlib is missing: pip install 'quantfl[plot]'") from None
     figure, axes = plt.subplots(figsize=(7, 4.2), dpi=120)
     for name, points in curves.items():
-        if points:
-            axes.plot([max(b, 1) / 1024 for b, _ in points], [100 * a for _, a in points], marker=".", label=name)
+        moved = [(b, a) for b, a in points if b > 0]
+        if moved:
+            axes.plot([b / 1024 for b, _ in moved], [100 * a for _, a in moved], marker=".", label=name)
+    before = next((p[0][1] for p in curves.values() if p), None)
+    if before is not None:
+        axes.axhline(100 * before, linestyle=":", color="gray", label="before")
     axes.set_xscale("log")
     axes.set_xlabel("cumulative bytes on the wire, all links, up and down (KiB)")
     axes.set_ylabel("test accuracy (%)")

@@ -20,7 +20,10 @@
 
 enum { QFL_DEVICE_PROTOCOL = 1 };
 
-/* First byte of a request; an answer has the same with QFL_MSG_ANSWER set. Second byte: request number, echoed. */
+/*
+ * First byte of a request; an answer has the same with QFL_MSG_ANSWER set, one that refuses QFL_MSG_FAILED too and then its
+ * status as third byte. Second byte: request number, echoed; for TRAIN the low byte of the round.
+ */
 typedef enum qfl_msg {
     QFL_MSG_INFO = 1,      /* self-description (CBOR) */
     QFL_MSG_PUT_BEGIN = 2, /* object u8, length u32, SHA-256 -> offset u32 to go on from */
@@ -32,19 +35,20 @@ typedef enum qfl_msg {
     QFL_MSG_EVAL = 8,      /* loss and accuracy of the global head on local samples */
     QFL_MSG_STATUS = 9,
     QFL_MSG_COUNTERS = 10, /* the board's books of the link */
+    QFL_MSG_TRAIN_UPDATE = 11, /* TRAIN, with a coded delta that leads to the head named */
+    QFL_MSG_FAILED = 0x40,
     QFL_MSG_ANSWER = 0x80
 } qfl_msg;
 
 typedef enum qfl_object {
     QFL_OBJECT_PACKAGE = 1, /* kept in flash */
     QFL_OBJECT_HEAD = 2,    /* all parameters as float32 */
-    QFL_OBJECT_UPDATE = 3   /* a coded delta too long for one message; then UPDATE or TRAIN with the staged flag */
+    QFL_OBJECT_UPDATE = 3   /* a coded delta too long for one message; then UPDATE with QFL_UPDATE_STAGED */
 } qfl_object;
 
 enum {
     QFL_CONFIG_BYTES = 34,
-    QFL_TRAIN_UPDATE = 1, /* TRAIN flag: base u32 and a coded delta follow, leading to the head named */
-    QFL_TRAIN_STAGED = 2  /* TRAIN and UPDATE flag: the coded delta has been put as QFL_OBJECT_UPDATE */
+    QFL_UPDATE_STAGED = 1 /* UPDATE flag: the coded delta has been put as QFL_OBJECT_UPDATE */
 };
 
 typedef enum qfl_device_state {

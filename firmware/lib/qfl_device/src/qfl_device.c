@@ -89,13 +89,15 @@ void qfl_device_answer(qfl_device *d, uint8_t kind, uint8_t number, qfl_status s
                        const uint8_t *body, uint32_t body_n)
 {
     uint8_t head[QFL_LINK_HEAD_MAX];
-    head[0] = (uint8_t)(kind | QFL_MSG_ANSWER);
+    uint32_t at = 2;
+    head[0] = (uint8_t)(kind | QFL_MSG_ANSWER | (status != QFL_OK ? QFL_MSG_FAILED : 0));
     head[1] = number;
-    head[2] = (uint8_t)status;
+    if (status != QFL_OK)
+        head[at++] = (uint8_t)status;
     if (n != 0)
-        memcpy(head + 3, p, n);
+        memcpy(head + at, p, n);
     /* A full queue or a lost session drops the answer: requests are repeatable and the host asks again. */
-    (void)qfl_link_send(d->link, head, n + 3, body, body_n);
+    (void)qfl_link_send(d->link, head, at + n, body, body_n);
 }
 
 static void dispatch(qfl_device *d, const uint8_t *m, uint32_t n)
@@ -111,7 +113,8 @@ static void dispatch(qfl_device *d, const uint8_t *m, uint32_t n)
     case QFL_MSG_PUT_DATA:
     case QFL_MSG_PUT_END: qfl_device_on_put(d, kind, number, p, n); break;
     case QFL_MSG_CONFIG: qfl_device_on_config(d, number, p, n); break;
-    case QFL_MSG_TRAIN: qfl_device_on_train(d, number, p, n); break;
+    case QFL_MSG_TRAIN:
+    case QFL_MSG_TRAIN_UPDATE: qfl_device_on_train(d, kind, number, p, n); break;
     case QFL_MSG_UPDATE: qfl_device_on_update(d, number, p, n); break;
     case QFL_MSG_EVAL: qfl_device_on_eval(d, number, p, n); break;
     case QFL_MSG_STATUS: qfl_device_on_status(d, number); break;

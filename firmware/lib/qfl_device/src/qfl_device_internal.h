@@ -61,7 +61,8 @@ struct qfl_device {
     uint8_t delta_done;   /* work holds the answer of `round` */
     int8_t delta_status;
     uint32_t delta_size;
-    uint16_t delta_samples, delta_loss;
+    uint16_t delta_samples;
+    uint8_t delta_loss;
 
     qfl_head_score score;
     uint32_t eval_at, eval_holdout;
@@ -95,7 +96,7 @@ void qfl_device_on_put(qfl_device *d, uint8_t kind, uint8_t number, const uint8_
 
 /* qfl_device_round.c: config, fit, update, evaluation */
 void qfl_device_on_config(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n);
-void qfl_device_on_train(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n);
+void qfl_device_on_train(qfl_device *d, uint8_t kind, uint8_t number, const uint8_t *p, uint32_t n);
 void qfl_device_on_update(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n);
 void qfl_device_on_eval(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n);
 void qfl_device_work(qfl_device *d); /* a slice of training or evaluation */
@@ -107,7 +108,7 @@ void qfl_device_on_info(qfl_device *d, uint8_t number);
 void qfl_device_on_status(qfl_device *d, uint8_t number);
 void qfl_device_on_counters(qfl_device *d, uint8_t number);
 
-/* Answers with status and n more bytes (at most QFL_LINK_HEAD_MAX - 3), then body by reference. */
+/* Answers with n bytes (at most QFL_LINK_HEAD_MAX - 3), then body by reference; a negative status goes before them. */
 void qfl_device_answer(qfl_device *d, uint8_t kind, uint8_t number, qfl_status status, const uint8_t *p, uint32_t n,
                        const uint8_t *body, uint32_t body_n);
 

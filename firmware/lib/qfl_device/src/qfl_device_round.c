@@ -3,7 +3,7 @@
 
 #include "qfl_device_internal.h"
 
-enum { CONFIG_FORMAT = 1, LOSS_UNITS = 512, EVAL_SLICE = 8 };
+enum { CONFIG_FORMAT = 1, EVAL_SLICE = 8 };
 
 static float get_float(const uint8_t *p)
 {
@@ -68,13 +68,14 @@ void qfl_device_on_config(qfl_device *d, uint8_t number, const uint8_t *p, uint3
     qfl_device_answer(d, QFL_MSG_CONFIG, number, status, NULL, 0, NULL, 0);
 }
 
-/* Applies a coded delta leading from head `base` to head `result`. Nothing changes unless all of it is right. */
-static qfl_status apply_update(qfl_device *d, uint32_t base, uint32_t result, int staged, const uint8_t *p, uint32_t n)
+/*
+ * Applies a coded delta that leads to head `result`. Nothing changes unless the outcome has that hash: a delta for
+ * another head than the one held is recognised by it, and answered STALE.
+ */
+static qfl_status apply_update(qfl_device *d, uint32_t result, int staged, const uint8_t *p, uint32_t n)
 {
     if (d->head_hash == result)
         return QFL_OK; /* done before; the answer got lost */
-    if (d->head_hash != base)
-        return QFL_E_STALE;
     if (staged) {
         p = (const uint8_t *)d->momentum;
         n = d->staged;
@@ -87,7 +88,7 @@ static qfl_status apply_update(qfl_device *d, uint32_t base, uint32_t result, in
     for (uint32_t i = 0; i < d->params; i++)
         d->work[i] = d->global[i] + d->work[i];
     if (qfl_device_head_hash(d->work, d->params) != result)
-        return QFL_E_HASH;
+        return QFL_E_STALE;
     memcpy(d->global, d->work, 4 * d->params);
     d->head_hash = result;
     d->staged = 0;
@@ -100,54 +101,53 @@ void qfl_device_on_update(qfl_device *d, uint8_t number, const uint8_t *p, uint3
     qfl_status status;
     if (!d->have_package)
         status = QFL_E_STATE;
-    else if (n < 9)
+    else if (n < 5)
         status = QFL_E_FORMAT;
     else
-        status = apply_update(d, qfl_get32(p + 1), qfl_get32(p + 5), p[0] & QFL_TRAIN_STAGED, p + 9, n - 9);
+        status = apply_update(d, qfl_get32(p + 1), p[0] & QFL_UPDATE_STAGED, p + 5, n - 5);
     qfl_put32(body, d->head_hash);
     qfl_device_answer(d, QFL_MSG_UPDATE, number, status, body, 4, NULL, 0);
 }
 
-/* The head the answers of a round share: round, samples, loss, and the digest of this end's books of the link. */
+/* Samples, loss, and the digest of this end's books of the link, before the delta. */
 static void answer_delta(qfl_device *d)
 {
-    uint8_t body[8];
+    uint8_t body[5];
     qfl_link_counters c;
     qfl_link_get_counters(d->link, &c);
-    qfl_put16(body, d->round);
-    qfl_put16(body + 2, d->delta_samples);
-    qfl_put16(body + 4, d->delta_loss);
-    qfl_put16(body + 6, (uint16_t)qfl_device_books(&c, 0));
-    qfl_device_answer(d, QFL_MSG_TRAIN, d->waiting_number, (qfl_status)d->delta_status, body, sizeof body,
+    qfl_put16(body, d->delta_samples);
+    body[2] = d->delta_loss;
+    qfl_put16(body + 3, (uint16_t)qfl_device_books(&c, 0));
+    qfl_device_answer(d, d->waiting_kind, d->waiting_number, (qfl_status)d->delta_status, body, sizeof body,
                       d->delta_status == QFL_OK ? (const uint8_t *)d->work : NULL, d->delta_status == QFL_OK ? d->delta_size : 0);
     d->waiting = 0;
 }
 
-static void refuse_train(qfl_device *d, uint8_t number, qfl_status status)
+static void refuse_train(qfl_device *d, uint8_t kind, uint8_t number, qfl_status status)
 {
     uint8_t body[4];
     qfl_put32(body, d->head_hash);
-    qfl_device_answer(d, QFL_MSG_TRAIN, number, status, body, 4, NULL, 0);
+    qfl_device_answer(d, kind, number, status, body, 4, NULL, 0);
 }
 
-void qfl_device_on_train(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
+void qfl_device_on_train(qfl_device *d, uint8_t kind, uint8_t number, const uint8_t *p, uint32_t n)
 {
-    if (n < 7 || ((p[2] & QFL_TRAIN_UPDATE) && n < 11)) {
-        refuse_train(d, number, QFL_E_FORMAT);
+    int update = kind == QFL_MSG_TRAIN_UPDATE;
+    if (n < 5 || (!update && n != 5)) {
+        refuse_train(d, kind, number, QFL_E_FORMAT);
         return;
     }
-    uint16_t round = qfl_get16(p);
-    uint8_t flags = p[2];
-    uint32_t head = qfl_get32(p + 3);
+    uint16_t round = (uint16_t)(p[0] << 8 | number);
+    uint32_t head = qfl_get32(p + 1);
     if (!d->have_package || !d->have_config) {
-        refuse_train(d, number, QFL_E_STATE);
+        refuse_train(d, kind, number, QFL_E_STATE);
         return;
     }
     int same = round == d->round && head == d->round_head && head == d->head_hash;
     if (same && (d->delta_done || d->state == QFL_DEVICE_TRAINING)) {
         /* Asked again: never trained twice. */
         d->waiting = 1;
-        d->waiting_kind = QFL_MSG_TRAIN;
+        d->waiting_kind = kind;
         d->waiting_number = number;
         if (d->delta_done)
             answer_delta(d);
@@ -155,8 +155,8 @@ void qfl_device_on_train(qfl_device *d, uint8_t number, const uint8_t *p, uint32
     }
     qfl_device_cancel(d);
     qfl_status status = head == d->head_hash ? QFL_OK : QFL_E_STALE;
-    if (status != QFL_OK && (flags & QFL_TRAIN_UPDATE))
-        status = apply_update(d, qfl_get32(p + 7), head, flags & QFL_TRAIN_STAGED, p + 11, n - 11);
+    if (status != QFL_OK && update)
+        status = apply_update(d, head, 0, p + 5, n - 5);
     if (status == QFL_OK) {
         qfl_head_config c = d->config;
         c.seed = d->run_seed ^ (uint32_t)round * 0x9E3779B9u;
@@ -165,7 +165,7 @@ void qfl_device_on_train(qfl_device *d, uint8_t number, const uint8_t *p, uint32
         status = qfl_head_fit_begin(&d->fit, &d->shape, &c, &data, d->work, d->global, d->momentum, d->scratch);
     }
     if (status != QFL_OK) {
-        refuse_train(d, number, status);
+        refuse_train(d, kind, number, status);
         return;
     }
     d->delta_done = 0;
@@ -173,7 +173,7 @@ void qfl_device_on_train(qfl_device *d, uint8_t number, const uint8_t *p, uint32
     d->round = round;
     d->round_head = head;
     d->waiting = 1;
-    d->waiting_kind = QFL_MSG_TRAIN;
+    d->waiting_kind = kind;
     d->waiting_number = number;
     d->state = QFL_DEVICE_TRAINING;
 }
@@ -203,10 +203,20 @@ static qfl_status encode_with_feedback(qfl_device *d)
     return QFL_OK;
 }
 
+/* Loss in one byte: (16 + low nibble) * 2^(high nibble - 12), rounded down; 0 below 1/256, 255 for NaN and beyond. */
+static uint8_t pack_loss(float loss)
+{
+    uint8_t e = 0;
+    if (loss < 16.0f / 4096.0f)
+        return 0;
+    for (loss *= 4096.0f; loss >= 32.0f && e < 15; e++)
+        loss *= 0.5f;
+    return loss < 32.0f ? (uint8_t)(e << 4 | ((uint8_t)loss - 16)) : 255;
+}
+
 /* The fit is done: the delta goes into momentum, its code into work, where it stays until it is no longer wanted. */
 static void finish_fit(qfl_device *d)
 {
-    float loss = d->fit.loss * (float)LOSS_UNITS;
     for (uint32_t i = 0; i < d->params; i++)
         d->momentum[i] = d->work[i] - d->global[i];
     if (d->codec.kind == QFL_CODEC_DZ)
@@ -215,14 +225,14 @@ static void finish_fit(qfl_device *d)
         d->delta_status = (int8_t)qfl_codec_encode(&d->codec, &d->layout, d->momentum, (uint8_t *)d->work,
                                                    4 * d->params + SLACK_BYTES, &d->delta_size);
     d->delta_samples = (uint16_t)(d->fit.train_count > 65535 ? 65535 : d->fit.train_count);
-    d->delta_loss = loss < 0.0f ? 0 : loss < 65535.0f ? (uint16_t)loss : 65535; /* NaN: 65535 */
+    d->delta_loss = pack_loss(d->fit.loss);
     d->delta_done = 1;
     d->state = QFL_DEVICE_IDLE; /* qfl_device_answer_waiting sends it */
 }
 
 void qfl_device_answer_waiting(qfl_device *d)
 {
-    if (d->waiting && d->waiting_kind == QFL_MSG_TRAIN && d->delta_done)
+    if (d->waiting && d->waiting_kind != QFL_MSG_EVAL && d->delta_done)
         answer_delta(d);
 }
 
