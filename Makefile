@@ -15,7 +15,7 @@ EXTENSION := host/quantfl/core/_qfl.abi3.so
 .PHONY: demo test firmware venv tools lint format clean recipes asan
 
 demo: firmware
-	$(BIN)/quantfl demo
+	$(BIN)/quantfl demo $(if $(QUANTFL_NO_ARM),--board native)
 
 test: $(VENV)/.test firmware
 	$(BIN)/python -m pytest
@@ -42,13 +42,18 @@ $(EXTENSION): $(VENV)/.demo $(C_SOURCES) host/quantfl/core/_build.py
 	$(BIN)/python host/quantfl/core/_build.py
 
 # Boards: the native one always; the emulated Cortex-M4F where the Arm toolchain is.
-firmware: $(EXTENSION) .pio/.built
+firmware: $(EXTENSION) .pio/.native
+	@if [ -z "$(QUANTFL_NO_ARM)" ] && command -v arm-none-eabi-gcc >/dev/null; then $(MAKE) -s .pio/.arm; \
+	else echo "no Arm toolchain: boards will be native processes"; fi
 
-.pio/.built: $(VENV)/.demo $(C_SOURCES) platformio.ini
+.pio/.native: $(VENV)/.demo $(C_SOURCES) platformio.ini
 	$(BIN)/python tools/pio_offline/provision.py --core-dir $(CORE)
 	$(BIN)/pio run -s -e native
-	@if [ -z "$(QUANTFL_NO_ARM)" ] && command -v arm-none-eabi-gcc >/dev/null; then $(BIN)/pio run -s -e qemu_m4 -e bench_m4; \
-	else echo "no Arm toolchain: boards will be native processes"; fi
+	@touch $@
+
+.pio/.arm: $(VENV)/.demo $(C_SOURCES) platformio.ini
+	$(BIN)/python tools/pio_offline/provision.py --core-dir $(CORE)
+	$(BIN)/pio run -s -e qemu_m4 -e bench_m4
 	@touch $@
 
 asan: $(VENV)/.test
