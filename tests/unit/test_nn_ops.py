@@ -63,6 +63,9 @@ def cases():
     out.append(("pad", (5, 6, 3), lambda L, x: L.Conv2D(2, 3)(L.ZeroPadding2D(((1, 2), (0, 3)))(x))))
     out.append(("softmax", (12,), lambda L, x: L.Softmax()(L.Dense(7)(x))))
     out.append(("softmax wide", (12,), lambda L, x: L.Softmax()(L.Dense(90)(x))))
+    out.append(("1d mean", (40, 5), lambda L, x: L.GlobalAveragePooling1D()(L.Conv1D(7, 3, strides=2, activation="relu")(x))))
+    out.append(("1d pool", (33, 3), lambda L, x: L.Flatten()(L.MaxPooling1D(2)(L.Conv1D(4, 5, padding="same")(x)))))
+    out.append(("1d dilated", (20, 2), lambda L, x: L.Conv1D(3, 3, padding="same", dilation_rate=2)(x)))
     out.append(("relu", (4, 4, 3), lambda L, x: L.ReLU()(L.MaxPooling2D(2)(x))))
     return out
 

@@ -35,14 +35,14 @@ class Cut:
 def _tail(model: ModelFile) -> list[Op]:
     """The trailing FULLY_CONNECTED operators, first to last: a chain that ends in the output, softmax or not."""
     ops = list(model.ops)
-    while ops and ops[-1].name in ("SOFTMAX", "RESHAPE", "DEQUANTIZE"):
+    while ops and ops[-1].name in ("SOFTMAX", "RESHAPE", "QUANTIZE"):
         ops.pop()
     chain: list[Op] = []
     wanted: int | None = None
     for op in reversed(ops):
         if wanted is not None and op.outputs[0] != wanted:
             break
-        if op.name in ("RESHAPE", "RELU") and chain:
+        if op.name in ("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "RELU") and chain:
             wanted = op.inputs[0]
             continue
         if op.name != "FULLY_CONNECTED" or len(chain) == MAX_HEAD_LAYERS:

@@ -126,7 +126,7 @@ def _write_outputs(
     end = following.index if following else len(model.ops)
     tensors = {op.outputs[0]}
     for o in model.ops[op.index + 1 : end]:
-        if o.name in ("RESHAPE", "RELU") and o.inputs[0] in tensors:
+        if o.name in ("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "RELU") and o.inputs[0] in tensors:
             tensors.add(o.outputs[0])
     for t in tensors:
         patch.scales(t, np.array([scale]))

@@ -39,9 +39,12 @@ CODES = {
     "ADD": 7,
     "PAD": 8,
     "RESHAPE": 9,
+    "SQUEEZE": 9,
+    "EXPAND_DIMS": 9,
     "SOFTMAX": 10,
     "RELU": 11,
     "RELU6": 11,
+    "QUANTIZE": 11,
 }
 _REMEDY = "replace the layer, or cut before it with --cut so that it is not part of the backbone"
 
@@ -277,9 +280,12 @@ class Compiler:
     def op_mean(self, op: Op, r: _Record) -> None:
         x, y, axes = self.src(op), self.dst(op), self.tensor(op, 1, constant=True)
         dims = sorted({int(a) % len(x.shape) for a in axes.data.reshape(-1)})
-        h, w, c = self.image(op, x)
+        if len(x.shape) == 3 and dims == [1] and max(x.shape) <= 65535:  # the time axis of a 1-D network
+            h, w, c, dims = 1, x.shape[1], x.shape[2], [1, 2]
+        else:
+            h, w, c = self.image(op, x)
         if dims != [1, 2] or y.size != c:
-            raise self.unsupported(op, f"mean over axes {dims}; only height and width are supported")
+            raise self.unsupported(op, f"mean over axes {dims}; only height and width, or time, are supported")
         count = h * w
         q, shift = quantize_multiplier(x.scale / y.scale)
         # TFLite folds 1/count into the multiplier: as many bits as fit are gained first.
@@ -317,6 +323,13 @@ class Compiler:
         x, y = self.src(op), self.dst(op)
         if x.size != y.size:
             raise self.unsupported(op, f"cannot reshape {x.shape} to {y.shape}")
+
+    op_squeeze = op_expand_dims = op_reshape
+
+    def op_quantize(self, op: Op, r: _Record) -> None:
+        """int8 to int8 of another scale; from or to float there is nothing for a board to do."""
+        x, y = self.src(op), self.dst(op)
+        r.extra[:2] = quantize_multiplier(x.scale / y.scale)
 
     def op_softmax(self, op: Op, r: _Record) -> None:
         x, y = self.src(op), self.dst(op)
@@ -410,12 +423,12 @@ class Compiler:
         """Tensors that may live in the same place as their operator's input: RESHAPE always, ReLU and ADD when it dies."""
         root = {t: t for t in first}
         for op in ops:
-            if op.name not in ("RESHAPE", "RELU", "RELU6", "ADD"):
+            if op.name not in ("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "RELU", "RELU6", "QUANTIZE", "ADD"):
                 continue
             for t in op.inputs[: 2 if op.name == "ADD" else 1]:
                 dies = all(last[u] <= op.index for u in first if root[u] == root.get(t) and u != op.outputs[0])
                 same = t in root and self.m.tensors[t].size == self.m.tensors[op.outputs[0]].size
-                if same and (op.name == "RESHAPE" or (dies and keep not in (t, op.outputs[0]))):
+                if same and (CODES[op.name] == CODES["RESHAPE"] or (dies and keep not in (t, op.outputs[0]))):
                     root[op.outputs[0]] = root[t]
                     break
         return root
