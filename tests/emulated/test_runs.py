@@ -275,3 +275,23 @@ def test_a_board_reset_between_rounds_is_brought_back(tmp_path):
     history = RunFolder(tmp_path / "r").load().history
     assert "board-00" in history[-1]["contributors"]
 
+
+
+def test_boards_with_heads_of_their_own_and_one_that_is_reset(tmp_path):
+    """Half of the boards a round, coarse updates; a board that was reset starts from the package's head again."""
+    need_board("native")
+    boards = boot_fleet("native", 4)
+    try:
+        def reset(text):
+            if text.startswith("round 5"):
+                boards[1].reset()
+
+        own = {"codec": "dz", "step": 4.0, "shared": False}
+        outcome = run_with_boards(boards, None, tmp_path / "r", on_round=reset, downlink=own,
+                                  run={"rounds": 14, "fraction": 0.5, "deadline_s": 20.0})  # fmt: skip
+    finally:
+        close_all(boards)
+    state = RunFolder(tmp_path / "r").load()
+    assert outcome.summary["accuracy"] > outcome.summary["accuracy_before"] + 0.3
+    assert "board-01" in [name for r in state.history[7:] for name in r["contributors"]]
+    assert sum(len(r["failed"]) for r in state.history[1:]) <= 1

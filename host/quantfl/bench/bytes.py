@@ -35,8 +35,8 @@ def _bu(levels: int, **options: bool) -> CodecTable:
     return CodecTable(codec="bu", levels=levels, **options)
 
 
-def _dz(step: float) -> CodecTable:
-    return CodecTable(codec="dz", step=step)
+def _dz(step: float, *, shared: bool = True) -> CodecTable:
+    return CodecTable(codec="dz", step=step, shared=shared)
 
 
 SCHEMES = (
@@ -48,6 +48,8 @@ SCHEMES = (
     Scheme("DZ(2)", _dz(2), _dz(2)),
     Scheme("DZ(3)", _dz(3), _dz(3)),
     Scheme("DZ(4)/DZ(3)", _dz(4), _dz(3)),
+    Scheme("DZ(4)/DZ(4) own heads", _dz(4), _dz(4, shared=False)),
+    Scheme("DZ(5)/DZ(4) own heads", _dz(5), _dz(4, shared=False)),
 )
 
 

@@ -108,6 +108,7 @@ class CodecTable(_Table):
     per_tensor: bool = False
     means: bool = False
     step: Annotated[float, Field(ge=0.0625, le=64)] = 4.0
+    shared: bool = True
 
     @field_validator("levels")
     @classmethod
@@ -138,6 +139,14 @@ class RunConfig(_Table):
     uplink: CodecTable = CodecTable()
     downlink: CodecTable = CodecTable()
     strategy: StrategyTable = StrategyTable()
+
+    @model_validator(mode="after")
+    def _heads(self) -> RunConfig:
+        if not self.downlink.shared and self.downlink.codec != "dz":
+            raise ValueError("downlink.shared = false needs downlink.codec = \"dz\"")
+        if not self.uplink.shared:
+            raise ValueError("uplink.shared: only the downlink can lead boards to heads of their own")
+        return self
 
     @model_validator(mode="after")
     def _enough(self) -> RunConfig:

@@ -8,7 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from quantfl.core import lib
+from quantfl.core.head import head_hash
 from quantfl.device import Delta, Device, StaleHead
 from quantfl.errors import DeviceError
 from quantfl.strategy.fedavg import FedAvg
@@ -31,7 +34,8 @@ class Member:
     feed: Feed | None = None
     expected: int = 0  # samples fed
     emulated: Any = None
-    head: int | None = None  # hash of the global head it holds, as far as we know
+    head: int | None = None  # hash of the head it holds, as far as we know
+    params: np.ndarray | None = None  # that head, where boards hold heads of their own
     ready: bool = False
     state: str = "new"
     samples: int = 0
@@ -92,11 +96,27 @@ class Member:
             return None
         return last.data
 
+    async def approach(self, strategy: FedAvg) -> tuple[int, bytes | None]:
+        """For boards with heads of their own: hash of the head to train from, and the coded delta that leads to it."""
+        held = self.params
+        if held is None or head_hash(held) != self.head:
+            held = strategy.version(self.head) if self.head is not None else None
+        data, params = strategy.approach(held) if held is not None else (None, strategy.params)
+        if data is None or len(data) >= strategy.params.nbytes or len(data) + 7 > self.device.session.link.peer_message_max:
+            await self.device.put_head(strategy.params.tobytes())
+            self.params, self.head = strategy.params.copy(), strategy.hash
+            return self.head, None
+        self.params = params
+        return head_hash(params), data
+
     async def contribute(self, round_: int, strategy: FedAvg, *, timeout: float) -> Delta:
         """One round: bring the board to the strategy's head, let it train, return its delta."""
         deadline, target = time.monotonic() + timeout, strategy.hash
         for _attempt in range(3):
-            update = await self.bring_up_to_date(strategy)
+            if strategy.shared:
+                update = await self.bring_up_to_date(strategy)
+            else:
+                target, update = await self.approach(strategy)
             try:
                 delta = await self.device.train(
                     round_, target, timeout=max(0.1, deadline - time.monotonic()), update=update

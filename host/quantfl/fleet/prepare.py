@@ -125,7 +125,8 @@ def prepare(
         kind = "ports"
     head = Head(package.dims, package.feature_scale, package.feature_zero_point)
     strategy = FedAvg(
-        head, package.params, config.downlink.make(), config.strategy.server_lr, unit=grid(package.params)
+        head, package.params, config.downlink.make(), config.strategy.server_lr, unit=grid(package.params),
+        shared=config.downlink.shared,
     )
     if state is not None:
         strategy.restore(state.params, state.residual, state.updates)

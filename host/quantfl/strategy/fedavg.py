@@ -42,6 +42,10 @@ class FedAvg:
 
     server_lr scales the averaged delta. downlink codes the step that boards apply. unit: of the grid on which the initial
     head lies (quantfl.package.program.snap); steps of DZ are multiples of it. updates: the last steps, oldest first.
+
+    shared: every board holds the same head, and all are led from version to version. Otherwise each board holds a head of
+    its own near the global one, which the host keeps unrounded: `approach` codes what a board lacks, coarsely, and what that
+    leaves out is part of what it lacks next time (as in Artemis, Philippenko and Dieuleveut 2020).
     """
 
     head: Head
@@ -51,6 +55,7 @@ class FedAvg:
     unit: float = 0.0
     residual: np.ndarray = field(default=None)  # type: ignore[assignment]
     updates: list[Update] = field(default_factory=list)
+    shared: bool = True
     step_code: int | None = None  # of the last DZ update
 
     def __post_init__(self) -> None:
@@ -58,6 +63,7 @@ class FedAvg:
         if self.residual is None:
             self.residual = np.zeros_like(self.params)
         self._versions: dict[int, np.ndarray] = {self.hash: self.params.copy()}
+        self._first = self.hash, self.params.copy()
         self._combined: dict[tuple[int, int], Update | None] = {}
 
     @property
@@ -97,6 +103,9 @@ class FedAvg:
         if not np.isfinite(wanted).all():
             raise RunError("the aggregated head is not finite; lower train.lr or strategy.server_lr")
         base, before = self.hash, self.params
+        if not self.shared:
+            self.params = (before + wanted).astype(np.float32)
+            return Update(base, self.hash, b"")
         data = self._encode(wanted, (self.server_lr * (total / weight)).astype(np.float32))
         self.params = before + decode(data, self.head.tensors)
         # What the boards did not get, measured on the very floats they now hold.
@@ -120,6 +129,17 @@ class FedAvg:
             code += 4
         self.step_code = code
         return dz_encode(wanted, code, self.head.tensors)
+
+    def version(self, held: int) -> np.ndarray | None:
+        """The parameters of a head by its hash, where the host still knows them: the first one and the last few."""
+        return self._first[1] if held == self._first[0] else self._versions.get(held)
+
+    def approach(self, held: np.ndarray) -> tuple[bytes, np.ndarray]:
+        """A coded delta that leads a board with head `held` near the global one, and the head it then holds."""
+        lacking = self.params - held
+        code = dz_step(lacking, self.downlink.step)
+        data = dz_encode(lacking, code, self.head.tensors)
+        return data, held + decode(data, self.head.tensors)
 
     def lead(self, held: int) -> list[Update] | None:
         """The cheapest way from head `held` to the present one: coded updates to apply in turn, [] when it is the same.
