@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tflite
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +17,8 @@ from quantfl.package.convert import convert, convert_bytes
 from quantfl.package.export import export
 from quantfl.package.flatfile import METADATA_NAME, ModelFile
 from quantfl.package.program import compile_program, grid, open_package, original_of
-from tests.support import DEMO_MODEL, shared_data
+from quantfl.package.rewrite import add_biases
+from tests.support import DEMO_MODEL, ROOT, shared_data
 
 ORIGINAL = DEMO_MODEL.read_bytes()
 PACKAGE = convert_bytes(ORIGINAL, source="demo", name="digits").package
@@ -209,6 +211,46 @@ def test_keras_model_through_tensorflow(tmp_path):
         convert(tmp_path / "broken.keras", calibrate=tmp_path / "x.npz")
     net.export(tmp_path / "saved")
     assert convert(tmp_path / "saved", calibrate=tmp_path / "x.npz").cut.dims == (64, 8, 3)
+
+
+def test_a_layer_whose_zero_bias_was_dropped_gets_one():
+    """TFLite's converter drops a bias of zeros; the trained head needs a place for its own."""
+    data = (ROOT / "models" / "femnist_mnist" / "femnist_mnist_int8.tflite").read_bytes()
+    model = ModelFile(data)
+    op = next(o for o in reversed(model.ops) if o.name == "FULLY_CONNECTED")
+    assert len(op.inputs) < 3 or op.inputs[2] < 0
+    done = convert_bytes(data, source="letters")
+    p = open_package(done.package)
+    assert p.original.endswith(data)
+    x = np.random.default_rng(1).integers(-128, 128, (40, 784), np.int8)
+    before = Engine(compile_program(data)).classify(x)
+    assert (Engine(compile_program(p.original)).classify(x) == before).all()
+    assert stock_accuracy(p.original, x, before.argmax(1))[0] == 1.0
+    features = Engine(done.package).run_batch(x)
+    rng = np.random.default_rng(2)
+    params = np.concatenate([rng.normal(size=1280) * 0.05, rng.normal(size=10) * 3]).astype(np.float32)
+    labels = Head(p.dims, p.feature_scale, p.feature_zero_point).logits(params, features).argmax(1)
+    assert stock_accuracy(export(p, params, features), x, labels)[0] >= 0.95
+    assert convert_bytes(done.package, source="again").package == done.package
+
+
+def test_biases_for_several_layers_at_once():
+    """Taken away from a model that has them, and given back: the outputs are those of biases of zero."""
+    data = bytearray((shared_data("models/mlperf_tiny") / "ad01_int8.tflite").read_bytes())
+    model = ModelFile(bytes(data))
+    for op in model.ops:
+        b = model.tensors[op.inputs[2]]
+        data[b.offset : b.offset + 4 * b.size] = bytes(4 * b.size)
+    zeroed = bytes(data)
+    table = tflite.Model.GetRootAsModel(zeroed, 0).Subgraphs(0)
+    for op in model.ops:  # input 2 becomes -1
+        o = table.Operators(op.index)
+        at = o._tab.Vector(o._tab.Offset(6)) + 8
+        data[at : at + 4] = (-1).to_bytes(4, "little", signed=True)
+    given = add_biases(bytes(data), [op.index for op in model.ops])
+    x = np.random.default_rng(1).integers(-128, 128, (10, 640), np.int8)
+    assert (Engine(compile_program(given)).classify(x) == Engine(compile_program(zeroed)).classify(x)).all()
+    assert all(ModelFile(given).tensors[o.inputs[2]].size == model.tensors[o.inputs[1]].shape[0] for o in ModelFile(given).ops)
 
 
 def test_possible_cuts_start_with_the_smallest_head():

@@ -16,6 +16,7 @@ from quantfl.package import cut as cutting
 from quantfl.package import fit
 from quantfl.package.flatfile import ModelFile, damage, read_file
 from quantfl.package.program import compile_program, open_package, original_of
+from quantfl.package.rewrite import add_biases
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,10 @@ def convert_bytes(
         model = ModelFile(data, source)
         _full_int8(model)
         chosen = cutting.choose(model, cut)
+        without = [op.index for op in cutting.head_ops(model, chosen.op) if len(op.inputs) < 3 or op.inputs[2] < 0]
+        if without:  # the trained bias needs a place in the exported model
+            data = add_biases(data, without, source)
+            model = ModelFile(data, source)
         head = cutting.head_of(model, chosen)
     if labels and len(labels) != chosen.dims[-1]:
         raise UsageError(f"{len(labels)} labels given, but the model has {chosen.dims[-1]} classes")
