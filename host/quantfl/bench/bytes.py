@@ -49,7 +49,7 @@ SCHEMES = (
     Scheme("DZ(3)", _dz(3), _dz(3)),
     Scheme("DZ(4)/DZ(3)", _dz(4), _dz(3)),
     Scheme("DZ(4)/DZ(4) own heads", _dz(4), _dz(4, shared=False)),
-    Scheme("DZ(5)/DZ(4) own heads", _dz(5), _dz(4, shared=False)),
+    Scheme("DZ(5)/DZ(5) own heads", _dz(5), _dz(5, shared=False)),
 )
 
 

@@ -36,6 +36,7 @@ class Member:
     emulated: Any = None
     head: int | None = None  # hash of the head it holds, as far as we know
     params: np.ndarray | None = None  # that head, where boards hold heads of their own
+    seen: np.ndarray | None = None  # the global head when the board was last led there
     ready: bool = False
     state: str = "new"
     samples: int = 0
@@ -100,11 +101,14 @@ class Member:
         """For boards with heads of their own: hash of the head to train from, and the coded delta that leads to it."""
         held = self.params
         if held is None or head_hash(held) != self.head:
-            held = strategy.version(self.head) if self.head is not None else None
-        data, params = strategy.approach(held) if held is not None else (None, strategy.params)
+            held = self.seen = strategy.version(self.head) if self.head is not None else None
+        data, params = None, strategy.params
+        if held is not None:
+            data, params = strategy.approach(held, self.seen)
+        self.seen = strategy.params.copy()
         if data is None or len(data) >= strategy.params.nbytes or len(data) + 7 > self.device.session.link.peer_message_max:
             await self.device.put_head(strategy.params.tobytes())
-            self.params, self.head = strategy.params.copy(), strategy.hash
+            self.params, self.head = self.seen, strategy.hash
             return self.head, None
         self.params = params
         return head_hash(params), data

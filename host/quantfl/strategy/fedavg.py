@@ -134,10 +134,15 @@ class FedAvg:
         """The parameters of a head by its hash, where the host still knows them: the first one and the last few."""
         return self._first[1] if held == self._first[0] else self._versions.get(held)
 
-    def approach(self, held: np.ndarray) -> tuple[bytes, np.ndarray]:
-        """A coded delta that leads a board with head `held` near the global one, and the head it then holds."""
+    def approach(self, held: np.ndarray, seen: np.ndarray) -> tuple[bytes, np.ndarray]:
+        """A coded delta that leads a board with head `held` near the global one, and the head it then holds.
+
+        seen: the global head when the board was last led. The step is taken from how far that has moved since; taken from all
+        the board lacks, it would grow with what earlier steps left out, and that would never be sent. Where the head has hardly
+        moved, half the root mean square of what is lacking is fine enough.
+        """
         lacking = self.params - held
-        code = dz_step(lacking, self.downlink.step)
+        code = max(dz_step(self.params - seen, self.downlink.step), dz_step(lacking, 0.5))
         data = dz_encode(lacking, code, self.head.tensors)
         return data, held + decode(data, self.head.tensors)
 
