@@ -1,0 +1,343 @@
+"""One record per operator: what a kernel needs, computed from the model.
+
+Rounding follows tflite-micro (gemmlowp: two roundings), so results are equal byte for byte.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass, field
+
+import numpy as np
+import tflite
+
+from quantfl.errors import UnsupportedError
+from quantfl.package import plan
+from quantfl.package.flatfile import ModelFile, Op, Tensor
+
+RECORD = struct.Struct("<I3I3I3i2i4I2I16H4i")
+WIDE = 64  # subtracted from the shift of a channel whose accumulator may reach 2^30
+
+CODES = {
+    "CONV_2D": 1,
+    "DEPTHWISE_CONV_2D": 2,
+    "FULLY_CONNECTED": 3,
+    "AVERAGE_POOL_2D": 4,
+    "MAX_POOL_2D": 5,
+    "MEAN": 6,
+    "ADD": 7,
+    "PAD": 8,
+    "RESHAPE": 9,
+    "SQUEEZE": 9,
+    "EXPAND_DIMS": 9,
+    "SOFTMAX": 10,
+    "RELU": 11,
+    "RELU6": 11,
+    "QUANTIZE": 11,
+}
+_REMEDY = "replace the layer, or cut before it with --cut so that it is not part of the backbone"
+
+
+@dataclass
+class Record:
+    code: int = 0
+    src: int = 0
+    src2: int = 0
+    dst: int = 0
+    src_size: int = 0
+    src2_size: int = 0
+    dst_size: int = 0
+    src_zero: int = 0
+    src2_zero: int = 0
+    dst_zero: int = 0
+    low: int = -128
+    high: int = 127
+    weights: int = 0
+    weights_size: int = 0
+    table: int = 0
+    table_count: int = 0
+    scratch: int = 0
+    scratch_size: int = 0
+    # in_h in_w in_c out_h out_w out_c k_h k_w stride_h stride_w pad_t pad_l dil_h dil_w multiplier flags
+    dims: list[int] = field(default_factory=lambda: [0] * 16)
+    extra: list[int] = field(default_factory=lambda: [0] * 4)
+
+    def pack(self) -> bytes:
+        return RECORD.pack(
+            self.code, self.src, self.src2, self.dst, self.src_size, self.src2_size, self.dst_size, self.src_zero,
+            self.src2_zero, self.dst_zero, self.low, self.high, self.weights, self.weights_size, self.table,
+            self.table_count, self.scratch, self.scratch_size, *self.dims, *self.extra,
+        )  # fmt: skip
+
+
+def quantize_multiplier(real: float) -> tuple[int, int]:
+    """real = q / 2^31 * 2^shift with q in [2^30, 2^31), half away from zero (TFLite QuantizeMultiplier)."""
+    if real == 0.0:
+        return 0, 0
+    fraction, shift = math.frexp(real)
+    q = int(math.floor(fraction * (1 << 31) + 0.5))
+    if q == 1 << 31:
+        q, shift = q // 2, shift + 1
+    return (0, 0) if shift < -31 else (q, shift)
+
+
+def _activation(kind: int, out: Tensor, what: str) -> tuple[int, int]:
+    """Clamp of a fused activation in the output's quantisation."""
+    zero, scale = out.zero_point, out.scale
+    if kind == tflite.ActivationFunctionType.NONE:
+        return -128, 127
+    if kind == tflite.ActivationFunctionType.RELU:
+        return max(-128, zero), 127
+    if kind == tflite.ActivationFunctionType.RELU6:
+        return max(-128, zero), min(127, int(math.floor(6.0 / scale + 0.5)) + zero)
+    raise UnsupportedError(f"{what}: fused activation {kind} is not supported; use ReLU, ReLU6 or none")
+
+
+class Operators:
+    """A record for every operator of a model, by one method each; tables grow as they are made."""
+
+    def __init__(self, model: ModelFile):
+        self.m = model
+        self.tables = bytearray()
+        self.blocks: list[plan.Block] = []
+        self.alias: dict[int, int] = {}
+
+    def unsupported(self, op: Op, why: str, remedy: str = _REMEDY) -> UnsupportedError:
+        return UnsupportedError(f"{self.m.label(op)}: {why}; {remedy}")
+
+    def tensor(self, op: Op, i: int, *, constant: bool = False) -> Tensor:
+        if i >= len(op.inputs) or op.inputs[i] < 0:
+            raise self.unsupported(op, f"input {i} is missing")
+        t = self.m.tensors[op.inputs[i]]
+        if constant and t.data is None:
+            raise self.unsupported(op, f"input {t.name} is not constant", "weights must be part of the model")
+        return t
+
+    def activation_tensor(self, op: Op, t: Tensor) -> Tensor:
+        if t.dtype != np.int8:
+            raise self.unsupported(
+                op, f"tensor {t.name} is {t.dtype.name if t.dtype.kind != 'V' else 'of an unknown type'}, not int8",
+                "quantise the whole model to int8, inputs and outputs too",
+            )  # fmt: skip
+        if len(t.scales) != 1 or not -128 <= t.zero_point <= 127:
+            raise self.unsupported(op, f"tensor {t.name} has no single scale and zero-point")
+        if t.size == 0 or t.size >= 1 << 24 or (len(t.shape) > 1 and t.shape[0] != 1 and op.name != "SOFTMAX"):
+            raise self.unsupported(op, f"tensor {t.name} has shape {t.shape}", "export the model with a batch size of 1")
+        return t
+
+    def src(self, op: Op, i: int = 0) -> Tensor:
+        t = self.tensor(op, i)
+        if t.data is not None:
+            raise self.unsupported(op, f"constant input {t.name} is not supported")
+        return self.activation_tensor(op, t)
+
+    def dst(self, op: Op) -> Tensor:
+        if len(op.outputs) != 1:
+            raise self.unsupported(op, f"it has {len(op.outputs)} outputs")
+        return self.activation_tensor(op, self.m.tensors[op.outputs[0]])
+
+    def table(self, rows: np.ndarray) -> int:
+        """Append int32 rows [n, 3] (bias, multiplier, shift); returns the offset within the tables."""
+        at = len(self.tables)
+        self.tables += np.ascontiguousarray(rows, "<i4").tobytes()
+        return at
+
+    def image(self, op: Op, t: Tensor) -> tuple[int, int, int]:
+        if len(t.shape) != 4:
+            raise self.unsupported(op, f"tensor {t.name} has shape {t.shape}, not [1, height, width, channels]")
+        if max(t.shape) > 65535:
+            raise self.unsupported(op, f"tensor {t.name} is too large: {t.shape}")
+        return t.shape[1:]  # type: ignore[return-value]
+
+    def requant(self, op: Op, x: Tensor, w: Tensor, y: Tensor, channels: int) -> list[tuple[int, int]]:
+        if w.dtype != np.int8 or len(w.scales) not in (1, channels) or (w.zero_points != 0).any():
+            raise self.unsupported(
+                op, f"weights {w.name} are not symmetric int8", "quantise with int8 weights (TFLite's default)"
+            )
+        scales = np.repeat(w.scales, channels) if len(w.scales) == 1 else w.scales
+        # TFLite computes in double: input_scale * filter_scale / output_scale, from float32 scales.
+        return [quantize_multiplier(x.scale * float(s) / y.scale) for s in scales]
+
+    def bias(self, op: Op, i: int, channels: int) -> np.ndarray:
+        if i >= len(op.inputs) or op.inputs[i] < 0:
+            return np.zeros(channels, np.int64)
+        b = self.tensor(op, i, constant=True)
+        if b.dtype != np.int32 or b.size != channels:
+            raise self.unsupported(op, f"bias {b.name} is not int32 with {channels} values")
+        return b.data.reshape(-1).astype(np.int64)
+
+    def conv_table(self, op: Op, w: np.ndarray, x: Tensor, bias: np.ndarray, q: list[tuple[int, int]]) -> int:
+        """w [channels, k]: rows (bias - zero * sum of weights, multiplier, shift). Wide channels are marked (WIDE)."""
+        w64 = w.astype(np.int64)
+        folded = bias - x.zero_point * w64.sum(1)
+        if (np.abs(folded) + 128 * 128 * w64.shape[1]).max(initial=0) >= 1 << 31 or w64.shape[1] >= 65536:
+            raise self.unsupported(op, "its accumulators may overflow 32 bits", "retrain with smaller biases")
+        wide = np.abs(folded) + 128 * np.abs(w64).sum(1) >= 1 << 30
+        shifts = np.array([s for _, s in q]) - WIDE * wide
+        return self.table(np.stack([folded, [m for m, _ in q], shifts], 1))
+
+    # -- operators -----------------------------------------------------------------------------------------------
+
+    def window(self, op: Op, r: Record, x: Tensor, y: Tensor, k: tuple[int, int], dilation: tuple[int, int]) -> None:
+        o = op.options
+        in_h, in_w, in_c = self.image(op, x)
+        out_h, out_w, out_c = self.image(op, y)
+        stride = o.StrideH(), o.StrideW()
+        if min(*stride, *dilation, *k) < 1 or max(*stride, *dilation, *k) > 65535:
+            raise self.unsupported(op, "strides, dilation and window must be at least 1")
+        pads = []
+        for n, out, kernel, s, d in zip((in_h, in_w), (out_h, out_w), k, stride, dilation, strict=True):
+            effective = (kernel - 1) * d + 1
+            if o.Padding() == tflite.Padding.SAME:
+                expected, total = -(-n // s), max(((-(-n // s)) - 1) * s + effective - n, 0)
+            else:
+                expected, total = -(-(n - effective + 1) // s), 0
+            if expected != out:
+                raise self.unsupported(op, f"its output has {out} rows or columns where {expected} are due")
+            pads.append(total // 2)
+        r.dims = [in_h, in_w, in_c, out_h, out_w, out_c, *k, *stride, *pads, *dilation, 0, 0]
+
+    def op_conv_2d(self, op: Op, r: Record) -> None:
+        x, w, y = self.src(op), self.tensor(op, 1, constant=True), self.dst(op)
+        channels = w.shape[0]
+        self.window(op, r, x, y, w.shape[1:3], (op.options.DilationHFactor(), op.options.DilationWFactor()))
+        if w.shape[3] != r.dims[2] or channels != r.dims[5]:
+            raise self.unsupported(op, f"grouped convolution (weights {w.shape} on {r.dims[2]} channels)")
+        table = self.conv_table(op, w.data.reshape(channels, -1), x, self.bias(op, 2, channels),
+                                self.requant(op, x, w, y, channels))  # fmt: skip
+        self.weights(r, w, table, channels)
+        r.low, r.high = _activation(op.options.FusedActivationFunction(), y, self.m.label(op))
+        patch = int(np.prod(w.shape[1:]))
+        pointwise = w.shape[1:3] == (1, 1) and r.dims[8:12] == [1, 1, 0, 0]
+        padded = -(-patch // 4) * 4
+        r.scratch_size = 8 * padded + (0 if pointwise else padded)
+
+    def op_depthwise_conv_2d(self, op: Op, r: Record) -> None:
+        x, w, y = self.src(op), self.tensor(op, 1, constant=True), self.dst(op)
+        channels = w.shape[3]
+        self.window(op, r, x, y, w.shape[1:3], (op.options.DilationHFactor(), op.options.DilationWFactor()))
+        multiplier = channels // max(1, r.dims[2])
+        if multiplier * r.dims[2] != channels or channels != r.dims[5] or w.shape[0] != 1:
+            raise self.unsupported(op, f"weights {w.shape} do not fit {r.dims[2]} channels")
+        taps = w.data.reshape(-1, channels).T
+        table = self.conv_table(op, taps, x, self.bias(op, 2, channels), self.requant(op, x, w, y, channels))
+        self.weights(r, w, table, channels)
+        r.dims[14] = multiplier
+        # A table of pointers, 8 bytes each so that the same package runs on 64-bit hosts, and a row of zero-points.
+        r.scratch_size = 8 * w.shape[1] * w.shape[2] + r.dims[2]
+        r.low, r.high = _activation(op.options.FusedActivationFunction(), y, self.m.label(op))
+
+    def op_fully_connected(self, op: Op, r: Record) -> None:
+        x, w, y = self.src(op), self.tensor(op, 1, constant=True), self.dst(op)
+        if len(w.shape) != 2 or x.size != w.shape[1] or y.size != w.shape[0] or max(w.shape) > 65535:
+            raise self.unsupported(op, f"weights {w.shape} do not fit {x.size} inputs and {y.size} outputs")
+        table = self.conv_table(op, w.data, x, self.bias(op, 2, w.shape[0]), self.requant(op, x, w, y, w.shape[0]))
+        self.weights(r, w, table, w.shape[0])
+        r.low, r.high = _activation(op.options.FusedActivationFunction(), y, self.m.label(op))
+        r.dims[2], r.dims[5] = w.shape[1], w.shape[0]
+        r.scratch_size = 2 * (-(-w.shape[1] // 4) * 4)
+
+    def weights(self, r: Record, w: Tensor, table: int, channels: int) -> None:
+        r.weights, r.weights_size, r.table, r.table_count = w.offset, w.size, table, channels
+
+    def op_average_pool_2d(self, op: Op, r: Record) -> None:
+        self.pool(op, r)
+
+    def op_max_pool_2d(self, op: Op, r: Record) -> None:
+        self.pool(op, r)
+
+    def pool(self, op: Op, r: Record) -> None:
+        x, y = self.src(op), self.dst(op)
+        self.same_quantisation(op, x, y)
+        self.window(op, r, x, y, (op.options.FilterHeight(), op.options.FilterWidth()), (1, 1))
+        if r.dims[2] != r.dims[5]:
+            raise self.unsupported(op, "input and output differ in channels")
+        r.low, r.high = _activation(op.options.FusedActivationFunction(), y, self.m.label(op))
+
+    def same_quantisation(self, op: Op, x: Tensor, y: Tensor) -> None:
+        if x.scale != y.scale or x.zero_point != y.zero_point:
+            raise self.unsupported(op, "input and output are quantised differently", "quantise with TFLite's converter")
+
+    def op_mean(self, op: Op, r: Record) -> None:
+        x, y, axes = self.src(op), self.dst(op), self.tensor(op, 1, constant=True)
+        dims = sorted({int(a) % len(x.shape) for a in axes.data.reshape(-1)})
+        if len(x.shape) == 3 and dims == [1] and max(x.shape) <= 65535:  # the time axis of a 1-D network
+            h, w, c, dims = 1, x.shape[1], x.shape[2], [1, 2]
+        else:
+            h, w, c = self.image(op, x)
+        if dims != [1, 2] or y.size != c:
+            raise self.unsupported(op, f"mean over axes {dims}; only height and width, or time, are supported")
+        count = h * w
+        q, shift = quantize_multiplier(x.scale / y.scale)
+        # TFLite folds 1/count into the multiplier: as many bits as fit are gained first.
+        extra = min(count.bit_length() - 1, 32, 31 + shift)
+        r.dims[:6] = [h, w, c, 1, 1, c]
+        r.extra[:3] = [(q << extra) // count, shift - extra, count]
+        r.scratch_size = 4 * c
+
+    def op_add(self, op: Op, r: Record) -> None:
+        x, x2, y = self.src(op, 0), self.src(op, 1), self.dst(op)
+        if x.size != y.size or x2.size != y.size:
+            raise self.unsupported(op, f"shapes {x.shape} and {x2.shape} differ; broadcasting is not supported")
+        twice = 2 * max(x.scale, x2.scale)
+        q = [quantize_multiplier(x.scale / twice), quantize_multiplier(x2.scale / twice),
+             quantize_multiplier(twice / ((1 << 20) * y.scale))]  # fmt: skip
+        if q[2][1] > 0:
+            raise self.unsupported(op, "its output scale is too small for its inputs", "calibrate with more data")
+        r.table, r.table_count = self.table(np.array([[0, m, s] for m, s in q])), 3
+        r.low, r.high = _activation(op.options.FusedActivationFunction(), y, self.m.label(op))
+
+    def op_pad(self, op: Op, r: Record) -> None:
+        x, y, pads = self.src(op), self.dst(op), self.tensor(op, 1, constant=True)
+        self.same_quantisation(op, x, y)
+        h, w, c = self.image(op, x)
+        p = pads.data.reshape(-1, 2)
+        if len(p) != 4 or p.min() < 0 or (p[0] != 0).any() or (p[3] != 0).any():
+            raise self.unsupported(op, "only height and width can be padded")
+        out = self.image(op, y)
+        if out != (h + p[1].sum(), w + p[2].sum(), c):
+            raise self.unsupported(op, "its output shape does not fit its padding")
+        r.dims[:6] = [h, w, c, *out]
+        r.dims[10:12] = [int(p[1][0]), int(p[2][0])]
+
+    def op_reshape(self, op: Op, r: Record) -> None:
+        x, y = self.src(op), self.dst(op)
+        if x.size != y.size:
+            raise self.unsupported(op, f"cannot reshape {x.shape} to {y.shape}")
+
+    op_squeeze = op_expand_dims = op_reshape
+
+    def op_quantize(self, op: Op, r: Record) -> None:
+        """int8 to int8 of another scale; from or to float there is nothing for a board to do."""
+        x, y = self.src(op), self.dst(op)
+        r.extra[:2] = quantize_multiplier(x.scale / y.scale)
+
+    def op_softmax(self, op: Op, r: Record) -> None:
+        x, y = self.src(op), self.dst(op)
+        if abs(y.scale - 1 / 256) > 1e-9 or y.zero_point != -128 or x.size != y.size:
+            raise self.unsupported(op, "softmax output must have scale 1/256 and zero-point -128")
+        real = min(float(op.options.Beta()) * x.scale * (1 << 26), 2**31 - 1.0)
+        q, left = quantize_multiplier(real)
+        if not 0 <= left <= 31:
+            raise self.unsupported(op, "its input scale is out of range")
+        radius = int(math.floor(31.0 * (1 << 26) / (1 << left)))
+        r.dims[5] = x.shape[-1]
+        r.extra[:3] = [q, left, -radius]
+
+    def op_relu(self, op: Op, r: Record) -> None:
+        self.relu(op, r, six=False)
+
+    def op_relu6(self, op: Op, r: Record) -> None:
+        self.relu(op, r, six=True)
+
+    def relu(self, op: Op, r: Record, *, six: bool) -> None:
+        x, y = self.src(op), self.dst(op)
+        if six:
+            # tflite-micro's stand-alone RELU6 clamps in the input's quantisation and does not rescale.
+            self.same_quantisation(op, x, y)
+            r.low, r.high = x.zero_point, min(127, int(math.floor(6.0 / x.scale + 0.5)) + x.zero_point)
+            r.extra[:2] = [1 << 30, 1]
+        else:
+            r.low, r.high = max(-128, y.zero_point), 127
+            r.extra[:2] = quantize_multiplier(x.scale / y.scale)
