@@ -75,9 +75,10 @@ def engine() -> str:
         f"with tflite-micro. Code of the whole bench firmware, all operators: {rows[0]['code_bytes']:,} bytes.\n\n"
     )
     return text + table(
-        ["model", "MACs", "instructions", "per MAC", "arena bytes", "stack bytes", "bit-exact"],
+        ["model", "MACs", "instructions", "per MAC", "arena bytes", "stack bytes", "bit-exact", "training, per weight and sample"],
         [[r["model"], f"{r['macs']:,}", f"{r['insns']:,}", f"{r['insns_per_mac']:.2f}", f"{r['arena_bytes']:,}",
-          f"{r['stack_bytes']:,}", f"{r['bit_exact']} ({r['inputs_checked']} inputs)"] for r in rows],
+          f"{r['stack_bytes']:,}", f"{r['bit_exact']} ({r['inputs_checked']} inputs)",
+          f"{r['train_insns_per_weight']:.1f}" if r["train_insns_per_weight"] else "–"] for r in rows],
     )  # fmt: skip
 
 

@@ -2,16 +2,20 @@
  * Engine bench for emulated boards: runs a package on inputs that QEMU's loader put into memory, prints instructions and
  * stack per inference and the outputs on UART0. With `-icount shift=0` an instruction is one nanosecond, 40 a tick.
  *
- * Memory: 0x21400000 package, 0x21300000: u32 package size, u32 inputs, then the inputs; 0x21800000 arena.
+ * A package with a head is also fitted for one epoch on the features of the inputs, labels counting up modulo the classes.
+ *
+ * Memory: 0x21400000 package, 0x21300000: u32 package size, u32 inputs, then the inputs; 0x21800000 arena;
+ * 0x21C00000 parameters, momentum, scratch and features of the head.
  */
 #include <string.h>
 
+#include "qfl_head.h"
 #include "qfl_nn.h"
 
 #define REG(a) (*(volatile uint32_t *)(uintptr_t)(a))
 
 enum {
-    TIMER0 = 0x40000000, UART0 = 0x40004000, JOB = 0x21300000, PACKAGE = 0x21400000, ARENA = 0x21800000,
+    TIMER0 = 0x40000000, UART0 = 0x40004000, JOB = 0x21300000, PACKAGE = 0x21400000, ARENA = 0x21800000, HEAD = 0x21C00000,
     INSNS_PER_TICK = 40, PAINT = 0x5A5A5A5A
 };
 
@@ -68,6 +72,34 @@ static __attribute__((noinline)) uint32_t run_painted(const qfl_nn *nn, uint32_t
     return (uint32_t)((uint8_t *)here - (uint8_t *)p);
 }
 
+/* Instructions of one epoch of minibatches of ten over the inputs' features. */
+static void train(const qfl_nn *nn, uint32_t inputs)
+{
+    qfl_head_shape shape = {nn->head_layers, {0}};
+    qfl_head_config config = {0.001f, 0.9f, 0.0f, 0.0f, 1, 10, 1, 0};
+    qfl_head_fit fit;
+    for (uint32_t i = 0; i <= nn->head_layers; i++)
+        shape.dims[i] = nn->head_dims[i];
+    uint32_t params = nn->head_param_count, features = nn->feature_count;
+    float *w = (float *)HEAD, *v = w + params, *scratch = v + params;
+    uint16_t *labels = (uint16_t *)(scratch + qfl_head_scratch_size(&shape) / 4);
+    int8_t *q = (int8_t *)(labels + inputs);
+    memcpy(w, nn->head_params, 4 * params);
+    for (uint32_t i = 0; i < inputs; i++) {
+        memcpy((uint8_t *)ARENA + nn->input_offset, (const uint8_t *)JOB + 8 + i * nn->input_size, nn->input_size);
+        qfl_nn_run(nn, (uint8_t *)ARENA, 0, nn->cut_op);
+        memcpy(q + i * features, (const uint8_t *)ARENA + nn->feature_offset, features);
+        labels[i] = (uint16_t)(i % shape.dims[shape.layers]);
+    }
+    qfl_head_data data = {q, labels, inputs, nn->feature_scale, nn->feature_zero_point};
+    if (qfl_head_fit_begin(&fit, &shape, &config, &data, w, NULL, v, scratch) != QFL_OK)
+        return;
+    uint32_t start = ticks();
+    while (qfl_head_fit_step(&fit))
+        ;
+    number("train ", (ticks() - start) * INSNS_PER_TICK);
+}
+
 int main(void)
 {
     static const char hex[] = "0123456789abcdef";
@@ -97,6 +129,8 @@ int main(void)
         }
         put('\n');
     }
+    if (nn.head_layers != 0)
+        train(&nn, inputs);
     leave();
     return 0;
 }

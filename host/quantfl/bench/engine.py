@@ -17,9 +17,10 @@ import numpy as np
 
 from quantfl.data.dataset import find
 from quantfl.emulate.base import ROOT, firmware
-from quantfl.errors import DataError, ToolError
+from quantfl.errors import DataError, ToolError, UnsupportedError
+from quantfl.package.convert import convert_bytes
 from quantfl.package.flatfile import ModelFile
-from quantfl.package.program import compile_program
+from quantfl.package.program import compile_program, open_package
 
 MLPERF = {
     "resnet8": "pretrainedResnet_quant.tflite",
@@ -39,6 +40,7 @@ class Counted:
     arena: int
     stack: int
     outputs: np.ndarray
+    train_insns: int | None = None  # of one epoch over the inputs, where the package has a head
 
 
 def macs(model: ModelFile) -> int:
@@ -79,7 +81,22 @@ def count(package: bytes, inputs: np.ndarray, *, timeout: float = 300.0) -> Coun
         max(int(v) for k, v in lines if k == "insns"), int(fields["open"]), int(fields["arena"]),
         max(int(v) for k, v in lines if k == "stack"),
         np.stack([np.frombuffer(bytes.fromhex(v), np.int8) for k, v in lines if k == "output"]),
+        int(fields["train"]) if "train" in fields else None,
     )  # fmt: skip
+
+
+def train_cost(data: bytes, inputs: np.ndarray, name: str) -> float | None:
+    """Instructions per weight and sample of a fit of the default head; None for a model without one.
+
+    Features are those of random inputs: how many are zero, and so skipped, is the model's own.
+    """
+    try:
+        package = convert_bytes(data, source=name).package
+    except UnsupportedError:
+        return None
+    counted = count(package, inputs)
+    weights = open_package(package).params.size
+    return None if counted.train_insns is None else counted.train_insns / (weights * len(inputs))
 
 
 def code_bytes() -> int:
@@ -116,6 +133,7 @@ def run(quick: bool = False) -> list[dict]:
             "arena_bytes": counted.arena, "stack_bytes": counted.stack, "code_bytes": code,
             "bit_exact": None if expected is None else bool((expected == counted.outputs).all()),
             "inputs_checked": 0 if expected is None else len(inputs),
+            "train_insns_per_weight": train_cost(data, np.resize(inputs, (10, size)), name),
         })  # fmt: skip
     return rows
 

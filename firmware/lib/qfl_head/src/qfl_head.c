@@ -27,6 +27,7 @@ uint32_t qfl_head_scratch_size(const qfl_head_shape *shape)
 
 static void dequantise(const int8_t *q, float scale, int32_t zero_point, float *x, uint32_t n)
 {
+    QFL_HEAD_UNROLL
     for (uint32_t i = 0; i < n; i++)
         x[i] = (float)(q[i] - zero_point) * scale;
 }

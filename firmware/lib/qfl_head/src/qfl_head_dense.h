@@ -4,6 +4,13 @@
 
 #include <stdint.h>
 
+/* Short loops, whose counting costs as much as their work on small cores. The order of operations stays. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define QFL_HEAD_UNROLL _Pragma("GCC unroll 4")
+#else
+#define QFL_HEAD_UNROLL
+#endif
+
 /* y[k] = b[k] + sum over f ascending of x[f] * w[f][k]; terms with x[f] == 0 are skipped. relu: y = max(y, 0). */
 void qfl_head_dense_forward(const float *w, const float *b, const float *x, float *y, uint32_t in, uint32_t out, int relu);
 

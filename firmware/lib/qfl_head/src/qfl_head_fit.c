@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "qfl_head.h"
+#include "qfl_head_dense.h"
 
 static uint32_t mix(uint32_t h) /* the finaliser of MurmurHash3 */
 {
@@ -70,21 +71,25 @@ static void sgd_step(qfl_head_fit *fit)
 {
     const qfl_head_config *c = &fit->config;
     float *w = fit->w, *v = fit->v, lr = c->lr, mu = c->momentum;
+    uint32_t n = fit->params;
     const float *w0 = fit->w_global;
     if (c->prox != 0.0f) {
-        for (uint32_t i = 0; i < fit->params; i++) {
+        QFL_HEAD_UNROLL
+        for (uint32_t i = 0; i < n; i++) {
             float t = v[i] + c->weight_decay * w[i] + c->prox * (w[i] - w0[i]);
             w[i] -= lr * t;
             v[i] = mu * t;
         }
     } else if (c->weight_decay != 0.0f) {
-        for (uint32_t i = 0; i < fit->params; i++) {
+        QFL_HEAD_UNROLL
+        for (uint32_t i = 0; i < n; i++) {
             float t = v[i] + c->weight_decay * w[i];
             w[i] -= lr * t;
             v[i] = mu * t;
         }
     } else {
-        for (uint32_t i = 0; i < fit->params; i++) {
+        QFL_HEAD_UNROLL
+        for (uint32_t i = 0; i < n; i++) {
             float t = v[i];
             w[i] -= lr * t;
             v[i] = mu * t;
