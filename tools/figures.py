@@ -85,8 +85,9 @@ def engine() -> str:
 def bytes_() -> str:
     rows = quantfl("bench", "bytes")
     text = (
-        "`quantfl bench bytes`: all bytes of the rounds on all links, to fp32's final accuracy minus half a point; mean of "
-        f"{rows[0]['seeds']} seeds.\n\n"
+        "`quantfl bench bytes`: bytes on the wire per link, everything counted, over all rounds and until the accuracy reaches "
+        f"fp32's final one minus half a point; mean of {rows[0]['seeds']} seeds. digits: 8 boards, all in every round; mnist: "
+        "100 boards, ten a round; both Dirichlet(0.3).\n\n"
     )
     return text + table(
         ["task", "up / down", "accuracy", "up", "down", "bytes to target", "fp32's / these"],

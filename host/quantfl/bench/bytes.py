@@ -1,9 +1,9 @@
 """`quantfl bench bytes`: bytes on the wire to an accuracy, by scheme.
 
 Whole runs over in-process boards: the boards' own code, frames, acknowledgements and ledger, so the counts are those of an
-emulated fleet (tests/emulated/test_same_bytes.py proves it). Counted: all bytes of the rounds on all links, up and down;
-pushing the package, the same for all schemes, is left out. Target: the final accuracy of fp32 (mean of its last five
-rounds over all seeds) minus half a point.
+emulated fleet (tests/emulated/test_same_bytes.py proves it). Counted: all bytes of the rounds, up and down, given per link
+(the mean over all of the fleet's); pushing the package, the same for all schemes, is left out. Target: the final accuracy
+of fp32 (mean of its last five rounds over all seeds) minus half a point.
 """
 
 from __future__ import annotations
@@ -117,6 +117,7 @@ def run(quick: bool = False) -> list[dict]:
     for task in tasks(quick):
         runs = {s.name: [history_of(task, s, seed) for seed in seeds] for s in SCHEMES}
         target = float(np.mean([_final(h) for h in runs["fp32"]])) - 0.005
+        links = task.config.fleet.size
         plain = [_to_target(h, target) for h in runs["fp32"]]
         for scheme in SCHEMES:
             histories = runs[scheme.name]
@@ -125,12 +126,13 @@ def run(quick: bool = False) -> list[dict]:
             complete = None not in reached and None not in plain
             rows.append({
                 "task": task.name, "split": task.config.data.split, "participation": task.config.run.fraction,
-                "scheme": scheme.name, "seeds": len(seeds),
+                "scheme": scheme.name, "seeds": len(seeds), "links": links,
                 "accuracy": float(np.mean([_final(h) for h in histories])),
                 "accuracy_sd": float(np.std([_final(h) for h in histories])),
                 "rounds": task.config.run.rounds,
-                "up_bytes": int(moved[0]), "down_bytes": int(moved[1]), "total_bytes": int(moved.sum()),
-                "bytes_to_target": int(np.mean(reached)) if None not in reached else None,
+                "up_bytes": round(moved[0] / links), "down_bytes": round(moved[1] / links),
+                "total_bytes": round(moved.sum() / links),
+                "bytes_to_target": round(np.mean(reached) / links) if None not in reached else None,
                 "ratio_to_fp32": float(np.mean([p / r for p, r in zip(plain, reached, strict=True)])) if complete else None,
             })  # fmt: skip
     return rows
