@@ -23,7 +23,7 @@ from quantfl.errors import DeviceError, LinkError
 from quantfl.link.session import Answer, Session
 from quantfl.link.transport import BAUD, open_transport
 
-STATES = {0: "empty", 1: "idle", 2: "training", 3: "evaluating"}
+STATES = {0: "empty", 1: "idle", 2: "training", 3: "evaluating", 4: "summing"}
 RESETS = {0: "power", 1: "pin", 2: "software", 3: "watchdog", 4: "other"}
 _REQUEST_S = 5.0
 
@@ -72,7 +72,7 @@ class DeviceStatus:
 class Delta:
     """A round's answer: coded delta, number of samples trained on, mean loss of the last epoch in nats (to 1/16 of it).
 
-    balanced: the board's books of the link agreed with ours when it answered (by digest).
+    balanced: the board's books of the link agreed with ours when it answered (by digest). step: the code agreed on, or 0.
     """
 
     round: int
@@ -80,6 +80,7 @@ class Delta:
     loss: float
     data: bytes
     balanced: bool
+    step: int = 0
 
 
 class StaleHead(DeviceError):
@@ -90,12 +91,12 @@ class StaleHead(DeviceError):
         self.head = head
 
 
-def config_bytes(fit: FitConfig, codec: Codec, *, run_id: int, seed: int) -> bytes:
-    """The body of a CONFIG message (docs/PROTOCOL.md)."""
+def config_bytes(fit: FitConfig, codec: Codec, *, run_id: int, seed: int, keep: float = 1.0) -> bytes:
+    """The body of a CONFIG message (docs/PROTOCOL.md). keep: part of a residual that is left per round missed, 0..1."""
     kind, flags, levels = codec.fields
     return struct.pack(
-        "<BIIffffHHBBBH", 1, run_id & 0xFFFFFFFF, seed & 0xFFFFFFFF, fit.lr, fit.momentum, fit.weight_decay, fit.prox,
-        fit.epochs, fit.batch, fit.holdout, kind, flags, levels,
+        "<BIIffffHHBBBHB", 2, run_id & 0xFFFFFFFF, seed & 0xFFFFFFFF, fit.lr, fit.momentum, fit.weight_decay, fit.prox,
+        fit.epochs, fit.batch, fit.holdout, kind, flags, levels, round(255 * keep),
     )  # fmt: skip
 
 
@@ -274,15 +275,16 @@ class Device:
         self._config = config
 
     async def train(
-        self, round_: int, head: int, *, timeout: float, update: bytes | None = None
+        self, round_: int, head: int, *, timeout: float, step: int = 0, update: bytes | None = None
     ) -> Delta:
         """Train one round from the global head named `head` and return its delta.
 
-        update: the coded delta that leads the board from the head it holds to `head`.
+        step: code of the step its delta shall have (DZ), 0: the board's choice. update: the coded delta that leads the board
+        from the head it holds to `head`.
         StaleHead: it holds another head. DeviceError: refused, or an answer that makes no sense.
         """
         kind = lib.QFL_MSG_TRAIN if update is None else lib.QFL_MSG_TRAIN_UPDATE
-        body = struct.pack("<BI", round_ >> 8 & 0xFF, head) + (update or b"")
+        body = struct.pack("<IB", head, step) + (update or b"")
         deadline = time.monotonic() + timeout
         for attempt in (0, 1):
             answer = await self._request(kind, body, timeout=max(0.1, deadline - time.monotonic()), number=round_ & 0xFF)
@@ -297,7 +299,14 @@ class Device:
         if len(answer.body) < 6:
             raise self._garbled("a train request")
         samples, loss, books = struct.unpack_from("<HBH", answer.body)
-        return Delta(round_, samples, _loss(loss), answer.body[5:], books == answer.peer_books)
+        return Delta(round_, samples, _loss(loss), answer.body[5:], books == answer.peer_books, step)
+
+    async def sums(self, request: bytes, *, timeout: float) -> bytes:
+        """Class sums and scatter of the cached features, coded (quantfl.strategy.closed_form.Sums). DeviceError: refused."""
+        answer = await self._request(lib.QFL_MSG_STATS, request, timeout=timeout)
+        if answer.status < 0:
+            raise self._refused(answer, "to sum its features")
+        return answer.body
 
     async def update(self, result: int, data: bytes, *, timeout: float = 10.0) -> None:
         """Lead the board to head `result` by a coded delta. StaleHead when the delta is for another head than it holds."""

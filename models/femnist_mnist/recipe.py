@@ -15,39 +15,11 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common import quantise, seeded_tensorflow, tflite_accuracy  # noqa: E402
+from common import augmented, glyph_backbone, quantise, seeded_tensorflow, tflite_accuracy  # noqa: E402
 
 from quantfl.data.femnist import load_femnist  # noqa: E402
 
 SEED = 3
-
-
-def backbone(layers) -> list:
-    """conv 3x3/2 (16), separable (32), separable/2 (64), average pool 2, dense 128: 0.4 M multiply-accumulates."""
-    return [
-        layers.Input((28, 28, 1)),
-        layers.Rescaling(1 / 255.0),
-        layers.Conv2D(16, 3, strides=2, padding="same", activation="relu"),
-        layers.DepthwiseConv2D(3, padding="same", activation="relu"),
-        layers.Conv2D(32, 1, activation="relu"),
-        layers.DepthwiseConv2D(3, strides=2, padding="same", activation="relu"),
-        layers.Conv2D(64, 1, activation="relu"),
-        layers.AveragePooling2D(2),
-        layers.Flatten(),
-        layers.Dense(128, activation="relu", name="features"),
-    ]
-
-
-def augmented(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The images and three copies of each, shifted by up to two pixels and turned by up to 15 degrees."""
-    from scipy import ndimage
-
-    rng, copies = np.random.default_rng(SEED), [x.astype(np.float32)]
-    for _ in range(3):
-        turned = [ndimage.rotate(i[..., 0], a, reshape=False, order=1) for i, a in zip(x, rng.uniform(-15, 15, len(x)), strict=True)]
-        shift = rng.integers(-2, 3, (len(x), 2))
-        copies.append(np.stack([np.roll(i, s, (0, 1)) for i, s in zip(turned, shift, strict=True)])[..., None].astype(np.float32))
-    return np.concatenate(copies), np.tile(y, 4)
 
 
 def main() -> None:
@@ -58,9 +30,9 @@ def main() -> None:
     letters = load_femnist(args.data, part="letters")
     tf = seeded_tensorflow(SEED)
     layers = tf.keras.layers
-    net = tf.keras.Sequential([*backbone(layers), layers.Dense(52, activation="softmax")])
+    net = tf.keras.Sequential([*glyph_backbone(layers), layers.Dense(52, activation="softmax")])
     net.compile(tf.keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
-    x, y = augmented(letters.x_train, letters.y_train)
+    x, y = augmented(letters.x_train, letters.y_train, SEED)
     net.fit(x, y, epochs=25, batch_size=64, verbose=0)
     score = float((net.predict(letters.x_test.astype(np.float32), verbose=0).argmax(1) == letters.y_test).mean())
     print(f"letters (domain of pre-training), 52 classes: float accuracy {score:.4f} on {len(letters.y_test):,} test images")

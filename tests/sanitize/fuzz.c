@@ -50,14 +50,16 @@ static int fuzz_package(const uint8_t *package, uint32_t n, uint32_t ours)
 static void fuzz_codec(void)
 {
     qfl_codec_layout layout = {2, {120, 10}};
-    qfl_codec_spec specs[4] = {{QFL_CODEC_BU, 0, 16}, {QFL_CODEC_BU, QFL_CODEC_MEANS | QFL_CODEC_PER_TENSOR, 4},
+    qfl_codec_spec specs[6] = {{QFL_CODEC_BQ, QFL_CODEC_CODED | QFL_CODEC_MEANS, 8},
+                               {QFL_CODEC_BU, QFL_CODEC_CODED | QFL_CODEC_PER_TENSOR, 64},
+                               {QFL_CODEC_BU, 0, 16}, {QFL_CODEC_BU, QFL_CODEC_MEANS | QFL_CODEC_PER_TENSOR, 4},
                                {QFL_CODEC_DZ, 0, 32}, {QFL_CODEC_FP32, 0, 0}};
     float x[130];
-    uint8_t buf[1024];
+    uint8_t buf[2048];
     uint32_t size = 0;
     for (int i = 0; i < 130; i++)
         x[i] = (float)((int)rnd(2001) - 1000) * (rnd(4) ? 0.0f : 0.001f);
-    if (qfl_codec_encode(&specs[rnd(4)], &layout, x, buf, sizeof buf, &size) != QFL_OK)
+    if (qfl_codec_encode(&specs[rnd(6)], &layout, x, buf, sizeof buf, &size) != QFL_OK)
         return;
     for (uint32_t i = rnd(4); i > 0; i--)
         buf[rnd(size)] = (uint8_t)rnd(256);
@@ -65,7 +67,7 @@ static void fuzz_codec(void)
         size = rnd(size + 1);
     uint8_t *p = malloc(size ? size : 1);
     memcpy(p, buf, size);
-    (void)qfl_codec_decode(&layout, p, size, x);
+    (void)qfl_codec_decode(&layout, p, size, rnd(256), x);
     free(p);
 }
 

@@ -10,6 +10,7 @@ import numpy as np
 from quantfl.core import ffi, lib, status_text
 
 LEVELS = (4, 8, 16, 32, 64, 256)
+KINDS = ("fp32", "bu", "bq", "dz")
 
 
 class CodecError(ValueError):
@@ -22,10 +23,11 @@ class CodecError(ValueError):
 
 @dataclass(frozen=True)
 class Codec:
-    """How deltas are coded (docs/CODEC.md): kind "fp32"; "bu" with `levels` buckets; "dz" with `step` in units of the
+    """How deltas are coded (docs/CODEC.md): kind "fp32"; "bu" or "bq" with `levels` buckets; "dz" with `step` in units of the
     delta's root mean square (sixteenths; with error feedback where there is a memory of earlier rounds).
 
-    per_tensor: one range per tensor instead of one per message. means: reconstruct at bucket means, which are sent.
+    per_tensor: one range per tensor instead of one per message. means: reconstruct at bucket means, which are sent. coded:
+    bucket indices through an entropy coder, losslessly.
     """
 
     kind: str = "bu"
@@ -33,14 +35,15 @@ class Codec:
     per_tensor: bool = False
     means: bool = False
     step: float = 4.0
+    coded: bool = False
 
     def __str__(self) -> str:
         if self.kind == "fp32":
             return "fp32"
         if self.kind == "dz":
             return f"dz{self.step:g}"
-        options = ("+tensor" if self.per_tensor else "") + ("+means" if self.means else "")
-        return f"{self.kind}{self.levels}{options}"
+        named = (("+tensor", self.per_tensor), ("+means", self.means), ("+coded", self.coded))
+        return f"{self.kind}{self.levels}" + "".join(name for name, on in named if on)
 
     @property
     def fields(self) -> tuple[int, int, int]:
@@ -49,10 +52,11 @@ class Codec:
             return lib.QFL_CODEC_FP32, 0, 0
         if self.kind == "dz":
             return lib.QFL_CODEC_DZ, 0, round(16 * self.step)
-        if self.kind != "bu":
-            raise ValueError(f"unknown codec {self.kind!r}: use fp32, bu or dz")
-        flags = (lib.QFL_CODEC_PER_TENSOR if self.per_tensor else 0) | (lib.QFL_CODEC_MEANS if self.means else 0)
-        return lib.QFL_CODEC_BU, flags, self.levels
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown codec {self.kind!r}: use one of {', '.join(KINDS)}")
+        options = ((self.per_tensor, lib.QFL_CODEC_PER_TENSOR), (self.means, lib.QFL_CODEC_MEANS),
+                   (self.coded, lib.QFL_CODEC_CODED))  # fmt: skip
+        return getattr(lib, f"QFL_CODEC_{self.kind.upper()}"), sum(bit for on, bit in options if on), self.levels
 
     def _spec(self):
         spec = ffi.new("qfl_codec_spec *")
@@ -61,7 +65,7 @@ class Codec:
 
     def encode(self, x: np.ndarray, tensors: Sequence[int]) -> bytes:
         """Code float32 values `x` [sum(tensors)]. CodecError: not finite, or a range beyond float32."""
-        x = np.ascontiguousarray(x, np.float32).reshape(-1)
+        x = np.array(x, np.float32).reshape(-1)
         layout = _layout(tensors, x.size)
         spec = self._spec()
         cap = lib.qfl_codec_bound(spec, layout)
@@ -86,14 +90,34 @@ def _layout(tensors: Sequence[int], values: int):
     return layout
 
 
-def decode(data: bytes, tensors: Sequence[int]) -> np.ndarray:
-    """The float32 values [sum(tensors)] of one coded delta. CodecError when `data` is not exactly one."""
+def decode(data: bytes, tensors: Sequence[int], agreed: int = 0) -> np.ndarray:
+    """The float32 values [sum(tensors)] of one coded delta; agreed: code of the step where it was agreed on before.
+
+    CodecError when `data` is not exactly one.
+    """
     x = np.zeros(sum(tensors), np.float32)
     layout = _layout(tensors, x.size)
-    status = lib.qfl_codec_decode(layout, ffi.from_buffer("uint8_t[]", data), len(data), ffi.from_buffer("float[]", x))
+    status = lib.qfl_codec_decode(
+        layout, ffi.from_buffer("uint8_t[]", data), len(data), agreed, ffi.from_buffer("float[]", x)
+    )
     if status < 0:
         raise CodecError(f"malformed delta of {len(data)} bytes: {status_text(status)}", status)
     return x
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a DZ delta is written (qfl_codec_dz_form): code of the step; agreed: the step is not in the delta; offset: by how
+    many codes the encoder's own choice would have been coarser, -8..7."""
+
+    code: int
+    agreed: bool = False
+    offset: int = 0
+
+
+def is_dz(data: bytes) -> bool:
+    """Whether a coded delta is one of DZ's."""
+    return bool(data) and data[0] & 15 in (lib.QFL_CODEC_DZ, lib.QFL_CODEC_DZ_AGREED)
 
 
 def dz_value(code: int) -> float:
@@ -102,17 +126,45 @@ def dz_value(code: int) -> float:
 
 
 def dz_step(x: np.ndarray, steps: float) -> int:
-    """Code of the largest step not above `steps` times the root mean square of x."""
+    """Code of the largest step not above `steps` times the root mean square of x; steps in sixteenths, at most 64."""
     x = np.ascontiguousarray(x, np.float32)
     return lib.qfl_codec_dz_step(ffi.from_buffer("float[]", x), x.size, round(16 * steps))
 
 
-def dz_encode(x: np.ndarray, code: int, tensors: Sequence[int]) -> bytes:
-    """Code x with the step of this code. CodecError as Codec.encode."""
-    x = np.ascontiguousarray(x, np.float32).reshape(-1)
-    layout, cap = _layout(tensors, x.size), 4 * x.size + 64
+def dz_quantise(x: np.ndarray, code: int) -> np.ndarray:
+    """Symbols int32 of float32 x with the step of this code."""
+    x = np.array(x, np.float32).reshape(-1)
+    lib.qfl_codec_dz_quantise(ffi.from_buffer("float[]", x), x.size, code, ffi.NULL)
+    return x.view(np.int32)
+
+
+def dz_write(symbols: np.ndarray, form: Form, tensors: Sequence[int]) -> bytes:
+    """Symbols int32 [sum(tensors)] to bytes."""
+    s = np.ascontiguousarray(symbols, np.int32)
+    layout, cap = _layout(tensors, s.size), 8 * s.size + 64
+    c = ffi.new("qfl_codec_dz_form *", {"code": form.code, "agreed": form.agreed, "offset": form.offset})
     out, size = ffi.new("uint8_t[]", cap), ffi.new("uint32_t *")
-    status = lib.qfl_codec_dz_encode(layout, ffi.from_buffer("float[]", x), code, out, cap, size)
+    status = lib.qfl_codec_dz_write(layout, ffi.from_buffer("int32_t[]", s), c, out, cap, size)
     if status < 0:
-        raise CodecError(f"cannot code the values with step {dz_value(code):g}: {status_text(status)}", status)
+        raise CodecError(f"cannot write symbols with {form}: {status_text(status)}", status)
     return bytes(ffi.buffer(out, size[0]))
+
+
+def dz_read(data: bytes, tensors: Sequence[int], agreed: int = 0) -> tuple[np.ndarray, Form]:
+    """Symbols int32 [sum(tensors)] of a DZ delta, and its form. CodecError when `data` is not exactly one."""
+    s = np.zeros(sum(tensors), np.int32)
+    form = ffi.new("qfl_codec_dz_form *")
+    status = lib.qfl_codec_dz_read(
+        _layout(tensors, s.size), ffi.from_buffer("uint8_t[]", data), len(data), agreed, ffi.from_buffer("int32_t[]", s), form
+    )
+    if status < 0:
+        raise CodecError(f"malformed delta of {len(data)} bytes: {status_text(status)}", status)
+    return s, Form(form.code, bool(form.agreed), form.offset)
+
+
+def dz_encode(x: np.ndarray, code: int, tensors: Sequence[int]) -> bytes:
+    """Code float32 x with the step of this code. CodecError: not finite."""
+    x = np.asarray(x, np.float32).reshape(-1)
+    if not np.isfinite(x).all():
+        raise CodecError("cannot code NaN or infinity", lib.QFL_E_NONFINITE)
+    return dz_write(dz_quantise(x, code), Form(code), tensors)

@@ -8,6 +8,7 @@ import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -79,45 +80,40 @@ def digits_arrays() -> tuple[np.ndarray, np.ndarray]:
     return x, raw.target[order].astype(np.int64)
 
 
-def _mnist(path: Path | None) -> Dataset:
-    from quantfl.data.idx import load_mnist
+def _lazy(module: str, function: str, **options: object) -> Callable[[Path | None], Dataset]:
+    """A loader whose module is imported when it is used."""
 
-    return load_mnist(path)
+    def load_it(path: Path | None) -> Dataset:
+        return getattr(import_module(f"quantfl.data.{module}"), function)(path, **options)
 
-
-def _femnist(path: Path | None) -> Dataset:
-    from quantfl.data.femnist import load_femnist
-
-    return load_femnist(path)
-
-
-def _femnist_letters(path: Path | None) -> Dataset:
-    from quantfl.data.femnist import load_femnist
-
-    return load_femnist(path, part="letters")
-
-
-def _femnist_digits(path: Path | None) -> Dataset:
-    from quantfl.data.femnist import load_femnist
-
-    return load_femnist(path, part="digits")
+    return load_it
 
 
 LOADERS: dict[str, Callable[[Path | None], Dataset]] = {
     "digits": load_digits,
-    "mnist": _mnist,
-    "femnist": _femnist,
-    "femnist-letters": _femnist_letters,
-    "femnist-digits": _femnist_digits,
+    "mnist": _lazy("idx", "load_mnist"),
+    "cifar10": _lazy("cifar", "load_cifar", classes=10),
+    "cifar100": _lazy("cifar", "load_cifar", classes=100),
+    "femnist": _lazy("femnist", "load_femnist"),
+    "femnist-letters": _lazy("femnist", "load_femnist", part="letters"),
+    "femnist-digits": _lazy("femnist", "load_femnist", part="digits"),
+    "femnist-public": _lazy("femnist", "load_femnist", part="public"),
+    "femnist-writers": _lazy("femnist", "load_femnist", part="writers"),
+    "activity-phone": _lazy("activity", "load_activity", part="phone"),
+    "activity-watch": _lazy("activity", "load_activity", part="watch"),
+    "fsdd": _lazy("speech", "load_fsdd"),
 }
 
 
 def load(name: str, path: Path | None = None) -> Dataset:
-    """A data set by name, or `npz:FILE` with arrays x, y, x_test, y_test and optionally groups, groups_test."""
+    """A data set by name, `npz:FILE` with arrays x, y, x_test, y_test and optionally groups, groups_test, or `wav:FOLDER` with
+    a folder of wav files per word."""
     if name.startswith("npz:"):
         return load_npz(Path(name[4:]))
+    if name.startswith("wav:"):
+        return _lazy("speech", "load_words")(Path(name[4:]))
     if name not in LOADERS:
-        raise UsageError(f"data.name: unknown data set {name!r}; known are {', '.join(LOADERS)} and npz:FILE")
+        raise UsageError(f"data.name: unknown data set {name!r}; known are {', '.join(LOADERS)} npz:FILE and wav:FOLDER")
     return LOADERS[name](path)
 
 

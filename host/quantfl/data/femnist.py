@@ -27,12 +27,19 @@ def _part(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return 255 - x.reshape(n, 28, 28, 1), y, writer
 
 
+PUBLIC_WRITERS = 40  # the first writers, on whose hand models may be pre-trained
+
+
 def load_femnist(path: Path | None, part: str = "all") -> Dataset:
-    """uint8 [n, 28, 28, 1], groups = writers. part: "all" 62 classes, "digits" 10, "letters" 52."""
+    """uint8 [n, 28, 28, 1], groups = writers. part: "all" 62 classes, "digits" 10, "letters" 52; "public" and "writers":
+    all classes of the first 40 writers, for pre-training, and of the others, for the boards."""
     folder = find("femnist_leaf", path)
     x, y, g = _part(folder / "femnist_train.npz")
     xt, yt, gt = _part(folder / "femnist_test.npz")
     classes, low, high = CLASSES, 0, 62
+    if part in ("public", "writers"):
+        keep, keep_t = ((g < PUBLIC_WRITERS) == (part == "public") for g in (g, gt))
+        return Dataset(f"femnist-{part}", x[keep], y[keep], xt[keep_t], yt[keep_t], CLASSES, g[keep], gt[keep_t])
     if part != "all":
         low, high = (0, 10) if part == "digits" else (10, 62)
         classes = CLASSES[low:high]

@@ -17,9 +17,8 @@ import numpy as np
 
 from quantfl.errors import RunError
 from quantfl.link.ledger import Ledger
-from quantfl.strategy.fedavg import Update
 
-FORMAT = 1
+FORMAT = 2
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -34,14 +33,16 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 @dataclass
 class State:
-    """All that a run needs to go on after `round`: head and residual float32 [params], updates, history, ledger."""
+    """All that a run needs to go on after `round`: the head float32 [params], what the downlink and the rate control remember,
+    history, ledger."""
 
     round: int
     params: np.ndarray
-    residual: np.ndarray
     package_sha256: str
     config: dict
-    updates: list[Update] = field(default_factory=list)
+    downlink_arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    downlink_meta: dict = field(default_factory=dict)
+    rate: dict = field(default_factory=dict)
     history: list[dict] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
 
@@ -84,15 +85,15 @@ class RunFolder:
             "round": state.round,
             "package_sha256": state.package_sha256,
             "config": state.config,
-            "updates": [[u.base, u.result, len(u.data)] for u in state.updates],
+            "downlink": state.downlink_meta,
+            "rate": state.rate,
             "history": state.history,
             "ledger": state.ledger.to_json(),
         }
         np.savez(
             buffer,
             params=state.params,
-            residual=state.residual,
-            updates=np.frombuffer(b"".join(u.data for u in state.updates), np.uint8),
+            **{f"downlink_{k}": v for k, v in state.downlink_arrays.items()},
             meta=np.frombuffer(json.dumps(meta).encode(), np.uint8),
         )
         write_atomic(self.checkpoint, buffer.getvalue())
@@ -103,18 +104,16 @@ class RunFolder:
         try:
             with np.load(self.checkpoint, allow_pickle=False) as z:
                 meta = json.loads(bytes(z["meta"]))
-                params, residual, blob = z["params"].copy(), z["residual"].copy(), bytes(z["updates"])
+                params = z["params"].copy()
+                arrays = {k.removeprefix("downlink_"): z[k].copy() for k in z.files if k.startswith("downlink_")}
         except FileNotFoundError:
             raise RunError(f"{self.path} holds no checkpoint: start the run without --resume") from None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise RunError(f"{self.checkpoint} cannot be read ({error}); start the run anew") from None
         if meta["format"] != FORMAT:
             raise RunError(f"{self.checkpoint} has format {meta['format']}, this quantfl writes {FORMAT}")
-        updates, at = [], 0
-        for base, result, n in meta["updates"]:
-            updates.append(Update(base, result, blob[at : at + n]))
-            at += n
         ledger = Ledger.from_json(meta["ledger"])
         return State(
-            meta["round"], params, residual, meta["package_sha256"], meta["config"], updates, meta["history"], ledger
+            meta["round"], params, meta["package_sha256"], meta["config"], arrays, meta["downlink"], meta["rate"],
+            meta["history"], ledger,
         )

@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from quantfl.core.codec import LEVELS, Codec
 from quantfl.core.head import FitConfig
 from quantfl.errors import UsageError
+from quantfl.link.energy import RADIOS, joules
+from quantfl.strategy.closed_form import StatsSpec
+from quantfl.strategy.rate import Span
 
 
 class _Table(BaseModel):
@@ -103,12 +106,13 @@ class TrainTable(_Table):
 class CodecTable(_Table):
     """[uplink] and [downlink]: how deltas are coded in that direction."""
 
-    codec: Literal["fp32", "bu", "dz"] = "bu"
+    codec: Literal["fp32", "bu", "bq", "dz"] = "dz"
     levels: int = 64
     per_tensor: bool = False
     means: bool = False
-    step: Annotated[float, Field(ge=0.0625, le=64)] = 4.0
-    shared: bool = True
+    coded: bool = False
+    step: Annotated[float, Field(ge=0.0625, le=64)] = 8.0
+    step_end: Annotated[float, Field(ge=0.0625, le=64)] | None = None
 
     @field_validator("levels")
     @classmethod
@@ -117,8 +121,75 @@ class CodecTable(_Table):
             raise ValueError(f"must be one of {', '.join(map(str, LEVELS))}")
         return value
 
+    @model_validator(mode="after")
+    def _codable(self) -> CodecTable:
+        if self.coded and self.codec in ("bu", "bq") and self.levels > 64:
+            raise ValueError("coded = true is possible with at most 64 levels")
+        return self
+
     def make(self) -> Codec:
-        return Codec(self.codec, self.levels, self.per_tensor, self.means, self.step)
+        return Codec(self.codec, self.levels, self.per_tensor, self.means, self.step, self.coded)
+
+    def span(self, end: float) -> Span:
+        """Steps from the first round to the last; end: where step_end is not given."""
+        return Span(self.step, self.step_end if self.step_end is not None else min(self.step, end))
+
+
+class UplinkTable(CodecTable):
+    """[uplink]. keep: part of a board's residual that is left per round it sat out."""
+
+    keep: Annotated[float, Field(ge=0, le=1)] = 0.98
+
+    def rate(self) -> Span:
+        return self.span(2.0)
+
+
+class DownlinkTable(CodecTable):
+    """[downlink]. dither: spread of the boards' roundings in steps, 0: all boards hold the same head."""
+
+    dither: Annotated[float, Field(ge=0, le=1)] = 0.6
+
+    def rate(self) -> Span:
+        return self.span(3.0)
+
+
+class StartTable(_Table):
+    """[start]: a first head in closed form from sums of the boards' features, where the byte estimate says that it pays.
+
+    boards: how many are asked. dims: of a sketch of the features, 0: none. steps: docs/CODEC.md.
+    """
+
+    how: Literal["auto", "closed-form", "none"] = "auto"
+    boards: Annotated[int, Field(ge=1)] = 25
+    scatter_step: Annotated[float, Field(ge=0.0625, le=15)] = 0.4
+    sums_step: Annotated[float, Field(ge=0.0625, le=15)] = 0.4
+    dims: Annotated[int, Field(ge=0, le=65535)] = 0
+
+    def spec(self, seed: int) -> StatsSpec:
+        return StatsSpec(self.scatter_step, self.sums_step, self.dims, seed & 0xFFFFFFFF)
+
+
+class BudgetTable(_Table):
+    """[budget]: what a link may cost over all rounds; both directions, everything counted. radio: see docs/FLEET.md."""
+
+    bytes_per_link: Annotated[int, Field(ge=1)] | None = None
+    joules_per_link: Annotated[float, Field(gt=0)] | None = None
+    radio: str = "ble"
+    nj_per_bit: Annotated[float, Field(gt=0)] | None = None
+
+    @field_validator("radio")
+    @classmethod
+    def _radio(cls, value: str) -> str:
+        if value not in RADIOS:
+            raise ValueError(f"must be one of {', '.join(RADIOS)}")
+        return value
+
+    def limit(self) -> float | None:
+        """Bytes per link, None: no limit."""
+        limits = [] if self.bytes_per_link is None else [float(self.bytes_per_link)]
+        if self.joules_per_link is not None:
+            limits.append(self.joules_per_link / joules(1, self.radio, self.nj_per_bit))
+        return min(limits, default=None)
 
 
 class StrategyTable(_Table):
@@ -136,17 +207,11 @@ class RunConfig(_Table):
     run: RunTable = RunTable()
     data: DataTable = DataTable()
     train: TrainTable = TrainTable()
-    uplink: CodecTable = CodecTable()
-    downlink: CodecTable = CodecTable()
+    uplink: UplinkTable = UplinkTable()
+    downlink: DownlinkTable = DownlinkTable()
+    start: StartTable = StartTable()
+    budget: BudgetTable = BudgetTable()
     strategy: StrategyTable = StrategyTable()
-
-    @model_validator(mode="after")
-    def _heads(self) -> RunConfig:
-        if not self.downlink.shared and self.downlink.codec != "dz":
-            raise ValueError("downlink.shared = false needs downlink.codec = \"dz\"")
-        if not self.uplink.shared:
-            raise ValueError("uplink.shared: only the downlink can lead boards to heads of their own")
-        return self
 
     @model_validator(mode="after")
     def _enough(self) -> RunConfig:

@@ -8,10 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from quantfl.core import lib
-from quantfl.core.head import head_hash
 from quantfl.device import Delta, Device, StaleHead
 from quantfl.errors import DeviceError
 from quantfl.strategy.fedavg import FedAvg
@@ -19,7 +16,7 @@ from quantfl.strategy.fedavg import FedAvg
 Feed = Callable[[], int]
 
 
-@dataclass
+@dataclass(eq=False)
 class Member:
     """A client of the run.
 
@@ -35,8 +32,7 @@ class Member:
     expected: int = 0  # samples fed
     emulated: Any = None
     head: int | None = None  # hash of the head it holds, as far as we know
-    params: np.ndarray | None = None  # that head, where boards hold heads of their own
-    seen: np.ndarray | None = None  # the global head when the board was last led there
+    agreed_steps: bool = False  # the uplink's steps are named by the host
     ready: bool = False
     state: str = "new"
     samples: int = 0
@@ -72,58 +68,38 @@ class Member:
         self.ready, self.reason = True, None
         progress("ready")
 
-    async def bring_up_to_date(self, strategy: FedAvg) -> bytes | None:
-        """Lead the board to the strategy's head by the cheapest way.
+    async def bring_up_to_date(self, strategy: FedAvg) -> tuple[int, bytes | None]:
+        """Lead the board to the head it shall train from, by the cheapest way; returns that head's hash.
 
-        Returns the coded delta when one update does it and may go with the TRAIN request, None when nothing is left to do.
+        Also returns the coded delta that leads there when it may go with the TRAIN request, None when nothing is left to do.
         Otherwise coded updates go one by one, or the whole head when that is shorter or there is no other way.
         """
-        target = strategy.hash
-        way = strategy.lead(self.head) if self.head is not None else None
-        whole = strategy.params.nbytes + 64 * (1 + strategy.params.nbytes // 4096)
-        if way is None or sum(len(u.data) + 30 for u in way) >= whole:
-            await self.device.put_head(strategy.params.tobytes())
-            self.head = target
-            return None
-        for update in way[:-1]:
+        way = strategy.lead(self.index, self.head)
+        if way.updates is None:
+            await self.device.put_head(way.params.tobytes())
+            self.head = way.result
+            return way.result, None
+        for update in way.updates[:-1]:
             await self.device.update(update.result, update.data)
             self.head = update.result
-        if not way:
-            return None
-        last = way[-1]
+        if not way.updates:
+            return way.result, None
+        last = way.updates[-1]
         if len(last.data) + 7 > self.device.session.link.peer_message_max:
             await self.device.update(last.result, last.data)
             self.head = last.result
-            return None
-        return last.data
-
-    async def approach(self, strategy: FedAvg) -> tuple[int, bytes | None]:
-        """For boards with heads of their own: hash of the head to train from, and the coded delta that leads to it."""
-        held = self.params
-        if held is None or head_hash(held) != self.head:
-            held = self.seen = strategy.version(self.head) if self.head is not None else None
-        data, params = None, strategy.params
-        if held is not None:
-            data, params = strategy.approach(held, self.seen)
-        self.seen = strategy.params.copy()
-        if data is None or len(data) >= strategy.params.nbytes or len(data) + 7 > self.device.session.link.peer_message_max:
-            await self.device.put_head(strategy.params.tobytes())
-            self.params, self.head = self.seen, strategy.hash
-            return self.head, None
-        self.params = params
-        return head_hash(params), data
+            return way.result, None
+        return way.result, last.data
 
     async def contribute(self, round_: int, strategy: FedAvg, *, timeout: float) -> Delta:
-        """One round: bring the board to the strategy's head, let it train, return its delta."""
-        deadline, target = time.monotonic() + timeout, strategy.hash
+        """One round: bring the board to its head, let it train, return its delta."""
+        deadline = time.monotonic() + timeout
+        step = strategy.rate.uplink_code(round_) if self.agreed_steps else 0
         for _attempt in range(3):
-            if strategy.shared:
-                update = await self.bring_up_to_date(strategy)
-            else:
-                target, update = await self.approach(strategy)
+            target, update = await self.bring_up_to_date(strategy)
             try:
                 delta = await self.device.train(
-                    round_, target, timeout=max(0.1, deadline - time.monotonic()), update=update
+                    round_, target, step=step, timeout=max(0.1, deadline - time.monotonic()), update=update
                 )
             except StaleHead as error:
                 self.head = error.head  # it was reset, or another host moved it
@@ -139,6 +115,3 @@ class Member:
 
 async def _in_thread(function: Callable[[], int]) -> int:
     return await asyncio.get_running_loop().run_in_executor(None, function)
-
-
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,9 @@ from quantfl.fleet.rounds import Federation, Progress
 from quantfl.package.convert import convert
 from quantfl.package.flatfile import METADATA_NAME, ModelFile, read_file
 from quantfl.package.program import Package, grid, open_package
+from quantfl.strategy.downlink import Chain, Lattice
 from quantfl.strategy.fedavg import FedAvg
+from quantfl.strategy.rate import Rate
 
 
 @dataclass
@@ -94,6 +97,19 @@ def shards(config: RunConfig, package: Package, base: Path) -> Shards:
     return Shards(clients, quantise(ds.x_test[keep]), ds.y_test[keep])
 
 
+def make_strategy(config: RunConfig, head: Head, params: np.ndarray) -> FedAvg:
+    """The strategy of a description from the first head's parameters."""
+    run, down = config.run, config.downlink
+    absence = config.fleet.size / max(1, round(run.fraction * config.fleet.size))
+    rate = Rate(run.rounds, config.uplink.rate(), down.rate(), config.uplink.step, window=max(5, math.ceil(absence)),
+                budget=config.budget.limit())  # fmt: skip
+    if down.codec == "dz":
+        how: Chain | Lattice = Lattice(head, params, unit=grid(params), absence=absence, dither=down.dither, seed=run.seed)
+    else:
+        how = Chain(head, down.make(), params)
+    return FedAvg(head, params, how, rate, config.strategy.server_lr)
+
+
 def prepare(
     config: RunConfig, *, base: Path, folder: RunFolder | None, progress: Progress, state: State | None = None,
     kind: str | None = None,
@@ -124,12 +140,11 @@ def prepare(
     else:
         kind = "ports"
     head = Head(package.dims, package.feature_scale, package.feature_zero_point)
-    strategy = FedAvg(
-        head, package.params, config.downlink.make(), config.strategy.server_lr, unit=grid(package.params),
-        shared=config.downlink.shared,
-    )
+    strategy = make_strategy(config, head, package.params)
     if state is not None:
-        strategy.restore(state.params, state.residual, state.updates)
+        strategy.params = state.params.copy()
+        strategy.rate.restore(state.rate)
+        strategy.downlink.restore(state.downlink_arrays, state.downlink_meta)
     members = [
         _member(i, config, boards[i] if boards else None, data.clients[i] if fed else None, package)
         for i in range(config.fleet.size)
@@ -156,13 +171,13 @@ def _member(
         if table.samples:
             feed, expected = partial(send_samples, table.samples, *data), len(data[1])
     seed = client_seed(config.run.seed, index)
-    message = config_bytes(config.train.fit(), config.uplink.make(), run_id=_run_id(config, package), seed=seed)
-    return Member(index, name, Device(url, name=name), message, feed, expected, board)
+    message = config_bytes(config.train.fit(), config.uplink.make(), run_id=_run_id(config, package), seed=seed,
+                           keep=config.uplink.keep)  # fmt: skip
+    return Member(index, name, Device(url, name=name), message, feed, expected, board,
+                  agreed_steps=config.uplink.codec == "dz")  # fmt: skip
 
 
 def _run_id(config: RunConfig, package: Package) -> int:
     """Tells runs apart on a board: a delta of another run is never taken for one of this."""
-
-
     text = f"{config.run.name}/{config.run.seed}/{package.sha256}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")

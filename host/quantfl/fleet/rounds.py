@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -23,7 +23,10 @@ from quantfl.fleet.checkpoint import RunFolder, State
 from quantfl.fleet.config import RunConfig
 from quantfl.fleet.member import Member
 from quantfl.link.ledger import Ledger, down_of, up_of
+from quantfl.strategy.closed_form import Sums, estimate, rounding_step, solve
 from quantfl.strategy.fedavg import Contribution, FedAvg
+
+PAYS = 0.6  # a start in closed form is used when it costs at most this part of all rounds
 
 
 class Progress(Protocol):
@@ -80,6 +83,7 @@ class Rounds:
         self.ledger: Ledger = state.ledger if state else Ledger()
         self.round = state.round if state else 0
         self._stop = asyncio.Event()
+        self.over: str | None = None  # why the run ends before its last round
 
     def stop(self) -> None:
         self._stop.set()
@@ -134,8 +138,8 @@ class Rounds:
     async def run(self) -> None:
         """All rounds that are left. Ends early, cleanly, after `stop`."""
         rounds = self.f.config.run.rounds
-        while self.round < rounds and not self.stopped:
-            record = await self._one_round(self.round + 1)
+        while self.round < rounds and not self.stopped and self.over is None:
+            record = await (self.start_round() if self.round == 0 and self.starts_closed() else self._one_round(self.round + 1))
             if record is None:
                 return
             self.round += 1
@@ -147,9 +151,10 @@ class Rounds:
         """Write the state after the last complete round."""
         f = self.f
         if f.folder is not None:
+            arrays, meta = f.strategy.downlink.state()
             f.folder.save(
-                State(self.round, f.strategy.params, f.strategy.residual, f.package_sha256,
-                      f.config.model_dump(mode="json"), f.strategy.updates, self.history, self.ledger)
+                State(self.round, f.strategy.params, f.package_sha256, f.config.model_dump(mode="json"), arrays, meta,
+                      f.strategy.rate.state(), self.history, self.ledger)
             )  # fmt: skip
 
     async def _one_round(self, round_: int) -> dict | None:
@@ -157,37 +162,26 @@ class Rounds:
         started = time.monotonic()
         chosen = [f.members[i] for i in select(run.seed, round_, len(f.members), run.fraction)]
         f.progress.phase(f"round {round_} of {run.rounds}: {len(chosen)} boards")
-        failed: dict[str, str] = {}
-        tasks = {asyncio.create_task(self._client(m, round_)): m for m in chosen}
-        stop = asyncio.create_task(self._stop.wait())
-        pending = set(tasks)
-        deadline = started + run.deadline_s
-        while pending and not self.stopped and time.monotonic() < deadline:
-            _, waiting = await asyncio.wait(
-                pending | {stop}, timeout=max(0.0, deadline - time.monotonic()), return_when=asyncio.FIRST_COMPLETED
-            )
-            pending = waiting - {stop}
-        stop.cancel()
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        done, failed = await self._ask_all(chosen, lambda m: self._client(m, round_))
         if self.stopped:
             return None
-        contributions: list[tuple[Member, Delta, Contribution]] = []
-        for task, member in tasks.items():
-            reason = self._reason(task, run.deadline_s)
-            if reason is None:
-                delta = task.result()
-                try:
-                    contributions.append((member, delta, f.strategy.read(delta.data, delta.samples)))
-                except CodecError as error:
-                    reason = f"its delta was refused: {error}"
-            if reason is not None:
-                failed[member.name] = reason
+        shares: list[tuple[Member, Delta]] = []
+        contributions: list[Contribution] = []
+        for member in chosen:
+            if member not in done:
+                continue
+            delta = done[member]
+            try:
+                contributions.append(f.strategy.read(delta.data, delta.samples, agreed=delta.step, loss=delta.loss))
+                shares.append((member, delta))
+            except CodecError as error:
+                failed[member.name] = f"its delta was refused: {error}"
                 member.state = "failed"
-                f.progress.board(member.name, state="failed", reason=reason)
-        f.strategy.step(c for _, _, c in contributions)
-        return await self._record(round_, started, chosen, contributions, failed)
+                f.progress.board(member.name, state="failed", reason=failed[member.name])
+        f.strategy.step(round_, contributions)
+        record = await self._record(round_, started, chosen, shares, failed)
+        self._spend(round_)
+        return record
 
     @staticmethod
     def _reason(task: asyncio.Task, deadline_s: float) -> str | None:
@@ -200,12 +194,96 @@ class Rounds:
             return str(error) or f"no delta within {deadline_s:g} s"
         raise error
 
-    async def _client(self, member: Member, round_: int) -> Delta:
-        run, started = self.f.config.run, time.monotonic()
+    def starts_closed(self) -> bool:
+        """Whether the first round computes a head in closed form: as the description says, or as the byte estimate does."""
+        f, start = self.f, self.f.config.start
+        if start.how == "none" or (start.how == "auto" and f.config.uplink.codec != "dz"):
+            return False
+        if len(f.strategy.head.dims) != 2 or start.dims > f.strategy.head.dims[0]:
+            if start.how == "closed-form":
+                raise RunError(
+                    "start.how = \"closed-form\" needs a head of one dense layer, and start.dims at most its "
+                    f"{f.strategy.head.dims[0]} features; this head has {len(f.strategy.head.dims) - 1} layers"
+                )
+            return False
+        run, boards = f.config.run, min(start.boards, len(f.members))
+        clients = max(1, round(run.fraction * len(f.members)))
+        cost, plan = estimate(f.strategy.head, start.spec(run.seed), boards, run.rounds, clients)
+        pays = cost <= PAYS * plan and run.rounds > 1
+        used = start.how == "closed-form" or pays
+        f.progress.phase(f"start in closed form: about {cost:,} bytes; all rounds: about {plan:,}; {'used' if used else 'not used'}")
+        return used
+
+    async def start_round(self) -> dict | None:
+        """Round 1 in closed form: some boards send sums of their features, the host solves for the head."""
+        f, start, run = self.f, self.f.config.start, self.f.config.run
+        began, spec = time.monotonic(), start.spec(run.seed)
+        count = len(f.members)
+        chosen = [f.members[i] for i in select(run.seed, 0, count, min(start.boards, count) / count)]
+        f.progress.phase(f"round 1 of {run.rounds}, in closed form: {len(chosen)} boards")
+
+        async def ask(member: Member) -> bytes:
+            await self._make_ready(member)
+            return await member.device.sums(spec.request(), timeout=run.deadline_s)
+
+        done, failed = await self._ask_all(chosen, ask)
+        if self.stopped:
+            return None
+        dims = spec.dims or f.strategy.head.dims[0]
+        folds, answered = (Sums(dims, f.strategy.head.dims[1]), Sums(dims, f.strategy.head.dims[1])), []
+        for member in chosen:
+            if member not in done:
+                continue
+            try:
+                samples = folds[len(answered) % 2].add(done[member])
+            except CodecError as error:
+                failed[member.name] = f"its sums were refused: {error}"
+                continue
+            member.stats = {"samples": samples, "sums_bytes": len(done[member]), "delta_sha256": _sha(done[member])}
+            answered.append(member)
+        ridge = None
+        if answered:
+            params, ridge = solve(f.strategy.head, spec, folds)
+            f.strategy.jump(params, rounding_step(f.strategy.head, *folds))
+        record = await self._record(1, began, chosen, [(m, None) for m in answered], failed)
+        self._spend(1)
+        return record | {"closed_form": True, "ridge": ridge}
+
+    async def _make_ready(self, member: Member) -> None:
         if not member.ready:
-            await self._set_up_one(member, min(10.0, run.deadline_s))
+            await self._set_up_one(member, min(10.0, self.f.config.run.deadline_s))
             if not member.ready:
                 raise LinkError(member.reason or f"{member.name} is not ready")
+
+    async def _ask_all(self, chosen: list[Member], ask: Callable[[Member], Awaitable[Any]]) -> tuple[dict, dict[str, str]]:
+        """Ask all boards at once, until the deadline or `stop`: what those that answered gave, and why others failed."""
+        f, deadline_s = self.f, self.f.config.run.deadline_s
+        tasks = {asyncio.create_task(ask(m)): m for m in chosen}
+        stop = asyncio.create_task(self._stop.wait())
+        pending, deadline = set(tasks), time.monotonic() + deadline_s
+        while pending and not self.stopped and time.monotonic() < deadline:
+            _, waiting = await asyncio.wait(
+                pending | {stop}, timeout=max(0.0, deadline - time.monotonic()), return_when=asyncio.FIRST_COMPLETED
+            )
+            pending = waiting - {stop}
+        stop.cancel()
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        done, failed = {}, {}
+        for task, member in tasks.items():
+            reason = self._reason(task, deadline_s)
+            if reason is None:
+                done[member] = task.result()
+                continue
+            failed[member.name] = reason
+            member.state = "failed"
+            f.progress.board(member.name, state="failed", reason=reason)
+        return done, failed
+
+    async def _client(self, member: Member, round_: int) -> Delta:
+        run, started = self.f.config.run, time.monotonic()
+        await self._make_ready(member)
         member.state = "training"
         self.f.progress.board(member.name, state="training", samples=member.samples)
         try:
@@ -235,7 +313,7 @@ class Rounds:
 
     async def _record(
         self, round_: int, started: float, chosen: list[Member],
-        contributions: list[tuple[Member, Delta, Contribution]], failed: dict[str, str],
+        shares: list[tuple[Member, Delta | None]], failed: dict[str, str],
     ) -> dict:  # fmt: skip
         f = self.f
         boards: dict[str, dict] = {}
@@ -244,10 +322,11 @@ class Rounds:
             boards[member.name] = {"up_bytes": up, "down_bytes": down, "state": member.state}
         samples = 0
         loss = 0.0
-        for member, delta, _ in contributions:
+        for member, delta in shares:
             boards[member.name].update(member.stats)
-            samples += delta.samples
-            loss += delta.samples * delta.loss
+            if delta is not None:
+                samples += delta.samples
+                loss += delta.samples * delta.loss
         record: dict[str, Any] = {"round": round_}
         if round_ % f.config.run.evaluate_every == 0 or round_ == f.config.run.rounds:
             score = f.evaluate(f.strategy.params)
@@ -256,7 +335,7 @@ class Rounds:
         return record | {
             "train_loss": loss / samples if samples else None,
             "train_samples": samples,
-            "contributors": [m.name for m, _, _ in contributions],
+            "contributors": [m.name for m, _ in shares],
             "failed": failed,
             "up_bytes": up.total,
             "down_bytes": down.total,
@@ -264,6 +343,16 @@ class Rounds:
             "seconds": round(time.monotonic() - started, 3),
             "boards": boards,
         }
+
+    def _spend(self, round_: int) -> None:
+        """Tell the rate control what a link has cost so far, and in this round: the mean over the fleet's links."""
+        links = len(self.f.members)
+        spent, last = (sum(t.total for t in self.ledger.total(first=first)) / links for first in (1, round_))
+        self.f.strategy.rate.spend(round_, spent, last)
+        rate, rounds = self.f.strategy.rate, self.f.config.run.rounds
+        if rate.exhausted(spent) and round_ < rounds:
+            self.over = f"the budget of {rate.budget:,.0f} bytes per link is used up after round {round_} of {rounds}"
+            self.f.progress.warn(self.over)
 
     async def close_books(self) -> dict[str, dict]:
         """Compare the full books of every board that answers; returns board -> purposes that differ."""
@@ -286,8 +375,6 @@ class Rounds:
 
 
 def _sha(data: bytes) -> str:
-
-
     return hashlib.sha256(data).hexdigest()
 
 

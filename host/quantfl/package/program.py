@@ -168,7 +168,7 @@ def _compile(
 
 
 def snap(params: np.ndarray) -> np.ndarray:
-    """Head parameters on a grid of powers of two, so fine that 23 bits reach 16 times the largest of them.
+    """Head parameters on the grid of a power of two: 11 bits for the largest of them, and room for heads far larger.
 
     Sums of such parameters and of steps of the codec DZ are then exact in float32, so that a board reaches the same bytes
     through many small updates as through one that combines them.
@@ -177,9 +177,9 @@ def snap(params: np.ndarray) -> np.ndarray:
 
 
 def grid(params: np.ndarray) -> float:
-    """The grid's unit, a power of two."""
+    """The grid's unit, a power of two, at least 2^-16: float32 is exact on it up to 2^24 times as much."""
     largest = float(np.abs(params).max(initial=0.0))
-    return 2.0 ** (math.ceil(math.log2(largest)) + 4 - 23) if largest > 0 else 2.0**-23
+    return 2.0 ** max(-16, math.ceil(math.log2(largest)) - 11) if largest > 0 else 2.0**-16
 
 
 def _probe(data: bytes, size: int) -> tuple[bytes, int]:

@@ -1,16 +1,14 @@
 /*
- * qfl_codec: float32 deltas to bytes and back, the same on the host and on every board.
+ * qfl_codec: float32 deltas to bytes and back, the same on the host and on every board. docs/CODEC.md has every byte.
  *
- * BU(L), bucket-uniform, after QuantFL (arXiv 2603.17507; definition in docs/CODEC.md): lo and hi of the values, L equal
- * buckets between them, each value sent as its bucket's index in ceil(log2 L) bits, reconstructed at the bucket's
- * midpoint, or at the mean of the values that fell into it (option). One range per message or per tensor (option).
+ * BU(L), bucket-uniform, and BQ(L), bucket-quantile, after QuantFL (arXiv 2603.17507; definitions in docs/CODEC.md): L
+ * buckets, each value sent as its bucket's index in ceil(log2 L) bits, reconstructed at the bucket's midpoint, or at the mean
+ * of the values that fell into it (option). One range per message or per tensor (option); indices packed or entropy-coded
+ * (option).
  *
- * Encoded form (little-endian): one byte kind | flags, one byte ceil(log2 L), then per range
- *     lo float32, hi float32, [L means float32], indices packed from the lowest bit of the first byte, zero-padded.
- * A range with lo == hi (a constant) has neither means nor indices. FP32: the kind byte, then the floats.
+ * DZ, the default: dead-zone uniform quantiser whose symbols go through an adaptive range coder. The step is sent, or it is
+ * one that both ends agreed on before. "Nothing to say", all symbols zero, is one byte.
  *
- * DZ, the default: dead-zone uniform quantiser whose symbols go through an adaptive range coder (docs/CODEC.md). Encoded: the
- * kind byte alone when all symbols are zero, else the kind byte, the step's code, and the coder's bytes.
  * Encoding refuses NaN and infinity; decoding refuses whatever encoding cannot have made.
  */
 #ifndef QFL_CODEC_H
@@ -23,20 +21,23 @@
 enum { QFL_CODEC_MAX_TENSORS = 16 };
 
 typedef enum qfl_codec_kind {
-    QFL_CODEC_FP32 = 0, /* the baseline: 4 bytes per value */
-    QFL_CODEC_BU = 1,   /* bucket-uniform */
-    QFL_CODEC_DZ = 2    /* dead-zone quantiser, range-coded */
+    QFL_CODEC_FP32 = 0,     /* the baseline: 4 bytes per value */
+    QFL_CODEC_BU = 1,       /* bucket-uniform */
+    QFL_CODEC_DZ = 2,       /* dead-zone quantiser, range-coded */
+    QFL_CODEC_BQ = 3,       /* bucket-quantile */
+    QFL_CODEC_DZ_AGREED = 4 /* first byte of a DZ delta whose step was agreed on; not a kind of a spec */
 } qfl_codec_kind;
 
 enum {
-    QFL_CODEC_PER_TENSOR = 0x10, /* one range per tensor instead of one per message */
-    QFL_CODEC_MEANS = 0x20       /* reconstruct at bucket means, which are sent */
+    QFL_CODEC_PER_TENSOR = 0x10, /* BU, BQ: one range per tensor instead of one per message */
+    QFL_CODEC_MEANS = 0x20,      /* BU, BQ: reconstruct at bucket means, which are sent */
+    QFL_CODEC_CODED = 0x40       /* BU, BQ up to 64 levels: indices by an adaptive range coder; lossless */
 };
 
 typedef struct qfl_codec_spec {
     uint8_t kind;    /* qfl_codec_kind */
-    uint8_t flags;   /* QFL_CODEC_PER_TENSOR | QFL_CODEC_MEANS, BU only */
-    uint16_t levels; /* BU: L = 4, 8, 16, 32, 64 or 256; DZ: step in 1/16 of the values' rms, 1..1024; FP32: 0 */
+    uint8_t flags;   /* QFL_CODEC_PER_TENSOR | QFL_CODEC_MEANS | QFL_CODEC_CODED; BU and BQ only */
+    uint16_t levels; /* BU, BQ: L = 4, 8, 16, 32, 64 or 256; DZ: step in 1/16 of the values' rms, 1..1024; FP32: 0 */
 } qfl_codec_spec;
 
 /* The tensors of a delta, in order; their sizes sum to the number of values. */
@@ -48,30 +49,71 @@ typedef struct qfl_codec_layout {
 /* QFL_OK when the spec is one this build can do, QFL_E_UNSUPPORTED otherwise. */
 qfl_status qfl_codec_check(const qfl_codec_spec *spec);
 
-/* Largest encoded size in bytes; 0 when spec or layout is out of range. */
+/* Bytes of output that encoding may need (its largest result, and what it uses there meanwhile); 0: spec or layout is out of
+ * range. DZ has no tight bound: what takes more than FP32 is refused when it is encoded. */
 uint32_t qfl_codec_bound(const qfl_codec_spec *spec, const qfl_codec_layout *layout);
 
 /*
- * Encodes x (all tensors, one after the other) into out [cap]; *size gets the bytes written. x is left unchanged.
+ * Encodes x (all tensors, one after the other) into out [cap]; *size gets the bytes written. x is left unchanged, except by DZ,
+ * which turns it into symbols (qfl_codec_dz_quantise).
  * QFL_E_NONFINITE: x holds NaN or infinity. QFL_E_RANGE: hi - lo overflows float32. QFL_E_NOMEM: cap is too small.
  */
-qfl_status qfl_codec_encode(const qfl_codec_spec *spec, const qfl_codec_layout *layout, const float *x, uint8_t *out,
-                            uint32_t cap, uint32_t *size);
+qfl_status qfl_codec_encode(const qfl_codec_spec *spec, const qfl_codec_layout *layout, float *x, uint8_t *out, uint32_t cap,
+                            uint32_t *size);
 
 /*
- * Decodes n bytes into x. QFL_E_FORMAT: not exactly one encoding of this layout (wrong length, non-finite range, set
- * padding bits); QFL_E_UNSUPPORTED: a kind this build does not know. x may be changed in part on failure.
+ * Decodes n bytes into x. agreed: code of the step of QFL_CODEC_DZ_AGREED, 0: none. QFL_E_FORMAT: not exactly one encoding of
+ * this layout (wrong length, non-finite range, set padding bits); QFL_E_UNSUPPORTED: a kind this build does not know. x may be
+ * changed in part on failure.
  */
-qfl_status qfl_codec_decode(const qfl_codec_layout *layout, const uint8_t *in, uint32_t n, float *x);
+qfl_status qfl_codec_decode(const qfl_codec_layout *layout, const uint8_t *in, uint32_t n, uint32_t agreed, float *x);
 
-/* Building blocks of DZ. A step's code is 4 * (e + 40) + m - 4 for the step m * 2^e, m in 4..7. */
+/*
+ * DZ in steps. A step's code is 4 * (e + 40) + m - 4 for the step m * 2^e, m in 4..7: 1..255, four per octave; 0 stands for
+ * none. symbol = sign(x) * floor(|x| / step + 1/2) in float32, at most 2^24 in magnitude; value = symbol * step.
+ */
+enum { QFL_CODEC_DZ_CODES = 256, QFL_CODEC_RESIDUAL = 254 /* parts of a step that a residual is kept in */ };
+
 float qfl_codec_dz_value(uint32_t code);
-/* Code of the largest step not above `sixteenths` / 16 times the root mean square of x [n]. */
+/* Code of the largest step not above `sixteenths` / 16 times the root mean square of x [n]; at least 1. */
 uint32_t qfl_codec_dz_step(const float *x, uint32_t n, uint32_t sixteenths);
-/* sign(x) * floor(|x| / step + 1/2) in float32, at most 2^24 in magnitude. */
+
+/* x += residual / QFL_CODEC_RESIDUAL * step * keep, for n values: what earlier rounds kept back (error feedback). */
+void qfl_codec_dz_feed_back(float *x, uint32_t n, const int8_t *residual, float step, float keep);
+
+/*
+ * Replaces the n floats of x by their int32 symbols, in the same memory, which it returns. What the symbols lose goes to residual
+ * [n] in 1/QFL_CODEC_RESIDUAL of the step, at most 127 (saturating); NULL: it is dropped.
+ */
+int32_t *qfl_codec_dz_quantise(float *x, uint32_t n, uint32_t code, int8_t *residual);
+
+/* How a DZ delta is or was written. */
+typedef struct qfl_codec_dz_form {
+    uint8_t code;   /* of the step */
+    uint8_t agreed; /* the step is not in the delta: the other end knows it */
+    int8_t offset;  /* with `agreed`: by how many codes the encoder's own choice would have been coarser, -8..7 */
+} qfl_codec_dz_form;
+
+/* Symbols to bytes. QFL_E_NOMEM: they take more than cap. QFL_E_INVAL: the layout or the code is out of range. */
+qfl_status qfl_codec_dz_write(const qfl_codec_layout *layout, const int32_t *symbols, const qfl_codec_dz_form *form,
+                              uint8_t *out, uint32_t cap, uint32_t *size);
+
+/* Bytes to symbols; agreed as in qfl_codec_decode. form->code is 0 when nothing was said and no step was agreed. */
+qfl_status qfl_codec_dz_read(const qfl_codec_layout *layout, const uint8_t *in, uint32_t n, uint32_t agreed,
+                             int32_t *symbols, qfl_codec_dz_form *form);
+
+/*
+ * The same bytes without an array of symbols: one tensor of one row, symbol by symbol. `stream` is the caller's memory,
+ * qfl_codec_dz_stream_size() bytes at an 8-byte boundary.
+ */
+typedef struct qfl_codec_dz_stream qfl_codec_dz_stream;
+uint32_t qfl_codec_dz_stream_size(void);
+/* out [cap] must outlive the stream. */
+void qfl_codec_dz_stream_begin(qfl_codec_dz_stream *stream, uint32_t code, uint8_t *out, uint32_t cap);
+void qfl_codec_dz_stream_put(qfl_codec_dz_stream *stream, int32_t symbol);
+/* QFL_E_NOMEM: it took more than cap. */
+qfl_status qfl_codec_dz_stream_end(qfl_codec_dz_stream *stream, uint32_t *size);
+/* The symbol of one value. */
 int32_t qfl_codec_dz_symbol(float x, float step);
-/* Encodes x with a given step; otherwise as qfl_codec_encode. */
-qfl_status qfl_codec_dz_encode(const qfl_codec_layout *layout, const float *x, uint32_t code, uint8_t *out, uint32_t cap,
-                               uint32_t *size);
 
 #endif

@@ -33,7 +33,9 @@ qfl_status qfl_codec_check(const qfl_codec_spec *spec)
     case QFL_CODEC_FP32:
         return spec->levels == 0 && spec->flags == 0 ? QFL_OK : QFL_E_UNSUPPORTED;
     case QFL_CODEC_BU:
-        return qfl_codec_bu_bits(spec->levels) != 0 && (spec->flags & ~(QFL_CODEC_PER_TENSOR | QFL_CODEC_MEANS)) == 0
+    case QFL_CODEC_BQ:
+        return qfl_codec_bucket_bits(spec->levels) != 0 && (spec->levels <= 64 || !(spec->flags & QFL_CODEC_CODED)) &&
+                       (spec->flags & ~(QFL_CODEC_PER_TENSOR | QFL_CODEC_MEANS | QFL_CODEC_CODED)) == 0
                    ? QFL_OK
                    : QFL_E_UNSUPPORTED;
     case QFL_CODEC_DZ:
@@ -48,12 +50,13 @@ uint32_t qfl_codec_bound(const qfl_codec_spec *spec, const qfl_codec_layout *lay
     uint32_t n = qfl_codec_values(layout);
     if (n == 0 || qfl_codec_check(spec) != QFL_OK)
         return 0;
-    /* DZ has no tight bound: what does not fit into as much as FP32 takes is refused when it is encoded. */
-    return spec->kind == QFL_CODEC_BU ? qfl_codec_bu_bound(spec, layout) : 1 + 4 * n;
+    if (spec->kind == QFL_CODEC_BU || spec->kind == QFL_CODEC_BQ)
+        return qfl_codec_bucket_bound(spec, layout);
+    return 1 + 4 * n;
 }
 
-qfl_status qfl_codec_encode(const qfl_codec_spec *spec, const qfl_codec_layout *layout, const float *x, uint8_t *out,
-                            uint32_t cap, uint32_t *size)
+qfl_status qfl_codec_encode(const qfl_codec_spec *spec, const qfl_codec_layout *layout, float *x, uint8_t *out, uint32_t cap,
+                            uint32_t *size)
 {
     uint32_t n = qfl_codec_values(layout);
     *size = 0;
@@ -63,10 +66,12 @@ qfl_status qfl_codec_encode(const qfl_codec_spec *spec, const qfl_codec_layout *
         return QFL_E_UNSUPPORTED;
     if (!qfl_codec_finite(x, n))
         return QFL_E_NONFINITE;
-    if (spec->kind == QFL_CODEC_DZ)
-        return qfl_codec_dz_encode(layout, x, qfl_codec_dz_step(x, n, spec->levels), out, cap, size);
-    if (spec->kind == QFL_CODEC_BU)
-        return qfl_codec_bu_encode(spec, layout, x, out, cap, size);
+    if (spec->kind == QFL_CODEC_DZ) {
+        qfl_codec_dz_form form = {(uint8_t)qfl_codec_dz_step(x, n, spec->levels), 0, 0};
+        return qfl_codec_dz_write(layout, qfl_codec_dz_quantise(x, n, form.code, NULL), &form, out, cap, size);
+    }
+    if (spec->kind != QFL_CODEC_FP32)
+        return qfl_codec_bucket_encode(spec, layout, x, out, cap, size);
     if (cap < 1 + 4 * n)
         return QFL_E_NOMEM;
     out[0] = QFL_CODEC_FP32;
@@ -83,7 +88,23 @@ static qfl_status fp32_decode(uint32_t values, const uint8_t *in, uint32_t n, fl
     return qfl_codec_finite(x, values) ? QFL_OK : QFL_E_FORMAT;
 }
 
-qfl_status qfl_codec_decode(const qfl_codec_layout *layout, const uint8_t *in, uint32_t n, float *x)
+static qfl_status dz_decode(const qfl_codec_layout *layout, uint32_t values, const uint8_t *in, uint32_t n, uint32_t agreed,
+                            float *x)
+{
+    qfl_codec_dz_form form;
+    int32_t symbol;
+    qfl_status status = qfl_codec_dz_read(layout, in, n, agreed, (int32_t *)(void *)x, &form);
+    if (status != QFL_OK)
+        return status;
+    float step = qfl_codec_dz_value(form.code);
+    for (uint32_t i = 0; i < values; i++) {
+        memcpy(&symbol, &x[i], 4);
+        x[i] = (float)symbol * step;
+    }
+    return QFL_OK;
+}
+
+qfl_status qfl_codec_decode(const qfl_codec_layout *layout, const uint8_t *in, uint32_t n, uint32_t agreed, float *x)
 {
     uint32_t values = qfl_codec_values(layout);
     if (values == 0)
@@ -92,8 +113,10 @@ qfl_status qfl_codec_decode(const qfl_codec_layout *layout, const uint8_t *in, u
         return QFL_E_FORMAT;
     switch (in[0] & 0x0F) {
     case QFL_CODEC_FP32: return fp32_decode(values, in, n, x);
-    case QFL_CODEC_BU: return qfl_codec_bu_decode(layout, in, n, x);
-    case QFL_CODEC_DZ: return qfl_codec_dz_decode(layout, in, n, x);
+    case QFL_CODEC_BU:
+    case QFL_CODEC_BQ: return qfl_codec_bucket_decode(layout, in, n, x);
+    case QFL_CODEC_DZ:
+    case QFL_CODEC_DZ_AGREED: return dz_decode(layout, values, in, n, agreed, x);
     default: return QFL_E_UNSUPPORTED;
     }
 }

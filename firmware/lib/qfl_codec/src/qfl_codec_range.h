@@ -104,6 +104,17 @@ static inline void range_encode(range_encoder *e, range_bit *b, int bit)
     }
 }
 
+static inline void range_encode_raw(range_encoder *e, int bit)
+{
+    e->range >>= 1;
+    if (bit)
+        e->low += e->range;
+    while (e->range < RANGE_TOP) {
+        e->range <<= 8;
+        range_shift(e);
+    }
+}
+
 /* Writes as few bytes as tell the interval apart when the decoder reads zeros after the end. */
 static inline void range_encode_end(range_encoder *e)
 {
@@ -160,6 +171,19 @@ static inline int range_decode(range_decoder *d, range_bit *b)
         d->range = split;
     }
     range_adapt(b, bit);
+    while (d->range < RANGE_TOP) {
+        d->range <<= 8;
+        d->code = d->code << 8 | range_next(d);
+    }
+    return bit;
+}
+
+static inline int range_decode_raw(range_decoder *d)
+{
+    d->range >>= 1;
+    int bit = d->code >= d->range;
+    if (bit)
+        d->code -= d->range;
     while (d->range < RANGE_TOP) {
         d->range <<= 8;
         d->code = d->code << 8 | range_next(d);

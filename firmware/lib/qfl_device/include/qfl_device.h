@@ -18,11 +18,11 @@
 #include "qfl_port.h"
 #include "qfl_status.h"
 
-enum { QFL_DEVICE_PROTOCOL = 1 };
+enum { QFL_DEVICE_PROTOCOL = 2 };
 
 /*
  * First byte of a request; an answer has the same with QFL_MSG_ANSWER set, one that refuses QFL_MSG_FAILED too and then its
- * status as third byte. Second byte: request number, echoed; for TRAIN the low byte of the round.
+ * status as third byte. Second byte: request number, echoed; for TRAIN the round mod 256.
  */
 typedef enum qfl_msg {
     QFL_MSG_INFO = 1,      /* self-description (CBOR) */
@@ -36,6 +36,7 @@ typedef enum qfl_msg {
     QFL_MSG_STATUS = 9,
     QFL_MSG_COUNTERS = 10, /* the board's books of the link */
     QFL_MSG_TRAIN_UPDATE = 11, /* TRAIN, with a coded delta that leads to the head named */
+    QFL_MSG_STATS = 12, /* class sums and scatter of the cached features */
     QFL_MSG_FAILED = 0x40,
     QFL_MSG_ANSWER = 0x80
 } qfl_msg;
@@ -47,7 +48,8 @@ typedef enum qfl_object {
 } qfl_object;
 
 enum {
-    QFL_CONFIG_BYTES = 34,
+    QFL_CONFIG_BYTES = 35,
+    QFL_STATS_BYTES = 8,
     QFL_UPDATE_STAGED = 1 /* UPDATE flag: the coded delta has been put as QFL_OBJECT_UPDATE */
 };
 
@@ -55,7 +57,8 @@ typedef enum qfl_device_state {
     QFL_DEVICE_EMPTY = 0,     /* no package */
     QFL_DEVICE_IDLE = 1,
     QFL_DEVICE_TRAINING = 2,
-    QFL_DEVICE_EVALUATING = 3
+    QFL_DEVICE_EVALUATING = 3,
+    QFL_DEVICE_SUMMING = 4
 } qfl_device_state;
 
 typedef struct qfl_device qfl_device; /* opaque; at the front of the arena */

@@ -117,6 +117,7 @@ static void dispatch(qfl_device *d, const uint8_t *m, uint32_t n)
     case QFL_MSG_TRAIN_UPDATE: qfl_device_on_train(d, kind, number, p, n); break;
     case QFL_MSG_UPDATE: qfl_device_on_update(d, number, p, n); break;
     case QFL_MSG_EVAL: qfl_device_on_eval(d, number, p, n); break;
+    case QFL_MSG_STATS: qfl_device_on_stats(d, number, p, n); break;
     case QFL_MSG_STATUS: qfl_device_on_status(d, number); break;
     case QFL_MSG_COUNTERS: qfl_device_on_counters(d, number); break;
     default: qfl_device_answer(d, kind, number, QFL_E_UNSUPPORTED, NULL, 0, NULL, 0); break;
@@ -175,12 +176,12 @@ uint32_t qfl_device_poll(qfl_device *d)
     port->poll(port->ctx);
     receive(d);
     uint32_t start = port->us(port->ctx);
-    while (d->state == QFL_DEVICE_TRAINING || d->state == QFL_DEVICE_EVALUATING) {
+    while (d->state >= QFL_DEVICE_TRAINING) {
         qfl_device_work(d);
         if (port->us(port->ctx) - start >= SLICE_US)
             break;
     }
-    int busy = d->state == QFL_DEVICE_TRAINING || d->state == QFL_DEVICE_EVALUATING;
+    int busy = d->state >= QFL_DEVICE_TRAINING;
     while (!busy && qfl_device_take_sample(d))
         if (port->us(port->ctx) - start >= SLICE_US) {
             busy = 1;

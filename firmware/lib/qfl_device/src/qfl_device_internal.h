@@ -3,6 +3,7 @@
 #define QFL_DEVICE_INTERNAL_H
 
 #include "qfl_device.h"
+#include "qfl_head_stats.h"
 #include "qfl_store.h"
 
 enum { ANSWER_BYTES = 448, SLACK_BYTES = 64 };
@@ -31,6 +32,7 @@ struct qfl_device {
     float *momentum;  /* [params] + slack; staging of an update */
     int8_t *residual; /* [params] what coding has kept back, in 1/254 of residual_step; DZ only */
     float residual_step; /* 0: none */
+    uint8_t residual_keep, residual_round; /* decay per round missed, in 1/255; the round it is from */
     float *scratch;
     uint8_t *nn_arena;
     int8_t *features; /* [capacity][F] */
@@ -54,7 +56,8 @@ struct qfl_device {
 
     uint8_t state;
     qfl_head_fit fit;
-    uint16_t round;       /* being trained or trained */
+    uint8_t round;        /* being trained or trained, mod 256 */
+    uint8_t round_step;   /* code of the step agreed on for its delta, 0: the board's choice */
     uint32_t round_head;  /* hash of the head the round starts from */
     uint8_t waiting;      /* a TRAIN or EVAL request is to be answered */
     uint8_t waiting_kind, waiting_number;
@@ -63,6 +66,15 @@ struct qfl_device {
     uint32_t delta_size;
     uint16_t delta_samples;
     uint8_t delta_loss;
+
+    qfl_head_stats stats;
+    qfl_head_data stats_data; /* of stats */
+    uint8_t stats_request[QFL_STATS_BYTES]; /* the one `momentum` holds the answer of, or that is under way */
+    uint8_t stats_done;
+    uint8_t *stats_out; /* in momentum */
+    uint32_t stats_row, stats_cap, stats_size;
+    float stats_step;
+    qfl_codec_dz_stream *stats_stream; /* in momentum */
 
     qfl_head_score score;
     uint32_t eval_at, eval_holdout;
@@ -102,6 +114,10 @@ void qfl_device_on_eval(qfl_device *d, uint8_t number, const uint8_t *p, uint32_
 void qfl_device_work(qfl_device *d); /* a slice of training or evaluation */
 void qfl_device_cancel(qfl_device *d);
 void qfl_device_answer_waiting(qfl_device *d); /* with a delta that is ready, if one was asked for */
+
+/* qfl_device_stats.c: sums for a start in closed form */
+void qfl_device_on_stats(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n);
+void qfl_device_stats_slice(qfl_device *d);
 
 /* qfl_device_info.c: self-description, status, counters */
 void qfl_device_on_info(qfl_device *d, uint8_t number);

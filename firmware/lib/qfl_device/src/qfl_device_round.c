@@ -3,7 +3,7 @@
 
 #include "qfl_device_internal.h"
 
-enum { CONFIG_FORMAT = 1, EVAL_SLICE = 8 };
+enum { CONFIG_FORMAT = 2, EVAL_SLICE = 8, TRAIN_BYTES = 5 };
 
 static float get_float(const uint8_t *p)
 {
@@ -15,9 +15,9 @@ static float get_float(const uint8_t *p)
 
 void qfl_device_cancel(qfl_device *d)
 {
-    if (d->state == QFL_DEVICE_TRAINING || d->state == QFL_DEVICE_EVALUATING)
+    if (d->have_package)
         d->state = QFL_DEVICE_IDLE;
-    d->waiting = 0;
+    d->waiting = d->stats_done = 0;
 }
 
 void qfl_device_on_config(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
@@ -59,6 +59,7 @@ void qfl_device_on_config(qfl_device *d, uint8_t number, const uint8_t *p, uint3
     if (status == QFL_OK) {
         d->config = c;
         d->codec = codec;
+        d->residual_keep = p[34];
         d->run_seed = qfl_get32(p + 5);
         memcpy(d->config_bytes, p, QFL_CONFIG_BYTES);
         d->have_config = 1;
@@ -82,7 +83,7 @@ static qfl_status apply_update(qfl_device *d, uint32_t result, int staged, const
     }
     qfl_device_cancel(d);
     d->delta_done = 0;
-    qfl_status status = qfl_codec_decode(&d->layout, p, n, d->work);
+    qfl_status status = qfl_codec_decode(&d->layout, p, n, 0, d->work);
     if (status != QFL_OK)
         return status;
     for (uint32_t i = 0; i < d->params; i++)
@@ -133,12 +134,12 @@ static void refuse_train(qfl_device *d, uint8_t kind, uint8_t number, qfl_status
 void qfl_device_on_train(qfl_device *d, uint8_t kind, uint8_t number, const uint8_t *p, uint32_t n)
 {
     int update = kind == QFL_MSG_TRAIN_UPDATE;
-    if (n < 5 || (!update && n != 5)) {
+    if (n < TRAIN_BYTES || (!update && n != TRAIN_BYTES)) {
         refuse_train(d, kind, number, QFL_E_FORMAT);
         return;
     }
-    uint16_t round = (uint16_t)(p[0] << 8 | number);
-    uint32_t head = qfl_get32(p + 1);
+    uint8_t round = number;
+    uint32_t head = qfl_get32(p);
     if (!d->have_package || !d->have_config) {
         refuse_train(d, kind, number, QFL_E_STATE);
         return;
@@ -156,7 +157,7 @@ void qfl_device_on_train(qfl_device *d, uint8_t kind, uint8_t number, const uint
     qfl_device_cancel(d);
     qfl_status status = head == d->head_hash ? QFL_OK : QFL_E_STALE;
     if (status != QFL_OK && update)
-        status = apply_update(d, head, 0, p + 5, n - 5);
+        status = apply_update(d, head, 0, p + TRAIN_BYTES, n - TRAIN_BYTES);
     if (status == QFL_OK) {
         qfl_head_config c = d->config;
         c.seed = d->run_seed ^ (uint32_t)round * 0x9E3779B9u;
@@ -172,35 +173,55 @@ void qfl_device_on_train(qfl_device *d, uint8_t kind, uint8_t number, const uint
     d->staged = 0;
     d->round = round;
     d->round_head = head;
+    d->round_step = p[4];
     d->waiting = 1;
     d->waiting_kind = kind;
     d->waiting_number = number;
     d->state = QFL_DEVICE_TRAINING;
 }
 
+/* What is left of a residual after the rounds this board sat out: (residual_keep / 255) per round missed. */
+static float residual_kept(const qfl_device *d)
+{
+    float keep = 1.0f;
+    if (d->residual_keep != 255)
+        for (uint8_t missed = (uint8_t)(d->round - d->residual_round - 1); missed != 0; missed--)
+            keep *= (float)d->residual_keep / 255.0f;
+    return keep;
+}
+
 /*
  * DZ with error feedback (Seide et al. 2014; Karimireddy et al. 2019): what earlier rounds kept back is added before coding,
- * and what this one keeps back is remembered, in 8 bits of the step. The step is taken from the delta itself.
+ * and what this one keeps back is remembered, in 8 bits of the step. The step is the one TRAIN named, or, where it named none,
+ * one taken from the delta itself. A step that was named is answered with how far off the board's own choice would have been.
  */
 static qfl_status encode_with_feedback(qfl_device *d)
 {
-    uint32_t code = qfl_codec_dz_step(d->momentum, d->params, d->codec.levels);
-    float step = qfl_codec_dz_value(code), old = d->residual_step / 254.0f;
-    if (d->residual_step != 0.0f)
-        for (uint32_t i = 0; i < d->params; i++)
-            d->momentum[i] += (float)d->residual[i] * old;
-    qfl_status status = qfl_codec_dz_encode(&d->layout, d->momentum, code, (uint8_t *)d->work,
-                                            4 * d->params + SLACK_BYTES, &d->delta_size);
-    if (status != QFL_OK)
-        return status;
-    for (uint32_t i = 0; i < d->params; i++) {
-        float v = d->momentum[i];
-        float t = (v - (float)qfl_codec_dz_symbol(v, step) * step) / step * 254.0f;
-        int32_t q = (int32_t)(t < 0.0f ? t - 0.5f : t + 0.5f);
-        d->residual[i] = (int8_t)(q < -127 ? -127 : q > 127 ? 127 : q);
+    int32_t own = (int32_t)qfl_codec_dz_step(d->momentum, d->params, d->codec.levels);
+    int32_t off = own - (int32_t)d->round_step;
+    qfl_codec_dz_form form = {(uint8_t)own, 0, 0};
+    if (d->round_step != 0) {
+        form.code = d->round_step;
+        form.agreed = 1;
+        form.offset = (int8_t)(off < -8 ? -8 : off > 7 ? 7 : off);
     }
-    d->residual_step = step;
-    return QFL_OK;
+    if (d->residual_step != 0.0f)
+        qfl_codec_dz_feed_back(d->momentum, d->params, d->residual, d->residual_step, residual_kept(d));
+    const int32_t *symbols = qfl_codec_dz_quantise(d->momentum, d->params, form.code, d->residual);
+    qfl_status status = qfl_codec_dz_write(&d->layout, symbols, &form, (uint8_t *)d->work, 4 * d->params + SLACK_BYTES,
+                                           &d->delta_size);
+    d->residual_step = status == QFL_OK ? qfl_codec_dz_value(form.code) : 0.0f;
+    d->residual_round = d->round;
+    return status;
+}
+
+/* 0 when the fit ran away: nothing of it is sent or remembered. */
+static int finite_delta(const qfl_device *d)
+{
+    for (uint32_t i = 0; i < d->params; i++)
+        if (!(d->momentum[i] - d->momentum[i] == 0.0f))
+            return 0;
+    return 1;
 }
 
 /* Loss in one byte: (16 + low nibble) * 2^(high nibble - 12), rounded down; 0 below 1/256, 255 for NaN and beyond. */
@@ -219,7 +240,9 @@ static void finish_fit(qfl_device *d)
 {
     for (uint32_t i = 0; i < d->params; i++)
         d->momentum[i] = d->work[i] - d->global[i];
-    if (d->codec.kind == QFL_CODEC_DZ)
+    if (!finite_delta(d))
+        d->delta_status = QFL_E_NONFINITE;
+    else if (d->codec.kind == QFL_CODEC_DZ)
         d->delta_status = (int8_t)encode_with_feedback(d);
     else
         d->delta_status = (int8_t)qfl_codec_encode(&d->codec, &d->layout, d->momentum, (uint8_t *)d->work,
@@ -232,7 +255,7 @@ static void finish_fit(qfl_device *d)
 
 void qfl_device_answer_waiting(qfl_device *d)
 {
-    if (d->waiting && d->waiting_kind != QFL_MSG_EVAL && d->delta_done)
+    if (d->waiting && (d->waiting_kind == QFL_MSG_TRAIN || d->waiting_kind == QFL_MSG_TRAIN_UPDATE) && d->delta_done)
         answer_delta(d);
 }
 
@@ -280,6 +303,8 @@ void qfl_device_work(qfl_device *d)
 {
     if (d->state == QFL_DEVICE_EVALUATING)
         evaluate_slice(d);
+    else if (d->state == QFL_DEVICE_SUMMING)
+        qfl_device_stats_slice(d);
     else if (!qfl_head_fit_step(&d->fit))
         finish_fit(d);
 }
