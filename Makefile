@@ -9,15 +9,15 @@ export PLATFORMIO_CORE_DIR := $(CORE)
 export PLATFORMIO_SETTING_ENABLE_TELEMETRY := no
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-C_SOURCES := $(shell find firmware/lib firmware/boards firmware/bench firmware/src firmware/platforms -name '*.[ch]' -o -name '*.ld' -o -name '*.json' -o -name '*.py')
+C_SOURCES := $(shell find firmware/lib firmware/boards firmware/bench firmware/cases firmware/src firmware/platforms -name '*.[chS]' -o -name '*.ld' -o -name '*.json' -o -name '*.py')
 EXTENSION := host/quantfl/core/_qfl.abi3.so
 
-.PHONY: demo test firmware venv tools lint format clean recipes asan
+.PHONY: demo test firmware cores venv tools lint format clean recipes asan
 
 demo: firmware
 	$(BIN)/quantfl demo $(if $(QUANTFL_NO_ARM),--board native)
 
-test: $(VENV)/.test firmware
+test: $(VENV)/.test firmware cores
 	$(BIN)/python -m pytest
 
 # The system's compilers and emulators, where its package manager can give them.
@@ -54,6 +54,22 @@ firmware: $(EXTENSION) .pio/.native
 .pio/.arm: $(VENV)/.demo $(C_SOURCES) platformio.ini
 	$(BIN)/python tools/pio_offline/provision.py --core-dir $(CORE)
 	$(BIN)/pio run -s -e qemu_m4 -e bench_m4
+	@touch $@
+
+# All emulated cores, for the tests: those whose compiler is there.
+CORES_ARM := qemu_m0 qemu_m3 qemu_m7 qemu_m33 qemu_m55 cases_m0 cases_m3 cases_m4 cases_m7 cases_m33 cases_m55
+CORES_RISCV := qemu_rv32imc cases_rv32imc
+CORES_XTENSA := cases_lx106
+
+cores: firmware .pio/.cores
+
+.pio/.cores: $(VENV)/.demo $(C_SOURCES) platformio.ini
+	@envs=""; if [ -z "$(QUANTFL_NO_ARM)" ]; then \
+	  command -v arm-none-eabi-gcc >/dev/null && envs="$$envs $(CORES_ARM)"; \
+	  command -v riscv64-unknown-elf-gcc >/dev/null && envs="$$envs $(CORES_RISCV)"; \
+	  command -v xtensa-lx106-elf-gcc >/dev/null && envs="$$envs $(CORES_XTENSA)"; fi; \
+	$(BIN)/python tools/pio_offline/provision.py --core-dir $(CORE) >/dev/null; \
+	for e in $$envs; do args="$$args -e $$e"; done; [ -z "$$args" ] || $(BIN)/pio run -s $$args
 	@touch $@
 
 asan: $(VENV)/.test

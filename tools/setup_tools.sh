@@ -16,9 +16,15 @@ EOF
 if [ -z "${QUANTFL_NO_ARM:-}" ]; then
     want arm-none-eabi-gcc gcc-arm-none-eabi
     want qemu-system-arm qemu-system-arm
-    if command -v dpkg >/dev/null 2>&1 && ! dpkg -s picolibc-arm-none-eabi >/dev/null 2>&1; then
-        need="$need picolibc-arm-none-eabi"
-    fi
+    # The other emulated cores, for `make test`.
+    want riscv64-unknown-elf-gcc gcc-riscv64-unknown-elf
+    want qemu-system-riscv32 qemu-system-misc
+    want xtensa-lx106-elf-gcc gcc-xtensa-lx106
+    for libc in picolibc-arm-none-eabi picolibc-riscv64-unknown-elf; do
+        if command -v dpkg >/dev/null 2>&1 && ! dpkg -s $libc >/dev/null 2>&1; then
+            need="$need $libc"
+        fi
+    done
 fi
 [ -z "$need" ] && exit 0
 

@@ -92,7 +92,13 @@ def main() -> None:
     packages, platforms = core / "packages", core / "platforms"
     for folder in (packages, platforms):
         folder.mkdir(parents=True, exist_ok=True)
-    done = [scons(packages), native(platforms), toolchain(packages, "toolchain-gccarmnoneeabi", "arm-none-eabi-")]
+    done = [scons(packages), native(platforms)]
+    for name, prefix in (
+        ("toolchain-gccarmnoneeabi", "arm-none-eabi-"),
+        ("toolchain-riscv", "riscv64-unknown-elf-"),
+        ("toolchain-xtensa", "xtensa-lx106-elf-"),
+    ):
+        done.append(toolchain(packages, name, prefix))
     state = core / "appstate.json"
     if not state.exists():
         from platformio import __version__

@@ -1,22 +1,27 @@
 /*
- * Emulated MPS2 boards (QEMU): CMSDK UART0 is the link, UART1 the sample channel, CMSDK timer 0 the clock, flash is
- * 1 MiB of PSRAM, where a memory backend can make it survive the machine. Addresses: ARM DAI 0386 and DUI 0479.
+ * Emulated MPS2 and MPS3 boards (QEMU): CMSDK UART0 is the link, UART1 the sample channel, CMSDK timer 0 the clock, or SysTick where
+ * there is none; flash is 1 MiB of external memory, where a memory backend can make it survive the machine. Addresses come from
+ * firmware/platforms/qemu/boards (ARM DAI 0386, 0505, 0547 and DUI 0479): QFL_UART0, QFL_UART1, QFL_IRQ_LINK, QFL_IRQ_SAMPLES,
+ * QFL_TIMER0, QFL_MEMORY.
  */
 #include <string.h>
 
 #include "../common/qfl_board.h"
 #include "../common/qfl_ram_flash.h"
 #include "../common/qfl_sample_record.h"
+#include "../common/qfl_systick.h"
 
 #define REG(a) (*(volatile uint32_t *)(uintptr_t)(a))
 
 enum {
-    TIMER0 = 0x40000000, UART0 = 0x40004000, UART1 = 0x40005000,
     UART_DATA = 0, UART_STATE = 4, UART_CTRL = 8, UART_INT = 12, UART_BAUDDIV = 16,
     STATE_TX_FULL = 1, STATE_RX_FULL = 2, STATE_RX_OVERRUN = 8, CTRL_TX_RX = 3, CTRL_RX_INT = 8,
-    PSRAM = 0x21000000, FLASH = 1 << 20, UID_AT = 0x21200000, UID_BYTES = 8, TICKS_PER_US = 25,
+    FLASH = 1 << 20, UID_BYTES = 8, TICKS_PER_US = F_CPU / 1000000,
     SPINS = 2000, LINK_RING = 4096, SAMPLE_RING = 2048
 };
+
+#define PSRAM ((uint32_t)QFL_MEMORY)
+#define UID_AT (PSRAM + 0x200000u)
 
 typedef struct uart {
     uintptr_t base;
@@ -65,8 +70,8 @@ static void on_receive(uart *u)
     drain(u);
 }
 
-void qfl_irq0(void) { on_receive(&board.link); }
-void qfl_irq2(void) { on_receive(&board.samples); }
+void qfl_irq_link(void) { on_receive(&board.link); }
+void qfl_irq_samples(void) { on_receive(&board.samples); }
 
 static void open_uart(uart *u, uintptr_t base, uint8_t *ring, uint32_t size)
 {
@@ -96,14 +101,37 @@ static uint32_t read_uart(uart *u, uint8_t *p, uint32_t n)
 
 static qemu_board *self(void *ctx) { return ctx; }
 
-/* The 32-bit timer wraps in 171 s; it is looked at far more often. */
+#ifdef QFL_TIMER0
+static void start_clock(void)
+{
+    REG(QFL_TIMER0 + 8) = 0xFFFFFFFFu; /* reload */
+    REG(QFL_TIMER0 + 4) = 0xFFFFFFFFu; /* value, counts down */
+    REG(QFL_TIMER0 + 0) = 1;
+}
+
+/* The 32-bit timer wraps in minutes; it is looked at far more often. */
 static uint64_t now(qemu_board *b)
 {
-    uint32_t t = ~REG(TIMER0 + 4);
+    uint32_t t = ~REG(QFL_TIMER0 + 4);
     b->ticks += t - b->last_ticks;
     b->last_ticks = t;
     return b->ticks;
 }
+
+/* Ended by a received byte too. */
+static void wait(uint32_t clocks)
+{
+    REG(0xE000E014u) = clocks;
+    REG(0xE000E018u) = 0;
+    REG(0xE000E010u) = 7;
+    __asm volatile("wfi");
+    REG(0xE000E010u) = 0;
+}
+#else
+static void start_clock(void) { qfl_systick_start(); }
+static uint64_t now(qemu_board *b) { return b->ticks = qfl_systick_now(); }
+static void wait(uint32_t clocks) { qfl_systick_wait(clocks); }
+#endif
 
 static void port_poll(void *ctx) { (void)now(self(ctx)); }
 static uint32_t port_ms(void *ctx) { return (uint32_t)(now(self(ctx)) / (TICKS_PER_US * 1000u)); }
@@ -178,7 +206,7 @@ static int32_t port_uid(void *ctx, uint8_t *p, uint32_t n)
 
 static uint32_t port_reset_cause(void *ctx) { return self(ctx)->reset_cause; }
 
-/* One SysTick interrupt ends the sleep; a received byte does too. */
+/* At most 500 ms: 2^24 clocks, SysTick's range, are more than that on all these boards. */
 static void port_sleep(void *ctx, uint32_t ms)
 {
     qemu_board *b = self(ctx);
@@ -190,15 +218,11 @@ static void port_sleep(void *ctx, uint32_t ms)
     for (uint32_t i = 0; i < SPINS; i++)
         if (b->link.head != b->link.tail)
             return;
-    REG(0xE000E014u) = ms * TICKS_PER_US * 1000u;
-    REG(0xE000E018u) = 0;
-    REG(0xE000E010u) = 7;
     __asm volatile("cpsid i" ::: "memory");
     /* Bytes waiting on a stalled or filled ring are looked at by the next poll; samples alone do not end the sleep. */
     if (b->link.head == b->link.tail)
-        __asm volatile("wfi");
+        wait(ms * TICKS_PER_US * 1000u);
     __asm volatile("cpsie i" ::: "memory");
-    REG(0xE000E010u) = 0;
     (void)now(b);
 }
 
@@ -222,18 +246,24 @@ static uint8_t *port_arena(void *ctx, uint32_t *size)
     return __arena_start;
 }
 
+/* Receive and transmit of a UART stand next to each other; only receiving is switched on there. */
+static void enable(uint32_t irq)
+{
+    for (uint32_t i = irq; i < irq + 2; i++)
+        REG(0xE000E100u + 4 * (i / 32)) = 1u << i % 32;
+}
+
 const qfl_port *qfl_board_open(int argc, char **argv)
 {
     (void)argc;
     (void)argv;
     qemu_board *b = &board;
-    REG(TIMER0 + 8) = 0xFFFFFFFFu; /* reload */
-    REG(TIMER0 + 4) = 0xFFFFFFFFu; /* value, counts down at 25 MHz */
-    REG(TIMER0 + 0) = 1;
+    start_clock();
     b->reset_cause = qfl_fault_resets != 0 ? 4 : 0;
-    open_uart(&b->link, UART0, link_ring, sizeof link_ring);
-    open_uart(&b->samples, UART1, sample_ring, sizeof sample_ring);
-    REG(0xE000E100u) = 1u << 0 | 1u << 2; /* receive interrupts of both UARTs */
+    open_uart(&b->link, QFL_UART0, link_ring, sizeof link_ring);
+    open_uart(&b->samples, QFL_UART1, sample_ring, sizeof sample_ring);
+    enable(QFL_IRQ_LINK);
+    enable(QFL_IRQ_SAMPLES);
     __asm volatile("cpsie i");
     qfl_port p = {
         b, QFL_BOARD_NAME, QFL_BOARD_RAM, QFL_BOARD_FLASH, port_poll, port_ms, port_us, port_link_up, port_link_epoch,

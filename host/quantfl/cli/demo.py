@@ -9,7 +9,7 @@ import typer
 
 
 def command(
-    board: str = typer.Option(None, "--board", help="native, qemu_m4 or inproc; default: the best that can be booted."),
+    board: str = typer.Option(None, "--board", help="Kind of emulated board (docs/BOARDS.md); default: the best that can be booted."),
     out: Path = typer.Option(Path("demo"), "--out", help="Folder for everything that is written; emptied first."),
     rounds: int = typer.Option(None, min=1, help="Rounds; default: those of models/digits/demo.toml."),
     as_json: bool = typer.Option(False, "--json", help="Print the summary as JSON."),
@@ -19,6 +19,7 @@ def command(
     from quantfl.cli.run import execute
     from quantfl.emulate import KINDS, available, best_kind
     from quantfl.emulate.base import ROOT
+    from quantfl.emulate.qemu import MACHINES
     from quantfl.errors import ToolError, UsageError
     from quantfl.fleet import config
 
@@ -29,13 +30,11 @@ def command(
         raise UsageError(f"--board {board}: known are {', '.join(KINDS)}")
     say = stderr_console() if as_json else console()
     kind = board or best_kind()
-    what = {
-        "qemu_m4": "emulated Cortex-M4F boards (QEMU, the firmware PlatformIO built)",
-        "native": "native processes running the same C",
-        "inproc": "boards inside this process running the same C",
-    }[kind]
+    what = {"native": "native processes running the same C", "inproc": "boards inside this process running the same C"}.get(kind)
+    if what is None:
+        what = f"emulated {MACHINES[kind].core} boards (QEMU, the firmware PlatformIO built)"
     say.print(f"boards: {what}", highlight=False)
-    for better in KINDS[1::-1]:
+    for better in ("qemu_m4", "native"):
         if better == kind:
             break
         if (reason := available(better)) is not None:

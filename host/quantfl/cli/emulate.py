@@ -10,7 +10,7 @@ import typer
 
 
 def command(
-    board: str = typer.Option("native", "--board", help="native or qemu_m4."),
+    board: str = typer.Option("native", "--board", help="native, qemu_m4, or another emulated core: docs/BOARDS.md."),
     count: int = typer.Option(1, "-n", "--count", min=1, max=64, help="How many boards."),
     seed: int = typer.Option(1, min=0, help="Decides the boards' unique ids and the split."),
     package: Path = typer.Option(None, "--package", help="With --data: the package whose input the samples are for."),
@@ -20,11 +20,12 @@ def command(
     as_json: bool = typer.Option(False, "--json", help="Print the list of boards as one JSON line."),
 ) -> int:
     """Boot boards, print their ports, and keep them running until Ctrl-C or until this process ends."""
-    from quantfl.emulate import boot_fleet, close_all
+    from quantfl.emulate import KINDS, boot_fleet, close_all
     from quantfl.errors import UsageError
 
-    if board not in ("native", "qemu_m4"):
-        raise UsageError(f"--board {board}: native and qemu_m4 can be reached from other processes")
+    if board not in KINDS or board == "inproc":
+        known = ", ".join(k for k in KINDS if k != "inproc")
+        raise UsageError(f"--board {board}: boards that other processes can reach are {known}")
     shards = None
     if data is not None:
         if package is None:
@@ -53,7 +54,7 @@ def _announce(boards, as_json: bool) -> None:
         print(json.dumps(rows), flush=True)
         return
     for b in boards:
-        print(f"{b.name}  {b.kind}  {b.url}  samples: {b.samples_url}", flush=True)
+        print(f"{b.name}  {b.kind}  {b.url}  samples: {b.samples_url or 'from this process'}", flush=True)
 
 
 def _shards(package: Path, data: str, path: Path | None, split: str, count: int, seed: int):

@@ -13,7 +13,7 @@ def command(
     out: Path = typer.Option(None, "--out", help="Folder of the run; default: run.out or runs/NAME."),
     resume: bool = typer.Option(False, "--resume", help="Go on from the last checkpoint in the folder."),
     compare: bool = typer.Option(False, "--compare", help="Repeat the rounds over plain float32 in-process, for the bytes."),
-    board: str = typer.Option(None, "--board", help="Emulated boards of this kind: native, qemu_m4 or inproc."),
+    board: str = typer.Option(None, "--board", help="Emulated boards of this kind (docs/BOARDS.md)."),
     as_json: bool = typer.Option(False, "--json", help="Print the summary as JSON; progress goes to stderr."),
 ) -> int:
     """Run the rounds of DESCRIPTION. Ctrl-C ends the run cleanly with everything so far kept (exit code 130)."""

@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +19,8 @@ import numpy as np
 
 from quantfl.errors import LinkError, ToolError
 
-KINDS = ("native", "qemu_m4", "inproc")
+QEMU_KINDS = ("qemu_m4", "qemu_m0", "qemu_m3", "qemu_m7", "qemu_m33", "qemu_m55", "qemu_rv32imc")
+KINDS = ("native", *QEMU_KINDS, "inproc")
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -62,10 +64,13 @@ def available(kind: str) -> str | None:
     try:
         if kind == "native":
             firmware("native", "program")
-        elif kind == "qemu_m4":
-            if shutil.which("qemu-system-arm") is None:
-                return "qemu-system-arm is not installed (package qemu-system-arm)"
-            firmware("qemu_m4", "firmware.elf")
+        elif kind in QEMU_KINDS:
+            from quantfl.emulate.qemu import MACHINES
+
+            machine = MACHINES[kind]
+            if shutil.which(machine.command) is None:
+                return f"{machine.command} is not installed (package {machine.debian})"
+            firmware(kind, "firmware.elf")
         elif kind != "inproc":
             return f"unknown kind of board {kind!r}; known are {', '.join(KINDS)}"
     except ToolError as error:
@@ -87,7 +92,7 @@ def boot_fleet(kind: str, count: int, *, seed: int = 1, prefix: str = "board") -
     from quantfl.emulate.native import NativeBoard
     from quantfl.emulate.qemu import QemuBoard
 
-    make = {"native": NativeBoard, "qemu_m4": QemuBoard, "inproc": InprocBoardHandle}[kind]
+    make = {"native": NativeBoard, "inproc": InprocBoardHandle}.get(kind) or partial(QemuBoard, kind=kind)
     boards: list[Board] = []
     try:
         for i in range(count):
@@ -120,18 +125,20 @@ def spawn(command: list[str], **kwargs) -> subprocess.Popen:
         raise ToolError(f"cannot start {command[0]}: {error.strerror}") from None
 
 
-def send_samples(url: str, x: np.ndarray, labels: np.ndarray) -> int:
-    """Write sample records to a sample channel (firmware/boards/common/qfl_sample_record.h); returns the bytes."""
-    host, _, port = url.removeprefix("socket://").partition(":")
+def sample_records(x: np.ndarray, labels: np.ndarray) -> bytes:
+    """Samples int8 [n, size] and labels [n] as boards read them (firmware/boards/common/qfl_sample_record.h)."""
     x = np.ascontiguousarray(x, np.int8).reshape(len(x), -1)
-    sent = 0
+    return b"".join(b"\xa5\x5a" + struct.pack("<HI", int(k), row.size) + row.tobytes() for row, k in zip(x, labels, strict=True))
+
+
+def send_samples(url: str, x: np.ndarray, labels: np.ndarray) -> int:
+    """Write sample records to a sample channel; blocks until the board has taken them; returns the bytes."""
+    host, _, port = url.removeprefix("socket://").partition(":")
+    records = sample_records(x, labels)
     try:
         with socket.create_connection((host, int(port)), timeout=10) as s:
             s.settimeout(120)
-            for row, label in zip(x, labels, strict=True):
-                record = b"\xa5\x5a" + struct.pack("<HI", int(label), row.size) + row.tobytes()
-                s.sendall(record)
-                sent += len(record)
+            s.sendall(records)
             s.shutdown(socket.SHUT_WR)
             # Wait until the board has read everything: closing with unread data would drop it.
             while s.recv(4096):
@@ -140,4 +147,4 @@ def send_samples(url: str, x: np.ndarray, labels: np.ndarray) -> int:
         raise LinkError(f"{url}: the board does not take samples; is a package on it?") from None
     except OSError as error:
         raise LinkError(f"{url}: samples cannot be fed: {error.strerror or error}") from None
-    return sent
+    return len(records)

@@ -1,38 +1,80 @@
-"""Boards in QEMU: the firmware ELF that PlatformIO built, on an emulated MPS2 AN386 (Cortex-M4F)."""
+"""Boards in QEMU: the firmware ELF that PlatformIO built, on one of the machines of firmware/platforms/qemu/boards."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
+import struct
 import subprocess
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from quantfl.emulate.base import firmware, send_samples, spawn
+from quantfl.emulate.base import firmware, sample_records, send_samples, spawn
 from quantfl.errors import ToolError
 
-_UID_AT = 0x21200000
-_MACHINE = ["-M", "mps2-an386"]
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine QEMU models. memory: base, size and QEMU name of the memory in which the board's flash lies at `flash_at`, None:
+    the flash is a part of its own. uid_at: where the board looks for its unique id, None: in the file "uid".
+
+    samples: a second UART ("uart"), or a file in the emulator's folder ("file").
+    """
+
+    system: str
+    args: tuple[str, ...]
+    core: str
+    samples: str = "uart"
+    uid_at: int | None = None
+    memory: str | None = None  # size of a memory backend, where flash can be kept in a file
+
+    @property
+    def command(self) -> str:
+        return f"qemu-system-{self.system}"
+
+    @property
+    def debian(self) -> str:
+        """The Debian package of the emulator."""
+        return "qemu-system-arm" if self.system == "arm" else "qemu-system-misc"
+
+
+MACHINES = {
+    "qemu_m0": Machine("arm", ("-M", "microbit"), "Cortex-M0", "file"),
+    "qemu_m3": Machine("arm", ("-M", "mps2-an385"), "Cortex-M3", uid_at=0x21200000, memory="16M"),
+    "qemu_m4": Machine("arm", ("-M", "mps2-an386"), "Cortex-M4F", uid_at=0x21200000, memory="16M"),
+    "qemu_m7": Machine("arm", ("-M", "mps2-an500"), "Cortex-M7", uid_at=0x60200000, memory="16M"),
+    "qemu_m33": Machine("arm", ("-M", "mps2-an505"), "Cortex-M33", uid_at=0x80200000, memory="16M"),
+    "qemu_m55": Machine("arm", ("-M", "mps3-an547"), "Cortex-M55", uid_at=0x60200000, memory="2G"),
+    "qemu_rv32imc": Machine(
+        "riscv32", ("-M", "virt", "-cpu", "rv32", "-m", "16M", "-bios", "none"), "RV32IMC", "file", memory="16M"
+    ),
+}
 
 
 class QemuBoard:
-    """One emulated board; its two UARTs are TCP ports on this machine, bound by us so that no port is raced for.
+    """One emulated board; its UARTs are TCP ports on this machine, bound by us so that no port is raced for.
 
-    flash: file that backs the PSRAM in which the flash lies, so that it survives the machine.
+    kind: a key of MACHINES. flash: file that backs the memory in which the flash lies, so that it survives the machine.
     """
 
-    kind = "qemu_m4"
-
-    def __init__(self, name: str, *, uid: bytes, flash: str | None = None, elf: str | None = None):
-        self.name, self.uid, self.flash = name, uid, flash
-        self.elf = elf or str(firmware("qemu_m4", "firmware.elf"))
+    def __init__(self, name: str, *, uid: bytes, kind: str = "qemu_m4", flash: str | None = None, elf: str | None = None):
+        self.name, self.uid, self.kind, self.flash = name, uid, kind, flash
+        self.machine = MACHINES[kind]
+        if flash and self.machine.memory is None:
+            raise ToolError(f"{kind}: QEMU cannot keep this board's flash in a file")
+        self.elf = elf or str(firmware(kind, "firmware.elf"))
         self.url, self.samples_url = "", None
         self._process: subprocess.Popen | None = None
         self._sockets: list[socket.socket] = []
         self._qmp: socket.socket | None = None
+        self._folder: Path | None = None
+        self._batch = 0
 
     @property
     def alive(self) -> bool:
@@ -50,28 +92,34 @@ class QemuBoard:
         return s
 
     def start(self) -> None:
-        ports = [int(u.rsplit(":", 1)[1]) for u in (self.url, self.samples_url) if u] or [0, 0]
+        machine, uart = self.machine, self.machine.samples == "uart"
+        ports = [int(u.rsplit(":", 1)[1]) for u in (self.url, self.samples_url) if u] or [0] * (2 if uart else 1)
         self._sockets = [self._listen(p) for p in ports]
         ours, theirs = socket.socketpair()
-        link, samples = (s.fileno() for s in self._sockets)
-        command = ["qemu-system-arm", *_MACHINE, "-kernel", self.elf, "-nodefaults", "-display", "none",
-                   "-monitor", "none",
-                   "-chardev", f"socket,id=link,fd={link},server=on,wait=off,nodelay=on", "-serial", "chardev:link",
-                   "-chardev", f"socket,id=samples,fd={samples},server=on,wait=off", "-serial", "chardev:samples",
+        command = [machine.command, *machine.args, "-kernel", self.elf, "-nodefaults", "-display", "none", "-monitor", "none",
                    "-chardev", f"socket,id=qmp,fd={theirs.fileno()}", "-mon", "chardev=qmp,mode=control"]  # fmt: skip
-        for i, part in enumerate(np.frombuffer(self.uid.ljust(8, b"\0")[:8], "<u4")):
-            command += ["-device", f"loader,addr={_UID_AT + 4 * i:#x},data={int(part):#x},data-len=4"]
+        for name, s in zip(("link", "samples"), self._sockets, strict=False):
+            command += ["-chardev", f"socket,id={name},fd={s.fileno()},server=on,wait=off,nodelay=on", "-serial", f"chardev:{name}"]
+        if machine.uid_at is not None:
+            for i, part in enumerate(struct.unpack("<2I", self.uid.ljust(8, b"\0")[:8])):
+                command += ["-device", f"loader,addr={machine.uid_at + 4 * i:#x},data={part:#x},data-len=4"]
+        if not uart:
+            self._folder = self._folder or Path(tempfile.mkdtemp(prefix="quantfl-board-"))
+            (self._folder / "uid").write_bytes(self.uid.ljust(8, b"\0")[:8])
+            (self._folder / "samples").unlink(missing_ok=True)
+            command += ["-semihosting-config", "enable=on,target=native"]
         if self.flash:
-            command[1:3] = ["-M", "mps2-an386,memory-backend=fl", "-object",
-                            f"memory-backend-file,id=fl,size=16M,mem-path={self.flash},share=on"]  # fmt: skip
+            command[2] += ",memory-backend=fl"
+            command += ["-object", f"memory-backend-file,id=fl,size={machine.memory},mem-path={Path(self.flash).absolute()},share=on"]
         self._process = spawn(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            pass_fds=(link, samples, theirs.fileno()),
+            pass_fds=(*(s.fileno() for s in self._sockets), theirs.fileno()), cwd=self._folder,
         )  # fmt: skip
         theirs.close()
         self._qmp = ours
         self._qmp.settimeout(10)
-        self.url, self.samples_url = (f"socket://127.0.0.1:{s.getsockname()[1]}" for s in self._sockets)
+        urls = [f"socket://127.0.0.1:{s.getsockname()[1]}" for s in self._sockets]
+        self.url, self.samples_url = urls[0], urls[1] if uart else None
         try:
             self._command("qmp_capabilities")
         except (OSError, ValueError):
@@ -102,6 +150,9 @@ class QemuBoard:
             if s is not None:
                 s.close()
         self._sockets, self._qmp, self._process = [], None, None
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
 
     def kill(self) -> None:
         if self._process is not None:
@@ -111,7 +162,9 @@ class QemuBoard:
             s.close()
 
     def reset(self) -> None:
-        """The reset button: RAM is lost, flash stays."""
+        """The reset button: RAM is lost, flash stays; its sensor starts anew."""
+        if self._folder is not None:
+            (self._folder / "samples").unlink(missing_ok=True)
         self._command("system_reset")
 
     def pause(self) -> None:
@@ -122,12 +175,17 @@ class QemuBoard:
         os.kill(self._process.pid, signal.SIGCONT)
 
     def feed(self, x: np.ndarray, labels: np.ndarray) -> int:
-        return send_samples(self.samples_url, x, labels)
+        if self.samples_url is not None:
+            return send_samples(self.samples_url, x, labels)
+        records = sample_records(x, labels)
+        self._batch += 1
+        part = self._folder / "samples.part"
+        part.write_bytes(struct.pack("<I", self._batch) + records)
+        part.replace(self._folder / "samples")  # the board sees the old batch or the new one
+        return len(records)
 
     def cpu_seconds(self) -> float:
         """Processor time the emulator has used."""
         text = Path(f"/proc/{self._process.pid}/stat").read_text()
         fields = text.rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-

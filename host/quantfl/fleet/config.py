@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from quantfl.core.codec import LEVELS, Codec
 from quantfl.core.head import FitConfig
+from quantfl.emulate.base import KINDS
 from quantfl.errors import UsageError
 from quantfl.link.energy import RADIOS, joules
 from quantfl.strategy.closed_form import StatsSpec
@@ -56,9 +57,16 @@ class BoardTable(_Table):
 class FleetTable(_Table):
     """[fleet]: either emulated boards that the run boots itself, or boards at ports."""
 
-    emulate: Literal["auto", "native", "qemu_m4", "inproc"] | None = None
+    emulate: str | None = None
     boards: Annotated[int, Field(ge=1, le=4096)] = 8
     board: tuple[BoardTable, ...] = ()
+
+    @field_validator("emulate")
+    @classmethod
+    def _emulate(cls, value: str | None) -> str | None:
+        if value not in (None, "auto", *KINDS):
+            raise ValueError(f"must be one of auto, {', '.join(KINDS)}")
+        return value
 
     @model_validator(mode="after")
     def _one_of(self) -> FleetTable:

@@ -57,8 +57,8 @@ class Compiler(Operators):
             records.append(r)
         return records
 
-    def lay_out(self, records: list[Record], cut_op: int) -> tuple[dict[int, int], int]:
-        """Arena offsets by tensor index, and the arena's size; records get theirs."""
+    def lay_out(self, records: list[Record], cut_op: int, shift: int = 0) -> tuple[dict[int, int], int]:
+        """Arena offsets by tensor index, and the arena's size; records get theirs. shift: added to tensors' offsets."""
         ops = self.m.ops
         first: dict[int, int] = dict.fromkeys(self.m.inputs, 0)
         last: dict[int, int] = dict.fromkeys(self.m.inputs, 0)
@@ -82,11 +82,11 @@ class Compiler(Operators):
             b = blocks.setdefault(root[t], [0, first[t], last[t]])
             size = self.m.tensors[t].size
             b[0], b[1], b[2] = max(b[0], size), min(b[1], first[t]), max(b[2], last[t])
-        pieces = [plan.Block(t, size, a, b) for t, (size, a, b) in blocks.items()]
+        pieces = [plan.Block(t, size + shift, a, b) for t, (size, a, b) in blocks.items()]
         count = len(self.m.tensors)
         pieces += [plan.Block(count + i, r.scratch_size, i, i) for i, r in enumerate(records) if r.scratch_size]
         offsets, size = plan.place(pieces)
-        where = {t: offsets[root[t]] for t in first}
+        where = {t: offsets[root[t]] + shift for t in first}
         for i, (op, r) in enumerate(zip(ops, records, strict=True)):
             r.src, r.dst = where[op.inputs[0]], where[op.outputs[0]]
             if r.src2_size:
@@ -118,18 +118,20 @@ def compile_program(
     name: str = "",
     labels: tuple[str, ...] = (),
     source: str = "the model",
+    shift: int = 0,
 ) -> bytes:
     """The package: `data` (a full int8 .tflite) with our program in its metadata.
 
     cut_op: operators [0, cut_op) are the backbone and the input of operator cut_op is the cut tensor; None: the whole
-    model is backbone and there is nothing to train. UnsupportedError names operator, layer and remedy.
+    model is backbone and there is nothing to train. shift: 0..15, by which all tensors are misaligned (tests of kernels).
+    UnsupportedError names operator, layer and remedy.
     """
     with damage(source):
-        return _compile(original_of(data), cut_op, head, name, labels, source)
+        return _compile(original_of(data), cut_op, head, name, labels, source, shift)
 
 
 def _compile(
-    data: bytes, cut_op: int | None, head: HeadSpec | None, name: str, labels: tuple[str, ...], source: str
+    data: bytes, cut_op: int | None, head: HeadSpec | None, name: str, labels: tuple[str, ...], source: str, shift: int
 ) -> bytes:
     model = ModelFile(data, source)
     compiler = Compiler(model)
@@ -139,7 +141,7 @@ def _compile(
     cut = len(records) if cut_op is None else cut_op
     if not 0 <= cut <= len(records):
         raise PackageError(f"{source}: cannot cut at operator {cut} of {len(records)}")
-    where, arena = compiler.lay_out(records, cut)
+    where, arena = compiler.lay_out(records, cut, shift)
     features = model.tensors[model.ops[cut].inputs[0] if cut < len(records) else model.ops[-1].outputs[0]]
     entry = model.tensors[model.inputs[0]]
     if head is not None and (head.dims[0] != features.size or len(head.dims) - 1 > MAX_HEAD_LAYERS):

@@ -29,12 +29,13 @@ void Fault_Handler(void)
 }
 
 void Default_Handler(void) { Fault_Handler(); }
-void SysTick_Handler(void) { *(volatile uint32_t *)0xE000E010u = 0; } /* only ends a WFI */
+/* Only ends a WFI; a port whose clock it is has its own. */
+__attribute__((weak)) void SysTick_Handler(void) { *(volatile uint32_t *)0xE000E010u = 0; }
 
 void Reset_Handler(void)
 {
 #if defined(__ARM_FP)
-    *(volatile uint32_t *)0xE000ED88u |= 0xFu << 20; /* FPU on */
+    *(volatile uint32_t *)0xE000ED88u |= 0xFu << 20; /* FPU (and Helium) on */
     __asm volatile("dsb\n isb");
 #endif
     for (uint32_t *d = __data_start, *s = __data_load; d < __data_end;)
@@ -53,14 +54,22 @@ void Reset_Handler(void)
 }
 
 #define WEAK __attribute__((weak, alias("Default_Handler")))
-void qfl_irq0(void) WEAK;
-void qfl_irq2(void) WEAK;
+void qfl_irq_link(void) WEAK;
+void qfl_irq_samples(void) WEAK;
+
+/* QFL_IRQ_LINK, QFL_IRQ_SAMPLES: the board's numbers of both receive interrupts. Each MPS UART has transmit and receive next to
+ * each other, in an order that differs between boards; only receiving is enabled, so both vectors lead to one handler. */
+#ifndef QFL_IRQ_SAMPLES
+#define QFL_IRQ_SAMPLES (QFL_IRQ_LINK + 2)
+#endif
+enum { IRQS = 64 };
 
 typedef void (*vector)(void);
 #pragma GCC diagnostic ignored "-Woverride-init"
 #pragma GCC diagnostic ignored "-Wpedantic"
-__attribute__((section(".vectors"), used)) const vector qfl_vectors[16 + 32] = {
+__attribute__((section(".vectors"), used)) const vector qfl_vectors[16 + IRQS] = {
     (vector)(uintptr_t)__stack_top, Reset_Handler, Fault_Handler, Fault_Handler,
-    [4 ... 14] = Default_Handler, [15] = SysTick_Handler, [16 ... 47] = Default_Handler,
-    [16 + 0] = qfl_irq0, [16 + 2] = qfl_irq2,
+    [4 ... 14] = Default_Handler, [15] = SysTick_Handler, [16 ... 15 + IRQS] = Default_Handler,
+    [16 + QFL_IRQ_LINK] = qfl_irq_link, [16 + QFL_IRQ_LINK + 1] = qfl_irq_link,
+    [16 + QFL_IRQ_SAMPLES] = qfl_irq_samples, [16 + QFL_IRQ_SAMPLES + 1] = qfl_irq_samples,
 };

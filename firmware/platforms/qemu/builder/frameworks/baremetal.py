@@ -11,15 +11,19 @@ build = Path(env.subst("$BUILD_DIR"))
 build.mkdir(parents=True, exist_ok=True)
 
 cpu = board.get("build.cpuflags").split()
-specs = ["--specs=" + board.get("build.specs")] if board.get("build.specs", "") else []
+defines = board.get("build.defines", "").split()
+stack = dict(d.split("=", 1) for d in defines).get("QFL_STACK_BYTES", "4096")
+specs = ["--specs=" + board.get("build.specs")] if board.get("build.specs", "") else ["-nolibc"]
 env.Append(
     ASFLAGS=cpu,
+    ASPPFLAGS=["-x", "assembler-with-cpp"],
     CCFLAGS=[*cpu, *specs, "-ffunction-sections", "-fdata-sections", "-fno-common", "-fstack-usage", "-g3",
              "-ffile-prefix-map={}=.".format(env.subst("$PROJECT_DIR"))],
     CFLAGS=["-std=c11"],
-    CPPDEFINES=[("F_CPU", board.get("build.f_cpu"))],
+    CPPDEFINES=[("F_CPU", board.get("build.f_cpu")), *(tuple(d.split("=", 1)) for d in defines)],
+    CPPPATH=[str(platform / "baremetal" / folder) for folder in board.get("build.include", "").split()],
     LINKFLAGS=[*cpu, *specs, "-nostartfiles", "-Wl,--gc-sections", "-Wl,-Map=" + str(build / "firmware.map"),
-               "-Wl,--fatal-warnings", "-Wl,--no-warn-rwx-segments"],
+               "-Wl,--fatal-warnings", "-Wl,--no-warn-rwx-segments", "-Wl,--defsym=STACK_SIZE=" + stack],
     LIBS=["gcc"],
     LIBPATH=[str(build)],
 )  # fmt: skip

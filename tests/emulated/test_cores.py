@@ -1,0 +1,80 @@
+"""Every core gives the same bytes: kernels, training, whole rounds. M0 to M55, RV32IMC, LX106, in QEMU."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from quantfl.fleet import api
+from quantfl.fleet.checkpoint import RunFolder
+from quantfl.fleet.config import load
+from quantfl.package.flatfile import ModelFile
+from quantfl.package.program import compile_program
+from tests.emulated.cases import CORES, Case, need_core, run_cases
+from tests.emulated.test_same_bytes import in_process, trained
+from tests.support import DEMO_MODEL, ROOT, need_board, need_digits
+from tests.unit.test_nn_models import structured
+from tests.unit.test_nn_ops import cases, convert, tf
+
+pytestmark = pytest.mark.emulated
+assert tf and in_process  # fixtures
+
+
+@pytest.fixture(scope="module")
+def kernel_cases(tf):  # noqa: F811
+    """Each generated model twice: as the host plans it, and with every tensor at an odd address."""
+    found = []
+    for name, shape, build in cases():
+        data = convert(tf, shape, build, sum(map(ord, name)))
+        size = int(np.prod(shape))
+        inputs = np.concatenate([np.random.default_rng(3).integers(-128, 128, (4, size), np.int8), structured(size, 6)])
+        for shift in (0, 1 + len(found) % 15):
+            found.append(Case(f"{name}+{shift}", compile_program(data, shift=shift), inputs))
+    for path in (DEMO_MODEL, ROOT / "models" / "micro" / "micro_int8.tflite"):
+        model = ModelFile(path.read_bytes())
+        size = model.tensors[model.inputs[0]].size
+        for shift in (0, 3):
+            package = compile_program(path.read_bytes(), shift=shift)
+            found.append(Case(f"{path.stem}+{shift}", package, np.random.default_rng(4).integers(-128, 128, (4, size), np.int8)))
+    return found
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_kernels(core, kernel_cases, tmp_path):
+    need_core(core)
+    found = run_cases(core, kernel_cases, tmp_path)
+    wrong, large = [], 0
+    for case in kernel_cases:
+        got = found[case.name]
+        if isinstance(got, str):
+            large += got == "too large"
+            wrong += [f"{case.name}: {got}"] if got != "too large" else []
+        elif (got != case.expected()).any():
+            wrong.append(f"{case.name}: {int((got != case.expected()).sum())} of {got.size} bytes differ")
+    assert not wrong
+    # 16 KB of RAM hold package, arena and inputs of most cases; everything else holds all.
+    assert large <= (len(kernel_cases) // 4 if core == "m0" else 0)
+
+
+@pytest.mark.parametrize("kind", ["qemu_m3", "qemu_m7", "qemu_m33", "qemu_m55", "qemu_rv32imc"])
+def test_rounds(kind, in_process, tmp_path):  # noqa: F811
+    """Three rounds of three boards: deltas, head and ledger equal those of boards inside this process."""
+    need_board(kind)
+    deltas, params, rows = trained(kind, tmp_path / "run")
+    assert deltas == in_process[0] and params == in_process[1] and rows == in_process[2]
+
+
+def test_rounds_in_16_kilobytes(tmp_path):
+    """A micro:bit trains: deltas and head equal those of boards inside this process."""
+    need_digits()
+    need_board("qemu_m0")
+    path = ROOT / "models" / "micro" / "micro.toml"
+    found = []
+    for kind in ("inproc", "qemu_m0"):
+        asyncio.run(api.run(load(path), base=path.parent, folder=tmp_path / kind, kind=kind))
+        state = RunFolder(tmp_path / kind).load()
+        found.append(([[b["delta_sha256"] for b in r["boards"].values()] for r in state.history[1:]], state.params.tobytes()))
+        assert state.history[-1]["accuracy"] > 0.5
+    assert found[0] == found[1]
