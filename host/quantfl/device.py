@@ -22,6 +22,7 @@ from quantfl.core.link import Counters
 from quantfl.errors import DeviceError, LinkError
 from quantfl.link.session import Answer, Session
 from quantfl.link.transport import BAUD, open_transport
+from quantfl.package.program import missing_operators
 
 STATES = {0: "empty", 1: "idle", 2: "training", 3: "evaluating", 4: "summing"}
 RESETS = {0: "power", 1: "pin", 2: "software", 3: "watchdog", 4: "other"}
@@ -30,7 +31,10 @@ _REQUEST_S = 5.0
 
 @dataclass(frozen=True)
 class DeviceInfo:
-    """A board's self-description. package: SHA-256 as hex, None when it holds none; head: hash of its global head."""
+    """A board's self-description. package: SHA-256 as hex, None when it holds none; head: hash of its global head.
+
+    operators: bit c for every operator code c its engine has. selftest: 0, or the number of the first kernel case that failed.
+    """
 
     protocol: int
     firmware: str
@@ -44,6 +48,8 @@ class DeviceInfo:
     reset: str
     uptime_ms: int
     lost: int
+    operators: int
+    selftest: int
     package: str | None = None
     head: int | None = None
     params: int = 0
@@ -183,12 +189,31 @@ class Device:
                 reset=RESETS.get(raw["reset"], "other"),
                 package=bytes(raw["package"]).hex() if "package" in raw else None,
                 head=int(raw["head"]) if "head" in raw else None,
-                **{k: int(raw[k]) for k in ("ram", "flash", "arena", "store", "uptime_ms", "lost")},
+                **{k: int(raw[k]) for k in ("ram", "flash", "arena", "store", "uptime_ms", "lost", "operators", "selftest")},
                 **{k: int(raw.get(k, 0)) for k in ("params", "features", "classes", "samples", "capacity")},
             )
         except (cbor2.CBORDecodeError, KeyError, TypeError, ValueError):
             raise self._garbled("the hello") from None
+        if self.info.selftest:
+            raise DeviceError(
+                f"{self.name} fails its self-test (kernel case {self.info.selftest}): it would compute wrong results; "
+                "flash its firmware again, or replace it"
+            )
         return self.info
+
+    async def selftest(self, timeout: float = _REQUEST_S) -> tuple[int, int, int]:
+        """Let the board run its kernels' known answers again: cases, how many failed, the first of these (from 1).
+
+        DeviceError when its memory is full of samples: a reset tests it as well.
+        """
+        answer = await self._request(lib.QFL_MSG_SELFTEST, timeout=timeout)
+        if answer.status == lib.QFL_E_NOMEM:
+            raise DeviceError(f"{self.name} has no memory to spare for a self-test; reset it: it tests itself when it starts")
+        if answer.status < 0:
+            raise self._refused(answer, "to test itself")
+        if len(answer.body) != 6:
+            raise self._garbled("a self-test request")
+        return struct.unpack("<3H", answer.body)
 
     async def status(self, timeout: float = _REQUEST_S) -> DeviceStatus:
         answer = await self._request(lib.QFL_MSG_STATUS, timeout=timeout)
@@ -209,6 +234,11 @@ class Device:
         sha = hashlib.sha256(package).hexdigest()
         if self.info is not None and self.info.package == sha:
             return False
+        if self.info is not None and (missing := missing_operators(package, self.info.operators)):
+            raise DeviceError(
+                f"{self.name} has no {', '.join(missing)} in its engine, which this package needs; build its firmware with them "
+                "(QFL_NN_OPS, see docs/PACKAGE.md)"
+            )
         moved = await self._put(lib.QFL_OBJECT_PACKAGE, package, "the package", timeout, progress)
         self._config = None
         await self.hello()

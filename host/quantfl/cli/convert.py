@@ -23,6 +23,7 @@ def command(
     from quantfl.cli.output import console, print_json
     from quantfl.fleet.checkpoint import write_atomic
     from quantfl.package.convert import convert
+    from quantfl.package.program import operator_mask
 
     done = convert(model, calibrate=calibrate, cut=cut, name=name, labels=tuple(labels.split(",")) if labels else ())
     _write(out, done.package, write_atomic)
@@ -35,7 +36,7 @@ def command(
     c.print(f"{out}: {len(done.package):,} bytes, sha256 {done.sha256[:16]}…", highlight=False)
     c.print(
         f"cut at layer {done.cut.layer}: head {'→'.join(map(str, done.cut.dims))}, {done.cut.params:,} parameters; "
-        f"activations {done.arena_size:,} bytes", highlight=False,
+        f"activations {done.arena_size:,} bytes; operators: QFL_NN_OPS={operator_mask(done.package):#x}", highlight=False,
     )  # fmt: skip
     if len(done.cuts) > 1:
         cuts = Table(title="possible cuts")

@@ -201,6 +201,21 @@ def original_of(data: bytes) -> bytes:
     return data
 
 
+def operator_mask(data: bytes) -> int:
+    """Bit c set for every operator code c of a package: what QFL_NN_OPS must hold of a board's firmware."""
+    fields = HEADER.unpack_from(data, ModelFile(data).metadata[METADATA_NAME][0])
+    at, count, mask = fields[21], fields[5], 0
+    for i in range(count):
+        mask |= 1 << struct.unpack_from("<I", data, at + i * RECORD_SIZE)[0]
+    return mask
+
+
+def missing_operators(data: bytes, linked: int) -> list[str]:
+    """Names of a package's operators that an engine with the mask `linked` lacks."""
+    lacking = operator_mask(data) & ~linked
+    return [next(name for name, code in CODES.items() if code == c) for c in range(1, 32) if lacking >> c & 1]
+
+
 @dataclass(frozen=True)
 class Package:
     """A package's fields, as the device will read them. params: float32 [P] initial head; sha256: hex of the file."""

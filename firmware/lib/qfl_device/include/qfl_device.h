@@ -37,6 +37,7 @@ typedef enum qfl_msg {
     QFL_MSG_COUNTERS = 10, /* the board's books of the link */
     QFL_MSG_TRAIN_UPDATE = 11, /* TRAIN, with a coded delta that leads to the head named */
     QFL_MSG_STATS = 12, /* class sums and scatter of the cached features */
+    QFL_MSG_SELFTEST = 13, /* run the kernels' known answers again -> cases u16, failed u16, first of them u16 (from 1) */
     QFL_MSG_FAILED = 0x40,
     QFL_MSG_ANSWER = 0x80
 } qfl_msg;

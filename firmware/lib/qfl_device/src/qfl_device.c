@@ -70,6 +70,9 @@ qfl_status qfl_device_create(qfl_device **out, const qfl_port *port)
     at += aligned(d->out_cap);
     d->answer = arena + at;
     d->model_at = at + ANSWER_BYTES;
+    if (size - d->model_at < QFL_NN_SELFTEST_BYTES)
+        return QFL_E_NOMEM;
+    qfl_device_selftest(d, arena + d->model_at);
     if (qfl_store_open(&d->store, port) == QFL_OK)
         (void)qfl_device_load(d); /* a package that no longer fits leaves the board empty, which it reports */
     *out = d;
@@ -119,6 +122,7 @@ static void dispatch(qfl_device *d, const uint8_t *m, uint32_t n)
     case QFL_MSG_EVAL: qfl_device_on_eval(d, number, p, n); break;
     case QFL_MSG_STATS: qfl_device_on_stats(d, number, p, n); break;
     case QFL_MSG_STATUS: qfl_device_on_status(d, number); break;
+    case QFL_MSG_SELFTEST: qfl_device_on_selftest(d, number); break;
     case QFL_MSG_COUNTERS: qfl_device_on_counters(d, number); break;
     default: qfl_device_answer(d, kind, number, QFL_E_UNSUPPORTED, NULL, 0, NULL, 0); break;
     }

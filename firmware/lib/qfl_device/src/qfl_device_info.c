@@ -60,7 +60,7 @@ void qfl_device_on_info(qfl_device *d, uint8_t number)
         qfl_device_answer(d, QFL_MSG_INFO, number, QFL_E_BUSY, NULL, 0, NULL, 0);
         return;
     }
-    put_head(&w, 5, d->have_package ? 19 : 12);
+    put_head(&w, 5, d->have_package ? 21 : 14);
     put_number(&w, "protocol", QFL_DEVICE_PROTOCOL);
     put_text(&w, "firmware");
     put_text(&w, QFL_FIRMWARE_VERSION);
@@ -76,6 +76,8 @@ void qfl_device_on_info(qfl_device *d, uint8_t number)
     put_number(&w, "reset", port->reset_cause(port->ctx));
     put_number(&w, "lost", port->link_lost(port->ctx, 0));
     put_number(&w, "uptime_ms", port->ms(port->ctx));
+    put_number(&w, "operators", qfl_nn_operators());
+    put_number(&w, "selftest", d->selftest_failed != 0 ? d->selftest_first : 0);
     if (d->have_package) {
         put_text(&w, "package");
         put_bytes(&w, 2, d->store.sha256, QFL_SHA256_BYTES);
@@ -102,6 +104,43 @@ void qfl_device_on_status(qfl_device *d, uint8_t number)
     qfl_put16(b + 10, d->round);
     qfl_put32(b + 12, rejected);
     qfl_device_answer(d, QFL_MSG_STATUS, number, QFL_OK, b, sizeof b, NULL, 0);
+}
+
+void qfl_device_selftest(qfl_device *d, void *mem)
+{
+    uint32_t first;
+    d->selftest_failed = (uint16_t)qfl_nn_selftest(mem, &first);
+    d->selftest_first = (uint16_t)first;
+}
+
+/* Memory for it while a package is loaded: what is left for samples, or else the board has to be reset, which tests it too. */
+static void *spare_memory(const qfl_device *d)
+{
+    uintptr_t at = (uintptr_t)d->arena + d->model_at;
+    if (d->have_package) {
+        if (d->samples >= d->capacity)
+            return NULL;
+        at = (uintptr_t)(d->features + (size_t)d->samples * d->nn.feature_count);
+    }
+    at = (at + 15u) & ~(uintptr_t)15u;
+    uintptr_t end = d->have_package ? (uintptr_t)(d->features + (size_t)d->capacity * d->nn.feature_count)
+                                    : (uintptr_t)d->arena + d->arena_size;
+    return at + QFL_NN_SELFTEST_BYTES <= end ? (void *)at : NULL;
+}
+
+void qfl_device_on_selftest(qfl_device *d, uint8_t number)
+{
+    uint8_t b[6];
+    void *mem = spare_memory(d);
+    if (mem == NULL) {
+        qfl_device_answer(d, QFL_MSG_SELFTEST, number, QFL_E_NOMEM, NULL, 0, NULL, 0);
+        return;
+    }
+    qfl_device_selftest(d, mem);
+    qfl_put16(b, (uint16_t)qfl_nn_selftest_count());
+    qfl_put16(b + 2, d->selftest_failed);
+    qfl_put16(b + 4, d->selftest_first);
+    qfl_device_answer(d, QFL_MSG_SELFTEST, number, QFL_OK, b, sizeof b, NULL, 0);
 }
 
 /* The byte counters in the order of qfl_link_counters: five sent, five received, noise. */

@@ -4,6 +4,7 @@
 
 #include "qfl_device.h"
 #include "qfl_head_stats.h"
+#include "qfl_nn_selftest.h"
 #include "qfl_store.h"
 
 enum { ANSWER_BYTES = 448, SLACK_BYTES = 64 };
@@ -19,6 +20,8 @@ struct qfl_device {
     uint32_t out_cap, out_n, out_at;
     uint32_t session;
     uint8_t *answer; /* body of a long answer, ANSWER_BYTES */
+
+    uint16_t selftest_failed, selftest_first; /* of the last self-test */
 
     qfl_store store;
     uint8_t have_package;
@@ -122,6 +125,8 @@ void qfl_device_stats_slice(qfl_device *d);
 /* qfl_device_info.c: self-description, status, counters */
 void qfl_device_on_info(qfl_device *d, uint8_t number);
 void qfl_device_on_status(qfl_device *d, uint8_t number);
+void qfl_device_on_selftest(qfl_device *d, uint8_t number);
+void qfl_device_selftest(qfl_device *d, void *mem); /* mem: QFL_NN_SELFTEST_BYTES, 16-byte aligned */
 void qfl_device_on_counters(qfl_device *d, uint8_t number);
 
 /* Answers with n bytes (at most QFL_LINK_HEAD_MAX - 3), then body by reference; a negative status goes before them. */

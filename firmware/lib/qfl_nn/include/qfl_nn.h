@@ -6,6 +6,9 @@
  * host (host/quantfl/package/program.py; layout in docs/PACKAGE.md). qfl_nn_open() checks every number in it once;
  * after that qfl_nn_run() trusts it. Weights stay in the file (flash). Results equal tflite-micro's byte for byte.
  *
+ * Build option: QFL_NN_OPS, a mask with bit c set for every operator code c to link (docs/PACKAGE.md); default: all. `quantfl convert`
+ * prints the mask of a package. Packages with other operators are refused when they are opened.
+ *
  * No malloc, no global state, no libm.
  */
 #ifndef QFL_NN_H
@@ -38,7 +41,11 @@ typedef struct qfl_nn {
     uint32_t head_param_count; /* floats */
 } qfl_nn;
 
-/* Checks the package of `size` bytes at `file` and fills *nn. QFL_E_FORMAT, QFL_E_VERSION, QFL_E_UNSUPPORTED. */
+/* Codes of the operators that are linked, as a mask. */
+uint32_t qfl_nn_operators(void);
+
+/* Checks the package of `size` bytes at `file` and fills *nn. QFL_E_FORMAT, QFL_E_VERSION; QFL_E_UNSUPPORTED: an
+ * operator that is not linked. */
 qfl_status qfl_nn_open(qfl_nn *nn, const uint8_t *file, uint32_t size);
 
 /*

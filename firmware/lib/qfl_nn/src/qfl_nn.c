@@ -226,6 +226,10 @@ static qfl_status read_head(qfl_nn *nn, const uint8_t *h)
     return QFL_OK;
 }
 
+#ifndef QFL_NN_OPS
+#define QFL_NN_OPS 0xFFFFFFFFu
+#endif
+
 static const op_record *records(const qfl_nn *nn)
 {
     return (const op_record *)(const void *)(nn->file + get32(nn->program + 80));
@@ -263,9 +267,13 @@ qfl_status qfl_nn_open(qfl_nn *nn, const uint8_t *file, uint32_t size)
         !inside(nn->feature_offset, nn->feature_count, nn->arena_size) || !zero_ok(nn->feature_zero_point) ||
         !(nn->feature_scale > 1e-30f && nn->feature_scale < 1e30f))
         return QFL_E_FORMAT;
-    for (uint32_t i = 0; i < nn->op_count; i++)
+    for (uint32_t i = 0; i < nn->op_count; i++) {
+        uint32_t code = records(nn)[i].code;
+        if (code == 0 || code > OP_LAST || ((qfl_nn_operators() >> code) & 1u) == 0)
+            return QFL_E_UNSUPPORTED;
         if (!record_ok(nn, &records(nn)[i]))
             return QFL_E_FORMAT;
+    }
     return read_head(nn, h);
 }
 
@@ -278,28 +286,48 @@ qfl_status qfl_nn_output(const qfl_nn *nn, uint32_t op, uint32_t *offset, uint32
     return QFL_OK;
 }
 
+/* Operators left out by QFL_NN_OPS are no cases at all, so that the linker drops their kernels. */
+#define LINKED(code) ((QFL_NN_OPS >> (code)) & 1u)
+
+int qfl_nn_run_op(const kernel_args *a)
+{
+    uint32_t code = a->op->code;
+    if (LINKED(OP_CONV_2D) && code == OP_CONV_2D)
+        qfl_nn_conv(a);
+    else if (LINKED(OP_DEPTHWISE_CONV_2D) && code == OP_DEPTHWISE_CONV_2D)
+        qfl_nn_depthwise(a);
+    else if (LINKED(OP_FULLY_CONNECTED) && code == OP_FULLY_CONNECTED)
+        qfl_nn_fully_connected(a);
+    else if (LINKED(OP_AVERAGE_POOL_2D) && code == OP_AVERAGE_POOL_2D)
+        qfl_nn_average_pool(a);
+    else if (LINKED(OP_MAX_POOL_2D) && code == OP_MAX_POOL_2D)
+        qfl_nn_max_pool(a);
+    else if (LINKED(OP_MEAN) && code == OP_MEAN)
+        qfl_nn_mean(a);
+    else if (LINKED(OP_ADD) && code == OP_ADD)
+        qfl_nn_add(a);
+    else if (LINKED(OP_PAD) && code == OP_PAD)
+        qfl_nn_pad(a);
+    else if (LINKED(OP_SOFTMAX) && code == OP_SOFTMAX)
+        qfl_nn_softmax(a);
+    else if (LINKED(OP_RELU) && code == OP_RELU)
+        qfl_nn_relu(a);
+    else if (code != OP_RESHAPE)
+        return 0;
+    else if (a->op->src != a->op->dst) /* else the plan gave input and output the same place */
+        memmove(op_dst(a), op_src(a), a->op->dst_size);
+    return 1;
+}
+
+uint32_t qfl_nn_operators(void) { return QFL_NN_OPS & ((2u << OP_LAST) - 2u); }
+
 qfl_status qfl_nn_run(const qfl_nn *nn, uint8_t *arena, uint32_t first, uint32_t end)
 {
     if (first > end || end > nn->op_count)
         return QFL_E_INVAL;
     for (uint32_t i = first; i < end; i++) {
         kernel_args a = {nn, &records(nn)[i], arena};
-        switch (a.op->code) {
-        case OP_CONV_2D: qfl_nn_conv(&a); break;
-        case OP_DEPTHWISE_CONV_2D: qfl_nn_depthwise(&a); break;
-        case OP_FULLY_CONNECTED: qfl_nn_fully_connected(&a); break;
-        case OP_AVERAGE_POOL_2D: qfl_nn_average_pool(&a); break;
-        case OP_MAX_POOL_2D: qfl_nn_max_pool(&a); break;
-        case OP_MEAN: qfl_nn_mean(&a); break;
-        case OP_ADD: qfl_nn_add(&a); break;
-        case OP_PAD: qfl_nn_pad(&a); break;
-        case OP_SOFTMAX: qfl_nn_softmax(&a); break;
-        case OP_RELU: qfl_nn_relu(&a); break;
-        default: /* OP_RESHAPE: the plan gave input and output the same place, or the bytes are moved */
-            if (a.op->src != a.op->dst)
-                memmove(op_dst(&a), op_src(&a), a.op->dst_size);
-            break;
-        }
+        (void)qfl_nn_run_op(&a); /* qfl_nn_open has refused what is not linked */
     }
     return QFL_OK;
 }

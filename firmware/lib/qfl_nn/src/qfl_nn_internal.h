@@ -16,7 +16,8 @@
 
 enum {
     OP_CONV_2D = 1, OP_DEPTHWISE_CONV_2D = 2, OP_FULLY_CONNECTED = 3, OP_AVERAGE_POOL_2D = 4, OP_MAX_POOL_2D = 5,
-    OP_MEAN = 6, OP_ADD = 7, OP_PAD = 8, OP_RESHAPE = 9, OP_SOFTMAX = 10, OP_RELU = 11
+    OP_MEAN = 6, OP_ADD = 7, OP_PAD = 8, OP_RESHAPE = 9, OP_SOFTMAX = 10, OP_RELU = 11,
+    OP_LAST = 11
 };
 
 /* One operator as it lies in the file, little-endian, 4-byte aligned. Offsets src, src2, dst, scratch: in the arena. */
@@ -109,6 +110,9 @@ static inline int8_t finish(int32_t acc, const channel_row *row, finisher f)
     y = requantise(acc, row->multiplier, shift > 31 ? WIDE - shift : -shift);
     return (int8_t)clamp(y + f.zero, f.low, f.high);
 }
+
+/* Runs one operator by its code; 0 when it is not linked. qfl_nn.c. */
+int qfl_nn_run_op(const kernel_args *a);
 
 void qfl_nn_conv(const kernel_args *a);
 void qfl_nn_depthwise(const kernel_args *a);
