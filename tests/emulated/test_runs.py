@@ -286,7 +286,7 @@ def test_boards_with_heads_of_their_own_and_one_that_is_reset(tmp_path):
             if text.startswith("round 5"):
                 boards[1].reset()
 
-        own = {"codec": "dz", "step": 4.0, "shared": False}
+        own = {"codec": "dz", "step": 4.0, "dither": 0.6}
         outcome = run_with_boards(boards, None, tmp_path / "r", on_round=reset, downlink=own,
                                   run={"rounds": 14, "fraction": 0.5, "deadline_s": 20.0})  # fmt: skip
     finally:

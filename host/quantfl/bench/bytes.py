@@ -17,39 +17,43 @@ import numpy as np
 from quantfl.emulate.base import ROOT
 from quantfl.errors import DataError
 from quantfl.fleet import api, config
-from quantfl.fleet.config import CodecTable, RunConfig
-
-FP32 = CodecTable(codec="fp32")
+from quantfl.fleet.config import DownlinkTable, RunConfig, StartTable, UplinkTable
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """How both directions are coded."""
+    """How both directions are coded; a start in closed form only where it is named."""
 
     name: str
-    uplink: CodecTable
-    downlink: CodecTable
+    uplink: UplinkTable
+    downlink: DownlinkTable
+    start: StartTable = StartTable(how="none")
 
 
-def _bu(levels: int, **options: bool) -> CodecTable:
-    return CodecTable(codec="bu", levels=levels, **options)
+def _scheme(name: str, up: dict, down: dict, **start: object) -> Scheme:
+    return Scheme(name, UplinkTable(**up), DownlinkTable(**down), StartTable(**({"how": "none"} | start)))
 
 
-def _dz(step: float, *, shared: bool = True) -> CodecTable:
-    return CodecTable(codec="dz", step=step, shared=shared)
+FP32 = {"codec": "fp32"}
+
+
+def _bu(levels: int, **options: bool) -> dict:
+    return {"codec": "bu", "levels": levels} | options
+
+
+def _dz(step: float, end: float | None = None) -> dict:
+    return {"codec": "dz", "step": step, "step_end": step if end is None else end}
 
 
 SCHEMES = (
-    Scheme("fp32", FP32, FP32),
-    Scheme("BU(64) up, fp32 down", _bu(64), FP32),
-    Scheme("BU(64)", _bu(64), _bu(64)),
-    Scheme("BU(16)", _bu(16), _bu(16)),
-    Scheme("BU(8) means", _bu(8, means=True), _bu(8, means=True)),
-    Scheme("DZ(2)", _dz(2), _dz(2)),
-    Scheme("DZ(3)", _dz(3), _dz(3)),
-    Scheme("DZ(4)/DZ(3)", _dz(4), _dz(3)),
-    Scheme("DZ(4)/DZ(4) own heads", _dz(4), _dz(4, shared=False)),
-    Scheme("DZ(5)/DZ(5) own heads", _dz(5), _dz(5, shared=False)),
+    _scheme("fp32", FP32, FP32),
+    _scheme("BU(64) up, fp32 down", _bu(64), FP32),
+    _scheme("BU(64)", _bu(64), _bu(64)),
+    _scheme("BU(64) coded", _bu(64, coded=True), _bu(64, coded=True)),
+    _scheme("BU(8) means", _bu(8, means=True), _bu(8, means=True)),
+    _scheme("DZ(3)", _dz(3), _dz(3)),
+    _scheme("DZ(8..2)/DZ(8..3)", _dz(8, 2), _dz(8, 3)),
+    _scheme("DZ(8..2)/DZ(8..3), closed-form start", _dz(8, 2), _dz(8, 3), how="closed-form"),
 )
 
 
@@ -90,6 +94,7 @@ def history_of(task: Task, scheme: Scheme, seed: int) -> list[dict]:
             "fleet": task.config.fleet.model_copy(update={"emulate": "inproc"}),
             "uplink": scheme.uplink,
             "downlink": scheme.downlink,
+            "start": scheme.start,
         }
     )
     return asyncio.run(api.history(changed, base=task.base))

@@ -201,7 +201,8 @@ class Lattice:
 
     def state(self) -> tuple[dict[str, np.ndarray], dict]:
         """Arrays and plain data of a checkpoint."""
-        return {"versions": np.stack([v.params for v in self.versions])}, {"codes": [v.code for v in self.versions], "base": self._base}
+        arrays = {"versions": np.stack([v.params for v in self.versions])}
+        return arrays, {"codes": [v.code for v in self.versions], "base": self._base}
 
     def restore(self, arrays: dict[str, np.ndarray], meta: dict) -> None:
         self.versions = [_Version(p.copy(), c) for p, c in zip(arrays["versions"], meta["codes"], strict=True)]

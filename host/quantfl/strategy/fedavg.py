@@ -88,7 +88,8 @@ class FedAvg:
         mean = self.mean(contributions)
         if mean is None:
             return False
-        params = (self.params + self.server_lr * mean).astype(np.float32)
+        with np.errstate(over="ignore"):
+            params = (self.params + self.server_lr * mean).astype(np.float32)
         if not np.isfinite(params).all():
             raise RunError("the aggregated head is not finite; lower train.lr or strategy.server_lr")
         losses = [(c.samples, c.loss) for c in contributions if c.loss is not None]
