@@ -1,4 +1,4 @@
-"""FedAvg: the average, what boards are sent, catching up, heads of their own, checkpoints."""
+"""FedAvg, the two downlinks and the rate: exact bytes on boards that follow, catching up, order, checkpoints, nonsense."""
 
 from __future__ import annotations
 
@@ -7,178 +7,303 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantfl.core.codec import Codec, CodecError, decode
+from quantfl.core.codec import Codec, CodecError, Form, decode, dz_quantise, dz_step, dz_value, dz_write
 from quantfl.core.head import Head, head_hash
 from quantfl.errors import RunError
 from quantfl.package.program import grid, snap
-from quantfl.strategy.downlink import KEPT, Chain, Lattice
+from quantfl.strategy.downlink import FRAME, KEPT, Chain, Lattice
 from quantfl.strategy.fedavg import FedAvg
 from quantfl.strategy.rate import Rate, Span
 
 HEAD = Head((24, 5), 0.1, 0)
 
 
-def first_params(seed: int = 1) -> np.ndarray:
+def origin(seed: int = 1) -> np.ndarray:
     return snap((np.random.default_rng(seed).normal(size=HEAD.params) * 0.3).astype(np.float32))
 
 
-def start(downlink: str | Codec, *, rounds: int = 20, absence: float = 1.0) -> FedAvg:
-    """downlink: a Codec of a chain, or "lattice" or "lattice+dither"."""
-    params = first_params()
-    if isinstance(downlink, Codec):
-        how: Chain | Lattice = Chain(HEAD, downlink, params)
-    else:
-        dither = 0.6 if downlink.endswith("dither") else 0.0
-        how = Lattice(HEAD, params, unit=grid(params), absence=absence, dither=dither, seed=3)
-    return FedAvg(HEAD, params, how, Rate(rounds, Span(8.0, 2.0), Span(4.0, 1.0), 8.0))
+def rate(rounds: int = 20, **options) -> Rate:
+    return Rate(rounds, Span(4.0, 2.0), Span(4.0, 3.0), 4.0, **options)
 
 
-def contributions(s: FedAvg, rng, codec: Codec, count: int = 3, scale: float = 0.01):
-    out = []
-    for _ in range(count):
-        delta = (rng.laplace(size=HEAD.params) * scale).astype(np.float32)
-        out.append(s.read(codec.encode(delta, HEAD.tensors), int(rng.integers(1, 50)), loss=1.0))
-    return out
+def chain(codec: Codec, **options) -> FedAvg:
+    return FedAvg(HEAD, origin(), Chain(HEAD, codec, origin()), rate(), **options)
 
 
-WAYS = [Codec("fp32"), Codec("bu", 64), Codec("bu", 4, means=True), Codec("bq", 8), "lattice", "lattice+dither"]
+def lattice(absence: float = 4.0, dither: float = 0.6, **options) -> FedAvg:
+    how = Lattice(HEAD, origin(), unit=grid(origin()), absence=absence, dither=dither, seed=9)
+    return FedAvg(HEAD, origin(), how, rate(), **options)
 
 
-def follow(s: FedAvg, index: int, board: np.ndarray) -> np.ndarray:
-    """What a board does with what it is sent: it checks every hash."""
-    way = s.lead(index, head_hash(board))
+def answers(s: FedAvg, rng, count: int = 3, scale: float = 0.01, codec: Codec | None = None) -> list:
+    """Contributions of `count` clients."""
+    codec = codec or Codec("fp32")
+    return [
+        s.read(codec.encode((rng.laplace(size=HEAD.params) * scale).astype(np.float32), HEAD.tensors), int(rng.integers(1, 50)))
+        for _ in range(count)
+    ]
+
+
+def follow(held: np.ndarray, way) -> np.ndarray:
+    """A board's head after it went the way it was shown, hashes checked as a board does."""
     if way.updates is None:
-        board = way.params.copy()
-    else:
-        for update in way.updates:
-            assert update.base == head_hash(board)
-            board = board + decode(update.data, HEAD.tensors)
-            assert update.result == head_hash(board)
-    assert way.result == head_hash(board) and board.tobytes() == way.params.tobytes()
-    return board
+        return way.params.copy()
+    for update in way.updates:
+        assert head_hash(held) == update.base
+        held = held + decode(update.data, HEAD.tensors)
+        assert head_hash(held) == update.result
+    return held
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
-def test_a_board_that_follows_ends_on_the_same_bytes(way):
-    s, rng, board = start(way), np.random.default_rng(3), first_params()
-    for round_ in range(1, 9):
-        s.step(round_, contributions(s, rng, Codec("dz", step=2.0)))
-        board = follow(s, 0, board)
-    assert s.lead(0, head_hash(board)).updates == ()
+CODECS = [Codec("fp32"), Codec("bu", 64), Codec("bu", 4, means=True), Codec("bq", 16), Codec("bu", 16, coded=True)]
+KINDS = {**{str(c): lambda c=c: chain(c) for c in CODECS}, "lattice": lattice, "one lattice": lambda: lattice(dither=0.0)}
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
-@given(seed=st.integers(0, 2**32 - 1), rounds=st.integers(2, 20))
-@settings(max_examples=15, deadline=None)
-def test_a_board_any_number_of_rounds_behind_is_led_at_no_more_than_the_whole_head(way, seed, rounds):
-    s, rng = start(way, rounds=rounds), np.random.default_rng(seed)
-    boards = [first_params() for _ in range(4)]
-    for round_ in range(1, rounds + 1):
-        s.step(round_, contributions(s, rng, Codec("dz", step=2.0), scale=0.01 * 0.8**round_))
-        index = int(rng.integers(4))
-        boards[index] = follow(s, index, boards[index])
-    for index, board in enumerate(boards):
-        lead = s.lead(index, head_hash(board))
-        assert lead.updates is None or sum(len(u.data) for u in lead.updates) <= s.params.nbytes + 1
-        follow(s, index, board)
-        assert s.lead(index, 12345).updates is None and s.lead(index, None).updates is None
-
-
-@pytest.mark.parametrize("codec", [w for w in WAYS if isinstance(w, Codec)], ids=str)
-def test_nothing_is_lost_over_rounds(codec):
-    """What the boards of a chain hold and what they lack is the global head, which is the first head plus all averages."""
-    s, rng = start(codec), np.random.default_rng(2)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_global_head_is_the_first_plus_all_means(kind):
+    """Nothing that the downlink rounds away is lost: the global head is kept unrounded."""
+    s, rng = KINDS[kind](), np.random.default_rng(2)
     exact = s.params.astype(np.float64)
     for round_ in range(1, 13):
-        c = contributions(s, rng, Codec("fp32"))
+        c = answers(s, rng)
         exact += sum(x.samples * decode(x.data, HEAD.tensors).astype(np.float64) for x in c) / sum(x.samples for x in c)
-        s.step(round_, c)
-        np.testing.assert_allclose(s.params, exact, atol=2e-6)
-    # What coding left out goes out with later rounds: with nothing new to say the boards' head comes near the global one.
-    before = np.abs(s.downlink.shared - s.params).max()
-    for round_ in range(13, 20):
-        s.step(round_, [s.read(Codec("fp32").encode(np.zeros(HEAD.params, np.float32), HEAD.tensors), 1)])
-    assert np.abs(s.downlink.shared - s.params).max() <= before / 4 + 1e-6
+        assert s.step(round_, c)
+        np.testing.assert_allclose(s.params.astype(np.float64), exact, atol=2e-6)
 
 
-@pytest.mark.parametrize("way", ["lattice", "lattice+dither"])
-def test_heads_of_a_lattice_stay_within_a_step_of_the_global_one(way):
-    s, rng = start(way, rounds=30, absence=3.0), np.random.default_rng(5)
-    boards = [first_params() for _ in range(6)]
-    for round_ in range(1, 31):
-        s.step(round_, contributions(s, rng, Codec("dz", step=2.0), scale=0.01 * 0.9**round_))
-        boards = [follow(s, i, b) for i, b in enumerate(boards)]
-    from quantfl.core.codec import dz_value
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_board_that_follows_holds_the_bytes_the_host_names(kind):
+    s, rng = KINDS[kind](), np.random.default_rng(3)
+    board = origin()
+    for round_ in range(1, 9):
+        s.step(round_, answers(s, rng))
+        way = s.lead(3, head_hash(board))
+        board = follow(board, way)
+        assert board.tobytes() == way.params.tobytes() and head_hash(board) == way.result
+        assert s.lead(3, way.result).updates == ()
+        assert s.lead(3, 12345).updates is None and s.lead(3, None).updates is None
 
-    step = dz_value(s.downlink.versions[-1].code)
-    spread = 0.5 + (0.3 if way.endswith("dither") else 0.0)
-    for board in boards:
-        assert np.abs(board - s.params).max() <= spread * step * 1.001
-    if way.endswith("dither"):  # the boards' roundings differ and cancel in their mean
-        mean = np.abs(np.mean(boards, axis=0) - s.params).mean()
-        assert len({b.tobytes() for b in boards}) == 6 and mean < np.mean([np.abs(b - s.params).mean() for b in boards])
+
+@pytest.mark.parametrize("codec", CODECS[1:], ids=str)
+def test_what_a_chain_left_out_goes_out_later(codec):
+    """Once the global head rests, the boards' one comes ever nearer to it."""
+    s, rng = chain(codec), np.random.default_rng(12)
+    s.step(1, answers(s, rng))
+    away = [np.abs(s.params - s.downlink.shared).max()]
+    for _ in range(4):
+        s.downlink.advance(s.params, 1.0)
+        away.append(np.abs(s.params - s.downlink.shared).max())
+    assert away[-1] <= away[0] / 16
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 20), st.booleans(), st.integers(0, 5000))
+@settings(max_examples=40, deadline=None)
+def test_a_board_any_rounds_behind_gets_one_update_that_lands_exactly(seed, rounds, dither, index):
+    s, rng = lattice(dither=0.6 if dither else 0.0), np.random.default_rng(seed)
+    held = follow(origin(), s.lead(index, head_hash(origin())))
+    away_at = int(rng.integers(rounds))
+    for i in range(rounds):
+        if i == away_at:
+            held = follow(held, s.lead(index, head_hash(held)))
+        s.step(i + 1, answers(s, rng, scale=0.01 * 0.8**i))
+    way = s.lead(index, head_hash(held))
+    assert way.updates is not None and len(way.updates) <= 1
+    held = follow(held, way)
+    assert held.tobytes() == way.params.tobytes()
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 30))
+@settings(max_examples=30, deadline=None)
+def test_a_chain_of_updates_or_the_head_whichever_is_cheaper(seed, rounds):
+    s, rng = chain(Codec("bu", 16)), np.random.default_rng(seed)
+    held, costs = origin(), []
+    for i in range(rounds):
+        s.step(i + 1, answers(s, rng))
+        costs.append(len(s.downlink.updates[-1].data) + FRAME)
+    way = s.lead(0, head_hash(held))
+    whole = 4 * HEAD.params + 64
+    if sum(costs) < whole:
+        assert way.updates is not None and len(way.updates) == rounds
     else:
-        assert len({b.tobytes() for b in boards}) == 1
+        assert way.updates is None
+    assert follow(held, way).tobytes() == s.downlink.shared.tobytes()
 
 
-def test_the_host_remembers_versions_not_boards():
-    s, rng = start("lattice+dither", rounds=200), np.random.default_rng(6)
-    for round_ in range(1, 150):
-        s.step(round_, contributions(s, rng, Codec("dz", step=2.0), count=1))
-    assert len(s.downlink.versions) <= KEPT + 1
-    # A board that was reset holds the first head, however long ago that was.
-    follow(s, 17, first_params())
+def test_versions_that_were_dropped_lead_to_the_whole_head_and_the_first_one_stays():
+    s, rng = lattice(), np.random.default_rng(5)
+    early = None
+    for i in range(KEPT + 40):
+        s.step(i + 1, answers(s, rng))
+        if i == 3:
+            early = follow(origin(), s.lead(7, head_hash(origin())))
+    assert len(s.downlink.versions) == KEPT
+    assert s.lead(7, head_hash(early)).updates is None  # too long ago
+    way = s.lead(7, head_hash(origin()))  # a board that was reset holds the package's head
+    assert follow(origin(), way).tobytes() == way.params.tobytes()
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
-def test_a_restored_strategy_goes_on_alike(way):
-    a, rng = start(way), np.random.default_rng(4)
-    for round_ in range(1, 6):
-        a.step(round_, contributions(a, rng, Codec("dz", step=2.0)))
-    board = follow(a, 2, first_params())
-    b = start(way)
+def test_memory_does_not_grow_with_the_boards():
+    """A lattice keeps versions, not boards: what it knows of a board is two numbers, and it can do without them."""
+    s, rng = lattice(), np.random.default_rng(6)
+    heads = {}
+    for i in range(6):
+        s.step(i + 1, answers(s, rng))
+        for index in range(i, 600, 6):
+            heads[index] = follow(origin(), s.lead(index, head_hash(origin())))
+    arrays, _ = s.downlink.state()
+    assert sum(a.size for a in arrays.values()) == 7 * HEAD.params
+    assert len(s.downlink._known) <= 600
+    assert all(isinstance(v, int) for v in s.downlink._known.values())
+    s.downlink._known.clear()  # a host that was restarted knows nothing of the boards
+    for index in (0, 5, 17, 400):
+        way = s.lead(index, head_hash(heads[index]))
+        assert way.updates is not None
+        assert follow(heads[index], way).tobytes() == way.params.tobytes()
+
+
+def test_boards_roundings_cancel_in_their_mean():
+    """Dithered heads differ, stay within a step of the global one, and their mean is nearer to it than any of them."""
+    s, rng = lattice(dither=1.0), np.random.default_rng(7)
+    for i in range(5):
+        s.step(i + 1, answers(s, rng))
+    step = dz_value(s.downlink.versions[-1].code)
+    boards = np.stack([s.downlink.board_head(i) for i in range(64)])
+    away = boards - s.params
+    assert np.abs(away).max() <= step * (1 + 1e-3) and len({b.tobytes() for b in boards}) == 64
+    one = float(np.sqrt((away[0].astype(np.float64) ** 2).mean()))
+    assert float(np.sqrt((away.mean(0).astype(np.float64) ** 2).mean())) < 0.25 * one
+    same = lattice(dither=0.0)
+    same.step(1, answers(same, np.random.default_rng(8)))
+    assert len({same.downlink.board_head(i).tobytes() for i in range(8)}) == 1
+
+
+def test_the_lattice_gets_finer_an_octave_at_a_time_and_never_coarser():
+    s, rng = lattice(), np.random.default_rng(8)
+    codes = []
+    for i in range(30):
+        s.step(i + 1, answers(s, rng, scale=0.02 * 0.7**i if i < 25 else 0.5))
+        codes.append(s.downlink.versions[-1].code)
+    assert all(c % 4 == 0 for c in codes) and all(a - b in (0, 4) for a, b in zip(codes, codes[1:], strict=False))
+    assert dz_value(codes[-1]) >= grid(origin())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_restored_strategy_goes_on_alike(kind):
+    a, rng = KINDS[kind](), np.random.default_rng(4)
+    boards = [origin() for _ in range(4)]
+    for i in range(6):
+        a.step(i + 1, answers(a, rng))
+        boards[i % 4] = follow(boards[i % 4], a.lead(i % 4, head_hash(boards[i % 4])))
+    b = KINDS[kind]()
     b.params = a.params.copy()
+    arrays, meta = a.downlink.state()
+    b.downlink.restore({k: v.copy() for k, v in arrays.items()}, meta)
     b.rate.restore(a.rate.state())
-    b.downlink.restore(*a.downlink.state())
-    more = [contributions(a, rng, Codec("dz", step=2.0)) for _ in range(3)]
-    for round_, c in enumerate(more, 6):
-        a.step(round_, c)
-        b.step(round_, c)
+    assert b.hash == a.hash and b.rate == a.rate
+    for i in range(6, 12):
+        c = answers(a, rng)
+        assert a.step(i + 1, c) and b.step(i + 1, c)
+        for index, held in enumerate(boards):
+            ways = a.lead(index, head_hash(held)), b.lead(index, head_hash(held))
+            assert ways[0].updates == ways[1].updates and ways[0].result == ways[1].result
+            if index == i % 4:
+                boards[index] = follow(held, ways[0])
     assert a.params.tobytes() == b.params.tobytes()
-    assert a.lead(2, head_hash(board)).updates == b.lead(2, head_hash(board)).updates
-    assert a.rate.uplink_code(9) == b.rate.uplink_code(9) and a.rate.downlink_steps(9) == b.rate.downlink_steps(9)
 
 
-def test_deltas_with_an_agreed_step_are_summed_as_integers_in_any_order():
-    from quantfl.core.codec import Form, dz_quantise, dz_write
+def test_a_start_in_closed_form_moves_all_boards():
+    for kind in ("lattice", "bu64"):
+        s, rng = KINDS[kind](), np.random.default_rng(9)
+        target = (rng.normal(size=HEAD.params) * 0.5).astype(np.float32)
+        s.jump(target, 0.02)
+        assert s.params.tobytes() == target.tobytes()
+        board = follow(origin(), s.lead(2, head_hash(origin())))
+        assert np.abs(board - target).max() <= 0.05
+        s.step(2, answers(s, rng))
+        way = s.lead(2, head_hash(board))
+        assert follow(board, way).tobytes() == way.params.tobytes()
 
-    s, rng = start("lattice"), np.random.default_rng(7)
-    shares = []
-    for _ in range(9):
-        symbols = dz_quantise((rng.laplace(size=HEAD.params) * 0.01).astype(np.float32), 120)
-        shares.append(s.read(dz_write(symbols, Form(120, True, 0), HEAD.tensors), int(rng.integers(1, 1000)), agreed=120))
-    order = rng.permutation(9)
-    assert s.mean(shares).tobytes() == s.mean([shares[i] for i in order]).tobytes()
-    decoded = sum(c.samples * decode(c.data, HEAD.tensors, 120).astype(np.float64) for c in shares)
-    np.testing.assert_allclose(s.mean(shares), decoded / sum(c.samples for c in shares), rtol=1e-9, atol=1e-12)
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 8))
+@settings(max_examples=40, deadline=None)
+def test_sums_of_symbols_do_not_depend_on_the_order_of_clients(seed, clients):
+    s, rng = lattice(), np.random.default_rng(seed)
+    contributions, exact = [], np.zeros(HEAD.params)
+    for _ in range(clients):
+        x = (rng.laplace(size=HEAD.params) * 0.01).astype(np.float32)
+        code = dz_step(x, 2.0) if rng.random() < 0.5 else 120
+        data = dz_write(dz_quantise(x, code), Form(code, agreed=code == 120, offset=1), HEAD.tensors)
+        c = s.read(data, int(rng.integers(1, 100)), agreed=120 if code == 120 else 0)
+        contributions.append(c)
+        exact += c.samples * decode(data, HEAD.tensors, c.agreed).astype(np.float64)
+    mean = s.mean(contributions)
+    shuffled = [contributions[i] for i in rng.permutation(clients)]
+    assert s.mean(shuffled).tobytes() == mean.tobytes()
+    np.testing.assert_allclose(mean, exact / sum(c.samples for c in contributions), rtol=1e-9, atol=1e-12)
 
 
-def test_no_answers_no_step():
-    s = start("lattice")
-    before = s.params.tobytes()
-    assert s.mean([]) is None and not s.step(1, []) and s.params.tobytes() == before
+def test_a_round_without_answers_changes_nothing():
+    s = lattice()
+    before = s.params.tobytes(), len(s.downlink.versions)
+    assert s.step(1, []) is False and s.mean([]) is None
+    assert (s.params.tobytes(), len(s.downlink.versions)) == before
 
 
 def test_nonsense_is_refused():
-    s = start(Codec("bu", 16))
-    zeros = Codec("fp32").encode(np.zeros(HEAD.params, np.float32), HEAD.tensors)
-    with pytest.raises(CodecError):
-        s.read(b"", 3)
-    with pytest.raises(CodecError):
-        s.read(zeros[:-1], 3)
+    s = lattice()
+    zeros = np.zeros(HEAD.params, np.float32)
+    for bad in (b"", b"\x07", b"\x02\x00\x01", b"\x04", Codec("fp32").encode(zeros[:-1], [HEAD.params - 1])):
+        with pytest.raises(CodecError):
+            s.read(bad, 3)
     with pytest.raises(CodecError, match="no samples"):
-        s.read(zeros, 0)
+        s.read(Codec("fp32").encode(zeros, HEAD.tensors), 0)
     huge = s.read(Codec("fp32").encode(np.full(HEAD.params, 3e38, np.float32), HEAD.tensors), 1)
-    s.params = np.full(HEAD.params, 3e38, np.float32)
+    assert s.step(1, [huge])
+    before = s.params.tobytes()
     with pytest.raises(RunError, match="not finite"):
-        s.step(1, [huge])
+        s.step(2, [huge])
+    assert s.params.tobytes() == before
+
+
+def test_a_head_beyond_what_float32_adds_exactly_goes_whole():
+    s = lattice()
+    s.jump(np.full(HEAD.params, 2.0**23 * grid(origin()), np.float32), 1.0)
+    assert s.lead(0, head_hash(origin())).updates is None
+
+
+def test_steps_go_from_coarse_to_fine():
+    r = rate(rounds=11)
+    assert r.uplink_code(1) == 0  # nobody knows yet how large deltas are
+    r.observe([100, 104, 96], 2.0)
+    assert r.preferred == 100
+    codes = [r.uplink_code(i) for i in range(1, 12)]
+    assert codes[0] == 100 and codes[-1] == 96 and codes == sorted(codes, reverse=True)
+    downs = [r.downlink_steps(i) for i in range(1, 12)]
+    assert downs[0] == 4.0 and abs(downs[-1] - 3.0) < 1e-9
+
+
+def test_a_plateau_of_the_loss_makes_steps_finer():
+    falling, flat = rate(rounds=100), rate(rounds=100)
+    for i in range(20):
+        falling.observe([100], 3.0 * 0.9**i)
+        flat.observe([100], 1.0)
+        flat.observe([], float("nan"))  # not a loss
+    assert falling.lift == 0.0 and flat.lift > 0.0
+    assert flat.uplink_code(30) <= falling.uplink_code(30) and flat.downlink_steps(30) < falling.downlink_steps(30)
+    for _ in range(200):
+        flat.observe([100], 1.0)
+    assert flat.lift == 1.0 and flat.fineness(2) == 1.0
+
+
+def test_a_budget_makes_steps_coarser_while_it_would_be_overrun():
+    tight, ample = rate(rounds=10, budget=1000.0), rate(rounds=10, budget=1e9)
+    spent = {id(tight): 0.0, id(ample): 0.0}
+    for r in (tight, ample):
+        r.observe([100], None)
+        for i in range(1, 6):
+            last = 400.0 / r.coarser**0.75  # what a round costs, as SLOPE says
+            spent[id(r)] += last
+            r.spend(i, spent[id(r)], last)
+    assert tight.coarser > 2.0 and ample.coarser == 1.0
+    assert tight.uplink_code(6) > ample.uplink_code(6)
+    assert not tight.exhausted(999.0) and tight.exhausted(1000.0) and not rate().exhausted(1e12)

@@ -127,7 +127,8 @@ def dz_value(code: int) -> float:
 
 def dz_step(x: np.ndarray, steps: float) -> int:
     """Code of the largest step not above `steps` times the root mean square of x; steps in sixteenths, at most 64."""
-    x = np.ascontiguousarray(x, np.float32)
+    with np.errstate(over="ignore"):  # the largest step then
+        x = np.ascontiguousarray(x, np.float32)
     return lib.qfl_codec_dz_step(ffi.from_buffer("float[]", x), x.size, round(16 * steps))
 
 
