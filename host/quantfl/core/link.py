@@ -110,6 +110,12 @@ class Link:
         """Take received bytes; stops when a message is complete. Returns how many were taken."""
         return lib.qfl_link_feed(self._link, ffi.from_buffer("uint8_t[]", data), len(data), now & 0xFFFFFFFF)
 
+    def peek(self) -> int | None:
+        """First byte of the complete message, if any: its kind. It stays until `message`."""
+        n = ffi.new("uint32_t *")
+        p = lib.qfl_link_message(self._link, n)
+        return p[0] if p != ffi.NULL and n[0] else None
+
     def message(self, ack: bool = True) -> bytes | None:
         """The complete message, if any; its buffer is given back and the message acknowledged."""
         n = ffi.new("uint32_t *")
