@@ -8,6 +8,7 @@ want() { # command, package
     command -v "$1" >/dev/null 2>&1 || need="$need $2"
 }
 want cc gcc
+want dbus-daemon dbus # the virtual BLE adapter
 python3 -c 'import venv, ensurepip' 2>/dev/null || need="$need python3-venv"
 python3 - <<'EOF' 2>/dev/null || need="$need python3-dev"
 import sysconfig, os, sys

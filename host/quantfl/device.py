@@ -27,6 +27,7 @@ from quantfl.package.program import missing_operators
 STATES = {0: "empty", 1: "idle", 2: "training", 3: "evaluating", 4: "summing"}
 RESETS = {0: "power", 1: "pin", 2: "software", 3: "watchdog", 4: "other"}
 _REQUEST_S = 5.0
+TURN_S = 600.0  # seconds that a board waits for its turn at a BLE adapter; in a run the round's deadline ends it earlier
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,10 @@ class Device:
         await self.close()
 
     async def open(self, timeout: float = _REQUEST_S) -> None:
-        """Connect. LinkError when the port is absent or nobody answers within `timeout` s."""
-        await self.session.open(timeout)
+        """Connect. LinkError when the port is absent or nobody answers within `timeout` s, its turn at a BLE adapter not counted."""
+        with self.session.engaged():
+            await self.session.turn(TURN_S)
+            await self.session.open(max(timeout, self.session.open_s(timeout)))
 
     async def close(self) -> None:
         await self.session.close()
@@ -146,6 +149,10 @@ class Device:
     ) -> Answer:
         """A request that survives a broken link: reconnects and asks again until `timeout` s have passed, or until
         the board has been away for `patience` s."""
+        with self.session.engaged():
+            return await self._persist(kind, body, timeout, number)
+
+    async def _persist(self, kind: int, body: bytes, timeout: float, number: int | None) -> Answer:
         deadline = time.monotonic() + timeout
         pause, away = 0.05, None
         while True:
@@ -153,7 +160,10 @@ class Device:
             try:
                 if not self.session.up:
                     away = away or time.monotonic()
-                    await self.session.open(max(0.1, min(left, 2.0)))
+                    queued = await self.session.turn(TURN_S)
+                    away, deadline = away + queued, deadline + queued
+                    left = deadline - time.monotonic()
+                    await self.session.open(max(0.1, min(left, self.session.open_s(2.0))))
                 away = None
                 answer = await self.session.request(kind, body, timeout=max(0.1, left), number=number)
             except LinkError:
@@ -254,6 +264,12 @@ class Device:
         self, kind: int, data: bytes, what: str, timeout: float, progress: Callable[[int, int], None] | None
     ) -> int:
         """Move one object; returns the bytes moved. Breaks are resumed at the board's offset until the deadline."""
+        with self.session.engaged():
+            return await self._put_on(kind, data, what, timeout, progress)
+
+    async def _put_on(
+        self, kind: int, data: bytes, what: str, timeout: float, progress: Callable[[int, int], None] | None
+    ) -> int:
         deadline = time.monotonic() + timeout
         begin = struct.pack("<BI", kind, len(data)) + hashlib.sha256(data).digest()
         moved = 0

@@ -15,6 +15,7 @@ from quantfl.core.codec import LEVELS, Codec
 from quantfl.core.head import FitConfig
 from quantfl.emulate.base import KINDS
 from quantfl.errors import UsageError
+from quantfl.link.ble_turns import DEFAULT_CONNECTIONS
 from quantfl.link.energy import RADIOS, joules
 from quantfl.strategy.closed_form import StatsSpec
 from quantfl.strategy.rate import Span
@@ -55,11 +56,16 @@ class BoardTable(_Table):
 
 
 class FleetTable(_Table):
-    """[fleet]: either emulated boards that the run boots itself, or boards at ports."""
+    """[fleet]: either emulated boards that the run boots itself, or boards at ports.
+
+    ble_connections: boards connected at once at the BLE adapter. ble_packet: bytes per link-layer packet, for what is modelled.
+    """
 
     emulate: str | None = None
     boards: Annotated[int, Field(ge=1, le=4096)] = 8
     board: tuple[BoardTable, ...] = ()
+    ble_connections: Annotated[int, Field(ge=1, le=64)] = DEFAULT_CONNECTIONS
+    ble_packet: Literal[27, 251] = 251
 
     @field_validator("emulate")
     @classmethod

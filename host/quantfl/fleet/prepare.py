@@ -22,6 +22,7 @@ from quantfl.fleet.checkpoint import RunFolder, State
 from quantfl.fleet.config import RunConfig
 from quantfl.fleet.member import Member
 from quantfl.fleet.rounds import Federation, Progress
+from quantfl.link import ble
 from quantfl.package.convert import convert
 from quantfl.package.flatfile import METADATA_NAME, ModelFile, read_file
 from quantfl.package.program import Package, grid, open_package
@@ -139,6 +140,8 @@ def prepare(
         boards = boot_fleet(kind, config.fleet.size, seed=config.run.seed)
     else:
         kind = "ports"
+        if any(b.url.startswith("ble://") for b in config.fleet.board):
+            ble.configure(config.fleet.ble_connections, config.fleet.ble_packet)
     head = Head(package.dims, package.feature_scale, package.feature_zero_point)
     strategy = make_strategy(config, head, package.params)
     if state is not None:

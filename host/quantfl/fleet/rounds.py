@@ -110,7 +110,9 @@ class Rounds:
             self.f.progress.board(member.name, state=state, samples=member.samples)
 
         try:
-            await asyncio.wait_for(member.set_up(self.f.package, timeout=timeout, progress=progress), timeout + 1)
+            await asyncio.wait_for(
+                _in_turn(member, member.set_up(self.f.package, timeout=timeout, progress=progress)), timeout + 1
+            )
         except (QuantflError, TimeoutError) as error:
             member.ready, member.state = False, "failed"
             member.reason = str(error) or f"not set up within {timeout:g} s"
@@ -258,7 +260,7 @@ class Rounds:
     async def _ask_all(self, chosen: list[Member], ask: Callable[[Member], Awaitable[Any]]) -> tuple[dict, dict[str, str]]:
         """Ask all boards at once, until the deadline or `stop`: what those that answered gave, and why others failed."""
         f, deadline_s = self.f, self.f.config.run.deadline_s
-        tasks = {asyncio.create_task(ask(m)): m for m in chosen}
+        tasks = {asyncio.create_task(_in_turn(m, ask(m))): m for m in chosen}
         stop = asyncio.create_task(self._stop.wait())
         pending, deadline = set(tasks), time.monotonic() + deadline_s
         while pending and not self.stopped and time.monotonic() < deadline:
@@ -368,10 +370,18 @@ class Rounds:
                 found[member.name] = {k: list(v) for k, v in diff.items()}
             self.f.progress.board(member.name, books="differ" if diff else "balance")
 
-        await asyncio.gather(*(one(m) for m in self.f.members if m.device.session.up))
+        await asyncio.gather(*(one(m) for m in self.f.members if m.device.session.reachable))
         for member in self.f.members:
             self._book(self.round, member)
         return found
+
+
+async def _in_turn(member: Member, work: Awaitable[Any]) -> Any:
+    """Do something with a board; afterwards its place at a shared adapter may go to another."""
+    try:
+        return await work
+    finally:
+        member.device.session.rest()
 
 
 def _sha(data: bytes) -> str:

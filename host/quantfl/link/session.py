@@ -11,6 +11,7 @@ import contextlib
 import random
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from quantfl.core import lib
@@ -81,6 +82,39 @@ class Session:
 
     def counters(self) -> Counters:
         return self.link.counters()
+
+    @property
+    def reachable(self) -> bool:
+        """Up, or given up for another board's turn only."""
+        return self.up or getattr(self.transport, "parted", False)
+
+    def open_s(self, usual: float) -> float:
+        """Seconds that one attempt to open may take: the transport's own figure, else `usual`."""
+        return getattr(self.transport, "open_s", usual)
+
+    async def turn(self, timeout: float) -> float:
+        """Wait for this link's turn where boards take turns (BLE); returns the seconds it took, which no board is to blame for."""
+        take = getattr(self.transport, "turn", None)
+        return 0.0 if take is None else await take(timeout)
+
+    @contextlib.contextmanager
+    def engaged(self) -> Iterator[None]:
+        """While something is asked of the board: its place at a shared adapter is kept."""
+        engage = getattr(self.transport, "engage", None)
+        if engage is None:
+            yield
+            return
+        engage(True)
+        try:
+            yield
+        finally:
+            engage(False)
+
+    def rest(self) -> None:
+        """Nothing more is wanted of the board for now; its place at a shared adapter may go to another."""
+        rest = getattr(self.transport, "rest", None)
+        if rest is not None:
+            rest()
 
     async def open(self, timeout: float = 5.0) -> None:
         """Open the transport and a session on it. LinkError naming the port when either fails within `timeout` s."""

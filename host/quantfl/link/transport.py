@@ -1,7 +1,8 @@
 """Transports: how bytes reach a board. Every port a user may name is accepted everywhere.
 
 `/dev/tty…`, `COM3`, `socket://host:port`, `rfc2217://host:port`, `loop://`, `hwgrep://…` go through pyserial's
-`serial_for_url`; `inproc://…` names a board inside this process (quantfl.emulate.inproc).
+`serial_for_url`; `ble://NAME-or-ADDRESS` through bleak (quantfl.link.ble); `inproc://…` names a board inside this process
+(quantfl.emulate.inproc).
 """
 
 from __future__ import annotations
@@ -33,6 +34,21 @@ class Transport(Protocol):
 
     async def close(self) -> None:
         """Give the port back; `on_lost` is not called."""
+
+
+class TurnTaking(Protocol):
+    """What a transport has besides when boards take turns at it (BLE). open_s: how long `open` may take."""
+
+    open_s: float
+
+    async def turn(self, timeout: float) -> float:
+        """Wait until it may be opened; returns the seconds spent in the queue. LinkError after `timeout` s, or when absent."""
+
+    def engage(self, on: bool) -> None:
+        """A request begins or ends."""
+
+    def rest(self) -> None:
+        """Nothing more is wanted for now."""
 
 
 class SerialTransport:
@@ -174,4 +190,8 @@ def open_transport(url: str, *, baud: int = BAUD) -> Transport:
         from quantfl.emulate.inproc import InprocTransport
 
         return InprocTransport(url)
+    if url.startswith("ble://"):
+        from quantfl.link.ble import BleTransport
+
+        return BleTransport(url)
     return SerialTransport(url, baud)

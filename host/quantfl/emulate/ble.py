@@ -1,0 +1,121 @@
+"""A BLE adapter without a radio: a private D-Bus, a fake `org.bluez`, and virtual boards that an unmodified bleak connects to."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantfl.emulate.base import spawn
+from quantfl.errors import ToolError
+
+_BUS = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig><type>session</type><listen>unix:tmpdir={folder}</listen><auth>EXTERNAL</auth>
+<policy context="default"><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/></policy>
+</busconfig>"""
+_START_S = 30.0
+
+
+def missing() -> str | None:
+    """None when there can be a virtual adapter, else what is not installed."""
+    if sys.platform != "linux":
+        return "the virtual BLE adapter speaks BlueZ's D-Bus, which bleak uses on Linux only"
+    if shutil.which("dbus-daemon") is None:
+        return "dbus-daemon is not installed (package dbus)"
+    for module, extra in (("bleak", "ble"), ("bumble", "ble-emulation"), ("dbus_fast", "ble-emulation")):
+        if importlib.util.find_spec(module) is None:
+            return f"{module} is not installed (pip install 'quantfl[{extra}]')"
+    return None
+
+
+@dataclass(frozen=True)
+class BleBoard:
+    """A board to be advertised. port: of its link (uart) or of its radio (`mode` radio: firmware started with --ble)."""
+
+    name: str
+    port: int
+    mode: str = "radio"
+    battery: int | None = None
+    mtu: int = 247
+
+    def address(self, index: int) -> str:
+        """Its random static address on the virtual radio."""
+        return f"C4:00:00:00:{index >> 8:02X}:{index & 0xFF:02X}"
+
+
+class BleAdapter:
+    """A private bus and the process behind `org.bluez`. `address` is what DBUS_SYSTEM_BUS_ADDRESS has to be.
+
+    acl: bytes per link-layer packet, 251 with data-length extension, 27 without. limit: connections at once.
+    """
+
+    def __init__(self, boards: list[BleBoard], *, acl: int = 251, limit: int = 5, mtu: int = 247):
+        self.boards, self.acl, self.limit, self.mtu = boards, acl, limit, mtu
+        self.address = ""
+        self.addresses = [b.address(i + 1) for i, b in enumerate(boards)]
+        self._processes: list[subprocess.Popen] = []
+        self._folder: tempfile.TemporaryDirectory | None = None
+
+    @property
+    def alive(self) -> bool:
+        return bool(self._processes) and all(p.poll() is None for p in self._processes)
+
+    def start(self) -> None:
+        """ToolError when a tool is missing or does not start."""
+        reason = missing()
+        if reason is not None:
+            raise ToolError(reason)
+        self._folder = tempfile.TemporaryDirectory(prefix="quantfl-ble-")
+        config = Path(self._folder.name) / "bus.conf"
+        config.write_text(_BUS.format(folder=self._folder.name))
+        try:
+            self.address = self._run(["dbus-daemon", f"--config-file={config}", "--nofork", "--print-address=1"], "dbus-daemon")
+            command = [sys.executable, "-m", "quantfl.emulate.ble_bluez", f"--acl={self.acl}", f"--limit={self.limit}",
+                       f"--mtu={self.mtu}"]  # fmt: skip
+            for board, address in zip(self.boards, self.addresses, strict=True):
+                battery = "" if board.battery is None else f",battery={board.battery}"
+                command += ["--device", f"{board.name},{address},127.0.0.1:{board.port},mode={board.mode},mtu={board.mtu}{battery}"]
+            self._run(command, "the virtual adapter", DBUS_SYSTEM_BUS_ADDRESS=self.address)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _run(self, command: list[str], what: str, **env: str) -> str:
+        """Start a process and return its first line."""
+        process = spawn(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                        env=os.environ | env)  # fmt: skip
+        self._processes.append(process)
+        deadline = time.monotonic() + _START_S
+        ready, _, _ = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+        line = process.stdout.readline().strip() if ready else ""
+        if not line:
+            process.kill()
+            last = (process.stderr.read().strip().splitlines() or ["no message"])[-1]
+            raise ToolError(f"{what} did not start: {last}")
+        return line
+
+    def stop(self) -> None:
+        for process in reversed(self._processes):
+            process.kill()
+            process.wait()
+            for pipe in (process.stdout, process.stderr):
+                pipe.close()
+        self._processes = []
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def __enter__(self) -> BleAdapter:
+        self.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.stop()
