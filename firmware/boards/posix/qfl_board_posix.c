@@ -1,6 +1,7 @@
 /*
  * A board as a process: link and samples are TCP servers on the loopback interface, flash is a file or memory.
- * Options: --port N --samples N (0: any), --flash FILE, --uid HEX, --ram KIB, --die-with-parent.
+ * Options: --port N --samples N (0: any), --flash FILE, --uid HEX, --ram KIB, --die-with-parent, --ble (the link's port is a BLE
+ * radio's, qfl_ble_records.h).
  * Prints one line of JSON with the ports chosen.
  */
 #define _DEFAULT_SOURCE
@@ -19,11 +20,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../common/qfl_ble_records.h"
 #include "../common/qfl_board.h"
 #include "../common/qfl_ram_flash.h"
 #include "../common/qfl_sample_record.h"
 
-enum { FLASH = 1 << 20 };
+enum { FLASH = 1 << 20, BLE_RX = 8192, BLE_TX = 2 * QFL_BLE_VALUE_MAX };
 
 typedef struct channel {
     int listener, client;
@@ -39,6 +41,11 @@ typedef struct posix_board {
     uint8_t *arena, *flash;
     int watch_parent;
     char **argv;
+    int ble_on;
+    qfl_ble_link ble;
+    qfl_ble_records radio;
+    uint32_t radio_epoch;
+    uint8_t ble_rx[BLE_RX], ble_tx[BLE_TX];
 } posix_board;
 
 static int listen_on(int port)
@@ -101,10 +108,36 @@ static int32_t channel_read(channel *c, uint8_t *p, uint32_t n)
 
 static posix_board *self(void *ctx) { return ctx; }
 
+static uint32_t radio_read(void *ctx, uint8_t *p, uint32_t n) { return (uint32_t)channel_read(&self(ctx)->link, p, n); }
+
+static int32_t channel_write(channel *c, const uint8_t *p, uint32_t n)
+{
+    ssize_t put = c->client < 0 ? 0 : send(c->client, p, n, MSG_NOSIGNAL);
+    if (put < 0 && errno != EAGAIN && errno != EINTR)
+        drop(c);
+    return put < 0 ? 0 : (int32_t)put;
+}
+
+static uint32_t radio_write(void *ctx, const uint8_t *p, uint32_t n) { return (uint32_t)channel_write(&self(ctx)->link, p, n); }
+
+static void poll_radio(posix_board *b)
+{
+    if (b->link.client < 0)
+        qfl_ble_link_on_disconnect(&b->ble);
+    if (b->radio_epoch != b->link.epoch) {
+        b->radio_epoch = b->link.epoch;
+        qfl_ble_records_reset(&b->radio);
+    }
+    qfl_ble_records_poll(&b->radio, &b->ble);
+    qfl_ble_link_flush(&b->ble);
+}
+
 static void port_poll(void *ctx)
 {
     accept_client(&self(ctx)->link);
     accept_client(&self(ctx)->samples);
+    if (self(ctx)->ble_on)
+        poll_radio(self(ctx));
 }
 
 static uint64_t now_us(void)
@@ -116,31 +149,43 @@ static uint64_t now_us(void)
 
 static uint32_t port_ms(void *ctx) { (void)ctx; return (uint32_t)(now_us() / 1000); }
 static uint32_t port_us(void *ctx) { (void)ctx; return (uint32_t)now_us(); }
-static int32_t port_link_up(void *ctx, uint8_t link) { return link == 0 && self(ctx)->link.client >= 0; }
-static uint32_t port_link_epoch(void *ctx, uint8_t link) { (void)link; return self(ctx)->link.epoch; }
-static uint32_t port_link_mtu(void *ctx, uint8_t link) { (void)ctx; (void)link; return 4096; }
+static int32_t port_link_up(void *ctx, uint8_t link)
+{
+    posix_board *b = self(ctx);
+    return link == 0 && (b->ble_on ? qfl_ble_link_up(&b->ble) : b->link.client >= 0);
+}
+static uint32_t port_link_epoch(void *ctx, uint8_t link)
+{
+    (void)link;
+    return self(ctx)->ble_on ? qfl_ble_link_epoch(&self(ctx)->ble) : self(ctx)->link.epoch;
+}
+static uint32_t port_link_mtu(void *ctx, uint8_t link)
+{
+    (void)link;
+    return self(ctx)->ble_on ? qfl_ble_link_mtu(&self(ctx)->ble) : 4096;
+}
 
 static int32_t port_link_write(void *ctx, uint8_t link, const uint8_t *p, uint32_t n)
 {
     posix_board *b = self(ctx);
     if (link != 0)
         return QFL_PORT_E_NOSYS;
+    if (b->ble_on)
+        return qfl_ble_link_write(&b->ble, p, n);
     if (b->link.client < 0)
         return (int32_t)n; /* nobody listens: a UART would send into the air */
-    ssize_t put = send(b->link.client, p, n, MSG_NOSIGNAL);
-    if (put >= 0)
-        return (int32_t)put;
-    if (errno != EAGAIN && errno != EINTR)
-        drop(&b->link);
-    return 0;
+    return channel_write(&b->link, p, n);
 }
 
 static int32_t port_link_read(void *ctx, uint8_t link, uint8_t *p, uint32_t n)
 {
-    return link == 0 ? channel_read(&self(ctx)->link, p, n) : QFL_PORT_E_NOSYS;
+    posix_board *b = self(ctx);
+    if (link != 0)
+        return QFL_PORT_E_NOSYS;
+    return b->ble_on ? qfl_ble_link_read(&b->ble, p, n) : channel_read(&b->link, p, n);
 }
 
-static uint32_t port_link_lost(void *ctx, uint8_t link) { (void)ctx; (void)link; return 0; }
+static uint32_t port_link_lost(void *ctx, uint8_t link) { (void)link; return qfl_ble_link_lost(&self(ctx)->ble); }
 
 static int32_t port_flash_info(void *ctx, qfl_flash_info *out)
 {
@@ -186,6 +231,8 @@ static void port_sleep(void *ctx, uint32_t ms)
         /* Samples wait for the board, not the board for samples: looked at every few ms, or a full board would spin. */
         {-1, POLLIN, 0}, {b->watch_parent ? 0 : -1, POLLIN, 0},
     };
+    if (b->ble_on && qfl_ble_link_flush(&b->ble) != 0 && ms > 1)
+        ms = 1; /* the radio's queue is full */
     if (ms == 0)
         return;
     poll(p, 5, (int)ms);
@@ -261,6 +308,10 @@ const qfl_port *qfl_board_open(int argc, char **argv)
             b->watch_parent = 1;
             continue;
         }
+        if (strcmp(argv[i], "--ble") == 0) {
+            b->ble_on = 1;
+            continue;
+        }
         if (strcmp(argv[i], "--port") == 0)
             link = atoi(value);
         else if (strcmp(argv[i], "--samples") == 0)
@@ -287,6 +338,11 @@ const qfl_port *qfl_board_open(int argc, char **argv)
     b->arena = aligned_alloc(16, b->arena_n);
     memset(b->arena, 0, b->arena_n);
     b->link.client = b->samples.client = -1;
+    b->radio.read = radio_read;
+    b->radio.write = radio_write;
+    b->radio.ctx = b;
+    if (qfl_ble_link_init(&b->ble, qfl_ble_records_send, &b->radio, b->ble_rx, BLE_RX, b->ble_tx, BLE_TX) != 0)
+        return NULL;
     b->link.listener = listen_on(link);
     b->samples.listener = listen_on(samples);
     printf("{\"port\": %d, \"samples\": %d}\n", port_of(b->link.listener), port_of(b->samples.listener));

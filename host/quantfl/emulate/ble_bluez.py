@@ -352,12 +352,14 @@ class Sim1(ServiceInterface):
 
     @dbus_method()
     def Meters(self) -> DBusStr:
-        """JSON: per address the peripheral's Meter (tx: board to host), and the most connections there have been."""
+        """JSON: the meters of the central (tx: to boards) and of each peripheral by address (tx: to the host), and the most
+        connections there have been. What a controller receives is whole again: fragments are counted where they are sent."""
         meters = {a: p.host.snooper.snapshot() for a, p in self.world.peripherals.items()}
-        return json.dumps({"boards": meters, "most_connections": self.world.most})
+        return json.dumps({"central": self.world.host.snooper.snapshot(), "boards": meters, "most_connections": self.world.most})
 
     @dbus_method()
     def ResetMeters(self) -> None:
+        self.world.host.snooper = Meter()
         for peripheral in self.world.peripherals.values():
             peripheral.host.snooper = Meter()
 

@@ -180,12 +180,15 @@ class VirtualPeripheral:
         if self.what.mode == "radio" and self._writer is not None:
             self._writer.write(struct.pack("<BH", kind, len(body)) + body)
 
-    async def silence(self) -> None:
-        """Radio power gone without a word: both ends see a supervision time-out."""
+    async def silence(self, seconds: float = 0.3) -> None:
+        """Out of reach without a word, and back after a while: both ends see a supervision time-out."""
         link = self.controller.link
         link.remove_controller(self.controller)
         for other in list(link.controllers):
             other.silence(self.device.random_address)
+            self.controller.silence(other.random_address)
+        await asyncio.sleep(seconds)
+        link.add_controller(self.controller)
 
     async def drop(self) -> None:
         """The board ends the connection."""

@@ -14,13 +14,16 @@ from quantfl.errors import ToolError
 class NativeBoard:
     """The firmware as a process; link and samples are TCP ports on this machine.
 
-    flash: file that keeps its flash over restarts. ram: KiB of arena.
+    flash: file that keeps its flash over restarts. ram: KiB of arena. ble: its link's port is that of a BLE radio
+    (quantfl.emulate.ble), not of a UART.
     """
 
     kind = "native"
 
-    def __init__(self, name: str, *, uid: bytes, flash: str | None = None, ram: int = 256, program: str | None = None):
-        self.name, self.uid, self.flash, self.ram = name, uid, flash, ram
+    def __init__(
+        self, name: str, *, uid: bytes, flash: str | None = None, ram: int = 256, program: str | None = None, ble: bool = False
+    ):
+        self.name, self.uid, self.flash, self.ram, self.ble = name, uid, flash, ram, ble
         self.program = program or str(firmware("native", "program"))
         self.url, self.samples_url = "", None
         self._ports = (0, 0)
@@ -37,6 +40,8 @@ class NativeBoard:
     def start(self) -> None:
         command = [self.program, "--port", str(self._ports[0]), "--samples", str(self._ports[1]),
                    "--uid", self.uid.hex(), "--ram", str(self.ram), "--die-with-parent"]  # fmt: skip
+        if self.ble:
+            command.append("--ble")
         if self.flash:
             command += ["--flash", self.flash]
         self._process = spawn(

@@ -171,7 +171,7 @@ class Session:
     async def send(self, kind: int, number: int, body: bytes, *, timeout: float) -> None:
         """Queue one message, waiting for room; LinkError when the link is down."""
         deadline = time.monotonic() + timeout
-        while self.link.state == UP and self.link.pending >= lib.QFL_LINK_QUEUE:
+        while self.up and self.link.pending >= lib.QFL_LINK_QUEUE:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise LinkError(f"{self.transport.url}: the board does not acknowledge")

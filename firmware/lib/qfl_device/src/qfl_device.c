@@ -178,6 +178,11 @@ uint32_t qfl_device_poll(qfl_device *d)
 {
     const qfl_port *port = d->port;
     port->poll(port->ctx);
+    uint32_t epoch = port->link_epoch(port->ctx, 0);
+    if (epoch != d->epoch) { /* reconnected: the rest of a frame half sent would be noise */
+        d->epoch = epoch;
+        d->out_at = d->out_n = 0;
+    }
     receive(d);
     uint32_t start = port->us(port->ctx);
     while (d->state >= QFL_DEVICE_TRAINING) {

@@ -19,6 +19,7 @@ struct qfl_device {
     uint8_t *out; /* encoded frames on their way to the port */
     uint32_t out_cap, out_n, out_at;
     uint32_t session;
+    uint32_t epoch; /* connections of the port's link, as last seen */
     uint8_t *answer; /* body of a long answer, ANSWER_BYTES */
 
     uint16_t selftest_failed, selftest_first; /* of the last self-test */

@@ -1,0 +1,197 @@
+"""One board over BLE: unmodified bleak, a fake bluetoothd, virtual controllers, the firmware with its BLE port."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+
+import pytest
+
+from quantfl.device import Device, differences
+from quantfl.errors import LinkError, UsageError
+from quantfl.link import ble
+from quantfl.link.ble_model import layers
+from quantfl.link.transport import open_transport
+from quantfl.package.convert import convert
+from tests.ble.conftest import run
+from tests.support import DEMO_MODEL
+
+pytestmark = pytest.mark.emulated
+
+
+@pytest.fixture(scope="module")
+def package() -> bytes:
+    return convert(DEMO_MODEL).package
+
+
+def test_a_package_by_name_and_by_address(air, package):
+    there = air(2, battery=87)
+
+    async def go():
+        async with Device(there.url(0)) as one, Device(f"ble://{there.adapter.addresses[1].lower()}") as two:
+            assert (await one.hello()).uid == "0000000100000000" and (await two.hello()).uid == "0000000100000001"
+            assert await asyncio.gather(one.push(package), two.push(package)) == [True, True]
+            assert await one.push(package) is False
+            for device in (one, two):
+                assert differences(*await device.books()) == {}
+            assert await one.session.transport.battery() == 87
+            return one.session.transport
+
+    transport = run(go())
+    assert max(transport.sent) == 244  # values as long as the MTU allows
+    counters = layers(transport.sent)
+    assert len(package) < counters.att < 1.1 * len(package)
+
+
+@pytest.mark.parametrize("mode", ["radio", "uart"])
+def test_the_smallest_mtu_works(air, package, mode):
+    """20 bytes per value, as before any negotiation, with a board that knows of it and with one behind a serial module."""
+    there = air(1, mode=mode, mtu=23)
+
+    async def go():
+        async with Device(there.url(0)) as device:
+            await device.push(package)
+            assert differences(*await device.books()) == {}
+            return device.session.transport
+
+    transport = run(go())
+    assert max(transport.sent) == max(transport.received) == 20
+
+
+@pytest.mark.parametrize(("acl", "mtu"), [(251, 247), (27, 247), (251, 23), (27, 23)])
+def test_the_model_of_lower_layers_agrees_with_the_controllers_count(air, package, acl, mtu):
+    there = air(1, acl=acl, mtu=mtu)
+
+    async def go():
+        async with Device(there.url(0)) as device:
+            await device.push(package)
+            await device.books()
+            await asyncio.sleep(0.2)  # the last acknowledgement is on its way
+            ble.configure(4, acl)
+            return device.session.transport, await there.meters()
+
+    transport, meters = run(go())
+    down, up = meters["central"]["tx"], meters["boards"][there.adapter.addresses[0]]["tx"]
+    for lengths, count in ((transport.sent, down), (transport.received, up)):
+        model = layers(lengths, acl)
+        assert model.att == count["value_att"]
+        assert model.l2cap == count["value_l2cap"]
+        assert model.packets == count["value_fragments"]
+        assert model.hci == count["value_acl"]
+        assert model.air == count["value_l2cap"] + 10 * count["value_fragments"]
+    carried = transport.carried()
+    assert carried["down", "att"] == (down["value_att"], False)
+    assert carried["up", "l2cap"] == (up["value_l2cap"], True)
+
+
+@pytest.mark.parametrize("how", ["Drop", "Silence"])
+def test_a_transfer_goes_on_after_the_connection_broke(air, package, how, monkeypatch):
+    """The board hangs up in mid-transfer, or its radio falls silent and comes back: nothing is sent twice but what was in flight."""
+    monkeypatch.setattr(ble, "CONNECT_S", 1.0)  # the virtual radio does not take up an attempt begun while it was silent
+    there = air(1)
+    address = there.adapter.addresses[0]
+
+    async def go():
+        async with Device(there.url(0), patience=20.0) as device:
+            broken = asyncio.Event()
+
+            def progress(done, total):
+                if done > total // 2 and not broken.is_set():
+                    broken.set()
+                    breaking.append(asyncio.create_task(there.simulate(how, "s", [address])))
+
+            breaking = []
+            await device.push(package, progress=progress)
+            if how == "Silence":
+                await breaking[0]
+            assert device.info.package is not None
+            return device.session.transport, device.session.sessions
+
+    transport, sessions = run(go())
+    assert transport.connections == 2 and sessions == 2
+    assert layers(transport.sent).values < 1.6 * len(package)
+
+
+def test_lost_values_are_sent_again(air, package):
+    """Write without response loses packets under load: the session acknowledges."""
+    there = air(1)
+
+    async def go():
+        async with Device(there.url(0)) as device:
+            await device.hello()
+            await there.simulate("LoseWrites", "sq", [there.adapter.addresses[0], 5])
+            await device.push(package)
+            return device.counters()
+
+    counters = run(go())
+    assert counters.tx_retransmission > 0
+
+
+def test_errors_are_one_line(air, monkeypatch):
+    there = air(1)
+
+    async def absent():
+        for target in ("nobody", "C4:00:00:00:00:99"):
+            started = time.monotonic()
+            with pytest.raises(LinkError, match=f"no BLE board {target} advertises"):
+                await Device(f"ble://{target}").open()
+            assert time.monotonic() - started < ble.FIND_S + 1
+
+    async def too_long():
+        """What bleak says of a value longer than the MTU allows is an error of ours; the link is opened again."""
+        async with Device(there.url(0)) as device:
+            await device.hello()
+            transport, lost = device.session.transport, asyncio.Event()
+            real = transport._lost
+            transport._lost = lambda why: (lost.set(), reasons.append(why), real(why))
+            rx = transport._client.services.get_characteristic(ble.RX)
+            monkeypatch.setattr(type(rx), "max_write_without_response_size", 300)
+            transport.write(bytes(300))
+            await asyncio.wait_for(lost.wait(), 5)
+            monkeypatch.undo()
+            monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", there.adapter.address)
+            await device.hello()
+
+    reasons: list[str] = []
+    run(absent())
+    run(too_long())
+    assert reasons == ["Failed to initiate write"]
+
+    with pytest.raises(UsageError, match="name a board"):
+        open_transport("ble://")
+
+    async def no_bluetooth():
+        with pytest.raises(LinkError, match="Bluetooth is not available here") as error:
+            await Device("ble://x").open()
+        assert "\n" not in str(error.value)
+
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent/bus")
+    run(no_bluetooth())
+
+
+def test_a_device_without_the_service_is_named(air):
+    """Something else that is connectable: refused in one line, and its place is free again."""
+    there = air(1)
+
+    async def go():
+        original = ble.RX
+        ble.RX = "00001234-0000-1000-8000-00805f9b34fb"
+        try:
+            with pytest.raises(LinkError, match="has no quantfl serial service"):
+                await Device(there.url(0)).open()
+        finally:
+            ble.RX = original
+        assert ble.Adapter.current().turns.taken == 0
+        async with Device(there.url(0)) as device:
+            await device.hello()
+
+    run(go())
+
+
+def test_bleak_is_imported_only_for_ble():
+    import subprocess
+    import sys
+
+    code = "import sys; from quantfl.cli import main; from quantfl.link import ble; print('bleak' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ).stdout == "False\n"
