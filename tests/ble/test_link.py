@@ -195,3 +195,54 @@ def test_bleak_is_imported_only_for_ble():
 
     code = "import sys; from quantfl.cli import main; from quantfl.link import ble; print('bleak' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ).stdout == "False\n"
+
+
+def test_devices_lists_what_advertises(air, capsys):
+    """Board, firmware, battery and signal of every BLE board in reach, and of those named."""
+    import json
+
+    from quantfl.cli.main import main
+
+    there = air(2, battery=64)
+    assert main(["devices", "--json", "--timeout", "1.5"]) == 0
+    rows = [r for r in json.loads(capsys.readouterr().out) if r["url"].startswith("ble://")]
+    assert sorted(r["name"] for r in rows) == ["qfl-0", "qfl-1"]
+    for row in rows:
+        assert row["board"] == "native" and row["firmware"] and row["battery_percent"] == 64
+        assert -100 < row["signal_dbm"] < 0 and row["address"] in there.adapter.addresses
+    assert main(["devices", "--json", there.url(1), "ble://absent"]) == 5
+    named, absent = json.loads(capsys.readouterr().out)
+    assert named["uid"] == "0000000100000001" and named["battery_percent"] == 64 and "no BLE board absent" in absent["error"]
+    assert main(["devices", "--timeout", "1.5"]) == 0
+    assert "64 %" in capsys.readouterr().out
+
+
+def test_devices_without_bluetooth_says_so(monkeypatch, capsys):
+    from quantfl.cli.main import main
+
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent/bus")
+    pytest.importorskip("bleak", reason="bleak is not installed (extra ble)")
+    assert main(["devices"]) == 0
+    out = capsys.readouterr()
+    assert "no BLE boards: cannot scan for BLE boards: Bluetooth is not available here" in " ".join(out.err.split())
+
+
+@pytest.mark.usefixtures("air")  # it skips where tools are missing
+def test_boards_of_the_command_line_are_found_by_another_process():
+    """`quantfl emulate --ble`, then push and devices as a user would; the emulation ends with its process."""
+    import json
+    import subprocess
+    import sys
+
+    quantfl = [sys.executable, "-m", "quantfl.cli.main"]
+    with subprocess.Popen([*quantfl, "emulate", "--ble", "-n", "2", "--json"], stdout=subprocess.PIPE, text=True) as emulation:
+        try:
+            rows = json.loads(emulation.stdout.readline())
+            env = os.environ | {"DBUS_SYSTEM_BUS_ADDRESS": rows[0]["dbus_system_bus_address"]}
+            assert [r["url"] for r in rows] == ["ble://board-00", "ble://board-01"]
+            done = subprocess.run([*quantfl, "devices", "--json", *[r["url"] for r in rows]], env=env, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            assert [r["board"] for r in json.loads(done.stdout)] == ["native", "native"]
+        finally:
+            emulation.terminate()
+    assert emulation.returncode == 0

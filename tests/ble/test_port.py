@@ -16,7 +16,8 @@ def build(folder, *flags: str):
         pytest.skip("neither gcc nor clang is installed")
     common, program = ROOT / "firmware" / "boards" / "common", folder / "ble_link_test"
     command = [compiler, "-std=c11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", *flags, f"-I{common}",
-               str(ROOT / "tests" / "ble" / "ble_link_test.c"), str(common / "qfl_ble_link.c"), "-lpthread", "-o", str(program)]  # fmt: skip
+               str(ROOT / "tests" / "ble" / "ble_link_test.c"), str(common / "qfl_ble_link.c"), "-lpthread",
+               "-o", str(program)]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
     if "cannot find -l" in done.stderr or "libclang_rt" in done.stderr:
         pytest.skip("the compiler has no sanitizer runtime")
@@ -39,8 +40,8 @@ def test_the_header_is_cxx11(tmp_path):
     if compiler is None:
         pytest.skip("g++ is not installed")
     source = tmp_path / "port.cpp"
-    source.write_text('#include "qfl_ble_link.h"\n#include "qfl_ble_records.h"\nint main() { qfl_ble_link l; return l.rx_size > 1; }\n')
+    source.write_text('#include "qfl_ble_link.h"\nint main() { qfl_ble_link l; return l.rx_size > 1; }\n')
     common = ROOT / "firmware" / "boards" / "common"
-    done = subprocess.run([compiler, "-std=c++11", "-pedantic", "-Wall", "-fsyntax-only", f"-I{common}", str(source)],
-                          capture_output=True, text=True)  # fmt: skip
-    assert "error" not in done.stderr, done.stderr
+    command = [compiler, "-std=c++11", "-pedantic", "-Wall", "-fsyntax-only", f"-I{common}", str(source)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -95,7 +95,6 @@ def test_a_round_costs_at_most_64_bytes_of_att_beyond_its_deltas(air):
             return att - len(delta.data) - len(down)
 
     cost = run(go())
-    print('COST', cost)
     assert 0 < cost <= 64
 
 
@@ -111,5 +110,4 @@ def test_boards_that_train_long_give_their_place_to_others(air, monkeypatch):
     assert record["failed"] == {} and len(record["contributors"]) == 4
     assert run(there.meters())["most_connections"] == 1
     connections = [m.device.session.transport.connections for m in rounds.f.members]
-    print("CONN", connections, [b["seconds"] for b in record["boards"].values()])
     assert max(connections) >= 4  # set-up, TRAIN, the delta, and at least once in between to ask

@@ -4,45 +4,62 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
+from typing import Any
 
 import typer
 
 
 def command(
-    urls: list[str] = typer.Argument(None, help="Ports: /dev/tty…, COM3, socket://host:port, rfc2217://host:port."),
+    urls: list[str] = typer.Argument(None, help="Ports: /dev/tty…, COM3, socket://host:port, rfc2217://host:port, ble://NAME."),
     baud: int = typer.Option(921_600, min=300, help="Bits per second on a serial port."),
-    timeout: float = typer.Option(5.0, min=0.1, help="Seconds to wait for each board."),
+    timeout: float = typer.Option(5.0, min=0.1, help="Seconds to wait for each board; at most 3 of them to scan."),
+    ble: bool = typer.Option(True, "--ble/--no-ble", help="Without URLS: also look for BLE boards, where there is Bluetooth."),
     as_json: bool = typer.Option(False, "--json", help="Print a JSON list."),
 ) -> int:
-    """Show boards: firmware, protocol, memory, model and head, samples. Without URLS: list this machine's serial ports.
+    """Show boards: firmware, protocol, memory, model and head, samples. Without URLS: list this machine's serial ports, and the
+    BLE boards in reach with board, firmware, battery and signal.
 
     Exit code 5 when a named board does not answer; the others are shown nevertheless.
     """
     from quantfl.cli.output import console, print_json
 
     if not urls:
-        return _list_ports(as_json)
+        return _list(baud, timeout, ble, as_json)
     rows = asyncio.run(_ask(urls, baud, timeout))
     if as_json:
         print_json(rows)
     else:
-        from rich.table import Table
-
-        table = Table()
-        for column in ("port", "board", "uid", "firmware", "RAM", "flash", "state", "package", "head", "samples"):
-            table.add_column(column)
-        for row in rows:
-            if "error" in row:
-                table.add_row(row["url"], f"[red]{row['error']}[/]", *[""] * 8)
-                continue
-            table.add_row(
-                row["url"], row["board"], row["uid"], f"{row['firmware']} (protocol {row['protocol']})",
-                f"{row['ram'] // 1024} KiB", f"{row['flash'] // 1024} KiB", row["state"],
-                (row["package"] or "none")[:12], f"{row['head']:08x}" if row["head"] is not None else "",
-                f"{row['samples']} of {row['capacity']}",
-            )  # fmt: skip
-        console().print(table)
+        console().print(_table(rows))
     return 5 if any("error" in row for row in rows) else 0
+
+
+def _table(rows: list[dict]):
+    """One row per board; columns of BLE only where a board is reached over it."""
+    from rich.table import Table
+
+    radio = any("signal_dbm" in row for row in rows)
+    table = Table()
+    for column in ("port", "board", "uid", "firmware", "RAM", "flash", "state", "package", "head", "samples"):
+        table.add_column(column)
+    for column in ("name", "signal", "battery") if radio else ():
+        table.add_column(column)
+    for row in rows:
+        extra = _radio_cells(row) if radio else []
+        if "error" in row:
+            table.add_row(row["url"], f"[red]{row['error']}[/]", *[""] * 8, *extra)
+            continue
+        table.add_row(
+            row["url"], row["board"], row["uid"], f"{row['firmware']} (protocol {row['protocol']})",
+            f"{row['ram'] // 1024} KiB", f"{row['flash'] // 1024} KiB", row["state"],
+            (row["package"] or "none")[:12], f"{row['head']:08x}" if row["head"] is not None else "",
+            f"{row['samples']} of {row['capacity']}", *extra,
+        )  # fmt: skip
+    return table
+
+
+def _radio_cells(row: dict) -> list[str]:
+    signal, battery = row.get("signal_dbm"), row.get("battery_percent")
+    return [row.get("name") or "", "" if signal is None else f"{signal} dBm", "" if battery is None else f"{battery} %"]
 
 
 async def _ask(urls: list[str], baud: int, timeout: float) -> list[dict]:
@@ -51,28 +68,52 @@ async def _ask(urls: list[str], baud: int, timeout: float) -> list[dict]:
 
     async def one(url: str) -> dict:
         device = Device(url, baud=baud)
+        row: dict[str, Any] = {"url": url}
         try:
             await device.open(timeout)
-            return {"url": url} | asdict(await device.hello(timeout))
+            row |= asdict(await device.hello(timeout))
+            describe = getattr(device.session.transport, "describe", None)
+            return row | (await describe() if describe is not None else {})
         except (LinkError, DeviceError) as error:
-            return {"url": url, "error": str(error)}
+            return row | {"error": str(error)}
         finally:
             await device.close()
 
     return list(await asyncio.gather(*(one(u) for u in urls)))
 
 
-def _list_ports(as_json: bool) -> int:
+def _list(baud: int, timeout: float, ble: bool, as_json: bool) -> int:
     from serial.tools import list_ports
 
-    from quantfl.cli.output import console, print_json
+    from quantfl.cli.output import console, print_json, stderr_console
 
     ports = [{"url": p.device, "description": p.description, "hardware": p.hwid} for p in list_ports.comports()]
+    boards, note = asyncio.run(_ble(baud, timeout)) if ble else ([], None)
+    if note is not None:
+        stderr_console().print(note, highlight=False, markup=False)
     if as_json:
-        print_json(ports)
+        print_json([*ports, *boards])
         return 0
     for port in ports:
         console().print(f"{port['url']}  {port['description']}  {port['hardware']}", highlight=False)
     if not ports:
         console().print("no serial ports on this machine; name a port, or boot boards with `quantfl emulate`")
+    for row in boards:
+        what = row["error"] if "error" in row else f"{row['board']}  firmware {row['firmware']}  {row['state']}"
+        console().print("  ".join([row["url"], *filter(None, _radio_cells(row)), what]), highlight=False, markup=False)
     return 0
+
+
+async def _ble(baud: int, timeout: float) -> tuple[list[dict], str | None]:
+    """Boards that advertise the serial service, each asked who it is; and a note when there is no Bluetooth here."""
+    from quantfl.errors import LinkError, ToolError
+    from quantfl.link.ble import scan
+
+    try:
+        found = await scan(min(timeout, 3.0))
+    except (LinkError, ToolError) as error:
+        return [], f"no BLE boards: {error}"
+    rows = {row["url"]: row for row in await _ask([a.url for a in found], baud, timeout)}
+    return [
+        {"battery_percent": a.battery, **rows[a.url], "name": a.name, "address": a.address, "signal_dbm": a.rssi} for a in found
+    ], None

@@ -17,6 +17,7 @@ def command(
     data: str = typer.Option(None, "--data", help="Feed this data set to the boards as their sensors would."),
     data_path: Path = typer.Option(None, "--data-path", help="Where the data set lies."),
     split: str = typer.Option("dirichlet:0.3", "--split", help="iid, dirichlet:ALPHA or by-writer."),
+    ble: bool = typer.Option(False, "--ble", help="Put them on a virtual BLE adapter that bleak finds by DBUS_SYSTEM_BUS_ADDRESS."),
     as_json: bool = typer.Option(False, "--json", help="Print the list of boards as one JSON line."),
 ) -> int:
     """Boot boards, print their ports, and keep them running until Ctrl-C or until this process ends."""
@@ -31,30 +32,49 @@ def command(
         if package is None:
             raise UsageError("--data needs --package: samples are fed in the input quantisation of a model")
         shards = _shards(package, data, data_path, split, count, seed)
-    boards = boot_fleet(board, count, seed=seed)
+    boards = boot_fleet(board, count, seed=seed, ble=ble)
+    adapter = None
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
     try:
-        _announce(boards, as_json)
+        if ble:
+            adapter = _adapter(boards)
+            adapter.start()
+        _announce(boards, adapter, as_json)
         _feed(boards, shards)
-        while not stopped and all(b.alive for b in boards):
+        while not stopped and all(b.alive for b in boards) and (adapter is None or adapter.alive):
             time.sleep(0.2)
         return 0 if stopped else 1
     except KeyboardInterrupt:
         return 0
     finally:
+        if adapter is not None:
+            adapter.stop()
         close_all(boards)
 
 
-def _announce(boards, as_json: bool) -> None:
+def _adapter(boards):
+    """A virtual BLE adapter over which the boards advertise under their names."""
+    from quantfl.emulate.ble import BleAdapter, BleBoard
+
+    return BleAdapter(
+        [BleBoard(b.name, int(b.url.rsplit(":", 1)[1]), "radio" if b.kind == "native" else "uart") for b in boards]
+    )
+
+
+def _announce(boards, adapter, as_json: bool) -> None:
     import json
 
+    urls = {b: b.url if adapter is None else f"ble://{b.name}" for b in boards}
     if as_json:
-        rows = [{"name": b.name, "kind": b.kind, "url": b.url, "samples": b.samples_url} for b in boards]
-        print(json.dumps(rows), flush=True)
+        rows = [{"name": b.name, "kind": b.kind, "url": urls[b], "samples": b.samples_url} for b in boards]
+        bus = {} if adapter is None else {"dbus_system_bus_address": adapter.address}
+        print(json.dumps([row | bus for row in rows]), flush=True)
         return
+    if adapter is not None:
+        print(f"export DBUS_SYSTEM_BUS_ADDRESS='{adapter.address}'", flush=True)
     for b in boards:
-        print(f"{b.name}  {b.kind}  {b.url}  samples: {b.samples_url or 'from this process'}", flush=True)
+        print(f"{b.name}  {b.kind}  {urls[b]}  samples: {b.samples_url or 'from this process'}", flush=True)
 
 
 def _shards(package: Path, data: str, path: Path | None, split: str, count: int, seed: int):

@@ -83,8 +83,11 @@ def best_kind() -> str:
     return next(kind for kind in ("qemu_m4", "native", "inproc") if available(kind) is None)
 
 
-def boot_fleet(kind: str, count: int, *, seed: int = 1, prefix: str = "board") -> list[Board]:
-    """Boot `count` boards named prefix-00, prefix-01 …; each has a unique id made from `seed` and its number."""
+def boot_fleet(kind: str, count: int, *, seed: int = 1, prefix: str = "board", ble: bool = False) -> list[Board]:
+    """Boot `count` boards named prefix-00, prefix-01 …; each has a unique id made from `seed` and its number.
+
+    ble: native boards run the BLE port; their url is for a radio (quantfl.emulate.ble).
+    """
     reason = available(kind)
     if reason is not None:
         raise ToolError(f"cannot boot {kind} boards: {reason}")
@@ -92,7 +95,7 @@ def boot_fleet(kind: str, count: int, *, seed: int = 1, prefix: str = "board") -
     from quantfl.emulate.native import NativeBoard
     from quantfl.emulate.qemu import QemuBoard
 
-    make = {"native": NativeBoard, "inproc": InprocBoardHandle}.get(kind) or partial(QemuBoard, kind=kind)
+    make = {"native": partial(NativeBoard, ble=ble), "inproc": InprocBoardHandle}.get(kind) or partial(QemuBoard, kind=kind)
     boards: list[Board] = []
     try:
         for i in range(count):

@@ -58,7 +58,7 @@ class World:
         self.connecting = asyncio.Lock()
         self.tasks: set[asyncio.Task] = set()
         self.peripherals: dict[str, VirtualPeripheral] = {}
-        self.devices: dict[str, "Device1"] = {}
+        self.devices: dict[str, Device1] = {}
         self.most = 0  # connections there have been at once
 
     async def start(self, peripherals: list[Peripheral]) -> None:

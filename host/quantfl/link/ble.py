@@ -58,6 +58,7 @@ class Adapter:
         self.turns = Turns()
         self.packet = PACKET
         self.connecting = asyncio.Lock()
+        self.signals: dict[str, int] = {}  # address -> dBm as last advertised
         self._wanted: dict[asyncio.Future, str] = {}
         self._scan: asyncio.Task | None = None
 
@@ -83,6 +84,7 @@ class Adapter:
 
     async def _scan_for_all(self) -> None:
         def seen(device, advertisement) -> None:
+            self.signals[device.address] = advertisement.rssi
             names = {n for n in (advertisement.local_name, device.name) if n}
             for future, target in self._wanted.items():
                 if not future.done() and (target in names or target.upper() == device.address.upper()):
@@ -115,7 +117,6 @@ class BleTransport:
         self.url, self.target = url, unquote(url.removeprefix("ble://"))
         if not self.target:
             raise UsageError(f"{url}: name a board by its advertised name or its address, e.g. ble://quantfl-01")
-        self.rssi: int | None = None
         self.sent: Counter[int] = Counter()  # bytes of a value -> values written
         self.received: Counter[int] = Counter()  # -> values notified
         self.connections = 0
@@ -281,6 +282,12 @@ class BleTransport:
         except Exception:  # as above; a battery that cannot be read is not known
             return None
         return value[0] if len(value) == 1 and value[0] <= 100 else None
+
+    async def describe(self) -> dict[str, str | int | None]:
+        """What `quantfl devices` shows besides the hello: address, signal as last advertised in dBm, battery where known."""
+        found = {"address": self._device.address, "signal_dbm": self._adapter.signals.get(self._device.address)}
+        level = await self.battery()
+        return found if level is None else found | {"battery_percent": level}
 
     def carried(self) -> dict[tuple[str, str], tuple[int, bool]]:
         """(way, layer) -> bytes since the beginning, and whether they are modelled (quantfl.link.ble_model)."""
