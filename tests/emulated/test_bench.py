@@ -41,3 +41,28 @@ def test_bytes(monkeypatch):
     plain = rows["fp32"]
     assert plain["ratio_to_fp32"] == 1.0 and plain["up_bytes"] > 8 * 4 * 1290
     assert plain["up_bytes"] > 4.5 * rows["BU(64)"]["up_bytes"] > 4.5 * 3 * rows["DZ(3)"]["up_bytes"]
+
+
+def test_quantisers(monkeypatch, tmp_path):
+    need_digits()
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra plot)")
+    from quantfl.bench import quantisers
+
+    monkeypatch.setattr(quantisers, "FAMILIES", tuple(f for f in quantisers.FAMILIES if "zlib" not in f.name))  # the slow one
+    rows = quantisers.run(quick=True)
+    on = {(r["data"], r["quantiser"]): r for r in rows}
+    assert {d for d, _ in on} == {"normal", "Laplace", "digits, round 1", "digits, round 5"}
+    for q, loss, bits in (("EDEN(1)", 0.57, 1), ("EDEN(2)", 0.133, 2), ("EDEN(4)", 0.0096, 4), ("sign", 0.3634, 1)):
+        row = on["normal", q]
+        assert row["nmse"] == pytest.approx(loss, rel=0.05) and row["bits_per_weight"] == pytest.approx(bits, abs=0.02)
+    for row in rows:
+        assert row["bits_per_weight"] > 0 and row["nmse"] >= 0
+        if row["excess_bits"] is not None:
+            assert row["excess_bits"] > 0, "below the rate-distortion bound"
+    # coding BU's indices loses nothing and pays; buckets by quantiles do not
+    for levels in (4, 8, 16, 32, 64):
+        plain, coded = (on["digits, round 1", f"BU({levels}{o})"] for o in ("", ", coded"))
+        assert plain["nmse"] == coded["nmse"] and coded["bits_per_weight"] < 0.85 * plain["bits_per_weight"]
+        assert on["normal", f"BQ({levels})"]["nmse"] > on["normal", f"BU({levels})"]["nmse"]
+    files = quantisers.plots(rows, tmp_path)
+    assert len(files) == 4 and all(f.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" for f in files)

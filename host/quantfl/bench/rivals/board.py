@@ -12,9 +12,8 @@ import math
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 
-import cbor2
 import numpy as np
 
 from quantfl.bench.rivals.base import Sender, Shapes
@@ -22,6 +21,7 @@ from quantfl.core import lib
 from quantfl.core.codec import CodecError
 from quantfl.core.head import FitConfig, Head, head_hash
 from quantfl.core.link import Counters, Link
+from quantfl.device import DeviceInfo
 
 PACKAGE = b""  # rivals' boards hold their features and head from the start: nothing is pushed
 MESSAGE_MAX, FRAME_MAX, WINDOW = 4160, 256, 16  # as of a board with 96 KiB or more
@@ -138,8 +138,6 @@ class RivalBoard:
             task = asyncio.get_running_loop().create_task(self._train(kind, number, body))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        elif kind == lib.QFL_MSG_INFO:
-            self._send(kind, number, self._info())
         elif kind == lib.QFL_MSG_CONFIG:
             self._send(kind, number, b"")
         elif kind == lib.QFL_MSG_PUT_BEGIN:
@@ -161,17 +159,17 @@ class RivalBoard:
         else:
             self._send(kind, number, b"", lib.QFL_E_UNSUPPORTED)
 
+    def describe(self) -> DeviceInfo:
+        """What it would say of itself, as far as a run asks for it; the rest is 0."""
+        known = {
+            "board": "rival", "package": hashlib.sha256(PACKAGE).hexdigest(), "head": head_hash(self.params),
+            "params": self.params.size, "features": self.features.shape[1], "classes": self.head.dims[-1], "samples": len(self.labels),
+        }  # fmt: skip
+        return DeviceInfo(**{f.name: 0 for f in fields(DeviceInfo) if f.default is MISSING} | known)
+
     @property
     def _held(self) -> bytes:
         return struct.pack("<I", head_hash(self.params))
-
-    def _info(self) -> bytes:
-        return cbor2.dumps({
-            "protocol": 1, "firmware": "bench", "board": "rival", "uid": self.url.encode(), "ram": 0, "flash": 0, "arena": 0,
-            "store": 0, "state": 1, "reset": 0, "uptime_ms": 0, "lost": 0, "package": hashlib.sha256(PACKAGE).digest(),
-            "head": head_hash(self.params), "params": self.params.size, "features": self.features.shape[1],
-            "classes": self.head.dims[-1], "samples": len(self.labels), "capacity": len(self.labels),
-        })  # fmt: skip
 
     def _put_end(self, number: int) -> None:
         object_, length, sha256 = self._object

@@ -40,8 +40,11 @@ class Ours:
     unbiased: bool = False
 
     def __str__(self) -> str:
-        name = str(self.codec)
-        return name.upper() if self.codec.kind in ("bu", "bq", "dz") and name.isalnum() else name
+        c = self.codec
+        if c.kind == "fp32":
+            return "fp32"
+        options = "".join(name for name, on in ((", per tensor", c.per_tensor), (", means", c.means), (", coded", c.coded)) if on)
+        return f"{c.kind.upper()}({c.step if c.kind == 'dz' else c.levels:g}{options})"
 
     def encode(self, x: np.ndarray, shapes: Shapes, memory: dict, seed: int) -> bytes:
         return self.codec.encode(x, sizes(shapes))

@@ -19,7 +19,7 @@ from quantfl.core.codec import Codec, decode
 from quantfl.core.head import Head, Score, head_hash
 from quantfl.core.link import Link
 from quantfl.core.nn import Engine
-from quantfl.device import Delta, Device, config_bytes
+from quantfl.device import Delta, Device, DeviceInfo, config_bytes
 from quantfl.fleet.config import RunConfig
 from quantfl.fleet.member import Member
 from quantfl.fleet.prepare import client_seed, load_package, shards
@@ -102,6 +102,18 @@ class RivalStrategy(FedAvg):
         return moved
 
 
+class RivalDevice(Device):
+    """Its board is in this process and need not be asked what it is."""
+
+    def __init__(self, board: RivalBoard):
+        super().__init__(board.url, session=Session(board, Link(rto_ms=UNHURRIED_MS, rto_min_ms=UNHURRIED_MS)))
+        self.board = board
+
+    async def hello(self, timeout: float = 0.0) -> DeviceInfo:
+        self.info = self.board.describe()
+        return self.info
+
+
 @dataclass(eq=False)
 class RivalMember(Member):
     """run_seed: of the randomness that a board and the host share."""
@@ -138,9 +150,8 @@ def federation(s: Setting, rival: Rival, watch: Watch | None = None) -> Federati
         fit = replace(config.train.fit(), seed=client_seed(run.seed, index))
         board = RivalBoard(index, head, s.params, shapes, features, labels, fit, Sender(rival.up, rival.feedback), apply, run.seed,
                            turns, watch)  # fmt: skip
-        session = Session(board, Link(rto_ms=UNHURRIED_MS, rto_min_ms=UNHURRIED_MS))
         message = config_bytes(config.train.fit(), Codec("fp32"), run_id=0, seed=fit.seed)
-        members.append(RivalMember(index, f"board-{index:02}", Device(board.url, session=session), message, run_seed=run.seed))
+        members.append(RivalMember(index, f"board-{index:02}", RivalDevice(board), message, run_seed=run.seed))
 
     def evaluate(params: np.ndarray) -> Score:
         return head.evaluate(params, *s.test)
