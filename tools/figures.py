@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Paste measured figures into README.md, between `<!-- figures:NAME -->` and `<!-- end -->`.
+"""Paste measured figures into README.md and docs/BENCH.md, between `<!-- figures:NAME -->` and `<!-- end -->`.
 
     python tools/figures.py            # runs the demo and `quantfl bench engine` and `bytes`, some minutes
     python tools/figures.py engine     # only some of them
@@ -97,15 +97,82 @@ def bytes_() -> str:
     )  # fmt: skip
 
 
-FIGURES = {"demo": demo, "engine": engine, "bytes": bytes_}
+def _num(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def pictures(rows: list[dict], module: str) -> str:
+    """Draw a bench's pictures into docs/ and show them."""
+    from importlib import import_module
+
+    files = import_module(f"quantfl.bench.{module}").plots(rows, ROOT / "docs" / "bench")
+    return "\n\n".join(f"![{f.stem}](bench/{f.name})" for f in files)
+
+
+def quantisers() -> str:
+    rows = quantfl("bench", "quantisers")
+    kinds = list(dict.fromkeys(r["data"] for r in rows))
+    cells = {(r["data"], r["family"], r["quantiser"]): r for r in rows}
+    body = []
+    for family, name in dict.fromkeys((r["family"], r["quantiser"]) for r in rows):
+        found = [cells[k, family, name] for k in kinds]
+        pairs = [f"{r['bits_per_weight']:.2f}, {r['nmse']:.3g}" for r in found]
+        body.append([name, *pairs, _num(found[0]["excess_bits"], ".2f")])
+    return table(["code", *kinds, "excess bits, normal"], body) + "\n\n" + pictures(rows, "quantisers")
+
+
+def ablations() -> str:
+    rows = quantfl("bench", "ablations")
+    by = {kind: [r for r in rows if r["ablation"] == kind] for kind in dict.fromkeys(r["ablation"] for r in rows)}
+    levels = table(
+        ["task", "code", "bits per weight", "accuracy",
+         "uplink bytes saved", "of both ways, fp32 down", "fp32's bytes to target / these"],
+        [[r["task"], "fp32" if r["levels"] is None else f"{r['codec']}({r['levels']}){', coded' if r['coded'] else ''}",
+          f"{r['bits_per_weight']:.2f}", f"{r['accuracy']:.4f} ± {r['accuracy_sd']:.4f}", f"{r['uplink_saved']:.1%}",
+          f"{r['total_saved']:.1%}", _num(r["ratio_to_fp32"], ".2f")] for r in by["levels"]],
+    )  # fmt: skip
+    begun = by["initialisation"]
+    spread = table(
+        ["task", "start", "weights", "lr", "rms of a delta", "excess kurtosis", "range / rms", "entropy of BU(64), BU(16), bits",
+         "DZ(4), bits per weight"],
+        [[r["task"], r["start"], f"{r['weights']:,}", f"{r['lr']:g}", f"{r['delta_rms']:.4f}", f"{r['kurtosis']:.1f}",
+          f"{r['range_over_rms']:.1f}",
+          f"{r['entropy_bu64']:.2f}, {r['entropy_bu16']:.2f}", f"{r['dz4_bits']:.2f}"] for r in begun if r["codec"] == "fp32"],
+    )  # fmt: skip
+    cost = table(
+        ["task", "start", "code", "accuracy", "rounds to target", "bytes to target"],
+        [[r["task"], r["start"], r["codec"], f"{r['accuracy']:.4f} ± {r['accuracy_sd']:.4f}", _num(r["rounds_to_target"], ".1f"),
+          _num(r["bytes_to_target"], ",.0f")] for r in begun],
+    )  # fmt: skip
+    pairs = {(r["task"], r["codec"], r["setting"], r["feedback"]): r for r in by["feedback"]}
+    fed = table(
+        ["task", "code", "without: bits, accuracy, points below fp32", "with feedback"],
+        [[task, f"{family}, {name}", *(
+            f"{r['bits_per_weight']:.2f}, {r['accuracy']:.4f}, {100 * r['below_fp32']:.2f}" if not r["diverged"] else "diverges"
+            for r in (pairs[task, family, name, on] for on in (False, True)))]
+         for task, family, name in dict.fromkeys(k[:3] for k in pairs)],
+    )  # fmt: skip
+    limit = table(
+        ["task", "code", "equal means within", "fewest bits without feedback", "with"],
+        [[r["task"], r["codec"], f"{100 * r['tolerance']:.1f} points",
+          *(f"{r[f'bits_{k}']:.2f} ({r[f'setting_{k}']})" if r[f"bits_{k}"] is not None else "none" for k in ("without", "with"))]
+         for r in by["feedback limit"]],
+    )  # fmt: skip
+    parts = ("**Number of levels**", levels, "**Initialisation**", spread, cost, "**Error feedback**", fed, limit,
+             pictures(rows, "ablations"))  # fmt: skip
+    return f"Mean of {rows[0]['seeds']} seeds.\n\n" + "\n\n".join(parts)
+
+
+FIGURES = {"demo": demo, "engine": engine, "bytes": bytes_, "quantisers": quantisers, "ablations": ablations}
+PAGES = (ROOT / "README.md", ROOT / "docs" / "BENCH.md")
 
 
 def main() -> None:
-    readme = ROOT / "README.md"
     for name in sys.argv[1:] or FIGURES:
         block = f"<!-- figures:{name} -->\n{FIGURES[name]()}\n<!-- end -->"
         pattern = rf"<!-- figures:{name} -->.*?<!-- end -->"
-        readme.write_text(re.sub(pattern, lambda _: block, readme.read_text(), flags=re.S))  # noqa: B023
+        for page in PAGES:
+            page.write_text(re.sub(pattern, lambda _: block, page.read_text(), flags=re.S))  # noqa: B023
         print(name)
 
 

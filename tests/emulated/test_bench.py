@@ -66,3 +66,28 @@ def test_quantisers(monkeypatch, tmp_path):
         assert on["normal", f"BQ({levels})"]["nmse"] > on["normal", f"BU({levels})"]["nmse"]
     files = quantisers.plots(rows, tmp_path)
     assert len(files) == 4 and all(f.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" for f in files)
+
+
+def test_ablations(monkeypatch, tmp_path):
+    need_digits()
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra plot)")
+    from quantfl.bench import ablations, starts
+
+    monkeypatch.setattr(ablations, "LEVELS", (4, 64))
+    monkeypatch.setattr(ablations, "STEPS", (2, 8))
+    monkeypatch.setattr(ablations, "QUICK_ROUNDS", 6)
+    monkeypatch.setattr(starts, "RATES", (0.05,))
+    rows = ablations.run(quick=True)
+    kinds = {kind: [r for r in rows if r["ablation"] == kind] for kind in ("levels", "initialisation", "feedback", "feedback limit")}
+    assert all(kinds.values()) and sum(map(len, kinds.values())) == len(rows)
+    bu64 = next(r for r in kinds["levels"] if (r["codec"], r["levels"], r["coded"]) == ("BU", 64, False))
+    assert bu64["uplink_saved"] > 0.78 and 0.35 < bu64["total_saved"] < 0.45  # the paper's setting
+    coded = next(r for r in kinds["levels"] if (r["codec"], r["levels"], r["coded"]) == ("BU", 64, True))
+    assert coded["accuracy"] == bu64["accuracy"] and coded["bits_per_weight"] < bu64["bits_per_weight"] - 1
+    for r in kinds["initialisation"]:
+        assert r["kurtosis"] > 0 and 0 < r["entropy_bu64"] < 6 and r["weights"] == 64 * 32 + 32 + 320 + 10
+    coarse = {r["feedback"]: r["accuracy"] for r in kinds["feedback"] if r["setting"] == "step 8 rms"}
+    fine = {r["feedback"]: r["accuracy"] for r in kinds["feedback"] if r["setting"] == "L = 64"}
+    assert coarse[False] < fine[False] - 0.05 and abs(fine[True] - fine[False]) < 0.05
+    assert {r["codec"] for r in kinds["feedback limit"]} == {"BU, coded", "DZ"}
+    assert len(ablations.plots(rows, tmp_path)) == 3 and len(list(tmp_path.glob("*.png"))) == 3

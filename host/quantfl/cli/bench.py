@@ -11,6 +11,7 @@ BENCHES = {
     "engine": "instructions of an inference on an emulated Cortex-M4F",
     "bytes": "bytes on the wire to an accuracy, by scheme",
     "quantisers": "what one message loses against its bits, ours and rivals",
+    "ablations": "levels, initialisation and error feedback",
 }
 
 
@@ -20,7 +21,7 @@ def command(
     as_json: bool = typer.Option(False, "--json", help="Print a JSON list."),
     out: Path = typer.Option(Path("runs/bench"), "--out", help="Folder for the pictures, of benches that draw some."),
 ) -> int:
-    """Measure what the project claims."""
+    """Measure what the project claims; docs/BENCH.md says how."""
     from importlib import import_module
 
     from quantfl.cli.output import console, print_json

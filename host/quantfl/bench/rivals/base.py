@@ -49,6 +49,7 @@ class Sender:
     def send(self, x: np.ndarray, shapes: Shapes, seed: int) -> bytes:
         if not self.feedback:
             return self.quantiser.encode(x, shapes, self.memory, seed)
+        self.memory["fresh"] = x  # what is new, without the residual: a step may follow it
         wanted = x if self.residual is None else (x + self.residual).astype(np.float32)
         data = self.quantiser.encode(wanted, shapes, self.memory, seed)
         self.residual = wanted - self.quantiser.decode(data, shapes, seed)

@@ -210,9 +210,13 @@ class RivalBoard:
                 delta = trained - self.params
                 if self.watch is not None:
                     self.watch(number, self.index, delta)
-                data = self.sender.send(delta, self.shapes, uplink_seed(self.seed, number, self.index))
                 head = struct.pack("<HBH", len(self.labels), loss_byte(loss), books(self.link.counters()))
-                self._send(kind, number, head + data)
+                try:
+                    data = self.sender.send(delta, self.shapes, uplink_seed(self.seed, number, self.index))
+                except CodecError as error:  # the fit ran away
+                    self._send(kind, number, self._held, error.status)
+                else:
+                    self._send(kind, number, head + data)
             self._flush()
 
     def _fit(self, round_: int) -> tuple[np.ndarray, float]:

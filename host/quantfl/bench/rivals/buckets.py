@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from quantfl.bench.rivals.base import Shapes, pack, refuse, sizes, unpack
-from quantfl.core.codec import Codec, decode
+from quantfl.bench.rivals.base import Shapes, checked, pack, refuse, sizes, unpack
+from quantfl.core.codec import Codec, decode, dz_encode, dz_step
 
 _LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "lp": 0, "pb": 0}]
 _WAYS = {
@@ -33,7 +33,7 @@ def _whole(decompressor, data: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Ours:
-    """A codec of qfl_codec, the C that boards run: docs/CODEC.md."""
+    """A codec of qfl_codec, the C that boards run: docs/CODEC.md. As on a board, DZ's step follows the delta without its residual."""
 
     codec: Codec
     source: str = "docs/CODEC.md; BU and BQ after QuantFL, Herath et al. 2026 (arXiv 2603.17507)"
@@ -47,6 +47,8 @@ class Ours:
         return f"{c.kind.upper()}({c.step if c.kind == 'dz' else c.levels:g}{options})"
 
     def encode(self, x: np.ndarray, shapes: Shapes, memory: dict, seed: int) -> bytes:
+        if self.codec.kind == "dz" and "fresh" in memory:
+            return dz_encode(checked(x, shapes), dz_step(memory["fresh"], self.codec.step), sizes(shapes))
         return self.codec.encode(x, sizes(shapes))
 
     def decode(self, data: bytes, shapes: Shapes, seed: int) -> np.ndarray:

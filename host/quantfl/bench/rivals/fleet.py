@@ -126,6 +126,7 @@ class RivalMember(Member):
         return replace(delta, data=seed.to_bytes(4, "little") + delta.data)
 
 
+TAG = 4  # bytes that the host puts in front of a delta (RivalStrategy); never on the wire
 Watch = Callable[[int, int, np.ndarray], None]
 
 

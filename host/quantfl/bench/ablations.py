@@ -1,0 +1,248 @@
+"""`quantfl bench ablations`: the paper's ablations, measured here: levels, initialisation, error feedback.
+
+QuantFL (arXiv 2603.17507) reports ablations of the number of levels and of the initialisation; what we could read of it (abstract,
+introduction) does not give model, clients, rounds, range or rounding, so the setting is ours: tasks as in `quantfl bench bytes`, head
+trained on packaged features (levels, feedback), or a whole MLP (initialisation: quantfl.bench.starts). Uplink coded, downlink float32,
+as in the paper's main setting; no error feedback unless said. Bytes are of the wire, per link, all overhead counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from quantfl.bench import starts
+from quantfl.bench.plots import Axis, Series, draw
+from quantfl.bench.rivals import fleet
+from quantfl.bench.rivals.base import Quantiser
+from quantfl.bench.rivals.buckets import Ours
+from quantfl.bench.rivals.fleet import Setting
+from quantfl.bench.rivals.schemes import Rival
+from quantfl.bench.rivals.simple import Float
+from quantfl.bench.rivals.tasks import tasks
+from quantfl.core.codec import LEVELS, Codec, CodecError
+from quantfl.errors import RunError
+
+STEPS = (0.5, 1, 2, 3, 4, 6, 8)
+QUICK_ROUNDS = 15
+FEW_TESTS = 1000
+TARGET = 0.005
+
+
+def tolerance(tests: int) -> float:
+    """How far below fp32's accuracy still counts as equal in the feedback ablation: 0.3 points, or a whole one where there are too
+    few test samples to tell less apart."""
+    return 0.003 if tests >= FEW_TESTS else 0.01
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run. accuracy: mean of its last five rounds, 0 when it diverged. bits: per weight of its coded deltas. curve: per round
+    (bytes per link so far, accuracy)."""
+
+    accuracy: float
+    bits: float
+    up: float
+    down: float
+    curve: tuple[tuple[float, float], ...]
+    diverged: bool = False
+
+    def bytes_to(self, target: float) -> float | None:
+        return next((b for b, a in self.curve if a >= target), None)
+
+    def rounds_to(self, target: float) -> int | None:
+        return next((i + 1 for i, (_, a) in enumerate(self.curve) if a >= target), None)
+
+
+def outcome(s: Setting, rival: Rival, watch: Callable | None = None) -> Outcome:
+    try:
+        h = fleet.history(s, rival, watch)
+    except (RunError, CodecError):  # the head or a delta is no longer finite
+        return Outcome(0.0, float("nan"), float("nan"), float("nan"), (), True)
+    links, weights = len(s.clients), s.params.size
+    moved = [(r["up_bytes"] - h[0]["up_bytes"], r["down_bytes"] - h[0]["down_bytes"]) for r in h[1:]]
+    coded = [b["delta_bytes"] - fleet.TAG for r in h[1:] for b in r["boards"].values() if "delta_bytes" in b]
+    if not coded or any(r["failed"] for r in h[1:]):  # boards refused to code what they had
+        return Outcome(0.0, float("nan"), float("nan"), float("nan"), (), True)
+    curve = tuple(((u + d) / links, r["accuracy"]) for (u, d), r in zip(moved, h[1:], strict=True))
+    return Outcome(
+        float(np.mean([r["accuracy"] for r in h[-5:]])), 8 * float(np.mean(coded)) / weights, moved[-1][0] / links,
+        moved[-1][1] / links, curve,
+    )  # fmt: skip
+
+
+def _mean(values: list[float | None]) -> float | None:
+    return None if None in values else float(np.mean(values))
+
+
+def _all(quick: bool) -> list[tuple[str, list[Setting]]]:
+    """Settings of every seed, by task."""
+    rounds, seeds = (QUICK_ROUNDS, (1,)) if quick else (None, (1, 2, 3))
+    return [(task.name, [task.setting(seed, rounds) for seed in seeds]) for task in tasks(quick)]
+
+
+FP32 = Rival("fp32", Float(32))
+
+
+def _summary(runs: list[Outcome], plain: list[Outcome]) -> dict:
+    """Means over seeds beside fp32's."""
+    target = float(np.mean([p.accuracy for p in plain])) - TARGET
+    reached, base = [r.bytes_to(target) for r in runs], [p.bytes_to(target) for p in plain]
+    up = float(np.mean([r.up for r in runs]))
+    total, whole = up + float(np.mean([r.down for r in runs])), float(np.mean([p.up + p.down for p in plain]))
+    known = None not in reached and None not in base
+    return {
+        "accuracy": float(np.mean([r.accuracy for r in runs])), "accuracy_sd": float(np.std([r.accuracy for r in runs])),
+        "bits_per_weight": float(np.mean([r.bits for r in runs])), "uplink_saved": 1 - up / float(np.mean([p.up for p in plain])),
+        "total_saved": 1 - total / whole, "bytes_to_target": _mean(reached),
+        "ratio_to_fp32": float(np.mean([b / r for b, r in zip(base, reached, strict=True)])) if known else None,
+    }  # fmt: skip
+
+
+def levels(quick: bool) -> list[dict]:
+    """BU and BQ by number of levels, fixed length and with coded indices."""
+    rows = []
+    for task, settings in _all(quick):
+        plain = [outcome(s, FP32) for s in settings]
+        codecs = [(kind.upper(), n, coded, Ours(Codec(kind, n, coded=coded)))
+                  for kind in ("bu", "bq") for coded in (False, True) for n in LEVELS if n <= 64 or not coded]  # fmt: skip
+        codecs += [("BU, means", n, True, Ours(Codec("bu", n, means=True, coded=True))) for n in (4, 8, 16)]
+        for name, n, coded, q in [("fp32", None, False, Float(32)), *codecs]:
+            runs = plain if n is None else [outcome(s, Rival(name, q)) for s in settings]
+            rows.append({"ablation": "levels", "task": task, "codec": name, "levels": n, "coded": coded, "seeds": len(settings)}
+                        | _summary(runs, plain))  # fmt: skip
+    return rows
+
+
+def _families() -> list[tuple[str, str, Quantiser]]:
+    """(family, setting, quantiser), from fine to coarse."""
+    return [
+        *(("BU, coded", f"L = {n}", Ours(Codec("bu", n, coded=True))) for n in (64, 32, 16, 8, 4)),
+        *(("DZ", f"step {k:g} rms", Ours(Codec("dz", step=k))) for k in STEPS),
+    ]
+
+
+def feedback(quick: bool) -> list[dict]:
+    """Error feedback on and off, from 5 bits per weight to a tenth; residuals in float32."""
+    rows = []
+    for task, settings in _all(quick):
+        plain = float(np.mean([outcome(s, FP32).accuracy for s in settings]))
+        for family, name, q in _families():
+            for on in (False, True):
+                runs = [outcome(s, Rival(name, q, feedback=on)) for s in settings]
+                rows.append({
+                    "ablation": "feedback", "task": task, "codec": family, "setting": name, "feedback": on, "seeds": len(settings),
+                    "bits_per_weight": float(np.mean([r.bits for r in runs])), "accuracy": float(np.mean([r.accuracy for r in runs])),
+                    "accuracy_sd": float(np.std([r.accuracy for r in runs])),
+                    "below_fp32": plain - float(np.mean([r.accuracy for r in runs])),
+                    "tolerance": tolerance(len(settings[0].test[1])), "diverged": sum(r.diverged for r in runs),
+                })  # fmt: skip
+    return rows
+
+
+def fewest_bits(rows: list[dict]) -> list[dict]:
+    """Where feedback stops being dispensable: the fewest bits per weight that keep fp32's accuracy (to `tolerance`), with and without
+    it, from the fine end on."""
+    out = []
+    for task, family in dict.fromkeys((r["task"], r["codec"]) for r in rows):
+        within = next(r["tolerance"] for r in rows if r["task"] == task)
+        row = {"ablation": "feedback limit", "task": task, "codec": family, "tolerance": within}
+        for on in (False, True):
+            mine = [r for r in rows if (r["task"], r["codec"], r["feedback"]) == (task, family, on)]
+            good = []
+            for r in mine:  # from fine to coarse, up to the first that falls short
+                if not r["below_fp32"] <= r["tolerance"]:
+                    break
+                good.append(r)
+            key = "with" if on else "without"
+            last = good[-1] if good else {"bits_per_weight": None, "setting": None}
+            row |= {f"bits_{key}": last["bits_per_weight"], f"setting_{key}": last["setting"]}
+        out.append(row)
+    return out
+
+
+@lru_cache(maxsize=16)
+def _best_rate(task: str, start: str, rounds: int | None) -> float:
+    """The learning rate that serves fp32 best from this start, so that neither start is held back by the other's."""
+    scored = {rate: outcome(starts.setting(task, start, 1, rate, rounds), FP32).accuracy for rate in starts.RATES}
+    return max(scored, key=scored.get)
+
+
+def initialisation(quick: bool) -> list[dict]:
+    """How concentrated updates are, and what BU costs, from a pre-trained and from a random start; all layers trained."""
+    rows, seeds, rounds = [], (1,) if quick else (1, 2, 3), QUICK_ROUNDS if quick else None
+    for task in starts.tasks(quick):
+        for start in starts.STARTS:
+            rate = _best_rate(task, start, rounds)
+            settings = [starts.setting(task, start, seed, rate, rounds) for seed in seeds]
+            measured: list[tuple[float, ...]] = []
+
+            def watch(round_: int, board: int, d: np.ndarray, measured: list = measured) -> None:
+                if d.any():
+                    coded = 8 * len(Codec("dz", step=4.0).encode(d, [d.size])) / d.size
+                    rms = float(np.sqrt(np.mean(d.astype(np.float64) ** 2)))
+                    entropies = starts.entropy(d, 64), starts.entropy(d, 16)
+                    measured.append((rms, starts.kurtosis(d), starts.spread(d), *entropies, coded))
+
+            plain = [outcome(s, FP32, watch) for s in settings]
+            rms, kurt, width, e64, e16, dz = np.mean(measured, axis=0)
+            for name, q in (("fp32", Float(32)), *((f"BU({n})", Ours(Codec("bu", n))) for n in (64, 16, 8, 4))):
+                runs = plain if name == "fp32" else [outcome(s, Rival(name, q)) for s in settings]
+                target = float(np.mean([p.accuracy for p in plain])) - TARGET
+                rows.append({
+                    "ablation": "initialisation", "task": task, "start": start, "weights": settings[0].params.size, "lr": rate,
+                    "codec": name, "seeds": len(seeds), "delta_rms": float(rms), "kurtosis": float(kurt),
+                    "range_over_rms": float(width),
+                    "entropy_bu64": float(e64), "entropy_bu16": float(e16), "dz4_bits": float(dz),
+                    "rounds_to_target": _mean([r.rounds_to(target) for r in runs]),
+                } | _summary(runs, plain))  # fmt: skip
+    return rows
+
+
+def run(quick: bool = False) -> list[dict]:
+    """Rows of all ablations; `ablation` says of which."""
+    fed = feedback(quick)
+    return [*levels(quick), *initialisation(quick), *fed, *fewest_bits(fed)]
+
+
+def plots(rows: list[dict], folder: Path) -> list[Path]:
+    """One picture per ablation and task."""
+    written = []
+    for task in dict.fromkeys(r["task"] for r in rows):
+        here = [r for r in rows if r["task"] == task]
+        curves = [r for r in here if r["ablation"] == "levels" and r["levels"]]
+        series = [
+            Series(name + (", coded" if coded else ", fixed length"),
+                   [(r["bits_per_weight"], r["accuracy"]) for r in curves if (r["codec"], r["coded"]) == (name, coded)])
+            for name, coded in dict.fromkeys((r["codec"], r["coded"]) for r in curves)
+        ]  # fmt: skip
+        if series:
+            fp32 = next(r["accuracy"] for r in here if r["codec"] == "fp32" and r["ablation"] == "levels")
+            written.append(draw(folder / f"ablation-levels-{task}.png", series, Axis("bits per weight, uplink", log=True),
+                                Axis("accuracy"), title=f"Number of levels, {task}, no error feedback",
+                                bound=Series("fp32", [(0.7, fp32), (10, fp32)])))  # fmt: skip
+        fed = [r for r in here if r["ablation"] == "feedback" and not r["diverged"]]
+        series = [
+            Series(f"{name}, {'with' if on else 'without'} feedback",
+                   [(r["bits_per_weight"], r["accuracy"]) for r in fed if (r["codec"], r["feedback"]) == (name, on)], emphasis=on)
+            for name, on in dict.fromkeys((r["codec"], r["feedback"]) for r in fed)
+        ]  # fmt: skip
+        if series:
+            top = max(r["accuracy"] + r["below_fp32"] for r in fed)
+            written.append(draw(folder / f"ablation-feedback-{task}.png", series, Axis("bits per weight, uplink", log=True),
+                                Axis("accuracy"), title=f"Error feedback, {task}",
+                                bound=Series("fp32", [(0.05, top), (6, top)])))  # fmt: skip
+        begun = [r for r in here if r["ablation"] == "initialisation"]
+        series = [
+            Series(f"{start} start", [(r["bits_per_weight"], r["accuracy"]) for r in begun if r["start"] == start])
+            for start in dict.fromkeys(r["start"] for r in begun)
+        ]  # fmt: skip
+        if series:
+            written.append(draw(folder / f"ablation-start-{task}.png", series,
+                                Axis("bits per weight, uplink: BU(4) to BU(64), fp32", log=True), Axis("accuracy"),
+                                title=f"Initialisation, {task}, all layers trained, no error feedback"))  # fmt: skip
+    return written
