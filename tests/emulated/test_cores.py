@@ -16,22 +16,36 @@ from tests.emulated.cases import CORES, Case, need_core, run_cases
 from tests.emulated.test_same_bytes import in_process, trained
 from tests.support import DEMO_MODEL, ROOT, need_board, need_digits
 from tests.unit.test_nn_models import structured
+from tests.unit.test_nn_more_ops import all_cases as more_cases
 from tests.unit.test_nn_ops import cases, convert, tf
+from tests.unit.tflite_models import OPERATORS, Generator
 
+pytest.importorskip("tflite_micro", reason="the tflite-micro wheel is not installed (Linux x86-64 only)")
 pytestmark = pytest.mark.emulated
 assert tf and in_process  # fixtures
+
+
+def open_input(package: bytes) -> int:
+    model = ModelFile(package)
+    return model.tensors[model.inputs[0]].size
 
 
 @pytest.fixture(scope="module")
 def kernel_cases(tf):  # noqa: F811
     """Each generated model twice: as the host plans it, and with every tensor at an odd address."""
     found = []
-    for name, shape, build in cases():
+    for name, shape, build in (*cases(), *(c[:3] for c in more_cases()[::3])):
         data = convert(tf, shape, build, sum(map(ord, name)))
         size = int(np.prod(shape))
         inputs = np.concatenate([np.random.default_rng(3).integers(-128, 128, (4, size), np.int8), structured(size, 6)])
         for shift in (0, 1 + len(found) % 15):
             found.append(Case(f"{name}+{shift}", compile_program(data, shift=shift), inputs))
+    for operator in OPERATORS:
+        for i in range(8):
+            package = compile_program(getattr(Generator(100 * i + 7), operator)(), shift=(3 * i) % 16)
+            size = open_input(package)
+            inputs = np.random.default_rng(i).integers(-128, 128, (3, size), np.int8)
+            found.append(Case(f"{operator} {i}", package, np.concatenate([inputs, structured(size, 2)])))
     for path in (DEMO_MODEL, ROOT / "models" / "micro" / "micro_int8.tflite"):
         model = ModelFile(path.read_bytes())
         size = model.tensors[model.inputs[0]].size

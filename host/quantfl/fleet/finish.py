@@ -16,7 +16,8 @@ from quantfl.fleet.checkpoint import write_atomic
 from quantfl.fleet.prepare import Prepared
 from quantfl.fleet.rounds import Rounds, ledger_summary
 from quantfl.package.export import export
-from quantfl.package.program import compile_program
+from quantfl.package.flatfile import ModelFile
+from quantfl.package.program import compile_program, entry_of
 from quantfl.report.plot import accuracy_plot, curve_of
 
 
@@ -30,9 +31,15 @@ def stock_accuracy(model: bytes, x: np.ndarray, y: np.ndarray) -> tuple[float, s
         import tflite_micro
 
         runtime = tflite_micro.runtime.Interpreter.from_bytes(model, arena_size=4 << 20)
-        shape, name = runtime.get_input_details(0)["shape"], "tflite-micro"
+        details, name = runtime.get_input_details(0), "tflite-micro"
+        shape, entry = details["shape"], None
+        if details["dtype"] == np.float32:  # a float32 input that the model itself quantises
+            file = ModelFile(model)
+            entry = file.tensors[entry_of(file)]
 
         def predict(row: np.ndarray) -> int:
+            if entry is not None:
+                row = (row.astype(np.float32) - entry.zero_point) * np.float32(entry.scale)
             runtime.set_input(row.reshape(shape), 0)
             runtime.invoke()
             return int(runtime.get_output(0).argmax())

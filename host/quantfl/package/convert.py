@@ -75,9 +75,12 @@ def convert_bytes(
 
 
 def _full_int8(model: ModelFile) -> None:
+    """Inputs and outputs are int8, or float32 with a QUANTIZE or DEQUANTIZE of the model's own beside them."""
+    edges = {op.inputs[0] for op in model.ops if op.name == "QUANTIZE"}
+    edges |= {t for op in model.ops if op.name == "DEQUANTIZE" for t in op.outputs}
     for t in (*model.inputs, *model.outputs):
         tensor = model.tensors[t]
-        if tensor.dtype != np.int8:
+        if tensor.dtype != np.int8 and not (tensor.dtype == np.float32 and t in edges):
             kind = tensor.dtype.name if tensor.dtype.kind != "V" else "another type"
             raise UnsupportedError(
                 f"{model.name}: tensor {tensor.name} is {kind}, not int8: convert with full integer quantisation, "

@@ -35,7 +35,7 @@ class Cut:
 def _tail(model: ModelFile) -> list[Op]:
     """The trailing FULLY_CONNECTED operators, first to last: a chain that ends in the output, softmax or not."""
     ops = list(model.ops)
-    while ops and ops[-1].name in ("SOFTMAX", "RESHAPE", "QUANTIZE"):
+    while ops and ops[-1].name in ("SOFTMAX", "RESHAPE", "QUANTIZE", "DEQUANTIZE"):
         ops.pop()
     chain: list[Op] = []
     wanted: int | None = None

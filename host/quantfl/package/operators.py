@@ -13,7 +13,7 @@ import numpy as np
 import tflite
 
 from quantfl.errors import UnsupportedError
-from quantfl.package import plan
+from quantfl.package.fixedpoint import quantize_multiplier
 from quantfl.package.flatfile import ModelFile, Op, Tensor
 
 RECORD = struct.Struct("<I3I3I3i2i4I2I16H4i")
@@ -35,6 +35,26 @@ CODES = {
     "RELU": 11,
     "RELU6": 11,
     "QUANTIZE": 11,
+    "DEQUANTIZE": 9,
+    "CONCATENATION": 12,
+    "PACK": 12,
+    "SPLIT": 13,
+    "SPLIT_V": 13,
+    "UNPACK": 13,
+    "STRIDED_SLICE": 14,
+    "SLICE": 14,
+    "TRANSPOSE": 14,
+    "RESIZE_NEAREST_NEIGHBOR": 15,
+    "LOGISTIC": 16,
+    "TANH": 16,
+    "HARD_SWISH": 16,
+    "LEAKY_RELU": 16,
+    "MUL": 17,
+    "SUB": 7,
+    "PRELU": 18,
+    "TRANSPOSE_CONV": 19,
+    "REDUCE_MAX": 5,
+    "PADV2": 8,
 }
 _REMEDY = "replace the layer, or cut before it with --cut so that it is not part of the backbone"
 
@@ -57,11 +77,18 @@ class Record:
     weights_size: int = 0
     table: int = 0
     table_count: int = 0
+    y_zero: int | None = None  # where it is not the output's own zero-point
     scratch: int = 0
     scratch_size: int = 0
     # in_h in_w in_c out_h out_w out_c k_h k_w stride_h stride_w pad_t pad_l dil_h dil_w multiplier flags
     dims: list[int] = field(default_factory=lambda: [0] * 16)
     extra: list[int] = field(default_factory=lambda: [0] * 4)
+    # For the planner: tensors behind src and src2 (None: the operator's first input, none), and the tensors whose places fill the
+    # table of a CONCATENATION or SPLIT.
+    x: int | None = None
+    x2: int | None = None
+    pieces: tuple[int, ...] = ()
+    own_weights: bool = False  # they lie in the program's tables, not in the user's file
 
     def pack(self) -> bytes:
         return RECORD.pack(
@@ -71,18 +98,7 @@ class Record:
         )  # fmt: skip
 
 
-def quantize_multiplier(real: float) -> tuple[int, int]:
-    """real = q / 2^31 * 2^shift with q in [2^30, 2^31), half away from zero (TFLite QuantizeMultiplier)."""
-    if real == 0.0:
-        return 0, 0
-    fraction, shift = math.frexp(real)
-    q = int(math.floor(fraction * (1 << 31) + 0.5))
-    if q == 1 << 31:
-        q, shift = q // 2, shift + 1
-    return (0, 0) if shift < -31 else (q, shift)
-
-
-def _activation(kind: int, out: Tensor, what: str) -> tuple[int, int]:
+def activation(kind: int, out: Tensor, what: str) -> tuple[int, int]:
     """Clamp of a fused activation in the output's quantisation."""
     zero, scale = out.zero_point, out.scale
     if kind == tflite.ActivationFunctionType.NONE:
@@ -94,14 +110,12 @@ def _activation(kind: int, out: Tensor, what: str) -> tuple[int, int]:
     raise UnsupportedError(f"{what}: fused activation {kind} is not supported; use ReLU, ReLU6 or none")
 
 
-class Operators:
-    """A record for every operator of a model, by one method each; tables grow as they are made."""
+class BaseOperators:
+    """What the methods that make records share, and those of convolutions, pools and the like; tables grow as they are made."""
 
     def __init__(self, model: ModelFile):
         self.m = model
         self.tables = bytearray()
-        self.blocks: list[plan.Block] = []
-        self.alias: dict[int, int] = {}
 
     def unsupported(self, op: Op, why: str, remedy: str = _REMEDY) -> UnsupportedError:
         return UnsupportedError(f"{self.m.label(op)}: {why}; {remedy}")
@@ -122,7 +136,8 @@ class Operators:
             )  # fmt: skip
         if len(t.scales) != 1 or not -128 <= t.zero_point <= 127:
             raise self.unsupported(op, f"tensor {t.name} has no single scale and zero-point")
-        if t.size == 0 or t.size >= 1 << 24 or (len(t.shape) > 1 and t.shape[0] != 1 and op.name != "SOFTMAX"):
+        batched = len(t.shape) > 1 and t.shape[0] != 1 and t.data is None and op.name != "SOFTMAX"
+        if t.size == 0 or t.size >= 1 << 24 or batched:
             raise self.unsupported(op, f"tensor {t.name} has shape {t.shape}", "export the model with a batch size of 1")
         return t
 
@@ -207,7 +222,7 @@ class Operators:
         table = self.conv_table(op, w.data.reshape(channels, -1), x, self.bias(op, 2, channels),
                                 self.requant(op, x, w, y, channels))  # fmt: skip
         self.weights(r, w, table, channels)
-        r.low, r.high = _activation(op.options.FusedActivationFunction(), y, self.m.label(op))
+        r.low, r.high = activation(op.options.FusedActivationFunction(), y, self.m.label(op))
         patch = int(np.prod(w.shape[1:]))
         pointwise = w.shape[1:3] == (1, 1) and r.dims[8:12] == [1, 1, 0, 0]
         padded = -(-patch // 4) * 4
@@ -226,17 +241,31 @@ class Operators:
         r.dims[14] = multiplier
         # A table of pointers, 8 bytes each so that the same package runs on 64-bit hosts, and a row of zero-points.
         r.scratch_size = 8 * w.shape[1] * w.shape[2] + r.dims[2]
-        r.low, r.high = _activation(op.options.FusedActivationFunction(), y, self.m.label(op))
+        r.low, r.high = activation(op.options.FusedActivationFunction(), y, self.m.label(op))
 
     def op_fully_connected(self, op: Op, r: Record) -> None:
         x, w, y = self.src(op), self.tensor(op, 1, constant=True), self.dst(op)
+        if len(w.shape) == 2 and x.size > w.shape[1] and x.size % w.shape[1] == 0:
+            return self.dense_over_rows(op, r, x, w, y)
         if len(w.shape) != 2 or x.size != w.shape[1] or y.size != w.shape[0] or max(w.shape) > 65535:
             raise self.unsupported(op, f"weights {w.shape} do not fit {x.size} inputs and {y.size} outputs")
         table = self.conv_table(op, w.data, x, self.bias(op, 2, w.shape[0]), self.requant(op, x, w, y, w.shape[0]))
         self.weights(r, w, table, w.shape[0])
-        r.low, r.high = _activation(op.options.FusedActivationFunction(), y, self.m.label(op))
+        r.low, r.high = activation(op.options.FusedActivationFunction(), y, self.m.label(op))
         r.dims[2], r.dims[5] = w.shape[1], w.shape[0]
         r.scratch_size = 2 * (-(-w.shape[1] // 4) * 4)
+
+    def dense_over_rows(self, op: Op, r: Record, x: Tensor, w: Tensor, y: Tensor) -> None:
+        """A dense layer on every row of its input (Keras' Dense on a sequence): a 1x1 convolution, with the same rounding."""
+        rows, channels = x.size // w.shape[1], w.shape[0]
+        if y.size != rows * channels or max(rows, *w.shape) > 65535:
+            raise self.unsupported(op, f"weights {w.shape} do not fit {x.shape} and {y.shape}")
+        table = self.conv_table(op, w.data, x, self.bias(op, 2, channels), self.requant(op, x, w, y, channels))
+        self.weights(r, w, table, channels)
+        r.code = CODES["CONV_2D"]
+        r.low, r.high = activation(op.options.FusedActivationFunction(), y, self.m.label(op))
+        r.dims[:14] = [1, rows, w.shape[1], 1, rows, channels, 1, 1, 1, 1, 0, 0, 1, 1]
+        r.scratch_size = 8 * (-(-w.shape[1] // 4) * 4)
 
     def weights(self, r: Record, w: Tensor, table: int, channels: int) -> None:
         r.weights, r.weights_size, r.table, r.table_count = w.offset, w.size, table, channels
@@ -253,21 +282,32 @@ class Operators:
         self.window(op, r, x, y, (op.options.FilterHeight(), op.options.FilterWidth()), (1, 1))
         if r.dims[2] != r.dims[5]:
             raise self.unsupported(op, "input and output differ in channels")
-        r.low, r.high = _activation(op.options.FusedActivationFunction(), y, self.m.label(op))
+        r.low, r.high = activation(op.options.FusedActivationFunction(), y, self.m.label(op))
 
     def same_quantisation(self, op: Op, x: Tensor, y: Tensor) -> None:
         if x.scale != y.scale or x.zero_point != y.zero_point:
             raise self.unsupported(op, "input and output are quantised differently", "quantise with TFLite's converter")
 
-    def op_mean(self, op: Op, r: Record) -> None:
-        x, y, axes = self.src(op), self.dst(op), self.tensor(op, 1, constant=True)
+    def reduced(self, op: Op, x: Tensor, y: Tensor, axes: Tensor) -> tuple[int, int, int]:
+        """Height, width and channels of a reduction over height and width, or over the time axis of a 1-D network."""
         dims = sorted({int(a) % len(x.shape) for a in axes.data.reshape(-1)})
-        if len(x.shape) == 3 and dims == [1] and max(x.shape) <= 65535:  # the time axis of a 1-D network
+        if len(x.shape) == 3 and dims == [1] and max(x.shape) <= 65535:
             h, w, c, dims = 1, x.shape[1], x.shape[2], [1, 2]
         else:
             h, w, c = self.image(op, x)
         if dims != [1, 2] or y.size != c:
-            raise self.unsupported(op, f"mean over axes {dims}; only height and width, or time, are supported")
+            raise self.unsupported(op, f"reduction over axes {dims}; only height and width, or time, are supported")
+        return h, w, c
+
+    def op_reduce_max(self, op: Op, r: Record) -> None:
+        x, y = self.src(op), self.dst(op)
+        self.same_quantisation(op, x, y)
+        h, w, c = self.reduced(op, x, y, self.tensor(op, 1, constant=True))
+        r.dims[:14] = [h, w, c, 1, 1, c, h, w, 1, 1, 0, 0, 1, 1]
+
+    def op_mean(self, op: Op, r: Record) -> None:
+        x, y, axes = self.src(op), self.dst(op), self.tensor(op, 1, constant=True)
+        h, w, c = self.reduced(op, x, y, axes)
         count = h * w
         q, shift = quantize_multiplier(x.scale / y.scale)
         # TFLite folds 1/count into the multiplier: as many bits as fit are gained first.
@@ -276,30 +316,26 @@ class Operators:
         r.extra[:3] = [(q << extra) // count, shift - extra, count]
         r.scratch_size = 4 * c
 
-    def op_add(self, op: Op, r: Record) -> None:
-        x, x2, y = self.src(op, 0), self.src(op, 1), self.dst(op)
-        if x.size != y.size or x2.size != y.size:
-            raise self.unsupported(op, f"shapes {x.shape} and {x2.shape} differ; broadcasting is not supported")
-        twice = 2 * max(x.scale, x2.scale)
-        q = [quantize_multiplier(x.scale / twice), quantize_multiplier(x2.scale / twice),
-             quantize_multiplier(twice / ((1 << 20) * y.scale))]  # fmt: skip
-        if q[2][1] > 0:
-            raise self.unsupported(op, "its output scale is too small for its inputs", "calibrate with more data")
-        r.table, r.table_count = self.table(np.array([[0, m, s] for m, s in q])), 3
-        r.low, r.high = _activation(op.options.FusedActivationFunction(), y, self.m.label(op))
-
     def op_pad(self, op: Op, r: Record) -> None:
         x, y, pads = self.src(op), self.dst(op), self.tensor(op, 1, constant=True)
         self.same_quantisation(op, x, y)
-        h, w, c = self.image(op, x)
-        p = pads.data.reshape(-1, 2)
-        if len(p) != 4 or p.min() < 0 or (p[0] != 0).any() or (p[3] != 0).any():
-            raise self.unsupported(op, "only height and width can be padded")
-        out = self.image(op, y)
-        if out != (h + p[1].sum(), w + p[2].sum(), c):
+        if op.name == "PADV2":
+            fill = self.tensor(op, 2, constant=True)
+            if fill.dtype != np.int8 or fill.size != 1 or not np.array_equal(fill.scales, y.scales) or fill.zero_point != y.zero_point:
+                raise self.unsupported(op, "its padding value is not an int8 of the same scale")
+            r.y_zero = int(fill.data.reshape(-1)[0])
+        shape, out, p = x.shape, y.shape, pads.data.reshape(-1, 2)
+        if len(shape) == len(out) == len(p) == 3:  # a 1-D network
+            shape, out, p = (1, *shape), (1, *out), np.concatenate([[[0, 0]], p])
+        images = len(shape) == len(out) == len(p) == 4
+        if not images or p.min() < 0 or (p[0] != 0).any() or (p[3] != 0).any() or max(out) > 65535:
+            raise self.unsupported(op, "only height and width, or time, can be padded")
+        if out != (1, shape[1] + p[1].sum(), shape[2] + p[2].sum(), shape[3]):
             raise self.unsupported(op, "its output shape does not fit its padding")
-        r.dims[:6] = [h, w, c, *out]
+        r.dims[:6] = [*shape[1:], *out[1:]]
         r.dims[10:12] = [int(p[1][0]), int(p[2][0])]
+
+    op_padv2 = op_pad
 
     def op_reshape(self, op: Op, r: Record) -> None:
         x, y = self.src(op), self.dst(op)
@@ -310,8 +346,19 @@ class Operators:
 
     def op_quantize(self, op: Op, r: Record) -> None:
         """int8 to int8 of another scale; from or to float there is nothing for a board to do."""
-        x, y = self.src(op), self.dst(op)
-        r.extra[:2] = quantize_multiplier(x.scale / y.scale)
+        x = self.tensor(op, 0)
+        if x.dtype == np.float32 and op.inputs[0] in self.m.inputs:
+            r.code = CODES["RESHAPE"]  # the board's input is what this operator makes
+            self.dst(op)
+            return
+        y = self.dst(op)
+        r.extra[:2] = quantize_multiplier(float(np.float32(self.src(op).scale) / np.float32(y.scale)))
+
+    def op_dequantize(self, op: Op, r: Record) -> None:
+        """At the very end of a model; a board's output is the int8 tensor."""
+        self.src(op)
+        if op.outputs[0] not in self.m.outputs:
+            raise self.unsupported(op, "floating point in the midst of the model", "quantise the whole model to int8")
 
     def op_softmax(self, op: Op, r: Record) -> None:
         x, y = self.src(op), self.dst(op)

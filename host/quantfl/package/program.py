@@ -17,8 +17,10 @@ import numpy as np
 
 from quantfl.errors import PackageError, UnsupportedError
 from quantfl.package import plan
-from quantfl.package.flatfile import METADATA_NAME, ModelFile, Op, damage, with_metadata
-from quantfl.package.operators import CODES, RECORD, Operators, Record
+from quantfl.package.elementwise import ElementwiseOperators
+from quantfl.package.flatfile import METADATA_NAME, ModelFile, damage, with_metadata
+from quantfl.package.movement import MovementOperators
+from quantfl.package.operators import CODES, RECORD, Record
 
 MAGIC = b"QFLP"
 VERSION = 1
@@ -26,6 +28,10 @@ HEADER = struct.Struct("<4sHH8IfiI5I6IfiII")
 HEADER_SIZE = 128
 RECORD_SIZE = RECORD.size
 MAX_HEAD_LAYERS = 4
+
+#: Operators that may write where they read.
+IN_PLACE = {CODES[name] for name in ("RESHAPE", "RELU", "ADD", "MUL", "PRELU", "LOGISTIC")}
+
 
 @dataclass(frozen=True)
 class HeadSpec:
@@ -35,7 +41,7 @@ class HeadSpec:
     params: np.ndarray
 
 
-class Compiler(Operators):
+class Compiler(ElementwiseOperators, MovementOperators):
     """Turns the operators of one model into records and places its tensors. `compile_program` is the way in."""
 
     def records(self) -> list[Record]:
@@ -49,10 +55,12 @@ class Compiler(Operators):
                 handler(op, r)
             except (AttributeError, TypeError, IndexError, ValueError, struct.error) as error:
                 raise PackageError(f"{self.m.label(op)} is damaged ({type(error).__name__}: {error})") from None
-            x, y = self.m.tensors[op.inputs[0]], self.m.tensors[op.outputs[0]]
-            r.src_size, r.dst_size, r.src_zero, r.dst_zero = x.size, y.size, x.zero_point, y.zero_point
-            if op.name == "ADD":
-                x2 = self.m.tensors[op.inputs[1]]
+            r.x = op.inputs[0] if r.x is None else r.x
+            x, y = self.m.tensors[r.x], self.m.tensors[op.outputs[0]]
+            r.src_size, r.dst_size, r.src_zero = x.size, y.size, x.zero_point
+            r.dst_zero = y.zero_point if r.y_zero is None else r.y_zero
+            if r.x2 is not None:
+                x2 = self.m.tensors[r.x2]
                 r.src2_size, r.src2_zero = x2.size, x2.zero_point
             records.append(r)
         return records
@@ -76,7 +84,7 @@ class Compiler(Operators):
             if t in last:
                 last[t] = len(ops)
         features = ops[cut_op].inputs[0] if cut_op < len(ops) else None
-        root = self._share(ops, first, last, features)
+        root = self._share(records, first, last, features)
         blocks: dict[int, list[int]] = {}
         for t in first:
             b = blocks.setdefault(root[t], [0, first[t], last[t]])
@@ -88,24 +96,30 @@ class Compiler(Operators):
         offsets, size = plan.place(pieces)
         where = {t: offsets[root[t]] + shift for t in first}
         for i, (op, r) in enumerate(zip(ops, records, strict=True)):
-            r.src, r.dst = where[op.inputs[0]], where[op.outputs[0]]
-            if r.src2_size:
-                r.src2 = where[op.inputs[1]]
+            r.src, r.dst = where[r.x], where[op.outputs[0]]
+            if r.x2 is not None:
+                r.src2 = where[r.x2]
+            for k, piece in enumerate(r.pieces):
+                struct.pack_into("<i", self.tables, r.table + 12 * k, where[piece])
             if r.scratch_size:
                 r.scratch = offsets[count + i]
         return where, size
 
-    def _share(self, ops: tuple[Op, ...], first: dict[int, int], last: dict[int, int], keep: int | None) -> dict[int, int]:
-        """Tensors that may live in the same place as their operator's input: RESHAPE always, ReLU and ADD when it dies."""
+    def _share(
+        self, records: list[Record], first: dict[int, int], last: dict[int, int], keep: int | None
+    ) -> dict[int, int]:
+        """Tensors that may live in the same place as their operator's input: RESHAPE always, element-wise ones when it dies."""
         root = {t: t for t in first}
-        for op in ops:
-            if op.name not in ("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "RELU", "RELU6", "QUANTIZE", "ADD"):
+        for op, r in zip(self.m.ops, records, strict=True):
+            if r.code not in IN_PLACE:
                 continue
-            for t in op.inputs[: 2 if op.name == "ADD" else 1]:
-                dies = all(last[u] <= op.index for u in first if root[u] == root.get(t) and u != op.outputs[0])
-                same = t in root and self.m.tensors[t].size == self.m.tensors[op.outputs[0]].size
-                if same and (CODES[op.name] == CODES["RESHAPE"] or (dies and keep not in (t, op.outputs[0]))):
-                    root[op.outputs[0]] = root[t]
+            y = op.outputs[0]
+            for t in (r.x, r.x2):
+                if t is None or self.m.tensors[t].size != self.m.tensors[y].size:
+                    continue
+                dies = all(last[u] <= op.index for u in first if root[u] == root[t] and u != y)
+                if r.code == CODES["RESHAPE"] or (dies and keep not in (t, y)):
+                    root[y] = root[t]
                     break
         return root
 
@@ -143,7 +157,7 @@ def _compile(
         raise PackageError(f"{source}: cannot cut at operator {cut} of {len(records)}")
     where, arena = compiler.lay_out(records, cut, shift)
     features = model.tensors[model.ops[cut].inputs[0] if cut < len(records) else model.ops[-1].outputs[0]]
-    entry = model.tensors[model.inputs[0]]
+    entry = model.tensors[entry_of(model)]
     if head is not None and (head.dims[0] != features.size or len(head.dims) - 1 > MAX_HEAD_LAYERS):
         raise PackageError(f"{source}: a head {head.dims} does not fit {features.size} features")
     meta = json.dumps({"name": name, "labels": list(labels)}).encode()
@@ -156,7 +170,7 @@ def _compile(
     packed, blob_at = _probe(data, size)
     prefix = len(packed) - len(data)
     for r in records:
-        r.weights = r.weights + prefix if r.weights_size else 0
+        r.weights = r.weights + (blob_at + tables_at if r.own_weights else prefix) if r.weights_size else 0
         r.table = blob_at + tables_at + r.table if r.table_count else 0
     dims = list(head.dims) if head else []
     header = HEADER.pack(
@@ -167,6 +181,16 @@ def _compile(
     )  # fmt: skip
     blob = header.ljust(HEADER_SIZE, b"\0") + b"".join(r.pack() for r in records) + bytes(compiler.tables) + params + meta
     return with_metadata(data, blob.ljust(size, b"\0"))
+
+
+def entry_of(model: ModelFile) -> int:
+    """The int8 tensor that a board's input is: the model's, or what its first operator makes of a float32 input."""
+    first = model.inputs[0]
+    if model.tensors[first].dtype == np.float32:
+        for op in model.ops:
+            if op.name == "QUANTIZE" and op.inputs[0] == first:
+                return op.outputs[0]
+    return first
 
 
 def snap(params: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-/* Opening: the metadata entry found through the FlatBuffer, every number of the program checked. Running: dispatch. */
+/* Opening: the metadata entry found through the FlatBuffer, every number of the program checked (qfl_nn_check.c). Running: dispatch. */
 #include "qfl_nn_internal.h"
 
 static uint32_t get32(const uint8_t *p)
@@ -80,117 +80,7 @@ static qfl_status find_program(qfl_nn *nn)
     return QFL_E_FORMAT;
 }
 
-/* -- checks of the program: what passes here can be run without looking again -- */
-
 static int inside(uint32_t at, uint64_t n, uint32_t size) { return at <= size && n <= size - at; }
-
-static int table_ok(const qfl_nn *nn, const op_record *op, uint32_t rows)
-{
-    return op->table_count == rows && (op->table & 3u) == 0 &&
-           inside(op->table, (uint64_t)rows * sizeof(channel_row), nn->file_size);
-}
-
-/* Shifts of every row within what the arithmetic takes, and no sum of `terms` products can overflow. */
-static int rows_ok(const qfl_nn *nn, const op_record *op, uint64_t terms)
-{
-    const channel_row *row = (const channel_row *)(const void *)(nn->file + op->table);
-    int64_t limit = 0x7FFFFFFF - (int64_t)(terms < 65536 ? terms : 65536) * 128 * 128;
-    for (uint32_t i = 0; i < op->table_count; i++) {
-        int32_t shift = row[i].shift < -31 ? row[i].shift + WIDE : row[i].shift;
-        if (shift < -31 || shift > 30 || row[i].bias < -limit || row[i].bias > limit)
-            return 0;
-    }
-    return terms < 65536;
-}
-
-static int images_ok(const op_record *op)
-{
-    return (uint64_t)op->in_h * op->in_w * op->in_c == op->src_size && op->src_size != 0 &&
-           (uint64_t)op->out_h * op->out_w * op->out_c == op->dst_size && op->dst_size != 0;
-}
-
-/* Every window begins inside the padded input; a tap outside of the input is padding. */
-static int window_ok(const op_record *op)
-{
-    return images_ok(op) && op->k_h >= 1 && op->k_w >= 1 && op->stride_h >= 1 && op->stride_w >= 1 && op->dil_h >= 1 &&
-           op->dil_w >= 1 && (uint32_t)(op->out_h - 1) * op->stride_h < (uint32_t)op->in_h + op->pad_t &&
-           (uint32_t)(op->out_w - 1) * op->stride_w < (uint32_t)op->in_w + op->pad_l;
-}
-
-/* Four pixels as interleaved halfwords and one as bytes; the portable path needs less and gets the same. */
-static uint64_t conv_scratch(uint64_t patch, int pointwise)
-{
-    uint64_t padded = (patch + 3) & ~(uint64_t)3;
-    return 8 * padded + (pointwise ? 0 : padded);
-}
-
-static int kernel_ok(const qfl_nn *nn, const op_record *op)
-{
-    uint64_t taps = (uint64_t)op->k_h * op->k_w;
-    switch (op->code) {
-    case OP_CONV_2D: {
-        uint64_t patch = taps * op->in_c;
-        int pointwise = taps == 1 && op->stride_h == 1 && op->stride_w == 1 && op->pad_t == 0 && op->pad_l == 0;
-        if (pointwise && (op->in_h != op->out_h || op->in_w != op->out_w))
-            return 0;
-        return window_ok(op) && op->weights_size == patch * op->out_c && table_ok(nn, op, op->out_c) &&
-               rows_ok(nn, op, patch) && op->scratch_size >= conv_scratch(patch, pointwise) && (op->scratch & 3u) == 0;
-    }
-    case OP_DEPTHWISE_CONV_2D:
-        return window_ok(op) && (uint64_t)op->in_c * op->multiplier == op->out_c && op->multiplier != 0 &&
-               op->weights_size == taps * op->out_c && table_ok(nn, op, op->out_c) && rows_ok(nn, op, taps) &&
-               op->scratch_size >= POINTER * taps + op->in_c && op->scratch % POINTER == 0;
-    case OP_FULLY_CONNECTED:
-        return op->in_c == op->src_size && op->out_c == op->dst_size && op->in_c != 0 && op->out_c != 0 &&
-               op->weights_size == (uint64_t)op->in_c * op->out_c && table_ok(nn, op, op->out_c) &&
-               rows_ok(nn, op, op->in_c) && op->scratch_size >= 2 * ((op->in_c + 3u) & ~3u) && (op->scratch & 3u) == 0;
-    case OP_AVERAGE_POOL_2D:
-    case OP_MAX_POOL_2D:
-        /* Each window must hold at least one input: the first tap may lie in the padding, the last may not be above it. */
-        return window_ok(op) && op->in_c == op->out_c && op->dil_h == 1 && op->dil_w == 1 && op->k_h > op->pad_t &&
-               op->k_w > op->pad_l && (uint64_t)taps <= 1u << 20;
-    case OP_MEAN:
-        return images_ok(op) && op->out_h == 1 && op->out_w == 1 && op->in_c == op->out_c &&
-               op->extra[2] == (int32_t)op->in_h * op->in_w && op->extra[2] <= 1 << 20 && op->extra[1] >= -31 &&
-               op->extra[1] <= 30 && op->scratch_size >= 4u * op->in_c && (op->scratch & 3u) == 0;
-    case OP_ADD:
-        return op->src_size == op->dst_size && op->src2_size == op->dst_size && table_ok(nn, op, 3) &&
-               rows_ok(nn, op, 0) && ((const channel_row *)(const void *)(nn->file + op->table))[2].shift <= 0;
-    case OP_PAD:
-        return images_ok(op) && op->in_c == op->out_c && (uint32_t)op->pad_t + op->in_h <= op->out_h &&
-               (uint32_t)op->pad_l + op->in_w <= op->out_w;
-    case OP_RESHAPE:
-        return op->src_size == op->dst_size;
-    case OP_SOFTMAX:
-        return op->src_size == op->dst_size && op->out_c != 0 && op->src_size % op->out_c == 0 && op->out_c <= 4096 &&
-               op->extra[1] >= 0 && op->extra[1] <= 31;
-    case OP_RELU:
-        return op->src_size == op->dst_size && op->extra[1] >= -31 && op->extra[1] <= 30;
-    default:
-        return 0;
-    }
-}
-
-static int zero_ok(int32_t z) { return z >= -128 && z <= 127; }
-
-static int apart(uint32_t a, uint32_t an, uint32_t b, uint32_t bn) { return an == 0 || bn == 0 || a + an <= b || b + bn <= a; }
-
-/* Scratch may hold pointers: no tensor of the operator may lie over it. */
-static int scratch_ok(const op_record *op)
-{
-    return apart(op->scratch, op->scratch_size, op->src, op->src_size) &&
-           apart(op->scratch, op->scratch_size, op->src2, op->src2_size) &&
-           apart(op->scratch, op->scratch_size, op->dst, op->dst_size);
-}
-
-static int record_ok(const qfl_nn *nn, const op_record *op)
-{
-    return inside(op->src, op->src_size, nn->arena_size) && inside(op->src2, op->src2_size, nn->arena_size) &&
-           inside(op->dst, op->dst_size, nn->arena_size) && inside(op->scratch, op->scratch_size, nn->arena_size) &&
-           inside(op->weights, op->weights_size, nn->file_size) && zero_ok(op->src_zero) && zero_ok(op->src2_zero) &&
-           zero_ok(op->dst_zero) && scratch_ok(op) && op->low >= -128 && op->low <= 127 && op->high >= -128 && op->high <= 127 &&
-           kernel_ok(nn, op);
-}
 
 static float get_float(const uint8_t *p)
 {
@@ -264,14 +154,14 @@ qfl_status qfl_nn_open(qfl_nn *nn, const uint8_t *file, uint32_t size)
         nn->cut_op > nn->op_count || nn->input_size == 0 || nn->feature_count == 0 || (ops_at & 3u) != 0 ||
         !inside(ops_at, (uint64_t)nn->op_count * sizeof(op_record), size) ||
         !inside(nn->input_offset, nn->input_size, nn->arena_size) ||
-        !inside(nn->feature_offset, nn->feature_count, nn->arena_size) || !zero_ok(nn->feature_zero_point) ||
+        !inside(nn->feature_offset, nn->feature_count, nn->arena_size) || nn->feature_zero_point < -128 || nn->feature_zero_point > 127 ||
         !(nn->feature_scale > 1e-30f && nn->feature_scale < 1e30f))
         return QFL_E_FORMAT;
     for (uint32_t i = 0; i < nn->op_count; i++) {
         uint32_t code = records(nn)[i].code;
         if (code == 0 || code > OP_LAST || ((qfl_nn_operators() >> code) & 1u) == 0)
             return QFL_E_UNSUPPORTED;
-        if (!record_ok(nn, &records(nn)[i]))
+        if (!qfl_nn_record_ok(nn, &records(nn)[i]))
             return QFL_E_FORMAT;
     }
     return read_head(nn, h);
@@ -312,6 +202,22 @@ int qfl_nn_run_op(const kernel_args *a)
         qfl_nn_softmax(a);
     else if (LINKED(OP_RELU) && code == OP_RELU)
         qfl_nn_relu(a);
+    else if (LINKED(OP_CONCATENATION) && code == OP_CONCATENATION)
+        qfl_nn_concat(a);
+    else if (LINKED(OP_SPLIT) && code == OP_SPLIT)
+        qfl_nn_split(a);
+    else if (LINKED(OP_STRIDED_SLICE) && code == OP_STRIDED_SLICE)
+        qfl_nn_strided(a);
+    else if (LINKED(OP_RESIZE_NEAREST) && code == OP_RESIZE_NEAREST)
+        qfl_nn_resize(a);
+    else if (LINKED(OP_LUT) && code == OP_LUT)
+        qfl_nn_lut(a);
+    else if (LINKED(OP_MUL) && code == OP_MUL)
+        qfl_nn_mul(a);
+    else if (LINKED(OP_PRELU) && code == OP_PRELU)
+        qfl_nn_prelu(a);
+    else if (LINKED(OP_TRANSPOSE_CONV) && code == OP_TRANSPOSE_CONV)
+        qfl_nn_transpose_conv(a);
     else if (code != OP_RESHAPE)
         return 0;
     else if (a->op->src != a->op->dst) /* else the plan gave input and output the same place */

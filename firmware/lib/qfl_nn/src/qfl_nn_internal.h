@@ -17,8 +17,12 @@
 enum {
     OP_CONV_2D = 1, OP_DEPTHWISE_CONV_2D = 2, OP_FULLY_CONNECTED = 3, OP_AVERAGE_POOL_2D = 4, OP_MAX_POOL_2D = 5,
     OP_MEAN = 6, OP_ADD = 7, OP_PAD = 8, OP_RESHAPE = 9, OP_SOFTMAX = 10, OP_RELU = 11,
-    OP_LAST = 11
+    OP_CONCATENATION = 12, OP_SPLIT = 13, OP_STRIDED_SLICE = 14, OP_RESIZE_NEAREST = 15, OP_LUT = 16, OP_MUL = 17, OP_PRELU = 18,
+    OP_TRANSPOSE_CONV = 19, OP_LAST = 19
 };
+
+/* Flags of ADD, MUL: where operand 2 lies, and the signs of ADD's operands (SUB). Extents of STRIDED_SLICE. */
+enum { OPERAND_IN_FILE = 1, NEGATE_FIRST = 2, NEGATE_SECOND = 4, STRIDED_DIMS = 5 };
 
 /* One operator as it lies in the file, little-endian, 4-byte aligned. Offsets src, src2, dst, scratch: in the arena. */
 typedef struct op_record {
@@ -124,6 +128,17 @@ void qfl_nn_add(const kernel_args *a);
 void qfl_nn_pad(const kernel_args *a);
 void qfl_nn_softmax(const kernel_args *a);
 void qfl_nn_relu(const kernel_args *a);
+void qfl_nn_concat(const kernel_args *a);
+void qfl_nn_split(const kernel_args *a);
+void qfl_nn_strided(const kernel_args *a);
+void qfl_nn_resize(const kernel_args *a);
+void qfl_nn_lut(const kernel_args *a);
+void qfl_nn_mul(const kernel_args *a);
+void qfl_nn_prelu(const kernel_args *a);
+void qfl_nn_transpose_conv(const kernel_args *a);
+
+/* 1: the record can be run as it is. qfl_nn_check.c */
+int qfl_nn_record_ok(const qfl_nn *nn, const op_record *op);
 
 /* Dot products of x0, x1 [k] with w0, w1 [k], added to acc: x0w0, x0w1, x1w0, x1w1. Any alignment. */
 void qfl_nn_dot2x2(const int8_t *x0, const int8_t *x1, const int8_t *w0, const int8_t *w1, uint32_t k, int32_t *acc);

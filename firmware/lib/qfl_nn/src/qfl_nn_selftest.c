@@ -34,9 +34,17 @@ static const test_case CASES[] = {
     {OP_MAX_POOL_2D, 5, 6, 5, 5, 3, 2, 2, 1, 0, 1, 1, 0x0DA0E911},
     {OP_MEAN, 5, 5, 9, 9, 1, 1, 1, 0, 0, 1, 1, 0xFDB405BB},
     {OP_ADD, 3, 4, 7, 7, 1, 1, 1, 0, 0, 0, 1, 0x8039627A},
-    {OP_PAD, 3, 4, 5, 5, 1, 1, 1, 1, 0, 1, 1, 0x1262E374},
+    {OP_PAD, 3, 4, 5, 5, 1, 1, 1, 1, 0, 1, 1, 0xBD1E4672},
     {OP_SOFTMAX, 1, 1, 11, 11, 1, 1, 1, 0, 0, 1, 1, 0x5A6ECA6C},
-    {OP_RELU, 3, 4, 7, 7, 1, 1, 1, 0, 0, 0, 1, 0x268E0123},
+    {OP_MUL, 3, 4, 7, 7, 1, 1, 1, 0, 0, 0, 1, 0x452F2F33},
+    {OP_PRELU, 3, 4, 7, 7, 1, 1, 1, 0, 0, 1, 1, 0xD094B323},
+    {OP_LUT, 3, 4, 7, 7, 1, 1, 1, 0, 0, 1, 1, 0x4B5F6621},
+    {OP_CONCATENATION, 3, 4, 6, 6, 1, 1, 1, 0, 0, 1, 1, 0xC04DA206},
+    {OP_SPLIT, 3, 4, 6, 6, 1, 1, 1, 0, 0, 1, 1, 0x9623863B},
+    {OP_STRIDED_SLICE, 3, 4, 6, 6, 1, 1, 1, 0, 0, 1, 1, 0xC770B782},
+    {OP_RESIZE_NEAREST, 3, 4, 5, 5, 1, 1, 1, 0, 0, 1, 1, 0xFB403708},
+    {OP_TRANSPOSE_CONV, 3, 3, 3, 4, 3, 2, 2, 1, 0, 0, 1, 0xA02F9296},
+    {OP_RELU, 3, 4, 7, 7, 1, 1, 1, 0, 0, 0, 1, 0x8C8029D3},
 };
 
 enum { COUNT = sizeof CASES / sizeof CASES[0] };
@@ -88,7 +96,16 @@ static void place_rows(bench *b, uint32_t count, int32_t first_shift)
     }
 }
 
-static uint32_t outputs(uint32_t in, uint32_t k, const test_case *c) { return (in + 2u * c->pad - k) / c->stride + 1; }
+static uint32_t outputs(uint32_t in, uint32_t k, const test_case *c)
+{
+    switch (c->code) {
+    case OP_MEAN: return 1;
+    case OP_PAD: return in + 2;
+    case OP_TRANSPOSE_CONV: return (in - 1) * c->stride + k - 2u * c->pad;
+    case OP_RESIZE_NEAREST: return in + 1;
+    default: return (in + 2u * c->pad - k) / c->stride + 1;
+    }
+}
 
 static void lay_out(bench *b, const test_case *c)
 {
@@ -97,8 +114,8 @@ static void lay_out(bench *b, const test_case *c)
     op->in_h = c->in_h, op->in_w = c->in_w, op->in_c = c->in_c, op->out_c = c->out_c;
     op->k_h = c->k_h, op->k_w = c->k_w, op->stride_h = op->stride_w = c->stride, op->pad_t = op->pad_l = c->pad;
     op->dil_h = op->dil_w = 1, op->multiplier = c->multiplier;
-    op->out_h = (uint16_t)(c->code == OP_MEAN ? 1u : c->code == OP_PAD ? c->in_h + 3u : outputs(c->in_h, c->k_h, c));
-    op->out_w = (uint16_t)(c->code == OP_MEAN ? 1u : c->code == OP_PAD ? c->in_w + 2u : outputs(c->in_w, c->k_w, c));
+    op->out_h = (uint16_t)outputs(c->in_h, c->k_h, c);
+    op->out_w = (uint16_t)outputs(c->in_w, c->k_w, c);
     op->src_size = (uint32_t)c->in_h * c->in_w * c->in_c;
     op->dst_size = (uint32_t)op->out_h * op->out_w * c->out_c;
     op->src_zero = -7, op->src2_zero = 11, op->dst_zero = 5;
@@ -133,6 +150,7 @@ static void lay_out_rest(bench *b, const test_case *c)
         op->scratch_size = 4u * c->in_c;
         break;
     case OP_ADD: {
+        op->extra[0] = op->extra[1] = 1;
         static const channel_row rows[3] = {{0, 1518500250, 0}, {0, 1073741824, 0}, {0, 1342177280, -18}};
         op->src2_size = op->src_size;
         op->src2 = place_random(b, op->src_size, c->odd);
@@ -141,6 +159,45 @@ static void lay_out_rest(bench *b, const test_case *c)
         memcpy(b->mem + op->table, rows, sizeof rows);
         break;
     }
+    case OP_MUL:
+        op->weights_size = c->in_c; /* broadcast over the pixels */
+        op->flags = OPERAND_IN_FILE;
+        op->extra[0] = op->extra[1] = 1;
+        op->extra[2] = -6, op->extra[3] = 1518500250;
+        break;
+    case OP_PRELU:
+        op->weights_size = c->in_c;
+        place_rows(b, 2, -1);
+        break;
+    case OP_LUT: op->weights_size = 256; break;
+    case OP_CONCATENATION:
+    case OP_SPLIT: /* two pieces of a pixel's channels each; a concatenation's lie one after the other in src */
+        op->extra[0] = c->in_h * c->in_w;
+        op->table = place(b, 2 * (uint32_t)sizeof(channel_row), 0);
+        op->table_count = 2;
+        for (uint32_t i = 0; i < 2; i++) {
+            channel_row *row = (channel_row *)(void *)(b->mem + op->table) + i;
+            row->bias = (int32_t)((c->code == OP_SPLIT ? op->dst : op->src) + i * (op->src_size / 3));
+            row->multiplier = (int32_t)(c->in_c / 3u * (i + 1u));
+        }
+        break;
+    case OP_STRIDED_SLICE: { /* transposes and turns the channels round */
+        const int32_t numbers[12] = {c->in_c - 1, 1, 1, c->in_w, c->in_h, c->in_c, 0, 0, c->in_c, c->in_w * c->in_c, -1, 0};
+        op->table = place(b, sizeof numbers, 0);
+        op->table_count = 4;
+        memcpy(b->mem + op->table, numbers, sizeof numbers);
+        break;
+    }
+    case OP_RESIZE_NEAREST:
+        op->table_count = (op->out_h + op->out_w + 2u) / 3u;
+        op->table = place(b, op->table_count * (uint32_t)sizeof(channel_row), 0);
+        for (uint32_t i = 0; i < (uint32_t)op->out_h + op->out_w; i++)
+            ((uint32_t *)(void *)(b->mem + op->table))[i] = (i < op->out_h ? i : i - op->out_h) * 3u / 4u;
+        break;
+    case OP_TRANSPOSE_CONV:
+        op->weights_size = taps * c->in_c * c->out_c;
+        place_rows(b, c->out_c, -8);
+        break;
     case OP_SOFTMAX: op->extra[0] = 1717986918, op->extra[1] = 23, op->extra[2] = -248; break;
     case OP_RELU: op->extra[0] = 1518500250, op->extra[1] = 1; break;
     default: break;

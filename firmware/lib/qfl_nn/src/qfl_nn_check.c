@@ -1,0 +1,192 @@
+/* Checks of a program's records: what passes here can be run without looking again. */
+#include "qfl_nn_internal.h"
+
+static int inside(uint32_t at, uint64_t n, uint32_t size) { return at <= size && n <= size - at; }
+
+static int table_ok(const qfl_nn *nn, const op_record *op, uint32_t rows)
+{
+    return op->table_count == rows && (op->table & 3u) == 0 &&
+           inside(op->table, (uint64_t)rows * sizeof(channel_row), nn->file_size);
+}
+
+/* Shifts of every row within what the arithmetic takes, and no sum of `terms` products can overflow. */
+static int rows_ok(const qfl_nn *nn, const op_record *op, uint64_t terms)
+{
+    const channel_row *row = (const channel_row *)(const void *)(nn->file + op->table);
+    int64_t limit = 0x7FFFFFFF - (int64_t)(terms < 65536 ? terms : 65536) * 128 * 128;
+    for (uint32_t i = 0; i < op->table_count; i++) {
+        int32_t shift = row[i].shift < -31 ? row[i].shift + WIDE : row[i].shift;
+        if (shift < -31 || shift > 30 || row[i].bias < -limit || row[i].bias > limit)
+            return 0;
+    }
+    return terms < 65536;
+}
+
+static int images_ok(const op_record *op)
+{
+    return (uint64_t)op->in_h * op->in_w * op->in_c == op->src_size && op->src_size != 0 &&
+           (uint64_t)op->out_h * op->out_w * op->out_c == op->dst_size && op->dst_size != 0;
+}
+
+/* Every window begins inside the padded input; a tap outside of the input is padding. */
+static int window_ok(const op_record *op)
+{
+    return images_ok(op) && op->k_h >= 1 && op->k_w >= 1 && op->stride_h >= 1 && op->stride_w >= 1 && op->dil_h >= 1 &&
+           op->dil_w >= 1 && (uint32_t)(op->out_h - 1) * op->stride_h < (uint32_t)op->in_h + op->pad_t &&
+           (uint32_t)(op->out_w - 1) * op->stride_w < (uint32_t)op->in_w + op->pad_l;
+}
+
+/* Four pixels as interleaved halfwords and one as bytes; the portable path needs less and gets the same. */
+static uint64_t conv_scratch(uint64_t patch, int pointwise)
+{
+    uint64_t padded = (patch + 3) & ~(uint64_t)3;
+    return 8 * padded + (pointwise ? 0 : padded);
+}
+
+/* Element i of operand 2 is number (i / extra[0]) % size, of operand 1 (i / extra[1]) % size; both at most as large as the output. */
+static int operands_ok(const op_record *op)
+{
+    uint32_t second = (op->flags & OPERAND_IN_FILE) != 0 ? op->weights_size : op->src2_size;
+    return op->dst_size != 0 && op->src_size != 0 && second != 0 && op->src_size <= op->dst_size && second <= op->dst_size &&
+           op->extra[0] >= 1 && op->extra[1] >= 1 && ((op->flags & OPERAND_IN_FILE) == 0 || op->src2_size == 0);
+}
+
+static int apart(uint32_t a, uint32_t an, uint32_t b, uint32_t bn) { return an == 0 || bn == 0 || a + an <= b || b + bn <= a; }
+
+/* Pieces of CONCATENATION and SPLIT: offset in the arena, bytes; extra[0] times all of them make up the `whole` bytes at `at`. */
+static int pieces_ok(const qfl_nn *nn, const op_record *op, uint32_t whole, uint32_t at)
+{
+    const channel_row *row = (const channel_row *)(const void *)(nn->file + op->table);
+    uint64_t bytes = 0, outer = (uint32_t)op->extra[0];
+    if (op->table_count == 0 || op->table_count > 4096 || !table_ok(nn, op, op->table_count) || outer == 0)
+        return 0;
+    for (uint32_t i = 0; i < op->table_count; i++) {
+        uint64_t n = outer * (uint32_t)row[i].multiplier;
+        if (row[i].multiplier <= 0 || !inside((uint32_t)row[i].bias, n, nn->arena_size) ||
+            !apart((uint32_t)row[i].bias, (uint32_t)n, at, whole))
+            return 0;
+        bytes += (uint32_t)row[i].multiplier;
+    }
+    return bytes * outer == whole;
+}
+
+/* Five extents and strides: every element read lies inside the input. */
+static int strides_ok(const qfl_nn *nn, const op_record *op)
+{
+    if (!table_ok(nn, op, 4))
+        return 0;
+    const int32_t *v = (const int32_t *)(const void *)(nn->file + op->table); /* base, extents, strides */
+    uint64_t n = 1;
+    int64_t low = v[0], high = v[0];
+    for (uint32_t i = 0; i < STRIDED_DIMS; i++) {
+        int64_t extent = v[1 + i], stride = v[1 + STRIDED_DIMS + i];
+        if (extent < 1 || extent > 1 << 24 || stride < -(1 << 24) || stride > 1 << 24)
+            return 0;
+        n *= (uint64_t)extent;
+        if (n > 1u << 24)
+            return 0;
+        if (stride < 0)
+            low += (extent - 1) * stride;
+        else
+            high += (extent - 1) * stride;
+    }
+    return n == op->dst_size && low >= 0 && high < (int64_t)op->src_size;
+}
+
+/* Input row of every output row, then column of every column, packed into the table. */
+static int indices_ok(const qfl_nn *nn, const op_record *op)
+{
+    uint32_t count = (uint32_t)op->out_h + op->out_w;
+    if (!table_ok(nn, op, (count + 2) / 3))
+        return 0;
+    const uint32_t *index = (const uint32_t *)(const void *)(nn->file + op->table);
+    for (uint32_t i = 0; i < count; i++)
+        if (index[i] >= (i < op->out_h ? op->in_h : op->in_w))
+            return 0;
+    return 1;
+}
+
+static int kernel_ok(const qfl_nn *nn, const op_record *op)
+{
+    uint64_t taps = (uint64_t)op->k_h * op->k_w;
+    switch (op->code) {
+    case OP_CONV_2D: {
+        uint64_t patch = taps * op->in_c;
+        int pointwise = taps == 1 && op->stride_h == 1 && op->stride_w == 1 && op->pad_t == 0 && op->pad_l == 0;
+        if (pointwise && (op->in_h != op->out_h || op->in_w != op->out_w))
+            return 0;
+        return window_ok(op) && op->weights_size == patch * op->out_c && table_ok(nn, op, op->out_c) &&
+               rows_ok(nn, op, patch) && op->scratch_size >= conv_scratch(patch, pointwise) && (op->scratch & 3u) == 0;
+    }
+    case OP_DEPTHWISE_CONV_2D:
+        return window_ok(op) && (uint64_t)op->in_c * op->multiplier == op->out_c && op->multiplier != 0 &&
+               op->weights_size == taps * op->out_c && table_ok(nn, op, op->out_c) && rows_ok(nn, op, taps) &&
+               op->scratch_size >= POINTER * taps + op->in_c && op->scratch % POINTER == 0;
+    case OP_FULLY_CONNECTED:
+        return op->in_c == op->src_size && op->out_c == op->dst_size && op->in_c != 0 && op->out_c != 0 &&
+               op->weights_size == (uint64_t)op->in_c * op->out_c && table_ok(nn, op, op->out_c) &&
+               rows_ok(nn, op, op->in_c) && op->scratch_size >= 2 * ((op->in_c + 3u) & ~3u) && (op->scratch & 3u) == 0;
+    case OP_AVERAGE_POOL_2D:
+    case OP_MAX_POOL_2D:
+        /* Each window must hold at least one input: the first tap may lie in the padding, the last may not be above it. */
+        return window_ok(op) && op->in_c == op->out_c && op->dil_h == 1 && op->dil_w == 1 && op->k_h > op->pad_t &&
+               op->k_w > op->pad_l && (uint64_t)taps <= 1u << 20;
+    case OP_MEAN:
+        return images_ok(op) && op->out_h == 1 && op->out_w == 1 && op->in_c == op->out_c &&
+               op->extra[2] == (int32_t)op->in_h * op->in_w && op->extra[2] <= 1 << 20 && op->extra[1] >= -31 &&
+               op->extra[1] <= 30 && op->scratch_size >= 4u * op->in_c && (op->scratch & 3u) == 0;
+    case OP_ADD:
+        return operands_ok(op) && table_ok(nn, op, 3) && rows_ok(nn, op, 0) &&
+               ((const channel_row *)(const void *)(nn->file + op->table))[2].shift <= 0;
+    case OP_MUL:
+        return operands_ok(op) && op->extra[2] >= -31 && op->extra[2] <= 30;
+    case OP_PRELU:
+        return op->src_size == op->dst_size && op->weights_size != 0 && table_ok(nn, op, 2) && rows_ok(nn, op, 0);
+    case OP_LUT:
+        return op->src_size == op->dst_size && op->weights_size == 256;
+    case OP_CONCATENATION:
+        return pieces_ok(nn, op, op->dst_size, op->dst);
+    case OP_SPLIT:
+        return pieces_ok(nn, op, op->src_size, op->src);
+    case OP_STRIDED_SLICE:
+        return strides_ok(nn, op) && apart(op->src, op->src_size, op->dst, op->dst_size);
+    case OP_RESIZE_NEAREST:
+        return images_ok(op) && op->in_c == op->out_c && indices_ok(nn, op) &&
+               apart(op->src, op->src_size, op->dst, op->dst_size);
+    case OP_TRANSPOSE_CONV:
+        return images_ok(op) && op->k_h >= 1 && op->k_w >= 1 && op->stride_h >= 1 && op->stride_w >= 1 &&
+               op->weights_size == taps * op->in_c * op->out_c && table_ok(nn, op, op->out_c) &&
+               rows_ok(nn, op, 2 * taps * op->in_c);
+    case OP_PAD:
+        return images_ok(op) && op->in_c == op->out_c && (uint32_t)op->pad_t + op->in_h <= op->out_h &&
+               (uint32_t)op->pad_l + op->in_w <= op->out_w;
+    case OP_RESHAPE:
+        return op->src_size == op->dst_size;
+    case OP_SOFTMAX:
+        return op->src_size == op->dst_size && op->out_c != 0 && op->src_size % op->out_c == 0 && op->out_c <= 4096 &&
+               op->extra[1] >= 0 && op->extra[1] <= 31;
+    case OP_RELU:
+        return op->src_size == op->dst_size && op->extra[1] >= -31 && op->extra[1] <= 30;
+    default:
+        return 0;
+    }
+}
+
+static int zero_ok(int32_t z) { return z >= -128 && z <= 127; }
+
+/* Scratch may hold pointers: no tensor of the operator may lie over it. */
+static int scratch_ok(const op_record *op)
+{
+    return apart(op->scratch, op->scratch_size, op->src, op->src_size) &&
+           apart(op->scratch, op->scratch_size, op->src2, op->src2_size) &&
+           apart(op->scratch, op->scratch_size, op->dst, op->dst_size);
+}
+
+int qfl_nn_record_ok(const qfl_nn *nn, const op_record *op)
+{
+    return inside(op->src, op->src_size, nn->arena_size) && inside(op->src2, op->src2_size, nn->arena_size) &&
+           inside(op->dst, op->dst_size, nn->arena_size) && inside(op->scratch, op->scratch_size, nn->arena_size) &&
+           inside(op->weights, op->weights_size, nn->file_size) && zero_ok(op->src_zero) && zero_ok(op->src2_zero) &&
+           zero_ok(op->dst_zero) && scratch_ok(op) && op->low >= -128 && op->low <= 127 && op->high >= -128 && op->high <= 127 &&
+           kernel_ok(nn, op);
+}
