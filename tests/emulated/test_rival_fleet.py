@@ -52,13 +52,13 @@ def test_same_run_as_the_boards_own(codec, rival):
 def test_every_rival_runs_and_books_balance():
     need_digits()
     s = fleet.setting(config(2), DEMO_MODEL.parent)
-    assert len({r.name for r in RIVALS}) == len(RIVALS)
+    assert len({r.name for r in RIVALS}) == len({r.key for r in RIVALS}) == len(RIVALS)
     moved = {}
     for rival in RIVALS:
         h = fleet.history(s, rival)
         assert len(h) == 3 and all(not r["failed"] for r in h[1:]), rival.name
         moved[rival.name] = h[-1]["up_bytes"] - h[0]["up_bytes"]
-        assert fleet.history(s, rival)[-1]["head"] == h[-1]["head"], f"{rival.name} does not repeat itself"
+        assert rival.history(s)[-1]["head"] == h[-1]["head"], f"{rival.name} does not repeat itself"
     assert moved["fp16"] > moved["int8"] > moved["EDEN(4)"] > moved["EDEN(1)"] > moved["STC(1 %)"]
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from quantfl.bench import starts
-from quantfl.bench.plots import Axis, Series, draw
+from quantfl.bench.pictures import Axis, Series, draw
 from quantfl.bench.rivals import fleet
 from quantfl.bench.rivals.base import Quantiser
 from quantfl.bench.rivals.buckets import Ours

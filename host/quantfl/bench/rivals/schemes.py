@@ -8,7 +8,11 @@ shorter. "ours": quantfl's own (docs/CODEC.md, lattice of heads): more than any 
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 from quantfl.bench.rivals.base import Quantiser
 from quantfl.bench.rivals.buckets import Compressed, Ours
@@ -33,6 +37,25 @@ class Rival:
     @property
     def source(self) -> str:
         return self.up.source
+
+    @property
+    def key(self) -> str:
+        """All that decides what it sends: its settings and the rivals' code."""
+        return f"{self!r}/{_code()}"
+
+    def history(self, s: Any) -> list[dict]:
+        """A run in a setting (quantfl.bench.rivals.fleet.Setting, or one with its fields), as a scheme of `quantfl bench bytes`."""
+        from quantfl.bench.rivals import fleet  # which knows what a Rival is
+
+        return fleet.history(s, self)
+
+
+@cache
+def _code() -> str:
+    h = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        h.update(file.read_bytes())
+    return h.hexdigest()[:16]
 
 
 def _both(name: str, quantiser: Quantiser, **options: bool) -> Rival:
