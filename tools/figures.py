@@ -51,10 +51,10 @@ def demo() -> str:
     ledger, plain = s["ledger"], s["fp32"]
     rows = []
     for name, way in [(b, w) for b in list(ledger["boards"])[:2] for w in ("up", "down")]:
-        rows.append([name, way, *(f"{v:,}" for k, v in ledger["boards"][name][way].items() if k != "noise"),
+        rows.append([name, way, *(f"{v:,}" for k, v in ledger["boards"][name][way].items() if k not in ("noise", "security")),
                      f"{ledger['boards'][name][way + '_total']:,}"])  # fmt: skip
     for way in ("up", "down"):
-        rows.append(["all boards, rounds only", way, *(f"{v:,}" for k, v in ledger["rounds_" + way].items() if k != "noise"),
+        rows.append(["all boards, rounds only", way, *(f"{v:,}" for k, v in ledger["rounds_" + way].items() if k not in ("noise", "security")),
                      f"{ledger[f'rounds_{way}_total']:,}"])  # fmt: skip
     mine = ledger["rounds_up_total"] + ledger["rounds_down_total"]
     theirs = plain["rounds_up_total"] + plain["rounds_down_total"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import struct
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,8 +17,10 @@ import cbor2
 from quantfl.core import lib, status_text
 from quantfl.core.codec import Codec
 from quantfl.core.head import FitConfig, Score
-from quantfl.core.link import Counters
+from quantfl.core.link import Counters, unpack_counters
 from quantfl.errors import DeviceError, LinkError
+from quantfl.link.books import Comparison, compare
+from quantfl.link.clock import monotonic
 from quantfl.link.session import Answer, Session
 from quantfl.link.transport import BAUD, open_transport
 from quantfl.package.program import missing_operators
@@ -122,7 +123,11 @@ class Device:
         self.name = name or url
         self.session = session or Session(open_transport(url, baud=baud))
         self.info: DeviceInfo | None = None
+        self.boot: int | None = None  # a number the board drew when it started
+        self._restarted = False
+        self.port_lost = 0  # bytes the board's port had dropped when its books were last seen
         self._config: bytes | None = None
+        self._agreed: tuple[Counters, Counters] | None = None  # both ends' books (ours, theirs) when last compared
 
     async def __aenter__(self) -> Device:
         await self.open()
@@ -153,27 +158,27 @@ class Device:
             return await self._persist(kind, body, timeout, number)
 
     async def _persist(self, kind: int, body: bytes, timeout: float, number: int | None) -> Answer:
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         pause, away = 0.05, None
         while True:
-            left = deadline - time.monotonic()
+            left = deadline - monotonic()
             try:
                 if not self.session.up:
-                    away = away or time.monotonic()
+                    away = away or monotonic()
                     queued = await self.session.turn(TURN_S)
                     away, deadline = away + queued, deadline + queued
-                    left = deadline - time.monotonic()
+                    left = deadline - monotonic()
                     await self.session.open(max(0.1, min(left, self.session.open_s(2.0))))
                 away = None
                 answer = await self.session.request(kind, body, timeout=max(0.1, left), number=number)
             except LinkError:
-                now = time.monotonic()
+                now = monotonic()
                 if now + pause >= deadline or (away is not None and now - away > self.patience):
                     raise
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 1.0)
                 continue
-            if answer.status != lib.QFL_E_BUSY or time.monotonic() + pause >= deadline:
+            if answer.status != lib.QFL_E_BUSY or monotonic() + pause >= deadline:
                 return answer
             await asyncio.sleep(pause)
 
@@ -270,11 +275,11 @@ class Device:
     async def _put_on(
         self, kind: int, data: bytes, what: str, timeout: float, progress: Callable[[int, int], None] | None
     ) -> int:
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         begin = struct.pack("<BI", kind, len(data)) + hashlib.sha256(data).digest()
         moved = 0
         while True:
-            left = deadline - time.monotonic()
+            left = deadline - monotonic()
             if left <= 0:
                 raise LinkError(f"{self.url}: {what} did not get through within {timeout:g} s")
             # A first erase of flash may take seconds: the answer to PUT_BEGIN has the whole deadline.
@@ -284,11 +289,11 @@ class Device:
             try:
                 moved += await self._stream(data, int.from_bytes(answer.body[:4], "little"), left, progress)
                 answer = await self.session.request(
-                    lib.QFL_MSG_PUT_END, timeout=max(0.5, min(10.0, deadline - time.monotonic()))
+                    lib.QFL_MSG_PUT_END, timeout=max(0.5, min(10.0, deadline - monotonic()))
                 )
             except (LinkError, _Resume):
                 continue
-            if answer.status == lib.QFL_E_STATE and time.monotonic() < deadline:
+            if answer.status == lib.QFL_E_STATE and monotonic() < deadline:
                 continue
             if answer.status < 0:
                 raise self._refused(answer, what)
@@ -331,9 +336,9 @@ class Device:
         """
         kind = lib.QFL_MSG_TRAIN if update is None else lib.QFL_MSG_TRAIN_UPDATE
         body = struct.pack("<IB", head, step) + (update or b"")
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         for attempt in (0, 1):
-            answer = await self._request(kind, body, timeout=max(0.1, deadline - time.monotonic()), number=round_ & 0xFF)
+            answer = await self._request(kind, body, timeout=max(0.1, deadline - monotonic()), number=round_ & 0xFF)
             if answer.status == lib.QFL_E_STATE and self._config is not None and attempt == 0:
                 await self.configure(self._config)  # the board was reset since
                 continue
@@ -345,7 +350,7 @@ class Device:
         if len(answer.body) < 6:
             raise self._garbled("a train request")
         samples, loss, books = struct.unpack_from("<HBH", answer.body)
-        return Delta(round_, samples, _loss(loss), answer.body[5:], books == answer.peer_books, step)
+        return Delta(round_, samples, _loss(loss), answer.body[5:], books == self._peer_books(answer.before).digest, step)
 
     async def sums(self, request: bytes, *, timeout: float) -> bytes:
         """Class sums and scatter of the cached features, coded (quantfl.strategy.closed_form.Sums). DeviceError: refused."""
@@ -379,18 +384,51 @@ class Device:
     async def books(self, timeout: float = _REQUEST_S) -> tuple[Counters, Counters]:
         """(ours, the board's) counters of this link at one moment; on a clean link tx of one is rx of the other."""
         answer = await self._request(lib.QFL_MSG_COUNTERS, timeout=timeout)
-        if answer.status < 0 or len(answer.body) != 44:
-            raise self._garbled("a request for its books")
-        return answer.before, Counters(*struct.unpack("<11I", answer.body))
+        if answer.status < 0:
+            raise self._refused(answer, "to show its books")
+        try:
+            theirs, self.port_lost, boot = unpack_counters(answer.body)
+        except ValueError:
+            raise self._garbled("a request for its books") from None
+        self._restarted, self.boot = boot != self.boot and self.boot is not None, boot
+        return answer.before, theirs
+
+    def _peer_books(self, ours: Counters) -> Counters:
+        """The board's books as they must stand when ours are `ours`, if nothing went wrong since they were last compared."""
+        if self._agreed is None:
+            return ours.swapped
+        return self._agreed[1] + (ours - self._agreed[0]).swapped
+
+    def expected_books(self) -> Counters:
+        """The board's running counters as they must stand now, if nothing went wrong since they were last seen."""
+        return self._peer_books(self.counters())
+
+    @property
+    def compared(self) -> tuple[Counters, Counters]:
+        """(ours, the board's) running counters when they were last compared; both zero before."""
+        return self._agreed or (Counters(), Counters())
+
+    async def compare(self, timeout: float = _REQUEST_S) -> Comparison:
+        """Compare both ends' books since the last comparison, whose outcome is from now on what they are held against.
+
+        The first one has nothing to be held against: what the board had booked before this host came is no difference.
+        """
+        ours, theirs = await self.books(timeout)
+        then, self._agreed = self._agreed, (ours, theirs)
+        if then is None:
+            return compare(ours, ours.swapped)
+        if self._restarted:
+            return compare(ours - then[0], theirs, restarted=True)
+        return compare(ours - then[0], theirs - then[1], port_lost=self.port_lost)
 
     async def wait_samples(self, count: int, *, timeout: float, poll: float = 0.2) -> DeviceStatus:
         """Wait until the board has cached or refused `count` samples, or is full."""
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         while True:
             status = await self.status()
             if status.samples + status.rejected >= count or status.samples >= status.capacity:
                 return status
-            if time.monotonic() >= deadline:
+            if monotonic() >= deadline:
                 raise DeviceError(f"{self.name} has {status.samples} of {count} samples after {timeout:g} s")
             await asyncio.sleep(poll)
 
@@ -402,19 +440,6 @@ def _loss(packed: int) -> float:
 
 class _Resume(Exception):
     """The board refused a piece; ask where to go on."""
-
-
-def differences(ours: Counters, theirs: Counters) -> dict[str, tuple[int, int]]:
-    """Purposes in which two ends' books differ: name -> (sent, received), empty when they balance."""
-    found = {}
-    for purpose in ("payload", "framing", "ack", "retransmission", "handshake"):
-        down = (getattr(ours, f"tx_{purpose}"), getattr(theirs, f"rx_{purpose}"))
-        up = (getattr(theirs, f"tx_{purpose}"), getattr(ours, f"rx_{purpose}"))
-        if down[0] % 2**32 != down[1] % 2**32:
-            found[f"down {purpose}"] = down
-        if up[0] % 2**32 != up[1] % 2**32:
-            found[f"up {purpose}"] = up
-    return found
 
 
 async def open_all(devices: list[Device], timeout: float = 10.0) -> dict[str, str]:

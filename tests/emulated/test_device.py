@@ -18,9 +18,10 @@ from quantfl.core import lib
 from quantfl.core.codec import Codec, decode
 from quantfl.core.head import FitConfig, Head, head_hash
 from quantfl.core.nn import device_need
-from quantfl.device import Device, StaleHead, config_bytes, differences
+from quantfl.device import Device, StaleHead, config_bytes
 from quantfl.emulate import boot_fleet, close_all
 from quantfl.errors import DeviceError
+from quantfl.link.books import compare
 from quantfl.package import fit
 from quantfl.package.boards import BOARDS
 from quantfl.package.convert import convert
@@ -77,13 +78,13 @@ def test_a_pty_is_a_port(board, package):
             info = await device.hello()
             await device.push(package)
             ours, theirs = await device.books()
-            return info, differences(ours, theirs)
+            return info, compare(ours, theirs)
 
     info, found = asyncio.run(go())
     s.close()
     os.close(master)
     os.close(slave)
-    assert info.board == "native" and found == {}
+    assert info.board == "native" and found.balanced
 
 
 def faulty(board, spoil) -> tuple[str, Bridge]:

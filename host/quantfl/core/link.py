@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, fields
+
+import numpy as np
 
 from quantfl.core import ffi, lib, status_text
 from quantfl.errors import LinkError
@@ -10,6 +13,10 @@ from quantfl.errors import LinkError
 CLOSED, CONNECTING, UP, DOWN = range(4)
 NEVER = 0x7FFFFFFF
 _PULL = 16 * 1024
+PURPOSES = ("payload", "framing", "acknowledgement", "retransmission", "handshake", "security", "noise")
+_SIDE = ("payload", "framing", "ack", "retransmission", "handshake", "security", "mark")
+#: Counters in their order in an answer to COUNTERS.
+BOOKS = (*(f"tx_{s}" for s in _SIDE), *(f"rx_{s}" for s in _SIDE), "rx_noise", "tx_frames", "rx_frames", "rx_bad_frames")
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,10 @@ class Counters:
     rx_retransmission: int = 0
     rx_handshake: int = 0
     rx_noise: int = 0
+    tx_security: int = 0
+    rx_security: int = 0
+    tx_mark: int = 0  # marks of the books by kind (qfl_link_weight); no bytes
+    rx_mark: int = 0
     tx_frames: int = 0
     rx_frames: int = 0
     rx_bad_frames: int = 0
@@ -34,23 +45,51 @@ class Counters:
     @property
     def tx_bytes(self) -> int:
         """All bytes sent."""
-        return self.tx_payload + self.tx_framing + self.tx_ack + self.tx_retransmission + self.tx_handshake
+        return self.tx_payload + self.tx_framing + self.tx_ack + self.tx_retransmission + self.tx_handshake + self.tx_security
 
     @property
     def rx_bytes(self) -> int:
         """All bytes received, noise included."""
-        used = self.rx_payload + self.rx_framing + self.rx_ack + self.rx_retransmission + self.rx_handshake
+        used = self.rx_payload + self.rx_framing + self.rx_ack + self.rx_retransmission + self.rx_handshake + self.rx_security
         return used + self.rx_noise
 
     def __sub__(self, other: Counters) -> Counters:
         return Counters(*((getattr(self, f.name) - getattr(other, f.name)) % 2**32 for f in fields(self)))
 
     def __add__(self, other: Counters) -> Counters:
-        return Counters(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        return Counters(*((getattr(self, f.name) + getattr(other, f.name)) % 2**32 for f in fields(self)))
+
+    @property
+    def swapped(self) -> Counters:
+        """The books as the other end must have them where nothing was lost: sent and received change places."""
+        pairs = {f.name: f.name for f in fields(self)}
+        for name in pairs:
+            other = {"tx": "rx", "rx": "tx"}[name[:2]] + name[2:]
+            pairs[name] = other if other in pairs else ""
+        return Counters(*(getattr(self, other) if other else 0 for other in pairs.values()))
+
+    @property
+    def digest(self) -> int:
+        """What a delta carries of the books of the end that sends it (qfl_device_books)."""
+        c = ffi.new("qfl_link_counters *")
+        for f in fields(self):
+            setattr(c, f.name, getattr(self, f.name))
+        return lib.qfl_device_books(c, 0)
 
 
 def _counters(c) -> Counters:
     return Counters(*(getattr(c, f.name) for f in fields(Counters)))
+
+
+def unpack_counters(body: bytes) -> tuple[Counters, int, int]:
+    """A board's answer to COUNTERS: its books, the bytes its port has lost, a number that changes when it starts anew.
+
+    ValueError: not such a body.
+    """
+    if len(body) != 4 * (len(BOOKS) + 2):
+        raise ValueError("not the books of a link")
+    *values, lost, boot = struct.unpack(f"<{len(BOOKS) + 2}I", body)
+    return Counters(**dict(zip(BOOKS, values, strict=True))), lost, boot
 
 
 class Link:
@@ -70,6 +109,8 @@ class Link:
         config = ffi.new("qfl_link_config *")
         config.message_max, config.frame_max, config.window = message_max, frame_max, window
         config.initiator, config.rto_ms, config.rto_min_ms, config.give_up = initiator, rto_ms, rto_min_ms, give_up
+        self._kinds = np.zeros((2, lib.QFL_LINK_KINDS, lib.QFL_LINK_PURPOSES), np.uint32)
+        config.kinds = ffi.from_buffer("uint32_t[]", self._kinds)
         size = lib.qfl_link_size(config)
         if size == 0:
             raise ValueError(f"link configuration out of range: frame_max {frame_max}, window {window}")
@@ -155,11 +196,9 @@ class Link:
         lib.qfl_link_get_counters_before(self._link, c)
         return _counters(c)
 
-    def peer_books_before(self) -> int:
-        """The digest the peer's books must have had when it sent the last message (qfl_device_books)."""
-        c = ffi.new("qfl_link_counters *")
-        lib.qfl_link_get_counters_before(self._link, c)
-        return lib.qfl_device_books(c, 1)
+    def kinds(self) -> np.ndarray:
+        """Bytes by direction (0: sent, 1: received), kind of message and purpose: uint32 [2, 16, 7], modulo 2^32."""
+        return self._kinds.copy()
 
 
 def crc32(data: bytes, crc: int = 0) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from quantfl.core.board import InprocBoard
 from quantfl.errors import LinkError
+from quantfl.link.clock import monotonic, virtual
 
 _boards: dict[str, InprocBoardHandle] = {}
 _names = itertools.count()
@@ -76,15 +76,18 @@ class InprocTransport:
         self._wake.set()
 
     async def _pump(self, on_bytes: Callable[[bytes], None], on_lost: Callable[[str], None]) -> None:
-        loop, handle = asyncio.get_running_loop(), self._handle
+        loop, handle, jumps = asyncio.get_running_loop(), self._handle, virtual()
         while handle.alive:
             self._wake.clear()
             took = handle.board.write(bytes(self._out[:8192])) if self._out else 0
             del self._out[:took]
-            wait = await loop.run_in_executor(_pool, handle.board.poll, int(time.monotonic() * 1000))
+            wait = await loop.run_in_executor(_pool, handle.board.poll, int(monotonic() * 1000))
             data = handle.board.read()
             if data:
                 on_bytes(data)
+            if jumps:  # a board that idles has nothing to do until it hears something, or a time-out of 500 ms or more passes
+                wait = 200 if wait >= 20 else wait
+                await asyncio.sleep(0)
             if wait and not data and not self._out:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), wait / 1000)

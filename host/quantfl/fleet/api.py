@@ -45,6 +45,9 @@ async def run(
         place.create()
         if place.exists and not resume:
             raise RunError(f"{folder} already holds a run: go on with --resume, or choose another folder with --out")
+        if not resume:
+            for suffix in ("", "-wal", "-shm"):  # of a run that died before its first checkpoint
+                place.ledger.with_name(place.ledger.name + suffix).unlink(missing_ok=True)
         if resume:
             state = place.load()
             if state.config != config.model_dump(mode="json"):

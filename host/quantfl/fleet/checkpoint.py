@@ -1,7 +1,7 @@
 """A run's folder and its checkpoint: written whole after every round, so a run killed at any moment resumes.
 
-Layout of the folder: FLEET.toml (the description as given), package.tflite, checkpoint.npz, history.jsonl (one line per
-round), model.tflite, summary.json, accuracy.png.
+Layout of the folder: FLEET.toml (the description as given), package.tflite, checkpoint.npz, ledger.sqlite, history.jsonl (one
+line per round), model.tflite, summary.json, accuracy.png.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from quantfl.errors import RunError
+from quantfl.fleet import ledger_store
 from quantfl.link.ledger import Ledger
 
-FORMAT = 2
+FORMAT = 3
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -59,6 +60,7 @@ class RunFolder:
             "package": "package.tflite",
             "checkpoint": "checkpoint.npz",
             "history": "history.jsonl",
+            "ledger": "ledger.sqlite",
             "model": "model.tflite",
             "summary": "summary.json",
             "plot": "accuracy.png",
@@ -78,7 +80,8 @@ class RunFolder:
         return self.checkpoint.exists()
 
     def save(self, state: State) -> None:
-        """Checkpoint and history; either both are of this round, or the checkpoint decides on resume."""
+        """Ledger, checkpoint and history, in this order; the checkpoint decides on resume, the ledger keeps all that moved."""
+        ledger_store.save(self.ledger, state.ledger)
         buffer = io.BytesIO()
         meta = {
             "format": FORMAT,
@@ -88,7 +91,6 @@ class RunFolder:
             "downlink": state.downlink_meta,
             "rate": state.rate,
             "history": state.history,
-            "ledger": state.ledger.to_json(),
         }
         np.savez(
             buffer,
@@ -112,8 +114,7 @@ class RunFolder:
             raise RunError(f"{self.checkpoint} cannot be read ({error}); start the run anew") from None
         if meta["format"] != FORMAT:
             raise RunError(f"{self.checkpoint} has format {meta['format']}, this quantfl writes {FORMAT}")
-        ledger = Ledger.from_json(meta["ledger"])
         return State(
             meta["round"], params, meta["package_sha256"], meta["config"], arrays, meta["downlink"], meta["rate"],
-            meta["history"], ledger,
+            meta["history"], ledger_store.load(self.ledger),
         )

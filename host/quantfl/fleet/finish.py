@@ -71,7 +71,7 @@ def _quiet():
         os.close(saved)
 
 
-def finish(prepared: Prepared, rounds: Rounds, books: dict[str, dict], *, plain: dict | None = None) -> dict:
+def finish(prepared: Prepared, rounds: Rounds, books: dict[str, str], *, plain: dict | None = None) -> dict:
     """Write model.tflite, accuracy.png and summary.json into the run's folder; returns the summary.
 
     plain: the same run over plain float32, as `plain_summary` returns it.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 from quantfl.core import lib
 from quantfl.device import Delta, Device, StaleHead
 from quantfl.errors import DeviceError
+from quantfl.link.books import Comparison
+from quantfl.link.clock import monotonic
 from quantfl.strategy.fedavg import FedAvg
 
 Feed = Callable[[], int]
@@ -39,19 +40,21 @@ class Member:
     fed_bytes: int = 0
     reason: str | None = None
     stats: dict[str, Any] = field(default_factory=dict)
+    comparison: Comparison | None = None  # of both ends' books at the last set-up
 
     async def set_up(self, package: bytes, *, timeout: float, progress: Callable[[str], None]) -> None:
         """Connect, greet, push the package unless it is there, feed samples, configure. Repeatable."""
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
 
         def left() -> float:
-            return max(0.5, deadline - time.monotonic())
+            return max(0.5, deadline - monotonic())
 
         self.ready = False
         progress("connecting")
         if not self.device.session.up:
             await self.device.open(min(left(), 10.0))
         info = await self.device.hello(min(left(), 5.0))
+        self.comparison = await self.device.compare(min(left(), 5.0))
         progress("pushing")
         await self.device.push(package, timeout=left())
         info = self.device.info or info
@@ -93,13 +96,13 @@ class Member:
 
     async def contribute(self, round_: int, strategy: FedAvg, *, timeout: float) -> Delta:
         """One round: bring the board to its head, let it train, return its delta."""
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         step = strategy.rate.uplink_code(round_) if self.agreed_steps else 0
         for _attempt in range(3):
             target, update = await self.bring_up_to_date(strategy)
             try:
                 delta = await self.device.train(
-                    round_, target, step=step, timeout=max(0.1, deadline - time.monotonic()), update=update
+                    round_, target, step=step, timeout=max(0.1, deadline - monotonic()), update=update
                 )
             except StaleHead as error:
                 self.head = error.head  # it was reset, or another host moved it

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -17,15 +16,18 @@ import numpy as np
 
 from quantfl.core.codec import CodecError
 from quantfl.core.head import Score
-from quantfl.device import Delta, differences
+from quantfl.device import Delta
 from quantfl.errors import DeviceError, LinkError, QuantflError, RunError
 from quantfl.fleet.checkpoint import RunFolder, State
 from quantfl.fleet.config import RunConfig
 from quantfl.fleet.member import Member
-from quantfl.link.ledger import Ledger, down_of, up_of
+from quantfl.link.clock import monotonic
+from quantfl.link.energy import radio_of
+from quantfl.link.ledger import Ledger, unseen
 from quantfl.strategy.closed_form import Sums, estimate, rounding_step, solve
 from quantfl.strategy.fedavg import Contribution, FedAvg
 
+EXPLAIN_S = 3.0  # a board that does not show its books by then is asked again after its next delta
 PAYS = 0.6  # a start in closed form is used when it costs at most this part of all rounds
 
 
@@ -82,6 +84,8 @@ class Rounds:
         self.history: list[dict] = state.history if state else []
         self.ledger: Ledger = state.ledger if state else Ledger()
         self.round = state.round if state else 0
+        self.ledger.radios = {m.name: radio_of(m.device.url, federation.config.budget.radio) for m in federation.members}
+        self._peers = dict(self.ledger.peers)  # boards' books as the last host left them
         self._stop = asyncio.Event()
         self.over: str | None = None  # why the run ends before its last round
 
@@ -117,12 +121,17 @@ class Rounds:
             member.ready, member.state = False, "failed"
             member.reason = str(error) or f"not set up within {timeout:g} s"
             self.f.progress.board(member.name, state="failed", reason=member.reason)
+        else:
+            self._after_set_up(member)
         if member.fed_bytes:
             self.ledger.samples[member.name] = member.fed_bytes
 
     def _book(self, round_: int, member: Member) -> tuple[int, int]:
-        moved = self.ledger.record(round_, member.name, member.device.counters())
-        up, down = up_of(moved), down_of(moved)
+        link = member.device.session.link
+        up, down = self.ledger.record(round_, member.name, link.kinds())
+        carried = getattr(member.device.session.transport, "carried", None)
+        if carried is not None:  # a transport that knows what its own layers add
+            self.ledger.record_carried(round_, member.name, carried())
         self.f.progress.board(member.name, up=up.total, down=down.total)
         return up.total, down.total
 
@@ -154,6 +163,9 @@ class Rounds:
         f = self.f
         if f.folder is not None:
             arrays, meta = f.strategy.downlink.state()
+            for member in f.members:
+                if member.device.boot is not None:
+                    self.ledger.peers[member.name] = member.device.expected_books(), member.device.boot
             f.folder.save(
                 State(self.round, f.strategy.params, f.package_sha256, f.config.model_dump(mode="json"), arrays, meta,
                       f.strategy.rate.state(), self.history, self.ledger)
@@ -161,7 +173,7 @@ class Rounds:
 
     async def _one_round(self, round_: int) -> dict | None:
         f, run = self.f, self.f.config.run
-        started = time.monotonic()
+        started = monotonic()
         chosen = [f.members[i] for i in select(run.seed, round_, len(f.members), run.fraction)]
         f.progress.phase(f"round {round_} of {run.rounds}: {len(chosen)} boards")
         done, failed = await self._ask_all(chosen, lambda m: self._client(m, round_))
@@ -181,6 +193,7 @@ class Rounds:
                 member.state = "failed"
                 f.progress.board(member.name, state="failed", reason=failed[member.name])
         f.strategy.step(round_, contributions)
+        await asyncio.gather(*(self._explain(m, round_) for m, d in done.items() if not d.balanced))
         record = await self._record(round_, started, chosen, shares, failed)
         self._spend(round_)
         return record
@@ -219,7 +232,7 @@ class Rounds:
     async def start_round(self) -> dict | None:
         """Round 1 in closed form: some boards send sums of their features, the host solves for the head."""
         f, start, run = self.f, self.f.config.start, self.f.config.run
-        began, spec = time.monotonic(), start.spec(run.seed)
+        began, spec = monotonic(), start.spec(run.seed)
         count = len(f.members)
         chosen = [f.members[i] for i in select(run.seed, 0, count, min(start.boards, count) / count)]
         f.progress.phase(f"round 1 of {run.rounds}, in closed form: {len(chosen)} boards")
@@ -262,10 +275,10 @@ class Rounds:
         f, deadline_s = self.f, self.f.config.run.deadline_s
         tasks = {asyncio.create_task(_in_turn(m, ask(m))): m for m in chosen}
         stop = asyncio.create_task(self._stop.wait())
-        pending, deadline = set(tasks), time.monotonic() + deadline_s
-        while pending and not self.stopped and time.monotonic() < deadline:
+        pending, deadline = set(tasks), monotonic() + deadline_s
+        while pending and not self.stopped and monotonic() < deadline:
             _, waiting = await asyncio.wait(
-                pending | {stop}, timeout=max(0.0, deadline - time.monotonic()), return_when=asyncio.FIRST_COMPLETED
+                pending | {stop}, timeout=max(0.0, deadline - monotonic()), return_when=asyncio.FIRST_COMPLETED
             )
             pending = waiting - {stop}
         stop.cancel()
@@ -284,7 +297,7 @@ class Rounds:
         return done, failed
 
     async def _client(self, member: Member, round_: int) -> Delta:
-        run, started = self.f.config.run, time.monotonic()
+        run, started = self.f.config.run, monotonic()
         await self._make_ready(member)
         member.state = "training"
         self.f.progress.board(member.name, state="training", samples=member.samples)
@@ -296,22 +309,38 @@ class Rounds:
         member.state = "done"
         member.stats = {
             "samples": delta.samples, "loss": delta.loss, "delta_bytes": len(delta.data),
-            "seconds": round(time.monotonic() - started, 3), "delta_sha256": _sha(delta.data),
+            "seconds": round(monotonic() - started, 3), "delta_sha256": _sha(delta.data),
         }  # fmt: skip
         self.f.progress.board(member.name, state="done", samples=delta.samples, loss=delta.loss,
                               seconds=member.stats["seconds"])  # fmt: skip
-        if not delta.balanced:
-            await self._explain(member, round_)
         return delta
 
+    def _after_set_up(self, member: Member) -> None:
+        """What its books say of a board that has just been set up: of its reset, or of the time when no host was there."""
+        found, peer = member.comparison, self._peers.pop(member.name, None)
+        if peer is None:
+            if found is not None and not found.balanced:
+                self._note(member, self.round + 1, found.text(), found.explained)
+            return
+        books, boot = peer
+        if member.device.boot != boot:
+            self._note(member, self.round + 1, "it was reset while no host was there; what moved then and was not booked is lost", True)
+            return
+        for key, traffic in unseen(member.name, self.round + 1, books, *member.device.compared).items():
+            self.ledger.add(key, traffic)
+
+    def _note(self, member: Member, round_: int, text: str, explained: bool) -> None:
+        self.f.progress.warn(str(self.ledger.note(round_, member.name, text, explained)))
+
     async def _explain(self, member: Member, round_: int) -> None:
-        """The board's digest of the books differs from ours: fetch its books and say where."""
-        ours, theirs = await member.device.books()
-        found = differences(ours, theirs)
-        shown = ", ".join(f"{k} {a} sent, {b} received" for k, (a, b) in found.items()) or "now equal"
-        text = f"round {round_}, {member.name}: the books of the link differ: {shown}; noise {ours.rx_noise} bytes"
-        self.ledger.imbalances.append(text)
-        self.f.progress.warn(text)
+        """The board's digest of the books differs from ours: fetch its books and say where and why."""
+        try:
+            found = await asyncio.wait_for(member.device.compare(EXPLAIN_S), EXPLAIN_S)
+        except (LinkError, DeviceError, TimeoutError) as error:
+            self.f.progress.warn(f"round {round_}, {member.name}: its books differ and could not be fetched: {error}")
+            return
+        if not found.balanced:
+            self._note(member, round_, found.text(), found.explained)
 
     async def _record(
         self, round_: int, started: float, chosen: list[Member],
@@ -342,7 +371,7 @@ class Rounds:
             "up_bytes": up.total,
             "down_bytes": down.total,
             "head": f.strategy.hash,
-            "seconds": round(time.monotonic() - started, 3),
+            "seconds": round(monotonic() - started, 3),
             "boards": boards,
         }
 
@@ -356,19 +385,20 @@ class Rounds:
             self.over = f"the budget of {rate.budget:,.0f} bytes per link is used up after round {round_} of {rounds}"
             self.f.progress.warn(self.over)
 
-    async def close_books(self) -> dict[str, dict]:
-        """Compare the full books of every board that answers; returns board -> purposes that differ."""
-        found: dict[str, dict] = {}
+    async def close_books(self) -> dict[str, str]:
+        """Compare the full books of every board that answers; returns board -> what differs and no counted fault explains."""
+        found: dict[str, str] = {}
 
         async def one(member: Member) -> None:
             try:
-                ours, theirs = await member.device.books()
+                compared = await member.device.compare()
             except (LinkError, DeviceError):
                 return
-            diff = differences(ours, theirs)
-            if diff:
-                found[member.name] = {k: list(v) for k, v in diff.items()}
-            self.f.progress.board(member.name, books="differ" if diff else "balance")
+            if not compared.balanced:
+                self._note(member, self.round, compared.text(), compared.explained)
+            if not compared.explained:
+                found[member.name] = compared.text()
+            self.f.progress.board(member.name, books="balance" if compared.balanced else "explained" if compared.explained else "differ")
 
         await asyncio.gather(*(one(m) for m in self.f.members if m.device.session.reachable))
         for member in self.f.members:
@@ -399,5 +429,6 @@ def ledger_summary(ledger: Ledger) -> dict:
         "boards": {b: {"up": asdict(u), "down": asdict(d), "up_total": u.total, "down_total": d.total}
                    for b, (u, d) in ledger.per_board().items()},
         "samples_fed": ledger.samples,
+        "notes": [str(n) for n in ledger.notes],
         "imbalances": ledger.imbalances,
     }  # fmt: skip

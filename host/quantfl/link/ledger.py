@@ -1,18 +1,40 @@
-"""The ledger: bytes on the wire per board, round and purpose, from the counters that both ends keep.
+"""The ledger: bytes on the wire per round, board, direction, kind of message and purpose, from the counters both ends keep.
 
 Round 0 is everything before the first round: handshake, hello, package, configuration. "up" is board to host.
 Samples fed to emulated boards go through a channel of their own; they are shown apart and are no federated traffic.
+Kept with the run in SQLite by quantfl.fleet.ledger_store.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
 
+import numpy as np
+
+from quantfl.core import lib
+from quantfl.core.link import PURPOSES as ALL_PURPOSES
 from quantfl.core.link import Counters
 
-PURPOSES = ("payload", "framing", "acknowledgement", "retransmission", "handshake")
-_FIELDS = dict(zip(PURPOSES, ("payload", "framing", "ack", "retransmission", "handshake"), strict=True))
+#: Purposes a sender knows of; the receiver knows noise besides.
+PURPOSES = ALL_PURPOSES[:-1]
+WAYS = ("down", "up")  # as the host's link counts: sent, received
+LINK, OTHER, UNSEEN = "LINK", "OTHER", "UNSEEN"
+
+
+def _kind_names() -> tuple[str, ...]:
+    names = [LINK] + [OTHER] * (lib.QFL_LINK_KINDS - 1)
+    for name in dir(lib):
+        value = getattr(lib, name)
+        if name.startswith("QFL_MSG_") and 0 < value < lib.QFL_LINK_KINDS - 1:
+            names[value] = name.removeprefix("QFL_MSG_")
+    return tuple(names)
+
+
+#: Name of each kind of message; LINK: bytes of no message (handshake, noise). UNSEEN: known from the board's books only.
+KINDS = _kind_names()
 
 
 @dataclass(frozen=True)
@@ -24,6 +46,7 @@ class Traffic:
     acknowledgement: int = 0
     retransmission: int = 0
     handshake: int = 0
+    security: int = 0
     noise: int = 0
 
     @property
@@ -34,66 +57,118 @@ class Traffic:
         return Traffic(*(a + b for a, b in zip(asdict(self).values(), asdict(other).values(), strict=True)))
 
 
-def down_of(c: Counters) -> Traffic:
-    """Host to board, as the host sent it."""
-    return Traffic(**{p: getattr(c, f"tx_{f}") for p, f in _FIELDS.items()})
+class Key(NamedTuple):
+    """What a row of the ledger is of."""
+
+    round: int
+    board: str
+    way: str
+    kind: str
 
 
-def up_of(c: Counters) -> Traffic:
-    """Board to host, as the host received it."""
-    return Traffic(**{p: getattr(c, f"rx_{f}") for p, f in _FIELDS.items()}, noise=c.rx_noise)
+class Note(NamedTuple):
+    """A comparison of both ends' books that found a difference. explained: counted faults account for it."""
+
+    round: int
+    board: str
+    text: str
+    explained: bool
+
+    def __str__(self) -> str:
+        return f"round {self.round}, {self.board}: {self.text}" + ("" if self.explained else " (not explained)")
+
+
+class Carried(NamedTuple):
+    """Bytes of a lower layer that carried a link's bytes (BLE: att, l2cap, air). modelled: computed, not counted."""
+
+    bytes: int
+    modelled: bool
 
 
 @dataclass
 class Ledger:
-    """Books of all links of a run. `record` is called with a link's running counters; differences are kept."""
+    """Books of all links of a run. `record` is called with a link's running table; differences are kept.
 
-    rows: dict[tuple[int, str], Counters] = field(default_factory=dict)  # (round, board) -> bytes in that round
+    peers: a board's own running counters as they must stand after all that was booked, and the number it drew when it started:
+    by these a host that died knows what it missed.
+    changed: keys of rows not yet stored.
+    """
+
+    rows: dict[Key, Traffic] = field(default_factory=dict)
+    carried: dict[Key, Carried] = field(default_factory=dict)  # kind: the layer
     samples: dict[str, int] = field(default_factory=dict)  # board -> bytes fed through its sample channel
-    imbalances: list[str] = field(default_factory=list)
-    _last: dict[str, Counters] = field(default_factory=dict)
+    notes: list[Note] = field(default_factory=list)
+    peers: dict[str, tuple[Counters, int]] = field(default_factory=dict)
+    radios: dict[str, str] = field(default_factory=dict)  # board -> what its bytes go over (quantfl.link.energy.RADIOS)
+    changed: set[Key] = field(default_factory=set)
+    _last: dict[str, np.ndarray] = field(default_factory=dict)
+    _last_carried: dict[tuple[str, str, str], int] = field(default_factory=dict)
 
-    def record(self, round_: int, board: str, running: Counters) -> Counters:
-        """Book what `board` moved since the last record to `round_`; returns it."""
-        moved = running - self._last.get(board, Counters())
+    def record(self, round_: int, board: str, running: np.ndarray) -> tuple[Traffic, Traffic]:
+        """Book what `board` moved since the last record to `round_`; returns it as (up, down).
+
+        running: bytes since the link began, uint32 [2 (sent, received), kinds, purposes] (quantfl.core.link.Link.kinds).
+        """
+        moved = running - self._last.get(board, np.zeros_like(running))  # modulo 2^32
         self._last[board] = running
-        self.rows[round_, board] = self.rows.get((round_, board), Counters()) + moved
-        return moved
+        for way, kind in zip(*np.nonzero(moved.any(axis=2)), strict=True):
+            self.add(Key(round_, board, WAYS[way], KINDS[kind]), Traffic(*map(int, moved[way, kind])))
+        up, down = (Traffic(*map(int, moved[i].sum(axis=0))) for i in (1, 0))
+        return up, down
 
-    def restart(self, board: str) -> None:
-        """The link's counters begin at zero again (a new process)."""
-        self._last.pop(board, None)
+    def add(self, key: Key, traffic: Traffic) -> None:
+        self.rows[key] = self.rows.get(key, Traffic()) + traffic
+        self.changed.add(key)
+
+    def record_carried(self, round_: int, board: str, running: dict[tuple[str, str], tuple[int, bool]]) -> None:
+        """Book a transport's own layers. running: (way, layer) -> bytes since it began, and whether they are modelled."""
+        for (way, layer), (total, modelled) in running.items():
+            moved = total - self._last_carried.get((board, way, layer), 0)
+            self._last_carried[board, way, layer] = total
+            key = Key(round_, board, way, layer)
+            if moved:
+                self.carried[key] = Carried(self.carried.get(key, Carried(0, modelled)).bytes + moved, modelled)
+                self.changed.add(key)
+
+    def note(self, round_: int, board: str, text: str, explained: bool) -> Note:
+        found = Note(round_, board, text, explained)
+        self.notes.append(found)
+        return found
+
+    @property
+    def imbalances(self) -> list[str]:
+        """Differences between both ends' books that counted faults do not explain."""
+        return [str(n) for n in self.notes if not n.explained]
+
+    def grouped(self, by: Callable[[Key], object], *, first: int = 0, last: int | None = None) -> dict[object, Traffic]:
+        """Traffic summed over rows of rounds first..last with the same by(key), in the order of the keys."""
+        out: dict[object, Traffic] = defaultdict(Traffic)
+        for key, traffic in sorted(self.rows.items()):
+            if key.round >= first and (last is None or key.round <= last):
+                out[by(key)] += traffic
+        return dict(out)
 
     def per_board(self, *, rounds_only: bool = False) -> dict[str, tuple[Traffic, Traffic]]:
         """board -> (up, down) over all rounds; rounds_only leaves round 0 out."""
-        out: dict[str, tuple[Traffic, Traffic]] = defaultdict(lambda: (Traffic(), Traffic()))
-        for (round_, board), c in sorted(self.rows.items()):
-            if rounds_only and round_ == 0:
-                continue
-            up, down = out[board]
-            out[board] = (up + up_of(c), down + down_of(c))
-        return dict(out)
+        found = self.grouped(lambda k: (k.board, k.way), first=int(rounds_only))
+        return {b: (found.get((b, "up"), Traffic()), found.get((b, "down"), Traffic())) for b, _ in found}
 
     def total(self, *, first: int = 0, last: int | None = None) -> tuple[Traffic, Traffic]:
         """(up, down) over all boards in rounds first..last."""
-        up = down = Traffic()
-        for (round_, _), c in self.rows.items():
-            if round_ >= first and (last is None or round_ <= last):
-                up, down = up + up_of(c), down + down_of(c)
-        return up, down
+        found = self.grouped(lambda k: k.way, first=first, last=last)
+        return found.get("up", Traffic()), found.get("down", Traffic())
 
-    def to_json(self) -> dict:
-        return {
-            "rows": [{"round": r, "board": b, **asdict(c)} for (r, b), c in sorted(self.rows.items())],
-            "samples": self.samples,
-            "imbalances": self.imbalances,
-        }
 
-    @classmethod
-    def from_json(cls, raw: dict) -> Ledger:
-        rows = {}
-        for row in raw["rows"]:
-            row = dict(row)
-            key = row.pop("round"), row.pop("board")
-            rows[key] = Counters(**row)
-        return cls(rows, dict(raw["samples"]), list(raw["imbalances"]))
+def unseen(board: str, round_: int, before: Counters, ours: Counters, theirs: Counters) -> dict[Key, Traffic]:
+    """What moved while no host was there to book it: from the board's books then and now, less our own of this session.
+
+    before: the board's running counters as the last host left them. ours, theirs: both ends' at one moment of this session.
+    """
+    gap = theirs - before - ours.swapped
+    rows = {}
+    for way, side in (("up", "tx"), ("down", "rx")):
+        grown = [getattr(gap, f"{side}_{n}") for n in ("payload", "framing", "ack", "retransmission", "handshake", "security")]
+        traffic = Traffic(*(n if n < 2**31 else 0 for n in grown))
+        if traffic.total:
+            rows[Key(round_, board, way, UNSEEN)] = traffic
+    return rows

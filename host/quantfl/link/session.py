@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from quantfl.core import lib
 from quantfl.core.link import DOWN, NEVER, UP, Counters, Link
 from quantfl.errors import LinkError
+from quantfl.link.clock import monotonic
 from quantfl.link.transport import Transport
 
 ANSWER, FAILED = lib.QFL_MSG_ANSWER, lib.QFL_MSG_FAILED
@@ -37,18 +37,17 @@ KIND_NAMES = {
 
 @dataclass(frozen=True)
 class Answer:
-    """A board's answer: status (0, or a negative qfl_status from one that refuses), body, the peer's books at that moment."""
+    """A board's answer: status (0, or a negative qfl_status from one that refuses), body, our books at that moment."""
 
     kind: int
     number: int
     status: int
     body: bytes
     before: Counters  # this end's counters before the answer's first frame
-    peer_books: int  # the digest the peer's books must have had if nothing was lost
 
 
 def now_ms() -> int:
-    return int(time.monotonic() * 1000)
+    return int(monotonic() * 1000)
 
 
 class Session:
@@ -118,7 +117,7 @@ class Session:
 
     async def open(self, timeout: float = 5.0) -> None:
         """Open the transport and a session on it. LinkError naming the port when either fails within `timeout` s."""
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         if not self._open:
             self._lost_reason = None
             try:
@@ -134,7 +133,7 @@ class Session:
                 raise LinkError(f"{self.transport.url}: the board speaks another protocol version; flash its firmware anew")
             if not self._open:
                 raise LinkError(f"{self.transport.url}: {self._lost_reason}")
-            left = deadline - time.monotonic()
+            left = deadline - monotonic()
             if left <= 0:
                 raise LinkError(
                     f"no board answers at {self.transport.url} within {timeout:g} s: is it powered and running quantfl?"
@@ -170,9 +169,9 @@ class Session:
 
     async def send(self, kind: int, number: int, body: bytes, *, timeout: float) -> None:
         """Queue one message, waiting for room; LinkError when the link is down."""
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         while self.up and self.link.pending >= lib.QFL_LINK_QUEUE:
-            left = deadline - time.monotonic()
+            left = deadline - monotonic()
             if left <= 0:
                 raise LinkError(f"{self.transport.url}: the board does not acknowledge")
             await self._wait_change(left)
@@ -185,9 +184,9 @@ class Session:
 
     async def drained(self, timeout: float) -> None:
         """Wait until the board has acknowledged everything sent."""
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         while self.link.pending:
-            left = deadline - time.monotonic()
+            left = deadline - monotonic()
             if left <= 0 or not self.up:
                 raise LinkError(f"{self.transport.url}: {self._lost_reason or 'the board does not acknowledge'}")
             await self._wait_change(left)
@@ -225,7 +224,7 @@ class Session:
         kind, number = message[0] & ~(ANSWER | FAILED), message[1]
         status = int.from_bytes(message[2:3], "little", signed=True) if failed else 0
         self.payload_by_kind["up", KIND_NAMES.get(kind, "other")] += len(message)
-        answer = Answer(kind, number, status, message[2 + failed :], self.link.counters_before(), self.link.peer_books_before())
+        answer = Answer(kind, number, status, message[2 + failed :], self.link.counters_before())
         future = self._waiting.get((kind, number))
         if future is not None and not future.done():
             future.set_result(answer)

@@ -26,22 +26,23 @@ def print_summary(summary: dict, console: Console | None = None) -> None:
     ledger = summary["ledger"]
     table = Table(title="bytes on the wire, by link and purpose", padding=(0, 1, 0, 0))
     table.add_column("link", no_wrap=True)
+    purposes = [p for p in PURPOSES if p != "security" or any(ledger[w][p] for w in ("up", "down"))]
     short = {"acknowledgement": "ack", "retransmission": "retrans."}
-    for column in ("", *(short.get(p, p) for p in PURPOSES), "total"):
+    for column in ("", *(short.get(p, p) for p in purposes), "total"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, board in ledger["boards"].items():
         for way in ("up", "down"):
             row = board[way]
-            table.add_row(name if way == "up" else "", way, *(f"{row[p]:,}" for p in PURPOSES), f"{board[way + '_total']:,}")
+            table.add_row(name if way == "up" else "", way, *(f"{row[p]:,}" for p in purposes), f"{board[way + '_total']:,}")
     table.add_section()
     for way in ("up", "down"):
         row = ledger[way]
-        table.add_row("all" if way == "up" else "", way, *(f"{row[p]:,}" for p in PURPOSES), f"{ledger[way + '_total']:,}")
+        table.add_row("all" if way == "up" else "", way, *(f"{row[p]:,}" for p in purposes), f"{ledger[way + '_total']:,}")
     table.add_section()
     for way in ("up", "down"):
         row = ledger["rounds_" + way]
         total = ledger[f"rounds_{way}_total"]
-        table.add_row("rounds only" if way == "up" else "", way, *(f"{row[p]:,}" for p in PURPOSES), f"{total:,}")
+        table.add_row("rounds only" if way == "up" else "", way, *(f"{row[p]:,}" for p in purposes), f"{total:,}")
     console.print(table)
     if summary.get("fp32"):
         plain = summary["fp32"]
@@ -59,9 +60,13 @@ def print_summary(summary: dict, console: Console | None = None) -> None:
         console.print(f"samples fed to emulated boards (not federated traffic): {kib(fed)}", highlight=False)
     console.print(
         "books of both ends: "
-        + ("balance on every link" if not summary["books_differ"] and not ledger["imbalances"] else "[yellow]differ[/]: "
-           + "; ".join([*ledger["imbalances"], *(f"{b}: {d}" for b, d in summary["books_differ"].items())])),
+        + ("balance on every link" if not ledger["notes"] else "[red]differ without a counted fault[/]" if ledger["imbalances"]
+           else "balance, but for counted faults"),
         highlight=False,
     )  # fmt: skip
+    for note in ledger["notes"][:8]:
+        console.print(f"  {note}", highlight=False, soft_wrap=True, markup=False)
+    if len(ledger["notes"]) > 8:
+        console.print(f"  … {len(ledger['notes']) - 8} more: quantfl ledger", highlight=False)
     for what, path in summary["files"].items():
         console.print(f"  {what:<10} {path}", highlight=False, soft_wrap=True)

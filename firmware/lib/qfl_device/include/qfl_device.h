@@ -90,6 +90,9 @@ qfl_status qfl_device_plan(const qfl_nn *nn, uint32_t arena, qfl_device_need *ne
 /* The digest of a link's books that a delta carries; peer: 1 swaps the directions, for comparison at the other end. */
 uint32_t qfl_device_books(const qfl_link_counters *c, int peer);
 
+/* The board's books of link 0. */
+void qfl_device_counters(const qfl_device *d, qfl_link_counters *out);
+
 /* First 4 bytes of SHA-256 over the little-endian float32 parameters, as u32 LE: how a head is named in messages. */
 uint32_t qfl_device_head_hash(const float *params, uint32_t count);
 

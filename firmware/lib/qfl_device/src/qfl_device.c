@@ -58,6 +58,7 @@ qfl_status qfl_device_create(qfl_device **out, const qfl_port *port)
     d->port = port;
     d->arena = arena;
     d->arena_size = size;
+    (void)port->entropy(port->ctx, (uint8_t *)&d->boot, sizeof d->boot);
     qfl_link_config c;
     link_config_for(size, &c);
     uint32_t at = aligned(sizeof *d);

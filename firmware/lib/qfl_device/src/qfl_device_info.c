@@ -7,6 +7,8 @@
 #define QFL_FIRMWARE_VERSION "0.1.0"
 #endif
 
+enum { BOOKS = 14, ALL_BOOKS = BOOKS + 6 }; /* numbers a digest of the books is made of, and that COUNTERS is answered with */
+
 typedef struct writer {
     uint8_t *p;
     uint32_t n, cap;
@@ -143,21 +145,21 @@ void qfl_device_on_selftest(qfl_device *d, uint8_t number)
     qfl_device_answer(d, QFL_MSG_SELFTEST, number, QFL_OK, b, sizeof b, NULL, 0);
 }
 
-/* The byte counters in the order of qfl_link_counters: five sent, five received, noise. */
+/* The books in their order on the wire: sent by purpose and its mark, received by purpose and its mark. */
 static void pack_books(const qfl_link_counters *c, int peer, uint32_t *v)
 {
-    const uint32_t tx[5] = {c->tx_payload, c->tx_framing, c->tx_ack, c->tx_retransmission, c->tx_handshake};
-    const uint32_t rx[5] = {c->rx_payload, c->rx_framing, c->rx_ack, c->rx_retransmission, c->rx_handshake};
+    const uint32_t tx[BOOKS / 2] = {c->tx_payload, c->tx_framing, c->tx_ack, c->tx_retransmission, c->tx_handshake, c->tx_security, c->tx_mark};
+    const uint32_t rx[BOOKS / 2] = {c->rx_payload, c->rx_framing, c->rx_ack, c->rx_retransmission, c->rx_handshake, c->rx_security, c->rx_mark};
     memcpy(v, peer ? rx : tx, sizeof tx);
-    memcpy(v + 5, peer ? tx : rx, sizeof rx);
+    memcpy(v + BOOKS / 2, peer ? tx : rx, sizeof rx);
 }
 
 uint32_t qfl_device_books(const qfl_link_counters *c, int peer)
 {
-    uint32_t v[10];
-    uint8_t b[40];
+    uint32_t v[BOOKS];
+    uint8_t b[4 * BOOKS];
     pack_books(c, peer, v);
-    for (unsigned i = 0; i < 10; i++)
+    for (unsigned i = 0; i < BOOKS; i++)
         qfl_put32(b + 4 * i, v[i]);
     return qfl_link_crc32(0, b, sizeof b) & 0xFFFFu;
 }
@@ -165,12 +167,22 @@ uint32_t qfl_device_books(const qfl_link_counters *c, int peer)
 void qfl_device_on_counters(qfl_device *d, uint8_t number)
 {
     qfl_link_counters c;
-    uint32_t v[10];
-    uint8_t b[44];
+    uint32_t v[ALL_BOOKS];
+    if (qfl_link_pending(d->link) != 0) { /* as for INFO */
+        qfl_device_answer(d, QFL_MSG_COUNTERS, number, QFL_E_BUSY, NULL, 0, NULL, 0);
+        return;
+    }
     qfl_link_get_counters(d->link, &c);
     pack_books(&c, 0, v);
-    for (unsigned i = 0; i < 10; i++)
-        qfl_put32(b + 4 * i, v[i]);
-    qfl_put32(b + 40, c.rx_noise);
-    qfl_device_answer(d, QFL_MSG_COUNTERS, number, QFL_OK, b, sizeof b, NULL, 0);
+    v[BOOKS] = c.rx_noise;
+    v[BOOKS + 1] = c.tx_frames;
+    v[BOOKS + 2] = c.rx_frames;
+    v[BOOKS + 3] = c.rx_bad_frames;
+    v[BOOKS + 4] = d->port->link_lost(d->port->ctx, 0);
+    v[BOOKS + 5] = d->boot;
+    for (unsigned i = 0; i < ALL_BOOKS; i++)
+        qfl_put32(d->answer + 4 * i, v[i]);
+    qfl_device_answer(d, QFL_MSG_COUNTERS, number, QFL_OK, NULL, 0, d->answer, 4 * ALL_BOOKS);
 }
+
+void qfl_device_counters(const qfl_device *d, qfl_link_counters *out) { qfl_link_get_counters(d->link, out); }

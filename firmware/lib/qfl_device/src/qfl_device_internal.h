@@ -20,6 +20,7 @@ struct qfl_device {
     uint32_t out_cap, out_n, out_at;
     uint32_t session;
     uint32_t epoch; /* connections of the port's link, as last seen */
+    uint32_t boot;   /* drawn at start: tells the host that the books have begun anew */
     uint8_t *answer; /* body of a long answer, ANSWER_BYTES */
 
     uint16_t selftest_failed, selftest_first; /* of the last self-test */

@@ -28,6 +28,23 @@ enum {
     QFL_LINK_NEVER = 0x7FFFFFFF  /* qfl_link_wait: nothing is due */
 };
 
+/* What bytes are booked under: a direction, a kind of message, a purpose. */
+enum {
+    QFL_LINK_TX = 0,
+    QFL_LINK_RX = 1,
+    QFL_LINK_KINDS = 16, /* low six bits of a message's first byte; 0: of no message, 15: 15 and more */
+    QFL_LINK_PURPOSES = 7
+};
+typedef enum qfl_link_purpose {
+    QFL_LINK_PAYLOAD = 0,
+    QFL_LINK_FRAMING = 1,
+    QFL_LINK_ACK = 2,
+    QFL_LINK_RETRANSMISSION = 3,
+    QFL_LINK_HANDSHAKE = 4,
+    QFL_LINK_SECURITY = 5, /* tags and counters of a link with keys */
+    QFL_LINK_NOISE = 6     /* received only */
+} qfl_link_purpose;
+
 typedef enum qfl_link_state {
     QFL_LINK_CLOSED = 0,     /* no session yet */
     QFL_LINK_CONNECTING = 1, /* SYN sent, no answer yet (initiator) */
@@ -43,6 +60,7 @@ typedef struct qfl_link_config {
     uint16_t rto_ms;      /* first retransmission time-out, ms; 0: 1000 */
     uint16_t rto_min_ms;  /* smallest adapted time-out, ms; 0: 500 */
     uint16_t give_up;     /* retransmissions of one frame after which an initiator is DOWN; 0: 8 */
+    uint32_t *kinds;      /* [2][QFL_LINK_KINDS][QFL_LINK_PURPOSES] bytes by kind, zeroed; NULL: only their marks are kept */
 } qfl_link_config;
 
 /* Bytes on the wire since qfl_link_init, by purpose, modulo 2^32. Sums of tx_* and rx_* are all bytes moved. */
@@ -58,6 +76,10 @@ typedef struct qfl_link_counters {
     uint32_t rx_retransmission; /* whole data frames received twice or out of place, and so not used */
     uint32_t rx_handshake;
     uint32_t rx_noise;          /* bytes in no valid frame */
+    uint32_t tx_security;       /* whatever keys add to frames */
+    uint32_t rx_security;
+    uint32_t tx_mark;           /* sum of bytes x qfl_link_weight of their kind and purpose: equal marks, equal books by kind */
+    uint32_t rx_mark;           /* noise left out */
     uint32_t tx_frames;         /* frames, not bytes */
     uint32_t rx_frames;         /* valid frames */
     uint32_t rx_bad_frames;     /* pieces between delimiters that were no valid frame */
@@ -111,6 +133,9 @@ uint32_t qfl_link_wait(const qfl_link *l, uint32_t now_ms);
 void qfl_link_get_counters(const qfl_link *l, qfl_link_counters *out);
 /* The counters as they stood before the first frame of the message now complete: what the peer's books must agree with. */
 void qfl_link_get_counters_before(const qfl_link *l, qfl_link_counters *out);
+
+/* Weight of a byte in tx_mark and rx_mark. Four bytes of marks stand for a table of bytes by kind that a board need not keep. */
+uint32_t qfl_link_weight(uint32_t kind, uint32_t purpose);
 
 /* Building blocks, public for tests and tools. */
 uint32_t qfl_link_crc32(uint32_t crc, const uint8_t *p, uint32_t n); /* CRC-32/ISO-HDLC; start with 0 */

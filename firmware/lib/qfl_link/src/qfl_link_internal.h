@@ -18,6 +18,7 @@ typedef struct tx_message {
     uint32_t sent; /* bytes handed to frames so far */
     uint8_t unacked; /* frames in flight or not acknowledged */
     uint8_t done;    /* the FIN frame has been made */
+    uint8_t kind;
     uint8_t number;  /* message number mod 4 */
     uint8_t head[QFL_LINK_HEAD_MAX];
 } tx_message;
@@ -32,6 +33,7 @@ typedef struct tx_frame {
     uint8_t fin;
     uint8_t acked;
     uint8_t lost;     /* to be sent again */
+    uint8_t kind;     /* of the message, for the books; stays until the place is used again */
 } tx_frame;
 
 struct qfl_link {
@@ -69,6 +71,10 @@ struct qfl_link {
     uint8_t rx_fin;     /* sequence number of the FIN frame, when known */
     uint8_t rx_ready;   /* a message is complete */
     uint8_t rx_started; /* at least one frame of the message under way has come */
+    uint8_t rx_kind_known;
+    uint8_t rx_kind;    /* of the message under way, once its first frame has come */
+    uint8_t rx_kinds[QFL_LINK_WINDOW_MAX]; /* of the last frames taken in order, by number */
+    uint32_t rx_late_payload, rx_late_framing; /* of the message under way, not yet booked: its kind is not known */
     uint16_t rx_have;   /* bit i: frame rx_next + i has been received */
     uint32_t rx_fin_bytes;
     uint32_t rx_n;
@@ -81,6 +87,9 @@ struct qfl_link {
 };
 
 void qfl_link_reset_session(qfl_link *l);
+void qfl_link_book(qfl_link *l, unsigned direction, unsigned kind, qfl_link_purpose purpose, uint32_t n);
+void qfl_link_book_late(qfl_link *l, uint8_t kind); /* bytes whose kind was not known are of this one */
+uint8_t qfl_link_kind(uint8_t first_byte);
 void qfl_link_on_ack(qfl_link *l, uint8_t ack, uint32_t bitmap, uint32_t now_ms);
 
 #endif

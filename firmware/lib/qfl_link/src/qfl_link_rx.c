@@ -17,14 +17,30 @@ static void check_complete(qfl_link *l)
     l->rx_first = l->rx_next;
     l->rx_number = (l->rx_number + 1u) & 3u;
     l->rx_fin_known = 0;
-    l->rx_started = 0;
+    l->rx_started = l->rx_kind_known = 0;
     l->rx_ready = 1;
 }
 
-static void count_data(qfl_link *l, uint32_t payload, uint32_t wire)
+/* Books a frame of the message under way. Its kind stands in the first frame, which may come later than others. */
+static void book_data(qfl_link *l, uint32_t index, const uint8_t *body, uint32_t payload, uint32_t wire)
 {
-    l->count.rx_payload += payload;
-    l->count.rx_framing += wire - payload;
+    l->rx_late_payload += payload;
+    l->rx_late_framing += wire - payload;
+    if (index == 0) {
+        l->rx_kind = payload != 0 ? qfl_link_kind(body[0]) : 0;
+        l->rx_kind_known = 1;
+    }
+    if (l->rx_kind_known)
+        qfl_link_book_late(l, l->rx_kind);
+}
+
+/* A frame that is not used: its kind is known when the frame itself or others of its message have come before. */
+static void book_unused(qfl_link *l, uint8_t seq, int here, uint32_t wire)
+{
+    uint8_t behind = (uint8_t)(l->rx_next - seq);
+    uint8_t kind = here ? (l->rx_kind_known ? l->rx_kind : 0)
+                 : behind >= 1 && behind <= QFL_LINK_WINDOW_MAX ? l->rx_kinds[seq % QFL_LINK_WINDOW_MAX] : 0;
+    qfl_link_book(l, QFL_LINK_RX, kind, QFL_LINK_RETRANSMISSION, wire);
 }
 
 static void on_data(qfl_link *l, const uint8_t *p, uint32_t n, uint32_t wire, uint32_t now_ms)
@@ -34,7 +50,7 @@ static void on_data(qfl_link *l, const uint8_t *p, uint32_t n, uint32_t wire, ui
     int fin = (p[0] & FLAG_FIN) != 0;
     qfl_link_on_ack(l, p[2], 0, now_ms);
     if (ahead >= l->window || (l->rx_have >> ahead & 1u)) { /* an old frame: its acknowledgement was lost */
-        l->count.rx_retransmission += wire;
+        book_unused(l, seq, ahead < l->window, wire);
         l->owe_acks = l->owe_acks ? l->owe_acks : 1;
         l->lead_ack = 1;
         l->since_ack = 0;
@@ -46,7 +62,7 @@ static void on_data(qfl_link *l, const uint8_t *p, uint32_t n, uint32_t wire, ui
     int same = ((p[0] >> MSG_SHIFT) & 3u) == l->rx_number && !(l->rx_fin_known && (uint8_t)(seq - l->rx_first) > (uint8_t)(l->rx_fin - l->rx_first));
     int fits = payload <= l->frame && (fin || payload == l->frame) && at + payload <= l->config.message_max;
     if (!same || !fits) {
-        l->count.rx_retransmission += wire;
+        book_unused(l, seq, same, wire);
         if (!same && ahead != 0)
             l->owe_acks = l->owe_acks ? l->owe_acks : 1;
         return;
@@ -55,7 +71,7 @@ static void on_data(qfl_link *l, const uint8_t *p, uint32_t n, uint32_t wire, ui
         l->before = l->count;
         l->rx_started = 1;
     }
-    count_data(l, payload, wire);
+    book_data(l, index, p + DATA_HEADER, payload, wire);
     memcpy(l->message + at, p + DATA_HEADER, payload);
     l->rx_have |= (uint16_t)(1u << ahead);
     if (fin) {
@@ -70,6 +86,7 @@ static void on_data(qfl_link *l, const uint8_t *p, uint32_t n, uint32_t wire, ui
     }
     while (l->rx_have & 1u) {
         l->rx_have >>= 1;
+        l->rx_kinds[l->rx_next % QFL_LINK_WINDOW_MAX] = l->rx_kind;
         l->rx_next++;
         l->since_ack++;
     }
@@ -139,17 +156,18 @@ static int on_frame(qfl_link *l, uint32_t wire, uint32_t now_ms)
         return 0;
     l->count.rx_frames++;
     if (type >= TYPE_SYN) {
-        l->count.rx_handshake += wire;
+        qfl_link_book(l, QFL_LINK_RX, 0, QFL_LINK_HANDSHAKE, wire);
         on_handshake(l, p, n);
     } else if (l->state != QFL_LINK_UP || p[0] >> EPOCH_SHIFT != l->epoch) {
         /* Of another session: a board that has none tells the host at once instead of letting it time out. */
-        l->count.rx_retransmission += wire;
+        qfl_link_book(l, QFL_LINK_RX, 0, QFL_LINK_RETRANSMISSION, wire);
         if (!l->config.initiator && l->state != QFL_LINK_UP && type == TYPE_DATA) {
             l->epoch = p[0] >> EPOCH_SHIFT;
             l->owe_handshake = TYPE_RST;
         }
     } else if (type == TYPE_ACK) {
-        l->count.rx_ack += wire;
+        uint8_t last = (uint8_t)(p[1] - 1); /* the newest frame it acknowledges: both ends know its kind */
+        qfl_link_book(l, QFL_LINK_RX, l->flight[last % QFL_LINK_WINDOW_MAX].kind, QFL_LINK_ACK, wire);
         uint32_t bitmap = (n > 2 ? p[2] : 0u) | (n > 3 ? (uint32_t)p[3] << 8 : 0u);
         qfl_link_on_ack(l, p[1], bitmap, now_ms);
     } else {
@@ -177,7 +195,7 @@ uint32_t qfl_link_feed(qfl_link *l, const uint8_t *bytes, uint32_t n, uint32_t n
         }
         l->lone = 0;
         if (l->raw_n > l->raw_cap || !on_frame(l, wire, now_ms)) {
-            l->count.rx_noise += wire;
+            qfl_link_book(l, QFL_LINK_RX, 0, QFL_LINK_NOISE, wire);
             l->count.rx_bad_frames++;
         }
         l->raw_n = 0;

@@ -56,6 +56,11 @@ void qfl_link_reset_session(qfl_link *l)
     l->srtt8 = l->rttvar4 = 0;
     l->backoff = 0;
     l->rx_next = l->rx_first = l->rx_number = 0;
+    qfl_link_book_late(l, 0);
+    l->rx_kind_known = 0;
+    memset(l->rx_kinds, 0, sizeof l->rx_kinds);
+    for (unsigned i = 0; i < QFL_LINK_WINDOW_MAX; i++)
+        l->flight[i].kind = 0;
     l->since_ack = l->owe_acks = l->lead_ack = 0;
     l->rx_fin_known = l->rx_ready = l->rx_started = 0;
     l->rx_have = 0;

@@ -32,6 +32,7 @@ qfl_status qfl_link_send(qfl_link *l, const uint8_t *head, uint32_t head_n, cons
     m->sent = 0;
     m->unacked = 0;
     m->done = 0;
+    m->kind = head_n != 0 ? qfl_link_kind(head[0]) : body_n != 0 ? qfl_link_kind(body[0]) : 0;
     m->number = l->next_number;
     l->next_number = (l->next_number + 1u) & 3u;
     l->q_count++;
@@ -121,7 +122,7 @@ static uint32_t make_handshake(qfl_link *l, uint8_t *out, uint32_t now_ms)
         n = SYN_BYTES;
     }
     w = encode(l, n, out, 1);
-    l->count.tx_handshake += w;
+    qfl_link_book(l, QFL_LINK_TX, 0, QFL_LINK_HANDSHAKE, w);
     l->owe_handshake = 0;
     l->syn_ms = now_ms + SYN_PERIOD_MS;
     return w;
@@ -137,7 +138,7 @@ static uint32_t make_ack(qfl_link *l, uint8_t *out)
     if (later > 0xFF)
         l->plain[n++] = (uint8_t)(later >> 8);
     uint32_t w = encode(l, n, out, l->lead_ack);
-    l->count.tx_ack += w;
+    qfl_link_book(l, QFL_LINK_TX, l->rx_kinds[(uint8_t)(l->rx_next - 1) % QFL_LINK_WINDOW_MAX], QFL_LINK_ACK, w);
     l->lead_ack = 0;
     l->owe_acks--;
     return w;
@@ -163,10 +164,10 @@ static uint32_t make_data(qfl_link *l, uint8_t seq, uint8_t *out, uint32_t now_m
         memcpy(p + w, m->body + (at - m->head_n), n);
     uint32_t wire = encode(l, w + n, out, f->tries != 0);
     if (f->tries == 0) {
-        l->count.tx_payload += f->n;
-        l->count.tx_framing += wire - f->n;
+        qfl_link_book(l, QFL_LINK_TX, f->kind, QFL_LINK_PAYLOAD, f->n);
+        qfl_link_book(l, QFL_LINK_TX, f->kind, QFL_LINK_FRAMING, wire - f->n);
     } else {
-        l->count.tx_retransmission += wire;
+        qfl_link_book(l, QFL_LINK_TX, f->kind, QFL_LINK_RETRANSMISSION, wire);
     }
     f->tries++;
     f->lost = 0;
@@ -190,6 +191,7 @@ static int new_frame(qfl_link *l)
         uint32_t left = m->head_n + m->body_n - m->sent;
         memset(f, 0, sizeof *f);
         f->slot = slot;
+        f->kind = m->kind;
         f->at = m->sent;
         f->n = (uint16_t)(left < l->frame ? left : l->frame);
         f->fin = left <= l->frame;

@@ -1,0 +1,36 @@
+/* The books: bytes by direction, purpose and kind of message. Both ends book alike, so that a clean link's books are equal. */
+#include "qfl_link_internal.h"
+
+uint32_t qfl_link_weight(uint32_t kind, uint32_t purpose)
+{
+    uint32_t w = (kind * QFL_LINK_PURPOSES + purpose + 1u) * 0x9E3779B1u;
+    w = (w ^ w >> 15) * 0x85EBCA77u;
+    return (w ^ w >> 13) | 1u;
+}
+
+uint8_t qfl_link_kind(uint8_t first_byte)
+{
+    uint8_t kind = first_byte & 0x3Fu;
+    return kind < QFL_LINK_KINDS ? kind : QFL_LINK_KINDS - 1;
+}
+
+void qfl_link_book(qfl_link *l, unsigned direction, unsigned kind, qfl_link_purpose purpose, uint32_t n)
+{
+    qfl_link_counters *c = &l->count;
+    uint32_t *const sums[2][QFL_LINK_PURPOSES] = {
+        {&c->tx_payload, &c->tx_framing, &c->tx_ack, &c->tx_retransmission, &c->tx_handshake, &c->tx_security, 0},
+        {&c->rx_payload, &c->rx_framing, &c->rx_ack, &c->rx_retransmission, &c->rx_handshake, &c->rx_security, &c->rx_noise},
+    };
+    *sums[direction][purpose] += n;
+    if (purpose != QFL_LINK_NOISE)
+        *(direction == QFL_LINK_TX ? &c->tx_mark : &c->rx_mark) += n * qfl_link_weight(kind, purpose);
+    if (l->config.kinds != NULL)
+        l->config.kinds[(direction * QFL_LINK_KINDS + kind) * QFL_LINK_PURPOSES + purpose] += n;
+}
+
+void qfl_link_book_late(qfl_link *l, uint8_t kind)
+{
+    qfl_link_book(l, QFL_LINK_RX, kind, QFL_LINK_PAYLOAD, l->rx_late_payload);
+    qfl_link_book(l, QFL_LINK_RX, kind, QFL_LINK_FRAMING, l->rx_late_framing);
+    l->rx_late_payload = l->rx_late_framing = 0;
+}

@@ -1,0 +1,118 @@
+"""Comparing the books of both ends of a link, and saying by which counted faults they differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quantfl.core.link import Counters
+
+COMPARED = ("payload", "framing", "ack", "retransmission", "handshake", "security")
+_SPELT = {"ack": "acknowledgement"}
+
+
+@dataclass(frozen=True)
+class Direction:
+    """One direction of a link as both ends booked it since they last agreed. differ: purpose -> (bytes sent, bytes received)."""
+
+    differ: dict[str, tuple[int, int]]
+    kinds_differ: bool
+    lost_frames: int  # valid frames sent less those received; negative: some came twice
+    noise: int  # bytes in no valid frame, at the receiver
+    pieces: int  # of noise
+    gone: int  # bytes sent that the receiver counted as nothing, not even noise; negative: bytes that nobody sent
+
+    @property
+    def balanced(self) -> bool:
+        return not self.differ and not self.kinds_differ
+
+    @property
+    def unused(self) -> int:
+        """Bytes of valid frames the receiver had no use for beyond those the sender knows to have repeated."""
+        sent, received = self.differ.get("retransmission", (0, 0))
+        return max(0, received - sent)
+
+    @property
+    def explained(self) -> bool:
+        """Whether counted faults account for the difference: frames lost or doubled, noise, or valid frames of no use."""
+        return self.balanced or bool(self.lost_frames or self.pieces or self.unused)
+
+    def text(self, sender: str, receiver: str) -> str:
+        """In words, for the run's log."""
+        found = []
+        if self.pieces:
+            found.append(f"{receiver} counted {_count(self.pieces, 'piece')} of {_count(self.noise, 'byte')} in all as noise")
+        if self.lost_frames > 0:
+            found.append(f"{_count(self.lost_frames, 'frame')} of {sender} did not arrive whole")
+        if self.lost_frames < 0:
+            found.append(f"{_count(-self.lost_frames, 'frame')} of {sender} came twice")
+        if self.gone > 0:
+            found.append(f"{_count(self.gone, 'byte')} were lost on the line")
+        if self.gone < 0:
+            found.append(f"{_count(-self.gone, 'byte')} came that {sender} never sent")
+        if self.unused:
+            found.append(f"{receiver} had no use for {_count(self.unused, 'byte')} of valid frames (repeated, out of place, or of an "
+                         "earlier session)")  # fmt: skip
+        return ", ".join(found) or "no fault was counted that explains it"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Both ends' books since they last agreed. restarted: the board's began anew, so that ours have no counterpart."""
+
+    down: Direction
+    up: Direction
+    restarted: bool = False
+    port_lost: int = 0  # bytes the board's port says it has dropped since it started
+
+    @property
+    def balanced(self) -> bool:
+        return self.down.balanced and self.up.balanced and not self.restarted
+
+    @property
+    def explained(self) -> bool:
+        return self.restarted or (self.down.explained and self.up.explained)
+
+    @property
+    def off(self) -> int:
+        """Bytes by which the two ends differ, over all purposes."""
+        return sum(abs(a - b) for d in (self.down, self.up) for a, b in d.differ.values())
+
+    def text(self) -> str:
+        """One line: by how much the books differ and why; "" when they balance."""
+        if self.restarted:
+            return "the board was reset, its books begin anew"
+        parts = []
+        for name, d, sender, receiver in (("down", self.down, "host", "board"), ("up", self.up, "board", "host")):
+            if not d.balanced:
+                what = ", ".join(f"{_SPELT.get(p, p)} {a} sent {b} received" for p, (a, b) in d.differ.items())
+                parts.append(f"{name}: {what or 'kinds of message differ'}: {d.text(sender, receiver)}")
+        if not parts:
+            return ""
+        lost = f"; the board's port dropped {_count(self.port_lost, 'byte')}" if self.port_lost else ""
+        return f"books differ by {_count(self.off, 'byte')}: {'; '.join(parts)}{lost}"
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
+def _signed(n: int) -> int:
+    n %= 2**32
+    return n - 2**32 if n >= 2**31 else n
+
+
+def _direction(sent: Counters, received: Counters) -> Direction:
+    """sent: the sender's counters, received: the receiver's; both differences over the same span."""
+    differ = {}
+    for purpose in COMPARED:
+        a, b = getattr(sent, f"tx_{purpose}"), getattr(received, f"rx_{purpose}")
+        if a != b:
+            differ[purpose] = (a, b)
+    gone = sum(getattr(sent, f"tx_{p}") - getattr(received, f"rx_{p}") for p in COMPARED) - received.rx_noise
+    return Direction(differ, sent.tx_mark != received.rx_mark, _signed(sent.tx_frames - received.rx_frames), received.rx_noise,
+                     received.rx_bad_frames, gone)  # fmt: skip
+
+
+def compare(ours: Counters, theirs: Counters, *, restarted: bool = False, port_lost: int = 0) -> Comparison:
+    """ours: the host's counters, theirs: the board's, both of the same span of time."""
+    return Comparison(_direction(ours, theirs), _direction(theirs, ours), restarted, port_lost)

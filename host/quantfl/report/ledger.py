@@ -1,0 +1,97 @@
+"""Tables of a run's ledger: by link, by round, by kind of message; energy per link; where both ends' books differed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from quantfl.link.energy import RADIOS, joules
+from quantfl.link.ledger import Key, Ledger, Traffic
+
+COLUMNS = ("payload", "framing", "acknowledgement", "retransmission", "handshake", "security", "noise")
+_SHORT = {"acknowledgement": "ack", "retransmission": "retrans."}
+_BY: dict[str, Callable[[Key], object]] = {"link": lambda k: k.board, "round": lambda k: k.round, "kind": lambda k: k.kind}
+
+
+def rows(ledger: Ledger, *, first: int = 0) -> list[dict]:
+    """Every row: round, link, direction, kind, bytes by purpose, total."""
+    return [
+        {"round": k.round, "link": k.board, "direction": k.way, "kind": k.kind, **asdict(t), "total": t.total}
+        for k, t in sorted(ledger.rows.items()) if k.round >= first
+    ]  # fmt: skip
+
+
+def table(ledger: Ledger, by: str, *, first: int = 0) -> list[dict]:
+    """Rows summed by "link", "round" or "kind", one per direction."""
+    if by == "all":
+        return rows(ledger, first=first)
+    name = _BY[by]
+    found = ledger.grouped(lambda k: (name(k), k.way), first=first)
+    ordered = sorted(found.items(), key=lambda i: (i[0][0], i[0][1] == "down"))
+    return [{by: of, "direction": way, **asdict(t), "total": t.total} for (of, way), t in ordered]
+
+
+def print_table(ledger: Ledger, by: str, console: Console, *, first: int = 0) -> None:
+    """One table; purposes of which there is not a byte are left out."""
+    found = table(ledger, by, first=first)
+    keys = [k for k in ("round", "link", "kind", "direction") if found and k in found[0]]
+    total = sum(ledger.total(first=first), Traffic())
+    columns = [c for c in COLUMNS if getattr(total, c) or c in ("payload", "framing")]
+    shown = Table(title="every row" if by == "all" else f"bytes on the wire by {by}", padding=(0, 1, 0, 0))
+    for key in keys:
+        shown.add_column("" if key == "direction" else key, no_wrap=True)
+    for column in (*columns, "total"):
+        shown.add_column(_SHORT.get(column, column), justify="right", no_wrap=True)
+    last = None
+    for row in found:
+        lead = [str(row[k]) for k in keys]
+        if by != "all" and row[by] == last:
+            lead[0] = ""
+        last = row.get(by)
+        shown.add_row(*map(escape, lead), *(f"{row[c]:,}" for c in columns), f"{row['total']:,}")
+    shown.add_section()
+    shown.add_row("all", *[""] * (len(keys) - 1), *(f"{getattr(total, c):,}" for c in columns), f"{total.total:,}")
+    console.print(shown)
+
+
+def energies(ledger: Ledger, *, radio: str | None = None, nj_per_bit: float | None = None, first: int = 0) -> dict[str, dict]:
+    """link -> radio, nJ per bit, joules up and down, at the board's end. radio, nj_per_bit: instead of the link's own."""
+    out = {}
+    for name, (up, down) in ledger.per_board(rounds_only=bool(first)).items():
+        kind = radio or ledger.radios.get(name, "ble")
+        out[name] = {
+            "radio": kind, "nj_per_bit": RADIOS[kind].nj_per_bit if nj_per_bit is None else nj_per_bit,
+            "joules_up": joules(up.total, kind, nj_per_bit), "joules_down": joules(down.total, kind, nj_per_bit),
+        }  # fmt: skip
+    return out
+
+
+def print_energy(energy: dict[str, dict], ledger: Ledger, console: Console) -> None:
+    shown = Table(title="energy at the board's end of each link (estimate, docs/LEDGER.md)", padding=(0, 1, 0, 0))
+    for column, justify in (("link", "left"), ("radio", "left"), ("nJ/bit", "right"), ("up mJ", "right"), ("down mJ", "right"),
+                            ("total mJ", "right")):  # fmt: skip
+        shown.add_column(column, justify=justify, no_wrap=True)
+    for name, e in energy.items():
+        up, down = 1000 * e["joules_up"], 1000 * e["joules_down"]
+        shown.add_row(escape(name), e["radio"], f"{e['nj_per_bit']:,g}", f"{up:,.3f}", f"{down:,.3f}", f"{up + down:,.3f}")
+    console.print(shown)
+    layers = sorted({(k.kind, k.way, c.modelled) for k, c in ledger.carried.items()})
+    for layer, way, modelled in layers:
+        total = sum(c.bytes for k, c in ledger.carried.items() if (k.kind, k.way, c.modelled) == (layer, way, modelled))
+        console.print(f"{layer} {way}: {total:,} bytes{' (modelled)' if modelled else ''}", highlight=False)
+    if ledger.samples:
+        console.print(f"samples fed to emulated boards (not federated traffic): {sum(ledger.samples.values()):,} bytes", highlight=False)
+
+
+def print_notes(ledger: Ledger, console: Console) -> None:
+    """Where both ends' books differed, and why."""
+    if not ledger.notes:
+        console.print("books of both ends: balance on every link", highlight=False)
+        return
+    console.print("books of both ends:", highlight=False)
+    for n in ledger.notes:
+        console.print(f"  {'' if n.explained else '[red]not explained[/]: '}{escape(str(n))}", highlight=False, soft_wrap=True)
