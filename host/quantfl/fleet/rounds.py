@@ -324,7 +324,8 @@ class Rounds:
             return
         books, boot = peer
         if member.device.boot != boot:
-            self._note(member, self.round + 1, "it was reset while no host was there; what moved then and was not booked is lost", True)
+            text = "it was reset while no host was there; what moved then and was not booked is lost"
+            self._note(member, self.round + 1, text, True)
             return
         for key, traffic in unseen(member.name, self.round + 1, books, *member.device.compared).items():
             self.ledger.add(key, traffic)
@@ -398,7 +399,8 @@ class Rounds:
                 self._note(member, self.round, compared.text(), compared.explained)
             if not compared.explained:
                 found[member.name] = compared.text()
-            self.f.progress.board(member.name, books="balance" if compared.balanced else "explained" if compared.explained else "differ")
+            state = "balance" if compared.balanced else "explained" if compared.explained else "differ"
+            self.f.progress.board(member.name, books=state)
 
         await asyncio.gather(*(one(m) for m in self.f.members if m.device.session.reachable))
         for member in self.f.members:

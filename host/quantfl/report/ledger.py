@@ -84,7 +84,8 @@ def print_energy(energy: dict[str, dict], ledger: Ledger, console: Console) -> N
         total = sum(c.bytes for k, c in ledger.carried.items() if (k.kind, k.way, c.modelled) == (layer, way, modelled))
         console.print(f"{layer} {way}: {total:,} bytes{' (modelled)' if modelled else ''}", highlight=False)
     if ledger.samples:
-        console.print(f"samples fed to emulated boards (not federated traffic): {sum(ledger.samples.values()):,} bytes", highlight=False)
+        fed = sum(ledger.samples.values())
+        console.print(f"samples fed to emulated boards (not federated traffic): {fed:,} bytes", highlight=False)
 
 
 def print_notes(ledger: Ledger, console: Console) -> None:
