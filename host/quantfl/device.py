@@ -81,6 +81,7 @@ class Delta:
     """A round's answer: coded delta, number of samples trained on, mean loss of the last epoch in nats (to 1/16 of it).
 
     balanced: the board's books of the link agreed with ours when it answered (by digest). step: the code agreed on, or 0.
+    head: hash of the head it started from.
     """
 
     round: int
@@ -89,6 +90,7 @@ class Delta:
     data: bytes
     balanced: bool
     step: int = 0
+    head: int = 0
 
 
 class StaleHead(DeviceError):
@@ -350,7 +352,8 @@ class Device:
         if len(answer.body) < 6:
             raise self._garbled("a train request")
         samples, loss, books = struct.unpack_from("<HBH", answer.body)
-        return Delta(round_, samples, _loss(loss), answer.body[5:], books == self._peer_books(answer.before).digest, step)
+        balanced = books == self._peer_books(answer.before).digest
+        return Delta(round_, samples, _loss(loss), answer.body[5:], balanced, step, head)
 
     async def sums(self, request: bytes, *, timeout: float) -> bytes:
         """Class sums and scatter of the cached features, coded (quantfl.strategy.closed_form.Sums). DeviceError: refused."""
@@ -371,6 +374,8 @@ class Device:
             raise StaleHead(f"{self.name} holds another head", int.from_bytes(answer.body[:4], "little"))
         if answer.status < 0:
             raise self._refused(answer, "an update of the head")
+        if answer.body[:4] != struct.pack("<I", result):
+            raise DeviceError(f"{self.name} says it took an update, but holds a head of another hash")
 
     async def evaluate(self, *, held_back: bool = False, timeout: float = 60.0) -> Score:
         """Score of the board's global head on its local samples, or on those held back only."""

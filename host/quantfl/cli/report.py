@@ -36,6 +36,13 @@ def command(
         print_json(summary | {"history": state.history})
         return 0
     c = console()
+    refused = [(r["round"], n, w) for r in state.history for n, w in r.get("refused", {}).items()]
+    if refused and not rounds:
+        c.print(f"{len(refused)} updates were refused:", highlight=False)
+        for number, name, why in refused[:20]:
+            c.print(f"  round {number}, {name}: {why}", highlight=False, markup=False, soft_wrap=True)
+        if len(refused) > 20:
+            c.print(f"  … {len(refused) - 20} more: --rounds", highlight=False)
     if rounds:
         for r in state.history:
             accuracy = f"accuracy {r['accuracy']:.4f}  loss {r['loss']:.4f}" if "accuracy" in r else ""

@@ -17,6 +17,7 @@ from quantfl.emulate.base import KINDS
 from quantfl.errors import UsageError
 from quantfl.link.ble_turns import DEFAULT_CONNECTIONS
 from quantfl.link.energy import RADIOS, joules
+from quantfl.strategy.admission import Bounds
 from quantfl.strategy.closed_form import StatsSpec
 from quantfl.strategy.rate import Span
 
@@ -206,6 +207,24 @@ class BudgetTable(_Table):
         return min(limits, default=None)
 
 
+class AdmissionTable(_Table):
+    """[admission]: which updates are refused."""
+
+    max_norm: Annotated[float, Field(gt=0)] | None = None
+    times_median: Annotated[float, Field(ge=0)] = 10.0
+    replays: bool = True
+
+    @field_validator("times_median")
+    @classmethod
+    def _above(cls, value: float) -> float:
+        if 0 < value < 1:
+            raise ValueError("below 1 would refuse the median itself; use 0 for no bound, or at least 1")
+        return value
+
+    def bounds(self) -> Bounds:
+        return Bounds(**self.model_dump())
+
+
 class StrategyTable(_Table):
     """[strategy]: how deltas become a new head."""
 
@@ -225,6 +244,7 @@ class RunConfig(_Table):
     downlink: DownlinkTable = DownlinkTable()
     start: StartTable = StartTable()
     budget: BudgetTable = BudgetTable()
+    admission: AdmissionTable = AdmissionTable()
     strategy: StrategyTable = StrategyTable()
 
     @model_validator(mode="after")

@@ -39,6 +39,7 @@ class Member:
     samples: int = 0
     fed_bytes: int = 0
     reason: str | None = None
+    late: int = 0  # answers that came when nobody waited for them any more
     stats: dict[str, Any] = field(default_factory=dict)
     comparison: Comparison | None = None  # of both ends' books at the last set-up
 

@@ -24,8 +24,9 @@ from quantfl.fleet.member import Member
 from quantfl.link.clock import monotonic
 from quantfl.link.energy import radio_of
 from quantfl.link.ledger import Ledger, unseen
+from quantfl.strategy.admission import Admission, Candidate
 from quantfl.strategy.closed_form import Sums, estimate, rounding_step, solve
-from quantfl.strategy.fedavg import Contribution, FedAvg
+from quantfl.strategy.fedavg import FedAvg
 
 EXPLAIN_S = 3.0  # a board that does not show its books by then is asked again after its next delta
 PAYS = 0.6  # a start in closed form is used when it costs at most this part of all rounds
@@ -86,6 +87,9 @@ class Rounds:
         self.round = state.round if state else 0
         self.ledger.radios = {m.name: radio_of(m.device.url, federation.config.budget.radio) for m in federation.members}
         self._peers = dict(self.ledger.peers)  # boards' books as the last host left them
+        uplink = federation.config.uplink.make().fields[0]
+        self.admission = Admission(federation.config.admission.bounds(), uplink, federation.strategy.read)
+        self.admission.remember(self.history)
         self._stop = asyncio.Event()
         self.over: str | None = None  # why the run ends before its last round
 
@@ -179,22 +183,22 @@ class Rounds:
         done, failed = await self._ask_all(chosen, lambda m: self._client(m, round_))
         if self.stopped:
             return None
-        shares: list[tuple[Member, Delta]] = []
-        contributions: list[Contribution] = []
-        for member in chosen:
-            if member not in done:
-                continue
-            delta = done[member]
-            try:
-                contributions.append(f.strategy.read(delta.data, delta.samples, agreed=delta.step, loss=delta.loss))
-                shares.append((member, delta))
-            except CodecError as error:
-                failed[member.name] = f"its delta was refused: {error}"
-                member.state = "failed"
-                f.progress.board(member.name, state="failed", reason=failed[member.name])
-        f.strategy.step(round_, contributions)
+        answered = [m for m in chosen if m in done]
+        verdict = self.admission.judge(
+            Candidate(m.name, d.round, round_, d.samples, d.data, m.samples if m.feed else 0, d.step, d.loss, d.head, m.head)
+            for m, d in ((m, done[m]) for m in answered)
+        )
+        for member in answered:
+            if member.name in verdict.refused:
+                failed[member.name] = f"its delta was refused: {verdict.refused[member.name]}"
+                member.state = "refused"
+                f.progress.board(member.name, state="refused", reason=failed[member.name])
+        shares = [(m, done[m]) for m in answered if m.name in verdict.admitted]
+        f.strategy.step(round_, [verdict.admitted[m.name] for m, _ in shares])
         await asyncio.gather(*(self._explain(m, round_) for m, d in done.items() if not d.balanced))
         record = await self._record(round_, started, chosen, shares, failed)
+        if verdict.refused:
+            record["refused"] = verdict.refused
         self._spend(round_)
         return record
 
@@ -352,6 +356,9 @@ class Rounds:
         for member in chosen:
             up, down = self._book(round_, member)
             boards[member.name] = {"up_bytes": up, "down_bytes": down, "state": member.state}
+            late = member.device.session.late
+            if late > member.late:
+                boards[member.name]["late"], member.late = late - member.late, late
         samples = 0
         loss = 0.0
         for member, delta in shares:

@@ -10,7 +10,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-_STYLE = {"done": "green", "ready": "green", "training": "cyan", "failed": "red", "pushing": "yellow", "sampling": "yellow"}
+_STYLE = {"done": "green", "ready": "green", "training": "cyan", "failed": "red", "refused": "red",
+          "pushing": "yellow", "sampling": "yellow"}
 
 
 def kib(n: int) -> str:
