@@ -29,6 +29,8 @@ STATES = {0: "empty", 1: "idle", 2: "training", 3: "evaluating", 4: "summing"}
 RESETS = {0: "power", 1: "pin", 2: "software", 3: "watchdog", 4: "other"}
 _REQUEST_S = 5.0
 TURN_S = 600.0  # seconds that a board waits for its turn at a BLE adapter; in a run the round's deadline ends it earlier
+#: Counters that stand still while both ends' books are compared, but for the question and the answer.
+_STEADY = ("tx_retransmission", "tx_handshake", "rx_frames", "rx_noise")
 
 
 @dataclass(frozen=True)
@@ -395,7 +397,8 @@ class Device:
             theirs, self.port_lost, boot = unpack_counters(answer.body)
         except ValueError:
             raise self._garbled("a request for its books") from None
-        self._restarted, self.boot = boot != self.boot and self.boot is not None, boot
+        self._restarted = self._restarted or (self.boot is not None and boot != self.boot)
+        self.boot = boot
         return answer.before, theirs
 
     def _peer_books(self, ours: Counters) -> Counters:
@@ -416,13 +419,27 @@ class Device:
     async def compare(self, timeout: float = _REQUEST_S) -> Comparison:
         """Compare both ends' books since the last comparison, whose outcome is from now on what they are held against.
 
-        The first one has nothing to be held against: what the board had booked before this host came is no difference.
+        The first one has nothing to be held against: what the board had booked before this host came is no difference. On a line too
+        bad for a question and its answer the comparison is not `steady`, says nothing, and changes nothing.
         """
-        ours, theirs = await self.books(timeout)
+        deadline, before = monotonic() + timeout, None
+        for _attempt in range(5):
+            asked = self.counters()
+            ours, theirs = await self.books(max(0.1, deadline - monotonic()))
+            # Where question or answer had to be repeated, the two ends' books are of different moments; where they differ, what was
+            # on the line may still come: they are compared when they differ twice by the same.
+            steady, apart = all(getattr(asked, n) == getattr(ours, n) for n in _STEADY), theirs - ours.swapped
+            if steady and (self._agreed is None or apart == before or ours.swapped.digest == theirs.digest
+                           or theirs.digest == self._peer_books(ours).digest):  # fmt: skip
+                break
+            before = apart if steady else None
+        else:
+            return compare(ours, ours.swapped, steady=False)
         then, self._agreed = self._agreed, (ours, theirs)
         if then is None:
             return compare(ours, ours.swapped)
         if self._restarted:
+            self._restarted = False
             return compare(ours - then[0], theirs, restarted=True)
         return compare(ours - then[0], theirs - then[1], port_lost=self.port_lost)
 

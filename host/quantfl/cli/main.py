@@ -8,7 +8,7 @@ import sys
 import typer
 
 from quantfl import __version__
-from quantfl.cli import bench, convert, demo, devices, emulate, evaluate, export, ledger, push, report, run
+from quantfl.cli import bench, convert, demo, devices, emulate, evaluate, export, ledger, push, report, run, torture
 from quantfl.errors import QuantflError
 
 try:  # newer typer carries its own click
@@ -24,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _verb in (convert, emulate, devices, push, run, evaluate, export, report, ledger, bench, demo):
+for _verb in (convert, emulate, devices, push, run, evaluate, export, report, ledger, torture, bench, demo):
     app.command(_verb.__name__.rsplit(".", 1)[-1])(_verb.command)
 
 INTERRUPTED = 130

@@ -14,6 +14,7 @@ def command(
     resume: bool = typer.Option(False, "--resume", help="Go on from the last checkpoint in the folder."),
     compare: bool = typer.Option(False, "--compare", help="Repeat the rounds over plain float32 in-process, for the bytes."),
     board: str = typer.Option(None, "--board", help="Emulated boards of this kind (docs/BOARDS.md)."),
+    chaos: str = typer.Option(None, "--chaos", help="Faults, e.g. 'flip=1e-5,drop=0.01; board-03: lie=nan' (docs/CHAOS.md)."),
     as_json: bool = typer.Option(False, "--json", help="Print the summary as JSON; progress goes to stderr."),
 ) -> int:
     """Run the rounds of DESCRIPTION. Ctrl-C ends the run cleanly with everything so far kept (exit code 130)."""
@@ -21,10 +22,12 @@ def command(
 
     conf = config.load(description)
     folder = out or api.default_folder(conf, description.parent)
-    return execute(conf, description, folder, resume=resume, compare=compare, board=board, as_json=as_json)
+    return execute(conf, description, folder, resume=resume, compare=compare, board=board, as_json=as_json, chaos=chaos)
 
 
-def execute(conf, description: Path, folder: Path, *, resume: bool, compare: bool, board: str | None, as_json: bool) -> int:
+def execute(
+    conf, description: Path, folder: Path, *, resume: bool, compare: bool, board: str | None, as_json: bool, chaos: str | None = None
+) -> int:
     """Run a loaded description with a live table and print its summary; shared with `quantfl demo`."""
     from quantfl.cli.output import console, print_json, stderr_console
     from quantfl.errors import UsageError
@@ -34,11 +37,14 @@ def execute(conf, description: Path, folder: Path, *, resume: bool, compare: boo
 
     if board is not None and conf.fleet.emulate is None:
         raise UsageError("--board is for descriptions with fleet.emulate; this one names boards at ports")
+    from quantfl.link.chaos import parse
+
+    spec = None if chaos is None else parse(chaos)
     text = description.read_text(encoding="utf-8")
     with LiveTable(stderr_console() if as_json else console(), title=conf.run.name) as live:
         outcome = asyncio.run(
             api.run(conf, base=description.parent, folder=folder, resume=resume, compare=compare, progress=live,
-                    kind=board, text=text)
+                    kind=board, text=text, chaos=spec)
         )  # fmt: skip
     if as_json:
         print_json(outcome.summary)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from quantfl.core import ffi, lib, status_text
+from quantfl.core.link import Counters
 from quantfl.errors import ToolError
 
 FLASH = 1 << 20
@@ -70,6 +71,12 @@ class InprocBoard:
     def samples(self) -> int:
         """Samples cached."""
         return lib.qfl_device_samples(self._device)
+
+    def counters(self) -> Counters:
+        """The board's own books of its link."""
+        c = ffi.new("qfl_link_counters *")
+        lib.qfl_device_counters(self._device, c)
+        return Counters.of(c)
 
     def head(self) -> np.ndarray | None:
         """The global head as the board holds it, float32 [params]."""

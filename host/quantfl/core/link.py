@@ -42,6 +42,11 @@ class Counters:
     rx_frames: int = 0
     rx_bad_frames: int = 0
 
+    @classmethod
+    def of(cls, c) -> Counters:
+        """From the C structure."""
+        return cls(*(getattr(c, f.name) for f in fields(cls)))
+
     @property
     def tx_bytes(self) -> int:
         """All bytes sent."""
@@ -75,10 +80,6 @@ class Counters:
         for f in fields(self):
             setattr(c, f.name, getattr(self, f.name))
         return lib.qfl_device_books(c, 0)
-
-
-def _counters(c) -> Counters:
-    return Counters(*(getattr(c, f.name) for f in fields(Counters)))
 
 
 def unpack_counters(body: bytes) -> tuple[Counters, int, int]:
@@ -188,13 +189,18 @@ class Link:
     def counters(self) -> Counters:
         c = ffi.new("qfl_link_counters *")
         lib.qfl_link_get_counters(self._link, c)
-        return _counters(c)
+        return Counters.of(c)
 
     def counters_before(self) -> Counters:
         """The counters as they stood before the first frame of the last message."""
         c = ffi.new("qfl_link_counters *")
         lib.qfl_link_get_counters_before(self._link, c)
-        return _counters(c)
+        return Counters.of(c)
+
+    @property
+    def unbooked(self) -> int:
+        """Bytes received and not booked yet: of a piece whose end has not come."""
+        return lib.qfl_link_unbooked(self._link)
 
     def kinds(self) -> np.ndarray:
         """Bytes by direction (0: sent, 1: received), kind of message and purpose: uint32 [2, 16, 7], modulo 2^32."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -30,6 +31,7 @@ class InprocBoardHandle:
         self.samples_url = None
         self.board = InprocBoard(uid or name.encode()[:16], **({"ram": ram} if ram else {}))
         self.alive = False
+        self.lock = threading.Lock()  # the board works in one thread at a time
         self.data: tuple[np.ndarray, np.ndarray] | None = None
 
     def start(self) -> None:
@@ -44,9 +46,14 @@ class InprocBoardHandle:
 
     def reset(self) -> None:
         """A power cycle; its sensor starts anew."""
-        self.board.reset()
-        if self.data is not None:
-            self.board.set_samples(*self.data)
+        with self.lock:
+            self.board.reset()
+            if self.data is not None:
+                self.board.set_samples(*self.data)
+
+    def poll(self, now_ms: int) -> int:
+        with self.lock:
+            return self.board.poll(now_ms)
 
     def feed(self, x: np.ndarray, labels: np.ndarray) -> int:
         """Local data: int8 [n, size] and labels [n]; returns the bytes given."""
@@ -81,7 +88,7 @@ class InprocTransport:
             self._wake.clear()
             took = handle.board.write(bytes(self._out[:8192])) if self._out else 0
             del self._out[:took]
-            wait = await loop.run_in_executor(_pool, handle.board.poll, int(monotonic() * 1000))
+            wait = await loop.run_in_executor(_pool, handle.poll, int(monotonic() * 1000))
             data = handle.board.read()
             if data:
                 on_bytes(data)
@@ -90,7 +97,8 @@ class InprocTransport:
                 await asyncio.sleep(0)
             if wait and not data and not self._out:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), wait / 1000)
+                    async with asyncio.timeout(wait / 1000):
+                        await self._wake.wait()
         on_lost("the board was switched off")
 
     async def close(self) -> None:

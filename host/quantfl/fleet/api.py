@@ -14,6 +14,7 @@ from quantfl.fleet.config import BudgetTable, DownlinkTable, FleetTable, RunConf
 from quantfl.fleet.finish import finish, plain_summary
 from quantfl.fleet.prepare import Prepared, prepare
 from quantfl.fleet.rounds import Progress, Rounds, Silent
+from quantfl.link.chaos import Chaos
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,12 @@ def default_folder(config: RunConfig, base: Path) -> Path:
 
 async def run(
     config: RunConfig, *, base: Path, folder: Path | None, resume: bool = False, compare: bool = False,
-    progress: Progress | None = None, kind: str | None = None, text: str = "",
+    progress: Progress | None = None, kind: str | None = None, text: str = "", chaos: Chaos | None = None,
 ) -> Outcome:  # fmt: skip
     """Run a description to its end, or to Ctrl-C, and write everything into `folder` (None: nothing is written).
 
     resume: go on from the folder's checkpoint. compare: repeat the same rounds over plain float32 in-process and put
-    their bytes beside. kind: emulated boards of another kind than the description names.
+    their bytes beside. kind: emulated boards of another kind than the description names. chaos: faults on purpose (docs/CHAOS.md).
     RunError when the folder already holds a run and resume is not asked for.
     """
     progress = progress or Silent()
@@ -52,7 +53,7 @@ async def run(
             state = place.load()
             if state.config != config.model_dump(mode="json"):
                 raise RunError(f"{folder} was started with another description; resume it with the one in it (FLEET.toml)")
-    prepared = prepare(config, base=base, folder=place, progress=progress, state=state, kind=kind)
+    prepared = prepare(config, base=base, folder=place, progress=progress, state=state, kind=kind, chaos=chaos)
     rounds = Rounds(prepared.federation, state)
     try:
         if place is not None and state is None:

@@ -96,6 +96,7 @@ def finish(prepared: Prepared, rounds: Rounds, books: dict[str, str], *, plain: 
         "package_sha256": f.package_sha256,
         "ledger": ledger_summary(rounds.ledger),
         "books_differ": books,
+        "chaos": None if f.chaos is None else {"spec": f.chaos.chaos.text, "faults": f.chaos.faults()},
         "fp32": plain,
         "files": {},
     }

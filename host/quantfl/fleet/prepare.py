@@ -18,11 +18,14 @@ from quantfl.data.quantise import to_int8
 from quantfl.device import Device, config_bytes
 from quantfl.emulate import Board, best_kind, boot_fleet, close_all
 from quantfl.errors import DataError, RunError
+from quantfl.fleet.chaos import Unleashed
 from quantfl.fleet.checkpoint import RunFolder, State
 from quantfl.fleet.config import RunConfig
 from quantfl.fleet.member import Member
 from quantfl.fleet.rounds import Federation, Progress
 from quantfl.link import ble
+from quantfl.link.chaos import Chaos
+from quantfl.link.transport import open_transport
 from quantfl.package.convert import convert
 from quantfl.package.flatfile import METADATA_NAME, ModelFile, read_file
 from quantfl.package.program import Package, grid, open_package
@@ -113,11 +116,11 @@ def make_strategy(config: RunConfig, head: Head, params: np.ndarray) -> FedAvg:
 
 def prepare(
     config: RunConfig, *, base: Path, folder: RunFolder | None, progress: Progress, state: State | None = None,
-    kind: str | None = None,
+    kind: str | None = None, chaos: Chaos | None = None,
 ) -> Prepared:  # fmt: skip
     """Load, split, boot. base: folder that relative paths in the description start from. state: to go on from.
 
-    kind overrides fleet.emulate. Boards are booted here and closed by Prepared.close.
+    kind overrides fleet.emulate. chaos: faults between host and boards. Boards are booted here and closed by Prepared.close.
     """
     progress.phase("reading the model")
     if state is not None and folder is not None:
@@ -148,20 +151,27 @@ def prepare(
         strategy.params = state.params.copy()
         strategy.rate.restore(state.rate)
         strategy.downlink.restore(state.downlink_arrays, state.downlink_meta)
+    names = [b.name for b in boards] or [t.name or t.url for t in config.fleet.board]
+    unleashed = None
+    if chaos is not None:
+        chaos.check(names)
+        unleashed = Unleashed(chaos, head.tensors, config.uplink.make())
     members = [
-        _member(i, config, boards[i] if boards else None, data.clients[i] if fed else None, package)
+        make_member(i, config, boards[i] if boards else None, data.clients[i] if fed else None, package, unleashed)
         for i in range(config.fleet.size)
     ]
     federation = Federation(
         config, package.data, package.sha256, strategy, members,
-        evaluator(package, features, data.y_test), folder, progress,
+        evaluator(package, features, data.y_test), folder, progress, unleashed,
     )  # fmt: skip
     return Prepared(federation, package, kind, (features, data.y_test), data.x_test, boards)
 
 
-def _member(
-    index: int, config: RunConfig, board: Board | None, data: tuple[np.ndarray, np.ndarray] | None, package: Package
+def make_member(
+    index: int, config: RunConfig, board: Board | None, data: tuple[np.ndarray, np.ndarray] | None, package: Package,
+    chaos: Unleashed | None = None,
 ) -> Member:
+    """One client of a run: its data, seed and configuration; board: emulated, None: at the port the description names."""
     from quantfl.emulate.base import send_samples
 
     feed, expected = None, 0
@@ -176,7 +186,10 @@ def _member(
     seed = client_seed(config.run.seed, index)
     message = config_bytes(config.train.fit(), config.uplink.make(), run_id=_run_id(config, package), seed=seed,
                            keep=config.uplink.keep)  # fmt: skip
-    return Member(index, name, Device(url, name=name), message, feed, expected, board,
+    session = None
+    if chaos is not None:
+        session = chaos.session(name, open_transport(url), board.reset if board is not None else None)
+    return Member(index, name, Device(url, name=name, session=session), message, feed, expected, board,
                   agreed_steps=config.uplink.codec == "dz")  # fmt: skip
 
 

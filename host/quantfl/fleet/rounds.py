@@ -18,6 +18,7 @@ from quantfl.core.codec import CodecError
 from quantfl.core.head import Score
 from quantfl.device import Delta
 from quantfl.errors import DeviceError, LinkError, QuantflError, RunError
+from quantfl.fleet.chaos import Unleashed
 from quantfl.fleet.checkpoint import RunFolder, State
 from quantfl.fleet.config import RunConfig
 from quantfl.fleet.member import Member
@@ -69,6 +70,7 @@ class Federation:
     evaluate: Callable[[np.ndarray], Score]
     folder: RunFolder | None
     progress: Progress
+    chaos: Unleashed | None = None
 
 
 def select(seed: int, round_: int, count: int, fraction: float) -> list[int]:
@@ -118,9 +120,8 @@ class Rounds:
             self.f.progress.board(member.name, state=state, samples=member.samples)
 
         try:
-            await asyncio.wait_for(
-                _in_turn(member, member.set_up(self.f.package, timeout=timeout, progress=progress)), timeout + 1
-            )
+            async with asyncio.timeout(timeout + 1):
+                await _in_turn(member, member.set_up(self.f.package, timeout=timeout, progress=progress))
         except (QuantflError, TimeoutError) as error:
             member.ready, member.state = False, "failed"
             member.reason = str(error) or f"not set up within {timeout:g} s"
@@ -175,10 +176,17 @@ class Rounds:
                       f.strategy.rate.state(), self.history, self.ledger)
             )  # fmt: skip
 
+    def choose(self, round_: int) -> list[Member]:
+        """The boards to be asked in a round."""
+        run = self.f.config.run
+        return [self.f.members[i] for i in select(run.seed, round_, len(self.f.members), run.fraction)]
+
     async def _one_round(self, round_: int) -> dict | None:
         f, run = self.f, self.f.config.run
         started = monotonic()
-        chosen = [f.members[i] for i in select(run.seed, round_, len(f.members), run.fraction)]
+        if f.chaos is not None:
+            f.chaos.begin(round_)
+        chosen = self.choose(round_)
         f.progress.phase(f"round {round_} of {run.rounds}: {len(chosen)} boards")
         done, failed = await self._ask_all(chosen, lambda m: self._client(m, round_))
         if self.stopped:
@@ -340,7 +348,8 @@ class Rounds:
     async def _explain(self, member: Member, round_: int) -> None:
         """The board's digest of the books differs from ours: fetch its books and say where and why."""
         try:
-            found = await asyncio.wait_for(member.device.compare(EXPLAIN_S), EXPLAIN_S)
+            async with asyncio.timeout(EXPLAIN_S):
+                found = await member.device.compare(EXPLAIN_S)
         except (LinkError, DeviceError, TimeoutError) as error:
             self.f.progress.warn(f"round {round_}, {member.name}: its books differ and could not be fetched: {error}")
             return

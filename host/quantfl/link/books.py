@@ -20,6 +20,8 @@ class Direction:
     noise: int  # bytes in no valid frame, at the receiver
     pieces: int  # of noise
     gone: int  # bytes sent that the receiver counted as nothing, not even noise; negative: bytes that nobody sent
+    repeated: int = 0  # bytes of valid frames the receiver had no use for
+    sessions: bool = False  # a session was opened
 
     @property
     def balanced(self) -> bool:
@@ -33,8 +35,22 @@ class Direction:
 
     @property
     def explained(self) -> bool:
-        """Whether counted faults account for the difference: frames lost or doubled, noise, or valid frames of no use."""
-        return self.balanced or bool(self.lost_frames or self.pieces or self.unused)
+        """Whether counted faults account for the difference: frames or bytes lost or doubled, noise, valid frames of no use, or
+        frames that came after their own repetition."""
+        return self.balanced or bool(self.lost_frames or self.pieces or self.gone or self.unused or self.overtaken or self.untold)
+
+    @property
+    def untold(self) -> bool:
+        """All is equal but the kinds, and there were frames whose kind the receiver could not know: it stands in the first frame
+        of a message, which had not come yet, or never came before a new session."""
+        return self.kinds_differ and not self.differ and bool(self.repeated or self.sessions)
+
+    @property
+    def overtaken(self) -> bool:
+        """Frames were sent again, all arrived, and some of the repetitions were used in place of the first ones."""
+        off = [a - b for p, (a, b) in self.differ.items() if p in ("payload", "framing", "retransmission")]
+        quiet = not (self.gone or self.lost_frames or self.pieces)
+        return quiet and "retransmission" in self.differ and len(off) == len(self.differ) and sum(off) == 0
 
     def text(self, sender: str, receiver: str) -> str:
         """In words, for the run's log."""
@@ -46,22 +62,28 @@ class Direction:
         if self.lost_frames < 0:
             found.append(f"{_count(-self.lost_frames, 'frame')} of {sender} came twice")
         if self.gone > 0:
-            found.append(f"{_count(self.gone, 'byte')} were lost on the line")
+            found.append(f"{_count(self.gone, 'byte')} lost on the line")
         if self.gone < 0:
             found.append(f"{_count(-self.gone, 'byte')} came that {sender} never sent")
         if self.unused:
             found.append(f"{receiver} had no use for {_count(self.unused, 'byte')} of valid frames (repeated, out of place, or of an "
                          "earlier session)")  # fmt: skip
+        if self.untold and not found:
+            found.append(f"{receiver} could not tell of which kind some repeated or broken-off frames were")
+        if self.overtaken and not found:
+            found.append("frames came after their own repetition")
         return ", ".join(found) or "no fault was counted that explains it"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both ends' books since they last agreed. restarted: the board's began anew, so that ours have no counterpart."""
+    """Both ends' books since they last agreed. restarted: the board's began anew, so that ours have no counterpart.
+    steady: both are of one moment; if not, they were not compared."""
 
     down: Direction
     up: Direction
     restarted: bool = False
+    steady: bool = True
     port_lost: int = 0  # bytes the board's port says it has dropped since it started
 
     @property
@@ -110,9 +132,9 @@ def _direction(sent: Counters, received: Counters) -> Direction:
             differ[purpose] = (a, b)
     gone = sum(getattr(sent, f"tx_{p}") - getattr(received, f"rx_{p}") for p in COMPARED) - received.rx_noise
     return Direction(differ, sent.tx_mark != received.rx_mark, _signed(sent.tx_frames - received.rx_frames), received.rx_noise,
-                     received.rx_bad_frames, gone)  # fmt: skip
+                     received.rx_bad_frames, gone, received.rx_retransmission, bool(sent.tx_handshake))  # fmt: skip
 
 
-def compare(ours: Counters, theirs: Counters, *, restarted: bool = False, port_lost: int = 0) -> Comparison:
+def compare(ours: Counters, theirs: Counters, *, restarted: bool = False, steady: bool = True, port_lost: int = 0) -> Comparison:
     """ours: the host's counters, theirs: the board's, both of the same span of time."""
-    return Comparison(_direction(ours, theirs), _direction(theirs, ours), restarted, port_lost)
+    return Comparison(_direction(ours, theirs), _direction(theirs, ours), restarted, steady, port_lost)

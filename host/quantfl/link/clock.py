@@ -26,17 +26,27 @@ def virtual() -> bool:
     return isinstance(asyncio.get_running_loop(), VirtualLoop)
 
 
+STANDSTILL = 200_000
+
+
 class _Jump(selectors.SelectSelector):
     """A selector that lets virtual time pass instead of waiting."""
 
     loop: VirtualLoop
+    busy = 0  # turns of the loop since time last passed
 
     def select(self, timeout: float | None = None) -> list:
         ready = super().select(0)
+        if ready or timeout == 0:
+            self.busy += 1
+            if self.busy > STANDSTILL:
+                raise RuntimeError(f"virtual time stands still at {self.loop.now:.3f} s: something is due again and again")
         if not ready:
             if timeout is None:
                 raise RuntimeError("nothing will ever happen any more: every task waits, and no timer is set")
-            self.loop.now += max(0.0, timeout)
+            if timeout > 0:
+                self.loop.now += timeout
+                self.busy = 0
         return ready
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -51,10 +51,10 @@ class Traffic:
 
     @property
     def total(self) -> int:
-        return sum(asdict(self).values())
+        return sum(self.__dict__.values())
 
     def __add__(self, other: Traffic) -> Traffic:
-        return Traffic(*(a + b for a, b in zip(asdict(self).values(), asdict(other).values(), strict=True)))
+        return Traffic(*(a + b for a, b in zip(self.__dict__.values(), other.__dict__.values(), strict=True)))
 
 
 class Key(NamedTuple):

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from quantfl.core import lib
@@ -59,6 +59,7 @@ class Session:
         self.late = 0  # answers nobody waits for any more
         self.payload_by_kind: Counter[tuple[str, str]] = Counter()  # (direction, kind) -> message bytes
         self.sessions = 0
+        self.tamper: Callable[[bytes], bytes] | None = None  # changes the board's messages: chaos only
         self._rng = random.Random(nonce_seed)
         self._nonce = self._rng.getrandbits(32)
         self._number = 0
@@ -121,10 +122,11 @@ class Session:
         if not self._open:
             self._lost_reason = None
             try:
-                await asyncio.wait_for(self.transport.open(self._on_bytes, self._on_lost), timeout)
+                async with asyncio.timeout(timeout):  # wait_for loses a cancellation that meets the result (Python 3.11)
+                    await self.transport.open(self._on_bytes, self._on_lost)
             except TimeoutError:
                 raise LinkError(f"{self.transport.url} did not open within {timeout:g} s") from None
-            self._open = True
+            self._open = self._lost_reason is None  # it may have been lost again while it was opened
         self._nonce = (self._nonce + 1 + 4 * self._rng.getrandbits(29)) & 0xFFFFFFFF  # its low bits name the session
         self.link.connect(self._nonce, now_ms())
         self._pump()
@@ -155,13 +157,16 @@ class Session:
             self._waiting[kind, number] = future
             try:
                 await self.send(kind, number, body, timeout=timeout)
-                return await asyncio.wait_for(future, timeout)
+                async with asyncio.timeout(timeout):
+                    return await future
             except TimeoutError:
                 raise LinkError(
                     f"{self.transport.url}: no answer to {KIND_NAMES.get(kind, kind)} within {timeout:g} s"
                 ) from None
             finally:
                 self._waiting.pop((kind, number), None)
+                if future.done() and not future.cancelled():
+                    future.exception()  # sending failed as well, and nobody waits for the answer
 
     def next_number(self) -> int:
         self._number = (self._number + 1) & 0xFF
@@ -194,7 +199,8 @@ class Session:
     async def _wait_change(self, timeout: float) -> None:
         self._changed.clear()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._changed.wait()
 
     def _on_lost(self, reason: str) -> None:
         self._open = False
@@ -217,6 +223,8 @@ class Session:
         self._pump()
 
     def _on_message(self, message: bytes) -> None:
+        if self.tamper is not None:
+            message = self.tamper(message)
         failed = bool(message and message[0] & FAILED)
         if len(message) < 2 + failed or not message[0] & ANSWER:
             self.late += 1

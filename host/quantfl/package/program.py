@@ -12,6 +12,7 @@ import json
 import math
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -225,6 +226,7 @@ def original_of(data: bytes) -> bytes:
     return data
 
 
+@lru_cache(8)
 def operator_mask(data: bytes) -> int:
     """Bit c set for every operator code c of a package: what QFL_NN_OPS must hold of a board's firmware."""
     fields = HEADER.unpack_from(data, ModelFile(data).metadata[METADATA_NAME][0])

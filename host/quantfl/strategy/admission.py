@@ -96,7 +96,7 @@ class Admission:
             return f"stale: its delta is of {which}", None
         if c.known and c.samples > c.known:
             return f"it claims {c.samples} samples, but holds {c.known}", None
-        if c.data and c.data[0] & 15 not in self.codecs:
+        if c.data and c.data[0] & 15 not in self.codecs and not _non_finite(c.data):
             return "wrong shape: its delta is coded in another way than the run's", None
         try:
             contribution = self.read(c.data, c.samples, agreed=c.step, loss=c.loss)

@@ -134,6 +134,8 @@ void qfl_link_get_counters(const qfl_link *l, qfl_link_counters *out);
 /* The counters as they stood before the first frame of the message now complete: what the peer's books must agree with. */
 void qfl_link_get_counters_before(const qfl_link *l, qfl_link_counters *out);
 
+/* Bytes received that are not booked yet: of a piece whose end has not come. */
+uint32_t qfl_link_unbooked(const qfl_link *l);
 /* Weight of a byte in tx_mark and rx_mark. Four bytes of marks stand for a table of bytes by kind that a board need not keep. */
 uint32_t qfl_link_weight(uint32_t kind, uint32_t purpose);
 

@@ -34,3 +34,11 @@ void qfl_link_book_late(qfl_link *l, uint8_t kind)
     qfl_link_book(l, QFL_LINK_RX, kind, QFL_LINK_FRAMING, l->rx_late_framing);
     l->rx_late_payload = l->rx_late_framing = 0;
 }
+
+uint32_t qfl_link_unbooked(const qfl_link *l) { return l->lone + l->raw_n + l->rx_late_payload + l->rx_late_framing; }
+
+uint8_t qfl_link_acked_kind(const qfl_link *l, uint8_t ack)
+{
+    uint8_t behind = (uint8_t)(l->tx_next - ack);
+    return behind < KINDS_KEPT ? l->tx_kinds[(uint8_t)(ack - 1) % KINDS_KEPT] : 0;
+}

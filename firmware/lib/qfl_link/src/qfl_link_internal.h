@@ -9,6 +9,7 @@ enum { TYPE_DATA = 0, TYPE_ACK = 1, TYPE_SYN = 2, TYPE_SYNACK = 3, TYPE_RST = 4 
 enum { TYPE_MASK = 0x07, FLAG_FIN = 0x08, MSG_SHIFT = 4, EPOCH_SHIFT = 6 };
 enum { DATA_HEADER = 3, CRC_BYTES = 4, SYN_BYTES = 13 }; /* SYN: type, version, nonce 4, window, frame 2, message 4 */
 enum { SLACK = 17 }; /* header, checksum, COBS and delimiters of one frame of at most 1024 payload bytes */
+enum { KINDS_KEPT = 2 * QFL_LINK_WINDOW_MAX }; /* also for what comes late */
 enum { SYN_PERIOD_MS = 250, RTO_MAX_MS = 4000 };
 
 typedef struct tx_message {
@@ -33,7 +34,6 @@ typedef struct tx_frame {
     uint8_t fin;
     uint8_t acked;
     uint8_t lost;     /* to be sent again */
-    uint8_t kind;     /* of the message, for the books; stays until the place is used again */
 } tx_frame;
 
 struct qfl_link {
@@ -59,6 +59,7 @@ struct qfl_link {
     uint32_t order;
     uint32_t rto, srtt8, rttvar4;
     uint8_t backoff;
+    uint8_t tx_kinds[KINDS_KEPT]; /* of the last frames sent, by number */
 
     /* receiving */
     uint8_t rx_next;    /* first frame not yet received */
@@ -73,7 +74,7 @@ struct qfl_link {
     uint8_t rx_started; /* at least one frame of the message under way has come */
     uint8_t rx_kind_known;
     uint8_t rx_kind;    /* of the message under way, once its first frame has come */
-    uint8_t rx_kinds[QFL_LINK_WINDOW_MAX]; /* of the last frames taken in order, by number */
+    uint8_t rx_kinds[KINDS_KEPT]; /* of the last frames taken in order, by number */
     uint32_t rx_late_payload, rx_late_framing; /* of the message under way, not yet booked: its kind is not known */
     uint16_t rx_have;   /* bit i: frame rx_next + i has been received */
     uint32_t rx_fin_bytes;
@@ -90,6 +91,7 @@ void qfl_link_reset_session(qfl_link *l);
 void qfl_link_book(qfl_link *l, unsigned direction, unsigned kind, qfl_link_purpose purpose, uint32_t n);
 void qfl_link_book_late(qfl_link *l, uint8_t kind); /* bytes whose kind was not known are of this one */
 uint8_t qfl_link_kind(uint8_t first_byte);
+uint8_t qfl_link_acked_kind(const qfl_link *l, uint8_t ack); /* of the newest frame acknowledged */
 void qfl_link_on_ack(qfl_link *l, uint8_t ack, uint32_t bitmap, uint32_t now_ms);
 
 #endif

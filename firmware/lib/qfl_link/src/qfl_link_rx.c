@@ -39,7 +39,7 @@ static void book_unused(qfl_link *l, uint8_t seq, int here, uint32_t wire)
 {
     uint8_t behind = (uint8_t)(l->rx_next - seq);
     uint8_t kind = here ? (l->rx_kind_known ? l->rx_kind : 0)
-                 : behind >= 1 && behind <= QFL_LINK_WINDOW_MAX ? l->rx_kinds[seq % QFL_LINK_WINDOW_MAX] : 0;
+                 : behind >= 1 && behind <= KINDS_KEPT ? l->rx_kinds[seq % KINDS_KEPT] : 0;
     qfl_link_book(l, QFL_LINK_RX, kind, QFL_LINK_RETRANSMISSION, wire);
 }
 
@@ -69,6 +69,7 @@ static void on_data(qfl_link *l, const uint8_t *p, uint32_t n, uint32_t wire, ui
     }
     if (!l->rx_started) {
         l->before = l->count;
+        l->before.rx_frames--; /* this one */
         l->rx_started = 1;
     }
     book_data(l, index, p + DATA_HEADER, payload, wire);
@@ -86,7 +87,7 @@ static void on_data(qfl_link *l, const uint8_t *p, uint32_t n, uint32_t wire, ui
     }
     while (l->rx_have & 1u) {
         l->rx_have >>= 1;
-        l->rx_kinds[l->rx_next % QFL_LINK_WINDOW_MAX] = l->rx_kind;
+        l->rx_kinds[l->rx_next % KINDS_KEPT] = l->rx_kind;
         l->rx_next++;
         l->since_ack++;
     }
@@ -166,8 +167,7 @@ static int on_frame(qfl_link *l, uint32_t wire, uint32_t now_ms)
             l->owe_handshake = TYPE_RST;
         }
     } else if (type == TYPE_ACK) {
-        uint8_t last = (uint8_t)(p[1] - 1); /* the newest frame it acknowledges: both ends know its kind */
-        qfl_link_book(l, QFL_LINK_RX, l->flight[last % QFL_LINK_WINDOW_MAX].kind, QFL_LINK_ACK, wire);
+        qfl_link_book(l, QFL_LINK_RX, qfl_link_acked_kind(l, p[1]), QFL_LINK_ACK, wire);
         uint32_t bitmap = (n > 2 ? p[2] : 0u) | (n > 3 ? (uint32_t)p[3] << 8 : 0u);
         qfl_link_on_ack(l, p[1], bitmap, now_ms);
     } else {

@@ -59,8 +59,7 @@ void qfl_link_reset_session(qfl_link *l)
     qfl_link_book_late(l, 0);
     l->rx_kind_known = 0;
     memset(l->rx_kinds, 0, sizeof l->rx_kinds);
-    for (unsigned i = 0; i < QFL_LINK_WINDOW_MAX; i++)
-        l->flight[i].kind = 0;
+    memset(l->tx_kinds, 0, sizeof l->tx_kinds);
     l->since_ack = l->owe_acks = l->lead_ack = 0;
     l->rx_fin_known = l->rx_ready = l->rx_started = 0;
     l->rx_have = 0;

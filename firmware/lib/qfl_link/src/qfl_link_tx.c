@@ -138,7 +138,7 @@ static uint32_t make_ack(qfl_link *l, uint8_t *out)
     if (later > 0xFF)
         l->plain[n++] = (uint8_t)(later >> 8);
     uint32_t w = encode(l, n, out, l->lead_ack);
-    qfl_link_book(l, QFL_LINK_TX, l->rx_kinds[(uint8_t)(l->rx_next - 1) % QFL_LINK_WINDOW_MAX], QFL_LINK_ACK, w);
+    qfl_link_book(l, QFL_LINK_TX, l->rx_kinds[(uint8_t)(l->rx_next - 1) % KINDS_KEPT], QFL_LINK_ACK, w);
     l->lead_ack = 0;
     l->owe_acks--;
     return w;
@@ -164,10 +164,10 @@ static uint32_t make_data(qfl_link *l, uint8_t seq, uint8_t *out, uint32_t now_m
         memcpy(p + w, m->body + (at - m->head_n), n);
     uint32_t wire = encode(l, w + n, out, f->tries != 0);
     if (f->tries == 0) {
-        qfl_link_book(l, QFL_LINK_TX, f->kind, QFL_LINK_PAYLOAD, f->n);
-        qfl_link_book(l, QFL_LINK_TX, f->kind, QFL_LINK_FRAMING, wire - f->n);
+        qfl_link_book(l, QFL_LINK_TX, m->kind, QFL_LINK_PAYLOAD, f->n);
+        qfl_link_book(l, QFL_LINK_TX, m->kind, QFL_LINK_FRAMING, wire - f->n);
     } else {
-        qfl_link_book(l, QFL_LINK_TX, f->kind, QFL_LINK_RETRANSMISSION, wire);
+        qfl_link_book(l, QFL_LINK_TX, m->kind, QFL_LINK_RETRANSMISSION, wire);
     }
     f->tries++;
     f->lost = 0;
@@ -191,7 +191,7 @@ static int new_frame(qfl_link *l)
         uint32_t left = m->head_n + m->body_n - m->sent;
         memset(f, 0, sizeof *f);
         f->slot = slot;
-        f->kind = m->kind;
+        l->tx_kinds[l->tx_next % KINDS_KEPT] = m->kind;
         f->at = m->sent;
         f->n = (uint16_t)(left < l->frame ? left : l->frame);
         f->fin = left <= l->frame;
