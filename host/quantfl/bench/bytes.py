@@ -1,143 +1,153 @@
-"""`quantfl bench bytes`: bytes on the wire to an accuracy, by scheme.
+"""`quantfl bench bytes`: bytes on the wire to an accuracy, by task and scheme.
 
-Whole runs over in-process boards: the boards' own code, frames, acknowledgements and ledger, so the counts are those of an
-emulated fleet (tests/emulated/test_same_bytes.py proves it). Counted: all bytes of the rounds, up and down, given per link
-(the mean over all of the fleet's); pushing the package, the same for all schemes, is left out. Target: the final accuracy
-of fp32 (mean of its last five rounds over all seeds) minus half a point.
+Whole runs over in-process boards: the boards' own code, frames, acknowledgements and ledger, so the counts are those of an emulated
+fleet (tests/emulated/test_bench_bytes.py proves it). Counted: all bytes of the rounds, up and down, given per link (the mean over all
+of the fleet's); pushing the package, the same for all schemes, is left out. Target: the final accuracy of fp32 (mean of its last five
+rounds over all seeds) minus half a point. Finished runs are kept (QUANTFL_CACHE), so a bench that was broken off goes on.
 """
 
 from __future__ import annotations
 
-import asyncio
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from quantfl.bench.scheme import FP32, KEY_SCHEMES, OWN, Scheme, all_schemes
+from quantfl.bench.setting import cache_folder, setting
+from quantfl.bench.tasks import Task, tasks
 from quantfl.emulate.base import ROOT
-from quantfl.errors import DataError
-from quantfl.fleet import api, config
-from quantfl.fleet.config import DownlinkTable, RunConfig, StartTable, UplinkTable
+from quantfl.link.energy import RADIOS, joules
+
+QUICK_SCHEMES = OWN
+SEEDS = (1, 2, 3)
+LAST = 5  # rounds whose mean accuracy is the final one
+SLACK = 0.005
+_CODE = ("host/quantfl/strategy", "host/quantfl/fleet/rounds.py", "host/quantfl/fleet/member.py", "host/quantfl/fleet/prepare.py",
+         "host/quantfl/bench/setting.py", "firmware/lib/qfl_codec", "firmware/lib/qfl_head", "firmware/lib/qfl_link",
+         "firmware/lib/qfl_device/src/qfl_device_round.c", "firmware/lib/qfl_device/src/qfl_device_stats.c")  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Scheme:
-    """How both directions are coded; a start in closed form only where it is named."""
+class Curve:
+    """One run: accuracy before the first round and after each, and bytes moved on all links till then, [rounds + 1] each."""
 
-    name: str
-    uplink: UplinkTable
-    downlink: DownlinkTable
-    start: StartTable = StartTable(how="none")
+    accuracy: tuple[float, ...]
+    up: tuple[int, ...]
+    down: tuple[int, ...]
+    links: int
 
+    @property
+    def final(self) -> float:
+        return float(np.mean(self.accuracy[-LAST:]))
 
-def _scheme(name: str, up: dict, down: dict, **start: object) -> Scheme:
-    return Scheme(name, UplinkTable(**up), DownlinkTable(**down), StartTable(**({"how": "none"} | start)))
-
-
-FP32 = {"codec": "fp32"}
-
-
-def _bu(levels: int, **options: bool) -> dict:
-    return {"codec": "bu", "levels": levels} | options
-
-
-def _dz(step: float, end: float | None = None) -> dict:
-    return {"codec": "dz", "step": step, "step_end": step if end is None else end}
+    def to_target(self, target: float) -> tuple[int, int] | None:
+        """(up, down) per link, unrounded sum over links, when the accuracy first reaches the target; None: never."""
+        for accuracy, up, down in zip(self.accuracy[1:], self.up[1:], self.down[1:], strict=True):
+            if accuracy >= target:
+                return up, down
+        return None
 
 
-SCHEMES = (
-    _scheme("fp32", FP32, FP32),
-    _scheme("BU(64) up, fp32 down", _bu(64), FP32),
-    _scheme("BU(64)", _bu(64), _bu(64)),
-    _scheme("BU(64) coded", _bu(64, coded=True), _bu(64, coded=True)),
-    _scheme("BU(8) means", _bu(8, means=True), _bu(8, means=True)),
-    _scheme("DZ(3)", _dz(3), _dz(3)),
-    _scheme("DZ(8..2)/DZ(8..3)", _dz(8, 2), _dz(8, 3)),
-    _scheme("DZ(8..2)/DZ(8..3), closed-form start", _dz(8, 2), _dz(8, 3), how="closed-form"),
-)
+@cache
+def code_version() -> str:
+    """Changes with whatever can change a run's bytes."""
+    h = hashlib.sha256()
+    for part in _CODE:
+        path = ROOT / part
+        for file in sorted(path.rglob("*.[chp]*")) if path.is_dir() else [path]:
+            if file.suffix in (".c", ".h", ".py"):
+                h.update(file.read_bytes())
+    return h.hexdigest()[:16]
 
 
-@dataclass(frozen=True)
-class Task:
-    """A description and the folder its paths start from."""
-
-    name: str
-    config: RunConfig
-    base: Path
+def _kept_at(task: Task, scheme: Scheme, seed: int) -> Path:
+    text = f"{code_version()}/{task.config.model_dump_json()}/{task.source}/{scheme.name}/{scheme.key}/{seed}"
+    return cache_folder() / "runs" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
 
-def tasks(quick: bool) -> list[Task]:
-    """digits always; mnist where MNIST and the model are."""
-    found = [_task("digits", ROOT / "models" / "digits" / "demo.toml", {})]
-    path = ROOT / "models" / "femnist_mnist" / "mnist.toml"
-    try:
-        from quantfl.data.idx import find
-
-        find("mnist", None)
-    except DataError:
-        return found
-    change = {"run": {"rounds": 30}, "data": {"test_samples": 4000}} if quick else {}
-    return [*found, _task("mnist", path, change)]
-
-
-def _task(name: str, path: Path, change: dict[str, dict]) -> Task:
-    loaded = config.load(path)
-    update = {k: type(getattr(loaded, k)).model_validate(getattr(loaded, k).model_dump() | v) for k, v in change.items()}
-    return Task(name, loaded.model_copy(update=update), path.parent)
-
-
-def history_of(task: Task, scheme: Scheme, seed: int) -> list[dict]:
-    """One run's history on in-process boards."""
-    changed = task.config.model_copy(
-        update={
-            "run": task.config.run.model_copy(update={"seed": seed}),
-            "fleet": task.config.fleet.model_copy(update={"emulate": "inproc"}),
-            "uplink": scheme.uplink,
-            "downlink": scheme.downlink,
-            "start": scheme.start,
-        }
-    )
-    return asyncio.run(api.history(changed, base=task.base))
+def one_run(task: Task, scheme: Scheme, seed: int) -> Curve:
+    """A run from the cache, or made now."""
+    kept = _kept_at(task, scheme, seed)
+    if kept.exists():
+        raw = json.loads(kept.read_text())
+        return Curve(tuple(raw["accuracy"]), tuple(raw["up"]), tuple(raw["down"]), raw["links"])
+    config = task.config.model_copy(update={"run": task.config.run.model_copy(update={"seed": seed})})
+    h = scheme.history(setting(config, task.source.file.parent, task.source.train))
+    start = h[0]
+    curve = Curve(
+        tuple(r["accuracy"] for r in h), tuple(r["up_bytes"] - start["up_bytes"] for r in h),
+        tuple(r["down_bytes"] - start["down_bytes"] for r in h), config.fleet.size,
+    )  # fmt: skip
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    part = kept.with_suffix(f".{os.getpid()}")
+    part.write_text(json.dumps({"task": task.label, "scheme": scheme.name, "seed": seed} | vars(curve)))
+    os.replace(part, kept)
+    return curve
 
 
-def _final(history: list[dict]) -> float:
-    return float(np.mean([r["accuracy"] for r in history[-5:]]))
+def all_runs(
+    jobs: Sequence[tuple[Task, Scheme, int]], workers: int | None = None, progress: Callable[[str], None] | None = None
+) -> dict[tuple[str, str, int], Curve]:
+    """(task's label, scheme, seed) -> run, in as many processes as there are cores; features are computed before they part."""
+    seen: set[tuple[str, str]] = set()
+    for task, scheme, seed in jobs:
+        if (task.name, task.source.path) not in seen and not _kept_at(task, scheme, seed).exists():
+            seen.add((task.name, task.source.path))
+            setting(task.config, task.source.file.parent, task.source.train)
+    done: dict[tuple[str, str, int], Curve] = {}
+    with ProcessPoolExecutor(max_workers=workers or os.cpu_count()) as pool:
+        waiting = {pool.submit(one_run, *job): job for job in jobs}
+        for future in as_completed(waiting):
+            task, scheme, seed = waiting[future]
+            done[task.label, scheme.name, seed] = future.result()
+            if progress is not None:
+                progress(f"{len(done)} of {len(jobs)}: {task.label}, {scheme.name}, seed {seed}")
+    return done
 
 
-def _moved(record: dict, start: dict) -> tuple[int, int]:
-    return record["up_bytes"] - start["up_bytes"], record["down_bytes"] - start["down_bytes"]
+def row(task: Task, scheme: Scheme, curves: Sequence[Curve], plain: Sequence[Curve]) -> dict:
+    """One line of the table. bytes_to_target, ratio_to_fp32: None when a seed does not reach the target."""
+    target = float(np.mean([c.final for c in plain])) - SLACK
+    links = curves[0].links
+    reached, theirs = [c.to_target(target) for c in curves], [c.to_target(target) for c in plain]
+    whole = None not in reached and None not in theirs
+    up, down = (float(np.mean([getattr(c, way)[-1] for c in curves])) / links for way in ("up", "down"))
+    to_target = float(np.mean([sum(r) for r in reached])) / links if None not in reached else None
+    return {
+        "task": task.name, "split": task.split, "participation": task.participation, "scheme": scheme.name,
+        "seeds": len(curves), "links": links,
+        "accuracy": float(np.mean([c.final for c in curves])), "accuracy_sd": float(np.std([c.final for c in curves])),
+        "rounds": len(curves[0].accuracy) - 1,
+        "up_bytes": round(up), "down_bytes": round(down), "total_bytes": round(up + down),
+        "bytes_to_target": None if to_target is None else round(to_target),
+        "ratio_to_fp32": float(np.mean([sum(p) / sum(r) for p, r in zip(theirs, reached, strict=True)])) if whole else None,
+        "joules": {radio: joules(up + down, radio) for radio in RADIOS},
+        "joules_to_target": None if to_target is None else {radio: joules(to_target, radio) for radio in RADIOS},
+        "target": target, "backbone": task.source.backbone,
+    }  # fmt: skip
 
 
-def _to_target(history: list[dict], target: float) -> int | None:
-    """Bytes moved when the accuracy first reaches the target; None when it never does."""
-    for record in history[1:]:
-        if record["accuracy"] >= target:
-            return sum(_moved(record, history[0]))
-    return None
+def schemes_of(task: Task, quick: bool) -> tuple[Scheme, ...]:
+    if quick:
+        return QUICK_SCHEMES if task.central else KEY_SCHEMES
+    return all_schemes() if task.central else KEY_SCHEMES
 
 
-def run(quick: bool = False) -> list[dict]:
-    """One row per task and scheme. bytes_to_target and ratio_to_fp32: None when a seed does not reach the target."""
-    rows, seeds = [], (1,) if quick else (1, 2, 3)
-    for task in tasks(quick):
-        runs = {s.name: [history_of(task, s, seed) for seed in seeds] for s in SCHEMES}
-        target = float(np.mean([_final(h) for h in runs["fp32"]])) - 0.005
-        links = task.config.fleet.size
-        plain = [_to_target(h, target) for h in runs["fp32"]]
-        for scheme in SCHEMES:
-            histories = runs[scheme.name]
-            reached = [_to_target(h, target) for h in histories]
-            moved = np.mean([_moved(h[-1], h[0]) for h in histories], axis=0)
-            complete = None not in reached and None not in plain
-            rows.append({
-                "task": task.name, "split": task.config.data.split, "participation": task.config.run.fraction,
-                "scheme": scheme.name, "seeds": len(seeds), "links": links,
-                "accuracy": float(np.mean([_final(h) for h in histories])),
-                "accuracy_sd": float(np.std([_final(h) for h in histories])),
-                "rounds": task.config.run.rounds,
-                "up_bytes": round(moved[0] / links), "down_bytes": round(moved[1] / links),
-                "total_bytes": round(moved.sum() / links),
-                "bytes_to_target": round(np.mean(reached) / links) if None not in reached else None,
-                "ratio_to_fp32": float(np.mean([p / r for p, r in zip(plain, reached, strict=True)])) if complete else None,
-            })  # fmt: skip
+def run(quick: bool = False, *, only: Iterable[str] = (), progress: Callable[[str], None] | None = None) -> list[dict]:
+    """One row per task and scheme. only: names of tasks, all when empty."""
+    found = [t for t in tasks(quick) if not only or t.name in only]
+    seeds = SEEDS[:1] if quick else SEEDS
+    jobs = [(t, s, seed) for t in found for seed in seeds for s in schemes_of(t, quick)]
+    done = all_runs(jobs, progress=progress)
+    rows = []
+    for t in found:
+        plain = [done[t.label, FP32.name, seed] for seed in seeds]
+        rows += [row(t, s, [done[t.label, s.name, seed] for seed in seeds], plain) for s in schemes_of(t, quick)]
     return rows

@@ -184,7 +184,7 @@ def make_member(
         if table.samples:
             feed, expected = partial(send_samples, table.samples, *data), len(data[1])
     seed = client_seed(config.run.seed, index)
-    message = config_bytes(config.train.fit(), config.uplink.make(), run_id=_run_id(config, package), seed=seed,
+    message = config_bytes(config.train.fit(), config.uplink.make(), run_id=run_id(config, package), seed=seed,
                            keep=config.uplink.keep)  # fmt: skip
     session = None
     if chaos is not None:
@@ -193,7 +193,7 @@ def make_member(
                   agreed_steps=config.uplink.codec == "dz")  # fmt: skip
 
 
-def _run_id(config: RunConfig, package: Package) -> int:
+def run_id(config: RunConfig, package: Package) -> int:
     """Tells runs apart on a board: a delta of another run is never taken for one of this."""
     text = f"{config.run.name}/{config.run.seed}/{package.sha256}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
