@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from quantfl.bench.plots import draw, name_of
 from quantfl.bench.scheme import FP32, KEY_SCHEMES, OWN, Scheme, all_schemes
 from quantfl.bench.setting import cache_folder, setting
 from quantfl.bench.tasks import Task, tasks
@@ -112,9 +113,14 @@ def all_runs(
     return done
 
 
+def target_of(plain: Sequence[Curve]) -> float:
+    """The accuracy to reach: fp32's final one less half a point."""
+    return float(np.mean([c.final for c in plain])) - SLACK
+
+
 def row(task: Task, scheme: Scheme, curves: Sequence[Curve], plain: Sequence[Curve]) -> dict:
     """One line of the table. bytes_to_target, ratio_to_fp32: None when a seed does not reach the target."""
-    target = float(np.mean([c.final for c in plain])) - SLACK
+    target = target_of(plain)
     links = curves[0].links
     reached, theirs = [c.to_target(target) for c in curves], [c.to_target(target) for c in plain]
     whole = None not in reached and None not in theirs
@@ -140,8 +146,10 @@ def schemes_of(task: Task, quick: bool) -> tuple[Scheme, ...]:
     return all_schemes() if task.central else KEY_SCHEMES
 
 
-def run(quick: bool = False, *, only: Iterable[str] = (), progress: Callable[[str], None] | None = None) -> list[dict]:
-    """One row per task and scheme. only: names of tasks, all when empty."""
+def run(
+    quick: bool = False, *, only: Iterable[str] = (), out: Path | None = None, progress: Callable[[str], None] | None = None
+) -> list[dict]:
+    """One row per task and scheme. only: names of tasks, all when empty. out: a folder for one PNG per task."""
     found = [t for t in tasks(quick) if not only or t.name in only]
     seeds = SEEDS[:1] if quick else SEEDS
     jobs = [(t, s, seed) for t in found for seed in seeds for s in schemes_of(t, quick)]
@@ -149,5 +157,9 @@ def run(quick: bool = False, *, only: Iterable[str] = (), progress: Callable[[st
     rows = []
     for t in found:
         plain = [done[t.label, FP32.name, seed] for seed in seeds]
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            curves = {s.name: [done[t.label, s.name, seed] for seed in seeds] for s in schemes_of(t, quick)}
+            draw(curves, f"{t.label}; backbone: {t.source.backbone}", target_of(plain), out / name_of(t.label))
         rows += [row(t, s, [done[t.label, s.name, seed] for seed in seeds], plain) for s in schemes_of(t, quick)]
     return rows

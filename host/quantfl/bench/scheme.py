@@ -71,7 +71,10 @@ KEY_SCHEMES = (FP32, PAPER, DEFAULT, STARTED)
 
 
 def all_schemes() -> tuple[Scheme, ...]:
-    """Ours, then the rivals."""
-    from quantfl.bench.rivals.schemes import RIVALS
-
-    return (*OWN, *RIVALS)
+    """Ours, then the rivals (quantfl.bench.rivals), as far as they are Schemes."""
+    try:
+        from quantfl.bench.rivals.schemes import RIVALS
+    except ModuleNotFoundError:
+        return OWN
+    taken = {s.name for s in OWN}
+    return (*OWN, *(r for r in RIVALS if hasattr(r, "history") and r.name not in taken))

@@ -20,17 +20,19 @@ def command(
     quick: bool = typer.Option(False, "--quick", help="Fewer inputs, seeds and rounds."),
     as_json: bool = typer.Option(False, "--json", help="Print a JSON list."),
     out: Path = typer.Option(Path("runs/bench"), "--out", help="Folder for the pictures, of benches that draw some."),
+    only: list[str] = typer.Option([], "--only", help="bytes: one task instead of all; may be repeated."),
 ) -> int:
     """Measure what the project claims; docs/BENCH.md says how."""
     from importlib import import_module
 
-    from quantfl.cli.output import console, print_json
+    from quantfl.cli.output import console, print_json, stderr_console
     from quantfl.errors import ToolError, UsageError
 
     if name not in BENCHES:
         raise UsageError(f"no bench {name!r}; there are {', '.join(BENCHES)}")
     module = import_module(f"quantfl.bench.{name}")
-    rows = module.run(quick=quick)
+    options: dict = {"only": only, "out": out, "progress": stderr_console().print} if name == "bytes" else {}
+    rows = module.run(quick=quick, **options)
     if hasattr(module, "plots"):
         try:
             for path in module.plots(rows, out):
@@ -40,13 +42,30 @@ def command(
     if as_json:
         print_json(rows)
         return 0
+    for title, part in _parts(rows):
+        console().print(_table(title, part))
+    return 0
+
+
+def _parts(rows: list[dict]) -> list[tuple[str | None, list[dict]]]:
+    """Rows of one kind together; those of bench bytes by task, split and participation, which become titles."""
+    if "participation" not in rows[0]:
+        return [(None, list(part)) for _, part in groupby(rows, key=list)]
+    parts: dict[str, list[dict]] = {}
+    for row in rows:
+        title = (f"{row['task']}, {row['split']}, {row['participation']:.0%} of {row['links']} boards a round, {row['rounds']} "
+                 f"rounds, {row['seeds']} seeds; backbone: {row['backbone']}; target {row['target']:.4f}")  # fmt: skip
+        shown = ("scheme", "accuracy", "accuracy_sd", "up_bytes", "down_bytes", "total_bytes", "bytes_to_target", "ratio_to_fp32")
+        parts.setdefault(title, []).append({k: row[k] for k in shown})
+    return list(parts.items())
+
+
+def _table(title: str | None, rows: list[dict]):
     from rich.table import Table
 
-    for _, part in groupby(rows, key=list):
-        some, table = list(part), Table()
-        for column in some[0]:
-            table.add_column(column, justify="left" if isinstance(some[0][column], str) else "right")
-        for row in some:
-            table.add_row(*(f"{v:,.4g}" if isinstance(v, float) else f"{v:,}" if type(v) is int else str(v) for v in row.values()))
-        console().print(table)
-    return 0
+    table = Table(title=title, title_justify="left")
+    for column, value in rows[0].items():
+        table.add_column(column, justify="left" if isinstance(value, str) else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(f"{v:,.4g}" if isinstance(v, float) else f"{v:,}" if type(v) is int else str(v) for v in row.values()))
+    return table
