@@ -53,9 +53,9 @@ def both(name: str, **codec: object) -> Own:
 
 FP32 = both("fp32", codec="fp32")
 PAPER = Own("BU(64) up, fp32 down", UplinkTable(codec="bu"), DownlinkTable(codec="fp32"))
-DEFAULT = Own("DZ")
+DZ = Own("DZ")
 STARTED = Own("DZ, start in closed form", start=StartTable(how="closed-form"))
-AUTO = Own("DZ, start where it pays", start=StartTable(how="auto"))
+DEFAULT = Own("default: DZ, start where it pays", start=StartTable())
 OWN = (
     FP32,
     PAPER,
@@ -64,10 +64,11 @@ OWN = (
     both("BU(16) coded", codec="bu", levels=16, coded=True),
     both("BU(8) means", codec="bu", levels=8, means=True),
     both("BQ(8) means", codec="bq", levels=8, means=True),
-    DEFAULT,
+    DZ,
     STARTED,
+    DEFAULT,
 )
-KEY_SCHEMES = (FP32, PAPER, DEFAULT, STARTED)
+KEY_SCHEMES = (FP32, PAPER, DZ, DEFAULT)
 
 
 def all_schemes() -> tuple[Scheme, ...]:
