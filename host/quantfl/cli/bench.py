@@ -10,6 +10,7 @@ import typer
 BENCHES = {
     "engine": "instructions of an inference on an emulated Cortex-M4F",
     "bytes": "bytes on the wire to an accuracy, by scheme",
+    "link": "what a session makes of a line, by latency and bit errors",
     "quantisers": "what one message loses against its bits, ours and rivals",
     "ablations": "levels, initialisation and error feedback",
 }

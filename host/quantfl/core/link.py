@@ -122,6 +122,7 @@ class Link:
             raise ValueError(status_text(status))
         self._link = out[0]
         self._out = ffi.new("uint8_t[]", _PULL)
+        self._frame_room = frame_max + 17
         self._bodies: list = []  # bodies in flight are referenced by the C side until acknowledged
 
     def connect(self, nonce: int, now: int) -> None:
@@ -180,6 +181,11 @@ class Link:
     def pull(self, now: int) -> bytes:
         """Bytes due on the wire now."""
         n = lib.qfl_link_pull(self._link, self._out, _PULL, now & 0xFFFFFFFF)
+        return bytes(ffi.buffer(self._out, n))
+
+    def pull_some(self, now: int) -> bytes:
+        """As pull, but no more than one frame: what a board's firmware asks for at a time."""
+        n = lib.qfl_link_pull(self._link, self._out, self._frame_room, now & 0xFFFFFFFF)
         return bytes(ffi.buffer(self._out, n))
 
     def wait(self, now: int) -> int:

@@ -63,7 +63,7 @@ struct qfl_link {
 
     /* receiving */
     uint8_t rx_next;    /* first frame not yet received */
-    uint8_t rx_first;   /* first frame of the message under way */
+    uint32_t rx_frames; /* frames of the message under way that have come in order */
     uint8_t rx_number;  /* its message number */
     uint8_t since_ack;  /* frames taken in order since the last acknowledgement */
     uint8_t owe_acks;   /* acknowledgement frames to send */

@@ -13,8 +13,8 @@ static void check_complete(qfl_link *l)
 {
     if (!l->rx_fin_known || l->rx_next != (uint8_t)(l->rx_fin + 1))
         return;
-    l->rx_n = (uint32_t)(uint8_t)(l->rx_fin - l->rx_first) * l->frame + l->rx_fin_bytes;
-    l->rx_first = l->rx_next;
+    l->rx_n = (l->rx_frames - 1) * l->frame + l->rx_fin_bytes;
+    l->rx_frames = 0;
     l->rx_number = (l->rx_number + 1u) & 3u;
     l->rx_fin_known = 0;
     l->rx_started = l->rx_kind_known = 0;
@@ -57,9 +57,8 @@ static void on_data(qfl_link *l, const uint8_t *p, uint32_t n, uint32_t wire, ui
         return;
     }
     /* Only frames of the message under way have a place; a later message's frame ahead of a gap has to come again. */
-    uint32_t index = (uint8_t)(seq - l->rx_first);
-    uint32_t at = index * l->frame;
-    int same = ((p[0] >> MSG_SHIFT) & 3u) == l->rx_number && !(l->rx_fin_known && (uint8_t)(seq - l->rx_first) > (uint8_t)(l->rx_fin - l->rx_first));
+    uint64_t at = (uint64_t)(l->rx_frames + ahead) * l->frame;
+    int same = ((p[0] >> MSG_SHIFT) & 3u) == l->rx_number && !(l->rx_fin_known && ahead > (uint8_t)(l->rx_fin - l->rx_next));
     int fits = payload <= l->frame && (fin || payload == l->frame) && at + payload <= l->config.message_max;
     if (!same || !fits) {
         book_unused(l, seq, same, wire);
@@ -89,6 +88,7 @@ static void on_data(qfl_link *l, const uint8_t *p, uint32_t n, uint32_t wire, ui
         l->rx_have >>= 1;
         l->rx_kinds[l->rx_next % KINDS_KEPT] = l->rx_kind;
         l->rx_next++;
+        l->rx_frames++;
         l->since_ack++;
     }
     check_complete(l);

@@ -55,7 +55,8 @@ void qfl_link_reset_session(qfl_link *l)
     l->rto = l->config.rto_ms;
     l->srtt8 = l->rttvar4 = 0;
     l->backoff = 0;
-    l->rx_next = l->rx_first = l->rx_number = 0;
+    l->rx_next = l->rx_number = 0;
+    l->rx_frames = 0;
     qfl_link_book_late(l, 0);
     l->rx_kind_known = 0;
     memset(l->rx_kinds, 0, sizeof l->rx_kinds);

@@ -1,0 +1,46 @@
+"""The bars of the link, in virtual time; long messages; and the same figures twice."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from quantfl.bench.link import Line, measure
+from quantfl.core.link import UP, Link
+
+
+@pytest.mark.parametrize("direction", ["down", "up"])
+@pytest.mark.parametrize("latency", [0.5, 2.0, 8.0])
+def test_a_clean_line_is_used_to_95_percent(direction, latency):
+    row = measure(board="large", direction=direction, baud=921_600, latency_ms=latency, ber=0.0)
+    assert row["utilisation"] >= 0.95 and row["retransmitted"] == 0 and row["goodput"] <= row["line_rate"]
+
+
+@pytest.mark.parametrize("direction", ["down", "up"])
+@pytest.mark.parametrize("latency", [0.5, 8.0])
+def test_a_line_that_flips_bits_is_used_to_85_percent(direction, latency):
+    for seed in (1, 2, 3):
+        row = measure(board="large", direction=direction, baud=921_600, latency_ms=latency, ber=1e-5, seed=seed)
+        assert row["utilisation"] >= 0.85 and row["retransmitted"] > 0
+
+
+def test_figures_are_the_same_each_time():
+    a, b = (measure(board="large", direction="down", baud=921_600, latency_ms=2.0, ber=1e-5) for _ in range(2))
+    assert a == b
+
+
+@pytest.mark.parametrize("frames", [255, 256, 257, 700])
+@pytest.mark.parametrize("ber", [0.0, 2e-5])
+def test_messages_of_more_frames_than_a_sequence_number_counts(frames, ber):
+    host, board = Link(), Link(initiator=False, frame_max=64, window=16, message_max=4096)
+    line = Line(host, board, baud=921_600, latency_ms=1.0, ber=ber, seed=frames)
+    host.connect(1, 0)
+    line.run(lambda: host.state == UP and board.state == UP)
+    got: list[bytes] = []
+    line.on_message[0] = got.append
+    long = random.Random(frames).randbytes(64 * frames - 5)
+    board.send(long)
+    board.send(b"after")
+    line.run(lambda: len(got) == 2, 60)
+    assert got == [long, b"after"]
