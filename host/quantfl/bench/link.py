@@ -4,8 +4,8 @@ Both ends are the boards' own C (qfl_link) on a line in virtual time: bytes leav
 `latency_ms` later, and each of their bits may flip. So figures do not depend on the machine, and the same seed gives the same ones.
 An object moves as `Device.push` moves it (messages of 4,102 bytes, three queued); back, as one long answer.
 
-line_rate: bytes a second the line carries. goodput: bytes of the object a second. utilisation: how much of the time in which the object
-moved the line carried bytes that were of use (payload and framing, first transmissions that arrived). overhead_ratio: bytes
+line_rate: bytes a second the line carries. goodput: bytes of the object a second. utilisation: how much of the time in which the
+object moved the line carried bytes that were of use (payload and framing, first transmissions that arrived). overhead_ratio: bytes
 sent in the object's direction for each of its bytes. retransmitted: bytes sent again.
 """
 

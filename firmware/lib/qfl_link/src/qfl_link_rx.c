@@ -71,7 +71,7 @@ static void on_data(qfl_link *l, const uint8_t *p, uint32_t n, uint32_t wire, ui
         l->before.rx_frames--; /* this one */
         l->rx_started = 1;
     }
-    book_data(l, index, p + DATA_HEADER, payload, wire);
+    book_data(l, l->rx_frames + ahead, p + DATA_HEADER, payload, wire);
     memcpy(l->message + at, p + DATA_HEADER, payload);
     l->rx_have |= (uint16_t)(1u << ahead);
     if (fin) {
