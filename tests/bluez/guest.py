@@ -1,0 +1,94 @@
+"""A software-emulated machine with Debian's kernel and bluetoothd on a virtual controller; its D-Bus comes out on a socket here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from quantfl.emulate.base import spawn
+from tests.support import ROOT
+
+IMAGE = ROOT / "build" / "bluez"
+BOOT_S = 240.0
+_TOOLS = {"qemu-system-x86_64": "qemu-system-x86", "dpkg-deb": "dpkg", "apt-get": "apt", "readelf": "binutils"}
+
+
+def missing() -> str | None:
+    """What is not installed here, or None."""
+    for tool, package in _TOOLS.items():
+        if shutil.which(tool) is None:
+            return f"{tool} is not installed (package {package})"
+    return None
+
+
+class Guest:
+    """devices: arguments of quantfl.emulate.ble_hci. log: the guest's console."""
+
+    def __init__(self, devices: list[str], log: Path):
+        self.devices, self.log = devices, log
+        self._processes: list[subprocess.Popen] = []
+        self._bus_port = 0
+
+    def start(self) -> None:
+        if not (IMAGE / "initrd").exists() or (ROOT / "tools" / "bluez" / "image.py").stat().st_mtime > (IMAGE / "initrd").stat().st_mtime:
+            subprocess.run([sys.executable, str(ROOT / "tools" / "bluez" / "image.py"), str(IMAGE)], check=True)
+        radio = spawn([sys.executable, "-m", "quantfl.emulate.ble_hci", *sum((["--device", d] for d in self.devices), [])],
+                      stdout=subprocess.PIPE, text=True)  # fmt: skip
+        self._processes.append(radio)
+        hci = int(radio.stdout.readline())
+        with socket.create_server(("127.0.0.1", 0)) as s:
+            self._bus_port = s.getsockname()[1]
+        with self.log.open("wb") as console:
+            self._processes.append(
+                spawn(["qemu-system-x86_64", "-M", "pc", "-m", "512", "-nodefaults", "-display", "none", "-no-reboot",
+                       "-kernel", str(IMAGE / "vmlinuz"), "-initrd", str(IMAGE / "initrd"),
+                       "-append", "console=ttyS0 quiet panic=-1 mitigations=off", "-serial", "stdio",
+                       "-chardev", f"socket,id=hci,host=127.0.0.1,port={hci}",
+                       "-device", "virtio-serial-pci", "-device", "virtconsole,chardev=hci",
+                       "-netdev", f"user,id=n,hostfwd=tcp:127.0.0.1:{self._bus_port}-:5555",
+                       "-device", "virtio-net-pci,netdev=n"],
+                      stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT)
+            )  # fmt: skip
+        deadline = time.monotonic() + BOOT_S
+        while "Device index 0 attached" not in self.console():
+            if time.monotonic() > deadline or any(p.poll() is not None for p in self._processes):
+                raise AssertionError(f"the guest did not start: {self.console()[-2000:]}")
+            time.sleep(0.2)
+
+    def console(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def stop(self) -> None:
+        for process in reversed(self._processes):
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+        self._processes = []
+
+    async def serve_bus(self, path: Path) -> asyncio.Server:
+        """The guest's bus as a Unix socket here: bleak's D-Bus library asks for one."""
+
+        async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            there, back = await asyncio.open_connection("127.0.0.1", self._bus_port)
+
+            async def pump(a: asyncio.StreamReader, b: asyncio.StreamWriter) -> None:
+                try:
+                    while data := await a.read(65536):
+                        b.write(data)
+                        await b.drain()
+                except OSError:
+                    pass
+                b.close()
+
+            await asyncio.gather(pump(reader, back), pump(there, writer))
+
+        server = await asyncio.start_unix_server(carry, path)
+        os.environ["DBUS_SYSTEM_BUS_ADDRESS"] = f"unix:path={path}"
+        return server

@@ -1,0 +1,134 @@
+"""The slow tier: the same links and rounds through the real bluetoothd and kernel of a guest machine (`make test-bluez`)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import pytest
+
+from quantfl.device import Device, differences
+from quantfl.emulate.native import NativeBoard
+from quantfl.errors import LinkError
+from quantfl.fleet import api
+from quantfl.fleet.config import FleetTable
+from quantfl.link import ble
+from quantfl.package.convert import convert
+from tests.bluez.guest import Guest, missing
+from tests.support import DEMO_MODEL, demo_config, need_board, need_digits
+
+pytestmark = [
+    pytest.mark.emulated,
+    pytest.mark.skipif("QUANTFL_BLUEZ" not in os.environ, reason="the slow tier with the real BlueZ: make test-bluez"),
+    pytest.mark.timeout(900),
+]
+BOARDS = 3
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory):
+    """Three boards on a virtual radio in reach of the guest's adapter."""
+    from quantfl.emulate.ble import missing as missing_here
+
+    reason = missing() or missing_here()
+    if reason is not None:
+        pytest.skip(reason)
+    need_board("native")
+    folder = tmp_path_factory.mktemp("bluez")
+    boards = [NativeBoard(f"b{i}", uid=bytes([0, 0, 0, 1, 0, 0, 0, i]), ble=True) for i in range(BOARDS)]
+    for board in boards:
+        board.start()
+    ports = [b.url.rsplit(":", 1)[1] for b in boards]
+    guest = Guest([f"qfl-{i},C4:00:00:00:00:0{i},127.0.0.1:{p},mode=radio,battery=50" for i, p in enumerate(ports)], folder / "console")
+    try:
+        guest.start()
+        yield boards, guest, folder
+    finally:
+        guest.stop()
+        for board in boards:
+            board.stop()
+
+
+def run(there, work):
+    """Run `work()` with the guest's bus as bleak's system bus."""
+    _, guest, folder = there
+
+    async def go():
+        (folder / "bus").unlink(missing_ok=True)
+        server = await guest.serve_bus(folder / "bus")
+        try:
+            return await asyncio.wait_for(work(), 300)
+        finally:
+            server.close()
+
+    return asyncio.run(go())
+
+
+async def switched_on() -> list[ble.Advertiser]:
+    """bluetoothd switches its adapter on some seconds after it has found it."""
+    for _ in range(60):
+        try:
+            found = await ble.scan(3.0)
+        except LinkError:
+            found = []
+        if len(found) == BOARDS:
+            return found
+        await asyncio.sleep(1)
+    raise AssertionError("the guest's adapter sees no boards")
+
+
+def test_the_adapter_sees_the_boards(there):
+    found = run(there, switched_on)
+    assert sorted(b.name for b in found) == [f"qfl-{i}" for i in range(BOARDS)]
+    assert all(-100 < b.rssi < 0 for b in found)
+
+
+def test_a_package_a_break_and_what_bluetoothd_says(there):
+    """A push in whole values, with the board lost in the middle; an over-long write, and a board that is absent, in BlueZ's words."""
+    boards, _, _ = there
+    package = convert(DEMO_MODEL).package
+
+    async def go():
+        async with Device("ble://qfl-0", patience=60.0) as device:
+            await device.hello()
+            await device.push(package)
+            assert differences(*await device.books()) == {}
+            transport = device.session.transport
+            assert max(transport.sent) == 244 and await transport.battery() == 50
+            reasons, lost = [], asyncio.Event()
+            real = transport._lost
+            transport._lost = lambda why: (reasons.append(why), lost.set(), real(why))
+            rx = transport._client.services.get_characteristic(ble.RX)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(type(rx), "max_write_without_response_size", 300)
+                transport.write(bytes(300))
+                await asyncio.wait_for(lost.wait(), 20)
+            assert reasons == ["Failed to initiate write"]
+            await device.hello(timeout=60.0)  # it is connected to again
+            boards[0].reset()
+            info = await device.hello(timeout=60.0)
+            assert info.package is None  # the reset board has forgotten it
+            assert transport.connections >= 3
+        with pytest.raises(LinkError, match="no BLE board nobody advertises"):
+            await Device("ble://nobody").open()
+
+    run(there, go)
+
+
+def test_federated_rounds_with_fewer_places_than_boards(there):
+    """The same heads, to the byte, as boards inside this process."""
+    need_digits()
+    boards, _, _ = there
+    plan = {"run": {"rounds": 2, "deadline_s": 120.0, "setup_s": 240.0}}
+    table = [{"url": f"ble://qfl-{i}", "samples": b.samples_url, "name": f"b{i}"} for i, b in enumerate(boards)]
+    config = demo_config(**plan).model_copy(update={"fleet": FleetTable(board=table, ble_connections=2)})
+
+    async def go():
+        return await api.quiet_run(config, DEMO_MODEL.parent)
+
+    rounds = run(there, go)
+    assert [r["failed"] for r in rounds.history[1:]] == [{}, {}]
+    assert all(sorted(r["contributors"]) == [f"b{i}" for i in range(BOARDS)] for r in rounds.history[1:])
+    alike = demo_config(**plan).model_copy(update={"fleet": FleetTable(emulate="inproc", boards=BOARDS)})
+    plain = asyncio.run(api.quiet_run(alike, DEMO_MODEL.parent))
+    assert [r["head"] for r in rounds.history] == [r["head"] for r in plain.history]
