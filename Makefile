@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 C_SOURCES := $(shell find firmware/lib firmware/boards firmware/bench firmware/cases firmware/src firmware/platforms -name '*.[chS]' -o -name '*.ld' -o -name '*.json' -o -name '*.py')
 EXTENSION := host/quantfl/core/_qfl.abi3.so
 
-.PHONY: demo test firmware cores venv tools lint format clean recipes asan
+.PHONY: demo test test-bluez firmware cores venv tools lint format clean recipes asan
 
 demo: firmware
 	$(BIN)/quantfl demo $(if $(QUANTFL_NO_ARM),--board native)
@@ -71,6 +71,10 @@ cores: firmware .pio/.cores
 	$(BIN)/python tools/pio_offline/provision.py --core-dir $(CORE) >/dev/null; \
 	for e in $$envs; do args="$$args -e $$e"; done; [ -z "$$args" ] || $(BIN)/pio run -s $$args
 	@touch $@
+
+# The slow tier of BLE: the real bluetoothd and kernel in a software-emulated machine (Debian, qemu-system-x86).
+test-bluez: $(VENV)/.test firmware
+	QUANTFL_BLUEZ=1 $(BIN)/python -m pytest tests/bluez
 
 asan: $(VENV)/.test
 	$(BIN)/pio run -s -e native_asan

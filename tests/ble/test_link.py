@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from quantfl.device import Device, differences
+from quantfl.device import Device
 from quantfl.errors import LinkError, UsageError
 from quantfl.link import ble
 from quantfl.link.ble_model import layers
@@ -34,7 +34,7 @@ def test_a_package_by_name_and_by_address(air, package):
             assert await asyncio.gather(one.push(package), two.push(package)) == [True, True]
             assert await one.push(package) is False
             for device in (one, two):
-                assert differences(*await device.books()) == {}
+                assert (await device.compare()).balanced
             assert await one.session.transport.battery() == 87
             return one.session.transport
 
@@ -52,7 +52,7 @@ def test_the_smallest_mtu_works(air, package, mode):
     async def go():
         async with Device(there.url(0)) as device:
             await device.push(package)
-            assert differences(*await device.books()) == {}
+            assert (await device.compare()).balanced
             return device.session.transport
 
     transport = run(go())

@@ -14,6 +14,7 @@ from quantfl.emulate import boot_fleet, close_all
 from quantfl.fleet import api
 from quantfl.fleet.config import FleetTable
 from quantfl.link import ble, ble_turns
+from quantfl.link.ble_model import layers
 from quantfl.package.convert import convert
 from quantfl.package.program import open_package
 from tests.ble.conftest import run
@@ -111,3 +112,16 @@ def test_boards_that_train_long_give_their_place_to_others(air, monkeypatch):
     assert run(there.meters())["most_connections"] == 1
     connections = [m.device.session.transport.connections for m in rounds.f.members]
     assert max(connections) >= 4  # set-up, TRAIN, the delta, and at least once in between to ask
+
+
+def test_the_ledger_holds_the_layers_of_ble(air):
+    need_digits()
+    there = air(2)
+    rounds = over_ble(there, run={"rounds": 2, "deadline_s": 30.0})
+    carried = rounds.ledger.carried
+    for board in ("b0", "b1"):
+        transport = next(m.device.session.transport for m in rounds.f.members if m.name == board)
+        for way, lengths in (("down", transport.sent), ("up", transport.received)):
+            total = sum(c.bytes for k, c in carried.items() if (k.board, k.way, k.kind) == (board, way, "att"))
+            assert total == layers(lengths).att
+    assert {(k.kind, c.modelled) for k, c in carried.items()} == {("att", False), ("l2cap", True), ("air", True)}

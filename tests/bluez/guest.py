@@ -36,8 +36,9 @@ class Guest:
         self._bus_port = 0
 
     def start(self) -> None:
-        if not (IMAGE / "initrd").exists() or (ROOT / "tools" / "bluez" / "image.py").stat().st_mtime > (IMAGE / "initrd").stat().st_mtime:
-            subprocess.run([sys.executable, str(ROOT / "tools" / "bluez" / "image.py"), str(IMAGE)], check=True)
+        builder, built = ROOT / "tools" / "bluez" / "image.py", IMAGE / "initrd"
+        if not built.exists() or builder.stat().st_mtime > built.stat().st_mtime:
+            subprocess.run([sys.executable, str(builder), str(IMAGE)], check=True)
         radio = spawn([sys.executable, "-m", "quantfl.emulate.ble_hci", *sum((["--device", d] for d in self.devices), [])],
                       stdout=subprocess.PIPE, text=True)  # fmt: skip
         self._processes.append(radio)

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from quantfl.device import Device, differences
+from quantfl.device import Device
 from quantfl.emulate.native import NativeBoard
 from quantfl.errors import LinkError
 from quantfl.fleet import api
@@ -39,7 +39,8 @@ def there(tmp_path_factory):
     for board in boards:
         board.start()
     ports = [b.url.rsplit(":", 1)[1] for b in boards]
-    guest = Guest([f"qfl-{i},C4:00:00:00:00:0{i},127.0.0.1:{p},mode=radio,battery=50" for i, p in enumerate(ports)], folder / "console")
+    radios = [f"qfl-{i},C4:00:00:00:00:0{i},127.0.0.1:{p},mode=radio,battery=50" for i, p in enumerate(ports)]
+    guest = Guest(radios, folder / "console")
     try:
         guest.start()
         yield boards, guest, folder
@@ -92,7 +93,7 @@ def test_a_package_a_break_and_what_bluetoothd_says(there):
         async with Device("ble://qfl-0", patience=60.0) as device:
             await device.hello()
             await device.push(package)
-            assert differences(*await device.books()) == {}
+            assert (await device.compare()).balanced
             transport = device.session.transport
             assert max(transport.sent) == 244 and await transport.battery() == 50
             reasons, lost = [], asyncio.Event()
