@@ -29,6 +29,7 @@ STATUS_TEXT = {
     -10: "flash or link failed",
     -11: "NaN or infinity",
     -12: "a number outside its permitted bounds",
+    -13: "not authenticated, or signed by somebody else",
 }
 
 
