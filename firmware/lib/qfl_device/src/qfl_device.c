@@ -20,7 +20,7 @@ static uint32_t fixed_size(uint32_t arena)
 {
     qfl_link_config c;
     link_config_for(arena, &c);
-    return aligned(sizeof(qfl_device)) + aligned((uint32_t)qfl_link_size(&c)) + aligned(c.frame_max + 17u) + ANSWER_BYTES;
+    return aligned(sizeof(qfl_device)) + aligned((uint32_t)qfl_link_size(&c)) + aligned(qfl_link_pull_size(&c)) + ANSWER_BYTES;
 }
 
 qfl_status qfl_device_plan(const qfl_nn *nn, uint32_t arena, qfl_device_need *need)
@@ -67,7 +67,7 @@ qfl_status qfl_device_create(qfl_device **out, const qfl_port *port)
         return status;
     at += aligned((uint32_t)qfl_link_size(&c));
     d->out = arena + at;
-    d->out_cap = c.frame_max + 17u;
+    d->out_cap = qfl_link_pull_size(&c);
     at += aligned(d->out_cap);
     d->answer = arena + at;
     d->model_at = at + ANSWER_BYTES;

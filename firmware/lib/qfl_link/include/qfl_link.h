@@ -25,6 +25,8 @@ enum {
     QFL_LINK_WINDOW_MAX = 16,    /* frames */
     QFL_LINK_FRAME_MIN = 16,     /* payload bytes */
     QFL_LINK_FRAME_MAX = 1024,   /* payload bytes */
+    QFL_LINK_UID_MAX = 16,       /* bytes of a board's unique id */
+    QFL_LINK_SEAL = 14,          /* bytes that keys add to a frame: a counter and a tag instead of the checksum */
     QFL_LINK_NEVER = 0x7FFFFFFF  /* qfl_link_wait: nothing is due */
 };
 
@@ -49,12 +51,22 @@ typedef enum qfl_link_state {
     QFL_LINK_CLOSED = 0,     /* no session yet */
     QFL_LINK_CONNECTING = 1, /* SYN sent, no answer yet (initiator) */
     QFL_LINK_UP = 2,         /* messages flow */
-    QFL_LINK_DOWN = 3        /* the peer reset the session or did not acknowledge in time (initiator) */
+    QFL_LINK_DOWN = 3,       /* the peer reset the session or did not acknowledge in time (initiator) */
+    QFL_LINK_NAMED = 4       /* the board has said who it is; now qfl_link_set_key or qfl_link_reject (initiator) */
 } qfl_link_state;
+
+/* Why an initiator's session did not come up. */
+typedef enum qfl_link_refusal {
+    QFL_LINK_NOT_REFUSED = 0,
+    QFL_LINK_PEER_PLAIN = 1,  /* keys were required, the board has none */
+    QFL_LINK_PEER_KEYED = 2,  /* the board asks for keys */
+    QFL_LINK_KEY_UNKNOWN = 3, /* the host has no key for it */
+    QFL_LINK_KEY_WRONG = 4    /* the board did not prove that it holds the key */
+} qfl_link_refusal;
 
 typedef struct qfl_link_config {
     uint32_t message_max; /* longest message received, bytes; costs as much RAM */
-    uint16_t frame_max;   /* payload bytes per frame, 16..1024; costs 2 x (frame_max + 17) bytes of RAM */
+    uint16_t frame_max;   /* payload bytes per frame, 16..1024; costs 2 x (frame_max + 33) bytes of RAM */
     uint8_t window;       /* frames in flight, 1..16; 20 bytes of RAM each */
     uint8_t initiator;    /* 1: this end opens sessions (host), 0: it answers (board) */
     uint16_t rto_ms;      /* first retransmission time-out, ms; 0: 1000 */
@@ -90,6 +102,9 @@ typedef struct qfl_link qfl_link; /* lives at the front of the caller's memory *
 /* Bytes of memory qfl_link_init needs for this configuration; 0 when a field is out of range. */
 size_t qfl_link_size(const qfl_link_config *config);
 
+/* Smallest buffer for qfl_link_pull: one frame, encoded. */
+uint32_t qfl_link_pull_size(const qfl_link_config *config);
+
 /* mem: at least qfl_link_size bytes, 8-byte aligned, owned by the link from now on. */
 qfl_status qfl_link_init(qfl_link **out, const qfl_link_config *config, void *mem, size_t size);
 
@@ -104,6 +119,31 @@ uint32_t qfl_link_peer_message_max(const qfl_link *l);
 /* Payload bytes per frame and frames in flight, as agreed in the handshake. */
 uint32_t qfl_link_frame_size(const qfl_link *l);
 uint32_t qfl_link_window(const qfl_link *l);
+
+/*
+ * Keys (docs/SECURITY.md). A key is 32 bytes, shared by one board and its owner. A board that has one opens no session without
+ * proof of it; an initiator that requires keys opens none with a board that does not prove its own. Every frame of such a session
+ * is encrypted and authenticated, and taken once.
+ */
+/* 32 secret random bytes, new at every start: challenges come from them. Before the first key. */
+void qfl_link_set_seed(qfl_link *l, const uint8_t *seed);
+/* Board: its unique id, at most QFL_LINK_UID_MAX bytes, told in the handshake so that the host finds the key. */
+qfl_status qfl_link_set_uid(qfl_link *l, const uint8_t *uid, uint32_t n);
+/*
+ * Board: its key, NULL: none. A session under way goes on as it is. QFL_E_STATE without a seed.
+ * Initiator in state QFL_LINK_NAMED: the key of the board that qfl_link_peer_uid names; QFL_E_AUTH when the board's proof is by
+ * another key (try one more, or qfl_link_reject); NULL: there is none, the session is DOWN.
+ */
+qfl_status qfl_link_set_key(qfl_link *l, const uint8_t *key);
+/* Initiator: no key proved right; the handshake is tried again a few times, then DOWN. */
+void qfl_link_reject(qfl_link *l);
+/* Initiator, before qfl_link_connect: whether sessions must have keys. QFL_E_STATE without a seed. */
+qfl_status qfl_link_require_keys(qfl_link *l, int required);
+/* The board's own id, or the id the peer has told. */
+const uint8_t *qfl_link_peer_uid(const qfl_link *l, uint32_t *n);
+/* 1: the session that is up has keys. */
+int qfl_link_is_sealed(const qfl_link *l);
+qfl_link_refusal qfl_link_get_refusal(const qfl_link *l);
 
 /* Takes received bytes; stops when a message is complete. Returns the bytes taken: feed the rest after the release. */
 uint32_t qfl_link_feed(qfl_link *l, const uint8_t *bytes, uint32_t n, uint32_t now_ms);
@@ -124,7 +164,7 @@ qfl_status qfl_link_send(qfl_link *l, const uint8_t *head, uint32_t head_n, cons
 /* Messages queued and not yet acknowledged in full. */
 uint32_t qfl_link_pending(const qfl_link *l);
 
-/* Writes whole encoded frames that are due to `out` (cap >= frame_max + 17). Returns the bytes written, 0: nothing due. */
+/* Writes whole encoded frames that are due to `out` (cap >= qfl_link_pull_size). Returns the bytes written, 0: nothing due. */
 uint32_t qfl_link_pull(qfl_link *l, uint8_t *out, uint32_t cap, uint32_t now_ms);
 
 /* Milliseconds until qfl_link_pull has something to do by itself, QFL_LINK_NEVER when only new bytes or messages matter. */

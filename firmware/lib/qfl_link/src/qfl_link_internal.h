@@ -2,14 +2,19 @@
 #ifndef QFL_LINK_INTERNAL_H
 #define QFL_LINK_INTERNAL_H
 
+#include "qfl_crypt.h"
 #include "qfl_link.h"
 
 /* First header byte: type, FIN (last frame of a message), message number mod 4, session number mod 4. */
 enum { TYPE_DATA = 0, TYPE_ACK = 1, TYPE_SYN = 2, TYPE_SYNACK = 3, TYPE_RST = 4 };
 enum { TYPE_MASK = 0x07, FLAG_FIN = 0x08, MSG_SHIFT = 4, EPOCH_SHIFT = 6 };
 enum { DATA_HEADER = 3, CRC_BYTES = 4, SYN_BYTES = 13 }; /* SYN: type, version, nonce 4, window, frame 2, message 4 */
-enum { SLACK = 17 }; /* header, checksum, COBS and delimiters of one frame of at most 1024 payload bytes */
 enum { KINDS_KEPT = 2 * QFL_LINK_WINDOW_MAX }; /* also for what comes late */
+enum { SLACK = 33 }; /* header, checksum or counter and tag, COBS and delimiters of one frame of at most 1024 payload bytes */
+enum { HANDSHAKE_MAX = 96 }; /* bytes of the longest SYNACK on the wire, with room */
+enum { CHALLENGE_BYTES = 16, COUNTER_BYTES = 2, SEAL_BYTES = COUNTER_BYTES + QFL_CRYPT_TAG };
+enum { SYN_KEYED_BYTES = SYN_BYTES + 1 + CHALLENGE_BYTES };
+enum { SYNACK_MAX = SYN_BYTES + 2 + QFL_LINK_UID_MAX + CHALLENGE_BYTES + QFL_CRYPT_TAG };
 enum { SYN_PERIOD_MS = 250, RTO_MAX_MS = 4000 };
 
 typedef struct tx_message {
@@ -36,6 +41,27 @@ typedef struct tx_frame {
     uint8_t lost;     /* to be sent again */
 } tx_frame;
 
+typedef struct qfl_link_secure {
+    uint8_t seeded, keyed; /* keyed: a board with a key */
+    uint8_t required;      /* initiator: no session without keys */
+    uint8_t sealed;        /* the session under way has keys */
+    uint8_t pending;       /* board: next_keys are of a session whose host has not proved itself yet */
+    uint8_t ask;           /* board: the last SYN came without a challenge */
+    uint8_t refusal, mismatches;
+    uint8_t uid_n, synack_n;
+    uint8_t uid[QFL_LINK_UID_MAX];
+    uint8_t seed[QFL_CRYPT_KEY], key[QFL_CRYPT_KEY];
+    uint32_t drawn;
+    uint8_t challenge[CHALLENGE_BYTES]; /* initiator's */
+    uint8_t syn[SYN_KEYED_BYTES];       /* board: the last one */
+    uint8_t synack[SYNACK_MAX];         /* board: the answer to it; initiator: as received */
+    uint8_t next_keys[2 * QFL_CRYPT_KEY];
+    uint8_t tx_key[QFL_CRYPT_KEY], rx_key[QFL_CRYPT_KEY];
+    uint32_t tx_count; /* frames sealed */
+    uint32_t rx_top;   /* newest counter seen */
+    uint64_t rx_seen;  /* bit i: rx_top - i has been seen */
+} qfl_link_secure;
+
 struct qfl_link {
     qfl_link_config config;
     qfl_link_counters count;
@@ -46,6 +72,7 @@ struct qfl_link {
     uint8_t owe_handshake; /* SYN, SYNACK or RST to send; 0 none */
     uint32_t frame;        /* agreed payload bytes per frame */
     uint32_t nonce;
+    uint32_t syn_nonce; /* board: of the last SYN, which SYNACK repeats */
     uint32_t session;
     uint32_t peer_message_max;
     uint32_t syn_ms;
@@ -85,13 +112,30 @@ struct qfl_link {
     uint8_t *raw;     /* encoded bytes of the frame being received */
     uint8_t *plain;   /* a frame being built */
     uint8_t *message; /* message_max bytes */
+
+    qfl_link_secure secure;
 };
+
+/* Clear bytes at the front of a frame; the rest is encrypted in a session with keys. */
+static inline uint32_t qfl_link_header_bytes(const uint8_t *p, uint32_t n) { return (p[0] & TYPE_MASK) == TYPE_DATA ? DATA_HEADER : n; }
 
 void qfl_link_reset_session(qfl_link *l);
 void qfl_link_book(qfl_link *l, unsigned direction, unsigned kind, qfl_link_purpose purpose, uint32_t n);
 void qfl_link_book_late(qfl_link *l, uint8_t kind); /* bytes whose kind was not known are of this one */
 uint8_t qfl_link_kind(uint8_t first_byte);
 uint8_t qfl_link_acked_kind(const qfl_link *l, uint8_t ack); /* of the newest frame acknowledged */
+uint32_t qfl_link_terms(const qfl_link *l, uint8_t type, uint8_t *p); /* writes SYN_BYTES of a SYN or SYNACK */
+void qfl_link_established(qfl_link *l, const uint8_t *p); /* the session of SYN or SYNACK p is up */
+
+/* qfl_link_secure.c */
+void qfl_link_secure_reset(qfl_link *l);
+void qfl_link_secure_connect(qfl_link *l);
+uint32_t qfl_link_secure_syn(qfl_link *l, uint8_t *p);                       /* completes a SYN; returns its length */
+int qfl_link_secure_synack(qfl_link *l, const uint8_t *p, uint32_t n);       /* 1: the session may open as it is */
+int qfl_link_secure_on_syn(qfl_link *l, const uint8_t *p, uint32_t n);       /* 1: the session may open as it is */
+uint32_t qfl_link_secure_answer(qfl_link *l, uint8_t *p, uint32_t n);        /* completes a SYNACK; returns its length */
+uint32_t qfl_link_seal(qfl_link *l, uint8_t *p, uint32_t n);                 /* in place; returns n + SEAL_BYTES */
+int32_t qfl_link_unseal(qfl_link *l, uint8_t *p, uint32_t n);                /* in place; the length without seal, or -1 */
 void qfl_link_on_ack(qfl_link *l, uint8_t ack, uint32_t bitmap, uint32_t now_ms);
 
 #endif

@@ -106,10 +106,20 @@ static void put_terms(qfl_link *l, const uint8_t *p)
     l->peer_message_max = get32(p + 9);
 }
 
+void qfl_link_established(qfl_link *l, const uint8_t *p)
+{
+    l->nonce = get32(p + 2);
+    l->epoch = l->nonce & 3u;
+    l->session++;
+    put_terms(l, p);
+    l->owe_handshake = 0;
+    l->state = QFL_LINK_UP;
+}
+
 static int terms_ok(const uint8_t *p, uint32_t n)
 {
-    uint32_t frame = n == SYN_BYTES ? p[7] | (uint32_t)p[8] << 8 : 0;
-    return n == SYN_BYTES && p[6] >= 1 && p[6] <= QFL_LINK_WINDOW_MAX && frame >= QFL_LINK_FRAME_MIN &&
+    uint32_t frame = n >= SYN_BYTES ? p[7] | (uint32_t)p[8] << 8 : 0;
+    return n >= SYN_BYTES && n <= SYNACK_MAX && p[6] >= 1 && p[6] <= QFL_LINK_WINDOW_MAX && frame >= QFL_LINK_FRAME_MIN &&
            get32(p + 9) >= QFL_LINK_HEAD_MAX;
 }
 
@@ -117,14 +127,11 @@ static void on_handshake(qfl_link *l, const uint8_t *p, uint32_t n)
 {
     uint8_t type = p[0] & TYPE_MASK;
     if (type == TYPE_SYN && !l->config.initiator && terms_ok(p, n)) {
-        uint32_t nonce = get32(p + 2);
-        if (p[1] == QFL_LINK_VERSION && (l->state != QFL_LINK_UP || nonce != l->nonce)) {
+        uint32_t nonce = l->syn_nonce = get32(p + 2);
+        int open = qfl_link_secure_on_syn(l, p, n) && p[1] == QFL_LINK_VERSION;
+        if (open && (l->state != QFL_LINK_UP || nonce != l->nonce)) {
             qfl_link_reset_session(l);
-            l->nonce = nonce;
-            l->epoch = nonce & 3u;
-            l->session++;
-            put_terms(l, p);
-            l->state = QFL_LINK_UP;
+            qfl_link_established(l, p);
         }
         l->owe_handshake = TYPE_SYNACK; /* another version is answered too: the initiator reads ours from it */
     } else if (type == TYPE_SYNACK && l->config.initiator && l->state == QFL_LINK_CONNECTING && terms_ok(p, n) &&
@@ -133,10 +140,8 @@ static void on_handshake(qfl_link *l, const uint8_t *p, uint32_t n)
             l->state = QFL_LINK_DOWN;
             return;
         }
-        put_terms(l, p);
-        l->owe_handshake = 0;
-        l->session++;
-        l->state = QFL_LINK_UP;
+        if (qfl_link_secure_synack(l, p, n))
+            qfl_link_established(l, p);
     } else if (type == TYPE_RST && l->config.initiator && l->state == QFL_LINK_UP && p[0] >> EPOCH_SHIFT == l->epoch) {
         l->state = QFL_LINK_DOWN;
     }
@@ -148,11 +153,18 @@ static int on_frame(qfl_link *l, uint32_t wire, uint32_t now_ms)
     int32_t len = qfl_link_cobs_decode(l->raw, l->raw_n);
     if (len < 1 + CRC_BYTES)
         return 0;
-    uint32_t n = (uint32_t)len - CRC_BYTES;
     const uint8_t *p = l->raw;
-    if (qfl_link_crc32(0, p, n) != get32(p + n))
-        return 0;
     uint8_t type = p[0] & TYPE_MASK;
+    int32_t unsealed = l->secure.sealed || l->secure.keyed ? qfl_link_unseal(l, l->raw, (uint32_t)len) : -1;
+    uint32_t n = unsealed >= 0 ? (uint32_t)unsealed : (uint32_t)len - CRC_BYTES;
+    if (unsealed < 0 && ((l->secure.sealed && type < TYPE_SYN) || qfl_link_crc32(0, p, n) != get32(p + n))) {
+        /* A board that was reset cannot read what is sealed: it says so as it does to plain frames. */
+        if (l->secure.keyed && l->state != QFL_LINK_UP && type == TYPE_DATA && n >= DATA_HEADER + SEAL_BYTES - CRC_BYTES) {
+            l->epoch = p[0] >> EPOCH_SHIFT;
+            l->owe_handshake = TYPE_RST;
+        }
+        return 0;
+    }
     if (type > TYPE_RST || (type == TYPE_DATA && n < DATA_HEADER) || (type == TYPE_ACK && (n < 2 || n > 4)))
         return 0;
     l->count.rx_frames++;

@@ -15,7 +15,13 @@ size_t qfl_link_size(const qfl_link_config *config)
 {
     if (config == NULL || !config_ok(config))
         return 0;
-    return aligned(sizeof(qfl_link)) + 2 * aligned((size_t)config->frame_max + SLACK) + aligned(config->message_max);
+    return aligned(sizeof(qfl_link)) + 2 * aligned(qfl_link_pull_size(config)) + aligned(config->message_max);
+}
+
+uint32_t qfl_link_pull_size(const qfl_link_config *config)
+{
+    uint32_t n = config->frame_max + (uint32_t)SLACK;
+    return n > HANDSHAKE_MAX ? n : HANDSHAKE_MAX;
 }
 
 qfl_status qfl_link_init(qfl_link **out, const qfl_link_config *config, void *mem, size_t size)
@@ -35,7 +41,7 @@ qfl_status qfl_link_init(qfl_link **out, const qfl_link_config *config, void *me
         l->config.rto_min_ms = 500;
     if (l->config.give_up == 0)
         l->config.give_up = 8;
-    l->raw_cap = config->frame_max + SLACK;
+    l->raw_cap = qfl_link_pull_size(config);
     l->raw = p;
     p += aligned(l->raw_cap);
     l->plain = p;
@@ -72,6 +78,7 @@ qfl_status qfl_link_connect(qfl_link *l, uint32_t nonce, uint32_t now_ms)
     if (!l->config.initiator)
         return QFL_E_STATE;
     qfl_link_reset_session(l);
+    qfl_link_secure_connect(l);
     l->state = QFL_LINK_CONNECTING;
     l->nonce = nonce;
     l->epoch = nonce & 3u;

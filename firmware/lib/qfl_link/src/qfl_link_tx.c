@@ -93,18 +93,36 @@ void qfl_link_on_ack(qfl_link *l, uint8_t ack, uint32_t bitmap, uint32_t now_ms)
 }
 
 /*
- * Encodes l->plain[0, n) with its checksum to out; returns the bytes written with the delimiter. lead: 1 puts a delimiter
+ * Encodes l->plain[0, n) with its checksum, or sealed, to out; returns the bytes written with the delimiter. lead: 1 puts a delimiter
  * in front, which ends noise on the line that would otherwise spoil the frame.
  */
 static uint32_t encode(qfl_link *l, uint32_t n, uint8_t *out, int lead)
 {
-    put32(l->plain + n, qfl_link_crc32(0, l->plain, n));
+    if (l->secure.sealed && (l->plain[0] & TYPE_MASK) < TYPE_SYN) {
+        n = qfl_link_seal(l, l->plain, n);
+    } else {
+        put32(l->plain + n, qfl_link_crc32(0, l->plain, n));
+        n += CRC_BYTES;
+    }
     if (lead)
         *out++ = 0;
-    uint32_t w = qfl_link_cobs_encode(l->plain, n + CRC_BYTES, out);
+    uint32_t w = qfl_link_cobs_encode(l->plain, n, out);
     out[w] = 0;
     l->count.tx_frames++;
     return w + 1 + (lead != 0);
+}
+
+uint32_t qfl_link_terms(const qfl_link *l, uint8_t type, uint8_t *p)
+{
+    uint32_t nonce = type == TYPE_SYN ? l->nonce : l->syn_nonce;
+    p[0] = (uint8_t)(type | (nonce & 3u) << EPOCH_SHIFT);
+    p[1] = QFL_LINK_VERSION;
+    put32(p + 2, nonce);
+    p[6] = l->config.window;
+    p[7] = (uint8_t)l->config.frame_max;
+    p[8] = (uint8_t)(l->config.frame_max >> 8);
+    put32(p + 9, l->config.message_max);
+    return SYN_BYTES;
 }
 
 static uint32_t make_handshake(qfl_link *l, uint8_t *out, uint32_t now_ms)
@@ -113,13 +131,8 @@ static uint32_t make_handshake(qfl_link *l, uint8_t *out, uint32_t now_ms)
     uint32_t n = 1, w;
     p[0] = (uint8_t)(type | l->epoch << EPOCH_SHIFT);
     if (type != TYPE_RST) {
-        p[1] = QFL_LINK_VERSION;
-        put32(p + 2, l->nonce);
-        p[6] = l->config.window;
-        p[7] = (uint8_t)l->config.frame_max;
-        p[8] = (uint8_t)(l->config.frame_max >> 8);
-        put32(p + 9, l->config.message_max);
-        n = SYN_BYTES;
+        n = qfl_link_terms(l, type, p);
+        n = type == TYPE_SYN ? qfl_link_secure_syn(l, p) : qfl_link_secure_answer(l, p, n);
     }
     w = encode(l, n, out, 1);
     qfl_link_book(l, QFL_LINK_TX, 0, QFL_LINK_HANDSHAKE, w);

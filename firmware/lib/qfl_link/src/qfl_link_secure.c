@@ -1,0 +1,327 @@
+/*
+ * Sessions with keys (docs/SECURITY.md): a challenge each way in SYN and SYNACK, keys of the session from both and the board's own key,
+ * then ChaCha20-Poly1305 on every frame.
+ *
+ * A frame's nonce is its direction and a counter of frames sent, retransmissions and acknowledgements included: no two frames are ever
+ * sealed with one nonce, whatever is lost and sent again. The counter's low 16 bits go with the frame; the receiver takes each once.
+ */
+#include <string.h>
+
+#include "qfl_link_internal.h"
+
+enum { SEC_NONE = 0, SEC_PROOF = 1, SEC_ASK = 2 }; /* first byte after the terms of a SYN or SYNACK; absent: SEC_NONE */
+enum { MISMATCHES = 3 }; /* wrong proofs after which the host gives up: one may be a stray answer */
+
+static const char proof_label[] = "quantfl board proof 1", keys_label[] = "quantfl session keys 1", nonce_label[] = "quantfl nonce 1";
+
+static uint16_t get16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
+
+/* A challenge nobody has seen before: the seed is secret and fresh at every start, the count goes on. */
+static void draw(qfl_link_secure *s, uint8_t *out)
+{
+    uint8_t count[4];
+    s->drawn++;
+    for (unsigned i = 0; i < 4; i++)
+        count[i] = (uint8_t)(s->drawn >> (8 * i));
+    qfl_crypt_part part = {count, sizeof count};
+    qfl_crypt_mac(s->seed, nonce_label, &part, 1, out, CHALLENGE_BYTES);
+}
+
+void qfl_link_set_seed(qfl_link *l, const uint8_t *seed)
+{
+    memcpy(l->secure.seed, seed, sizeof l->secure.seed);
+    l->secure.drawn = 0;
+    l->secure.seeded = 1;
+}
+
+qfl_status qfl_link_set_uid(qfl_link *l, const uint8_t *uid, uint32_t n)
+{
+    if (n > QFL_LINK_UID_MAX || l->config.initiator)
+        return QFL_E_INVAL;
+    memcpy(l->secure.uid, uid, n);
+    l->secure.uid_n = (uint8_t)n;
+    return QFL_OK;
+}
+
+qfl_status qfl_link_require_keys(qfl_link *l, int required)
+{
+    if (!l->config.initiator || (required && !l->secure.seeded))
+        return QFL_E_STATE;
+    l->secure.required = required != 0;
+    return QFL_OK;
+}
+
+int qfl_link_is_sealed(const qfl_link *l) { return l->state == QFL_LINK_UP && l->secure.sealed; }
+qfl_link_refusal qfl_link_get_refusal(const qfl_link *l) { return (qfl_link_refusal)l->secure.refusal; }
+
+const uint8_t *qfl_link_peer_uid(const qfl_link *l, uint32_t *n)
+{
+    *n = l->secure.uid_n;
+    return l->secure.uid;
+}
+
+void qfl_link_secure_reset(qfl_link *l)
+{
+    qfl_link_secure *s = &l->secure;
+    qfl_crypt_wipe(s->tx_key, sizeof s->tx_key);
+    qfl_crypt_wipe(s->rx_key, sizeof s->rx_key);
+    s->sealed = 0;
+    s->tx_count = s->rx_top = 0;
+    s->rx_seen = 0;
+}
+
+/* The board's proof that it holds the key, over all that both have said. synack: without the proof. */
+static void proof_of(const uint8_t *key, const uint8_t *syn, const uint8_t *synack, uint32_t n, uint8_t *out)
+{
+    const qfl_crypt_part parts[2] = {{syn, SYN_KEYED_BYTES}, {synack, n}};
+    qfl_crypt_mac(key, proof_label, parts, 2, out, QFL_CRYPT_TAG);
+}
+
+/* keys: host to board (32), board to host (32). */
+static void session_keys(const uint8_t *key, const uint8_t *syn, const uint8_t *synack, uint32_t n, uint8_t *keys)
+{
+    const qfl_crypt_part parts[2] = {{syn, SYN_KEYED_BYTES}, {synack, n}};
+    qfl_crypt_mac(key, keys_label, parts, 2, keys, 2 * QFL_CRYPT_KEY);
+}
+
+static void start_sealed(qfl_link *l, const uint8_t *keys)
+{
+    qfl_link_secure *s = &l->secure;
+    qfl_link_secure_reset(l);
+    memcpy(l->config.initiator ? s->tx_key : s->rx_key, keys, QFL_CRYPT_KEY);
+    memcpy(l->config.initiator ? s->rx_key : s->tx_key, keys + QFL_CRYPT_KEY, QFL_CRYPT_KEY);
+    s->sealed = 1;
+}
+
+/* --- the host's side of the handshake --- */
+
+void qfl_link_secure_connect(qfl_link *l)
+{
+    qfl_link_secure *s = &l->secure;
+    qfl_link_secure_reset(l);
+    s->refusal = QFL_LINK_NOT_REFUSED;
+    s->mismatches = 0;
+    s->uid_n = 0;
+    s->synack_n = 0;
+    if (s->required)
+        draw(s, s->challenge);
+}
+
+uint32_t qfl_link_secure_syn(qfl_link *l, uint8_t *p)
+{
+    if (!l->secure.required)
+        return SYN_BYTES;
+    p[SYN_BYTES] = SEC_PROOF;
+    memcpy(p + SYN_BYTES + 1, l->secure.challenge, CHALLENGE_BYTES);
+    return SYN_KEYED_BYTES;
+}
+
+/* 1: the session may be opened as it is. 0: not, or not yet. */
+int qfl_link_secure_synack(qfl_link *l, const uint8_t *p, uint32_t n)
+{
+    qfl_link_secure *s = &l->secure;
+    uint8_t sec = n > SYN_BYTES ? p[SYN_BYTES] : SEC_NONE;
+    uint32_t uid_n = n > SYN_BYTES + 1 ? p[SYN_BYTES + 1] : 0;
+    uint32_t before_proof = SYN_BYTES + 2 + uid_n + (sec == SEC_PROOF ? CHALLENGE_BYTES : 0);
+    if (sec == SEC_NONE && n == SYN_BYTES) {
+        if (!s->required)
+            return 1;
+        s->refusal = QFL_LINK_PEER_PLAIN;
+        l->state = QFL_LINK_DOWN;
+        return 0;
+    }
+    if (uid_n > QFL_LINK_UID_MAX || n != before_proof + (sec == SEC_PROOF ? QFL_CRYPT_TAG : 0))
+        return 0;
+    memcpy(s->uid, p + SYN_BYTES + 2, uid_n);
+    s->uid_n = (uint8_t)uid_n;
+    if (sec == SEC_ASK && !s->required) {
+        s->refusal = QFL_LINK_PEER_KEYED;
+        l->state = QFL_LINK_DOWN;
+    } else if (sec == SEC_PROOF && s->required) {
+        memcpy(s->synack, p, n);
+        s->synack_n = (uint8_t)n;
+        l->state = QFL_LINK_NAMED;
+    }
+    return 0;
+}
+
+static void make_syn(const qfl_link *l, uint8_t *p)
+{
+    (void)qfl_link_terms(l, TYPE_SYN, p);
+    p[SYN_BYTES] = SEC_PROOF;
+    memcpy(p + SYN_BYTES + 1, l->secure.challenge, CHALLENGE_BYTES);
+}
+
+qfl_status qfl_link_set_key(qfl_link *l, const uint8_t *key)
+{
+    qfl_link_secure *s = &l->secure;
+    if (!l->config.initiator) {
+        qfl_crypt_wipe(s->key, sizeof s->key);
+        qfl_crypt_wipe(s->next_keys, sizeof s->next_keys);
+        s->pending = 0;
+        s->keyed = 0;
+        if (key == NULL)
+            return QFL_OK;
+        if (!s->seeded)
+            return QFL_E_STATE;
+        memcpy(s->key, key, sizeof s->key);
+        s->keyed = 1;
+        return QFL_OK;
+    }
+    if (l->state != QFL_LINK_NAMED)
+        return QFL_E_STATE;
+    if (key == NULL) {
+        s->refusal = QFL_LINK_KEY_UNKNOWN;
+        l->state = QFL_LINK_DOWN;
+        return QFL_OK;
+    }
+    uint8_t syn[SYN_KEYED_BYTES], proof[QFL_CRYPT_TAG], keys[2 * QFL_CRYPT_KEY];
+    uint32_t n = s->synack_n - (uint32_t)QFL_CRYPT_TAG;
+    make_syn(l, syn);
+    proof_of(key, syn, s->synack, n, proof);
+    if (!qfl_crypt_equal(proof, s->synack + n, QFL_CRYPT_TAG))
+        return QFL_E_AUTH; /* another key may be tried; then qfl_link_reject */
+    session_keys(key, syn, s->synack, n, keys);
+    start_sealed(l, keys);
+    qfl_crypt_wipe(keys, sizeof keys);
+    qfl_link_established(l, s->synack);
+    return QFL_OK;
+}
+
+void qfl_link_reject(qfl_link *l)
+{
+    if (l->state != QFL_LINK_NAMED)
+        return;
+    l->secure.refusal = QFL_LINK_KEY_WRONG;
+    l->state = ++l->secure.mismatches >= MISMATCHES ? QFL_LINK_DOWN : QFL_LINK_CONNECTING;
+}
+
+/* --- the board's side --- */
+
+int qfl_link_secure_on_syn(qfl_link *l, const uint8_t *p, uint32_t n)
+{
+    qfl_link_secure *s = &l->secure;
+    if (!s->keyed)
+        return 1; /* a plain board answers plainly; a host with keys refuses that */
+    if (n != SYN_KEYED_BYTES || p[1] != QFL_LINK_VERSION || p[SYN_BYTES] != SEC_PROOF) {
+        s->ask = 1;
+        return 0;
+    }
+    s->ask = 0;
+    if (s->synack_n != 0 && memcmp(s->syn, p, SYN_KEYED_BYTES) == 0)
+        return 0; /* repeated: the same answer again, so that both derive the same keys */
+    memcpy(s->syn, p, SYN_KEYED_BYTES);
+    uint8_t *q = s->synack;
+    uint32_t k = qfl_link_terms(l, TYPE_SYNACK, q);
+    q[k++] = SEC_PROOF;
+    q[k++] = s->uid_n;
+    memcpy(q + k, s->uid, s->uid_n);
+    k += s->uid_n;
+    draw(s, q + k);
+    k += CHALLENGE_BYTES;
+    proof_of(s->key, p, q, k, q + k);
+    session_keys(s->key, p, q, k, s->next_keys);
+    s->synack_n = (uint8_t)(k + QFL_CRYPT_TAG);
+    s->pending = 1;
+    return 0;
+}
+
+uint32_t qfl_link_secure_answer(qfl_link *l, uint8_t *p, uint32_t n)
+{
+    qfl_link_secure *s = &l->secure;
+    if (!s->keyed)
+        return n;
+    if (!s->ask) {
+        memcpy(p, s->synack, s->synack_n);
+        return s->synack_n;
+    }
+    p[n++] = SEC_ASK;
+    p[n++] = s->uid_n;
+    memcpy(p + n, s->uid, s->uid_n);
+    return n + s->uid_n;
+}
+
+/* --- frames --- */
+
+static void nonce_of(uint8_t *nonce, int from_initiator, uint32_t count)
+{
+    memset(nonce, 0, QFL_CRYPT_NONCE);
+    nonce[0] = from_initiator ? 1 : 2;
+    for (unsigned i = 0; i < 4; i++)
+        nonce[4 + i] = (uint8_t)(count >> (8 * i));
+}
+
+uint32_t qfl_link_seal(qfl_link *l, uint8_t *p, uint32_t n)
+{
+    qfl_link_secure *s = &l->secure;
+    uint8_t nonce[QFL_CRYPT_NONCE];
+    uint32_t h = qfl_link_header_bytes(p, n);
+    nonce_of(nonce, l->config.initiator, ++s->tx_count);
+    qfl_crypt_seal(s->tx_key, nonce, p, h, p + h, n - h, p + n + COUNTER_BYTES);
+    p[n] = (uint8_t)s->tx_count;
+    p[n + 1] = (uint8_t)(s->tx_count >> 8);
+    return n + SEAL_BYTES;
+}
+
+/* The whole counter nearest to the newest one seen. */
+static int64_t whole_count(uint32_t top, uint16_t low) { return (int64_t)top + (int16_t)(uint16_t)(low - (uint16_t)top); }
+
+static int fresh(const qfl_link_secure *s, int64_t count)
+{
+    if (count < 1 || count > UINT32_MAX)
+        return 0;
+    if (count > s->rx_top)
+        return 1;
+    uint32_t age = s->rx_top - (uint32_t)count;
+    return age < 64 && !(s->rx_seen >> age & 1u);
+}
+
+static void mark_seen(qfl_link_secure *s, uint32_t count)
+{
+    if (count > s->rx_top) {
+        uint32_t ahead = count - s->rx_top;
+        s->rx_seen = ahead < 64 ? s->rx_seen << ahead | 1u : 1u;
+        s->rx_top = count;
+    } else {
+        s->rx_seen |= (uint64_t)1 << (s->rx_top - count);
+    }
+}
+
+int32_t qfl_link_unseal(qfl_link *l, uint8_t *p, uint32_t n)
+{
+    qfl_link_secure *s = &l->secure;
+    uint8_t nonce[QFL_CRYPT_NONCE], type = p[0] & TYPE_MASK;
+    if (n < 1 + SEAL_BYTES || (type != TYPE_DATA && type != TYPE_ACK))
+        return -1;
+    n -= SEAL_BYTES;
+    uint32_t h = qfl_link_header_bytes(p, n);
+    const uint8_t *tag = p + n + COUNTER_BYTES;
+    uint16_t low = get16(p + n);
+    if (s->sealed && l->state == QFL_LINK_UP && p[0] >> EPOCH_SHIFT == l->epoch) {
+        int64_t count = whole_count(s->rx_top, low);
+        if (fresh(s, count)) {
+            nonce_of(nonce, !l->config.initiator, (uint32_t)count);
+            if (qfl_crypt_open(s->rx_key, nonce, p, h, p + h, n - h, tag) == QFL_OK) {
+                mark_seen(s, (uint32_t)count);
+                return (int32_t)n;
+            }
+        }
+    }
+    /* The host's first frame of a new session proves that it holds the key: only now the old session ends. */
+    if (s->pending && p[0] >> EPOCH_SHIFT == s->syn[0] >> 6) {
+        int64_t count = whole_count(0, low);
+        if (!(count >= 1 && count <= UINT32_MAX))
+            return -1;
+        nonce_of(nonce, 1, (uint32_t)count);
+        if (qfl_crypt_open(s->next_keys, nonce, p, h, p + h, n - h, tag) == QFL_OK) {
+            qfl_link_reset_session(l);
+            start_sealed(l, s->next_keys);
+            qfl_crypt_wipe(s->next_keys, sizeof s->next_keys);
+            s->pending = 0;
+            mark_seen(s, (uint32_t)count);
+            qfl_link_established(l, s->syn);
+            return (int32_t)n;
+        }
+    }
+    return -1;
+}
