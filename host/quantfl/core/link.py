@@ -10,7 +10,9 @@ import numpy as np
 from quantfl.core import ffi, lib, status_text
 from quantfl.errors import LinkError
 
-CLOSED, CONNECTING, UP, DOWN = range(4)
+CLOSED, CONNECTING, UP, DOWN, NAMED = range(5)
+#: Why a session did not come up (qfl_link_refusal).
+NOT_REFUSED, PEER_PLAIN, PEER_KEYED, KEY_UNKNOWN, KEY_WRONG = range(5)
 NEVER = 0x7FFFFFFF
 _PULL = 16 * 1024
 PURPOSES = ("payload", "framing", "acknowledgement", "retransmission", "handshake", "security", "noise")
@@ -93,6 +95,17 @@ def unpack_counters(body: bytes) -> tuple[Counters, int, int]:
     return Counters(**dict(zip(BOOKS, values, strict=True))), lost, boot
 
 
+def _exactly(data: bytes, size: int):
+    if len(data) != size:
+        raise ValueError(f"{len(data)} bytes where {size} are needed")
+    return ffi.from_buffer("uint8_t[]", data)
+
+
+def _check(status: int) -> None:
+    if status < 0:
+        raise ValueError(status_text(status))
+
+
 class Link:
     """The host's end. `now` arguments are milliseconds of any monotonic clock."""
 
@@ -129,6 +142,43 @@ class Link:
         """Open a new session; the old one's messages are dropped."""
         lib.qfl_link_connect(self._link, nonce & 0xFFFFFFFF, now & 0xFFFFFFFF)
         self._bodies.clear()
+
+    def secure(self, seed: bytes, *, uid: bytes | None = None, key: bytes | None = None) -> None:
+        """Sessions with keys. seed: 32 secret random bytes. Initiator: no other session is opened from now on. Board: uid, key."""
+        lib.qfl_link_set_seed(self._link, _exactly(seed, 32))
+        if uid is None:
+            _check(lib.qfl_link_require_keys(self._link, 1))
+        else:
+            _check(lib.qfl_link_set_uid(self._link, ffi.from_buffer("uint8_t[]", uid), len(uid)))
+            self.set_key(key)
+
+    def set_key(self, key: bytes | None) -> bool:
+        """Board: its key. Initiator in state NAMED: the board's key, None: we have none. False: its proof is by another key."""
+        status = lib.qfl_link_set_key(self._link, ffi.NULL if key is None else _exactly(key, 32))
+        if status != lib.QFL_E_AUTH:
+            _check(status)
+        return status == 0
+
+    def reject(self) -> None:
+        """In state NAMED: no key we have fits."""
+        lib.qfl_link_reject(self._link)
+
+    @property
+    def peer_uid(self) -> bytes:
+        """The id that the board has told in its answer to our challenge; believed only when the session is up."""
+        n = ffi.new("uint32_t *")
+        p = lib.qfl_link_peer_uid(self._link, n)
+        return bytes(ffi.buffer(p, n[0]))
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the session that is up has keys."""
+        return bool(lib.qfl_link_is_sealed(self._link))
+
+    @property
+    def refusal(self) -> int:
+        """Why the session did not come up: PEER_PLAIN, PEER_KEYED, KEY_UNKNOWN, KEY_WRONG."""
+        return lib.qfl_link_get_refusal(self._link)
 
     @property
     def state(self) -> int:

@@ -32,7 +32,8 @@ void qfl_link_book_late(qfl_link *l, uint8_t kind)
 {
     qfl_link_book(l, QFL_LINK_RX, kind, QFL_LINK_PAYLOAD, l->rx_late_payload);
     qfl_link_book(l, QFL_LINK_RX, kind, QFL_LINK_FRAMING, l->rx_late_framing);
-    l->rx_late_payload = l->rx_late_framing = 0;
+    qfl_link_book(l, QFL_LINK_RX, kind, QFL_LINK_SECURITY, l->rx_late_security);
+    l->rx_late_payload = l->rx_late_framing = l->rx_late_security = 0;
 }
 
 uint32_t qfl_link_unbooked(const qfl_link *l) { return l->lone + l->raw_n + l->rx_late_payload + l->rx_late_framing; }

@@ -13,6 +13,7 @@ enum { KINDS_KEPT = 2 * QFL_LINK_WINDOW_MAX }; /* also for what comes late */
 enum { SLACK = 33 }; /* header, checksum or counter and tag, COBS and delimiters of one frame of at most 1024 payload bytes */
 enum { HANDSHAKE_MAX = 96 }; /* bytes of the longest SYNACK on the wire, with room */
 enum { CHALLENGE_BYTES = 16, COUNTER_BYTES = 2, SEAL_BYTES = COUNTER_BYTES + QFL_CRYPT_TAG };
+_Static_assert(SEAL_BYTES - CRC_BYTES == QFL_LINK_SEAL, "what a seal adds to a frame");
 enum { SYN_KEYED_BYTES = SYN_BYTES + 1 + CHALLENGE_BYTES };
 enum { SYNACK_MAX = SYN_BYTES + 2 + QFL_LINK_UID_MAX + CHALLENGE_BYTES + QFL_CRYPT_TAG };
 enum { SYN_PERIOD_MS = 250, RTO_MAX_MS = 4000 };
@@ -102,7 +103,7 @@ struct qfl_link {
     uint8_t rx_kind_known;
     uint8_t rx_kind;    /* of the message under way, once its first frame has come */
     uint8_t rx_kinds[KINDS_KEPT]; /* of the last frames taken in order, by number */
-    uint32_t rx_late_payload, rx_late_framing; /* of the message under way, not yet booked: its kind is not known */
+    uint32_t rx_late_payload, rx_late_framing, rx_late_security; /* of the message under way, not yet booked: its kind is not known */
     uint16_t rx_have;   /* bit i: frame rx_next + i has been received */
     uint32_t rx_fin_bytes;
     uint32_t rx_n;
@@ -116,6 +117,8 @@ struct qfl_link {
     qfl_link_secure secure;
 };
 
+/* What keys add to a frame of the session under way. Frames sent again count whole as retransmission. */
+static inline uint32_t qfl_link_security_bytes(const qfl_link *l) { return l->secure.sealed ? QFL_LINK_SEAL : 0; }
 /* Clear bytes at the front of a frame; the rest is encrypted in a session with keys. */
 static inline uint32_t qfl_link_header_bytes(const uint8_t *p, uint32_t n) { return (p[0] & TYPE_MASK) == TYPE_DATA ? DATA_HEADER : n; }
 

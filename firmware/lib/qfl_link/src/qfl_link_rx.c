@@ -24,8 +24,10 @@ static void check_complete(qfl_link *l)
 /* Books a frame of the message under way. Its kind stands in the first frame, which may come later than others. */
 static void book_data(qfl_link *l, uint32_t index, const uint8_t *body, uint32_t payload, uint32_t wire)
 {
+    uint32_t security = qfl_link_security_bytes(l);
     l->rx_late_payload += payload;
-    l->rx_late_framing += wire - payload;
+    l->rx_late_framing += wire - payload - security;
+    l->rx_late_security += security;
     if (index == 0) {
         l->rx_kind = payload != 0 ? qfl_link_kind(body[0]) : 0;
         l->rx_kind_known = 1;
@@ -179,7 +181,10 @@ static int on_frame(qfl_link *l, uint32_t wire, uint32_t now_ms)
             l->owe_handshake = TYPE_RST;
         }
     } else if (type == TYPE_ACK) {
-        qfl_link_book(l, QFL_LINK_RX, qfl_link_acked_kind(l, p[1]), QFL_LINK_ACK, wire);
+        uint32_t security = qfl_link_security_bytes(l);
+        uint8_t kind = qfl_link_acked_kind(l, p[1]);
+        qfl_link_book(l, QFL_LINK_RX, kind, QFL_LINK_ACK, wire - security);
+        qfl_link_book(l, QFL_LINK_RX, kind, QFL_LINK_SECURITY, security);
         uint32_t bitmap = (n > 2 ? p[2] : 0u) | (n > 3 ? (uint32_t)p[3] << 8 : 0u);
         qfl_link_on_ack(l, p[1], bitmap, now_ms);
     } else {

@@ -151,7 +151,10 @@ static uint32_t make_ack(qfl_link *l, uint8_t *out)
     if (later > 0xFF)
         l->plain[n++] = (uint8_t)(later >> 8);
     uint32_t w = encode(l, n, out, l->lead_ack);
-    qfl_link_book(l, QFL_LINK_TX, l->rx_kinds[(uint8_t)(l->rx_next - 1) % KINDS_KEPT], QFL_LINK_ACK, w);
+    uint8_t kind = l->rx_kinds[(uint8_t)(l->rx_next - 1) % KINDS_KEPT];
+    uint32_t security = qfl_link_security_bytes(l);
+    qfl_link_book(l, QFL_LINK_TX, kind, QFL_LINK_ACK, w - security);
+    qfl_link_book(l, QFL_LINK_TX, kind, QFL_LINK_SECURITY, security);
     l->lead_ack = 0;
     l->owe_acks--;
     return w;
@@ -178,7 +181,9 @@ static uint32_t make_data(qfl_link *l, uint8_t seq, uint8_t *out, uint32_t now_m
     uint32_t wire = encode(l, w + n, out, f->tries != 0);
     if (f->tries == 0) {
         qfl_link_book(l, QFL_LINK_TX, m->kind, QFL_LINK_PAYLOAD, f->n);
-        qfl_link_book(l, QFL_LINK_TX, m->kind, QFL_LINK_FRAMING, wire - f->n);
+        uint32_t security = qfl_link_security_bytes(l);
+        qfl_link_book(l, QFL_LINK_TX, m->kind, QFL_LINK_FRAMING, wire - f->n - security);
+        qfl_link_book(l, QFL_LINK_TX, m->kind, QFL_LINK_SECURITY, security);
     } else {
         qfl_link_book(l, QFL_LINK_TX, m->kind, QFL_LINK_RETRANSMISSION, wire);
     }
