@@ -120,7 +120,10 @@ struct qfl_link {
 /* What keys add to a frame of the session under way. Frames sent again count whole as retransmission. */
 static inline uint32_t qfl_link_security_bytes(const qfl_link *l) { return l->secure.sealed ? QFL_LINK_SEAL : 0; }
 /* Clear bytes at the front of a frame; the rest is encrypted in a session with keys. */
-static inline uint32_t qfl_link_header_bytes(const uint8_t *p, uint32_t n) { return (p[0] & TYPE_MASK) == TYPE_DATA ? DATA_HEADER : n; }
+static inline uint32_t qfl_link_header_bytes(const uint8_t *p, uint32_t n)
+{
+    return (p[0] & TYPE_MASK) == TYPE_DATA && n > DATA_HEADER ? DATA_HEADER : n;
+}
 
 void qfl_link_reset_session(qfl_link *l);
 void qfl_link_book(qfl_link *l, unsigned direction, unsigned kind, qfl_link_purpose purpose, uint32_t n);

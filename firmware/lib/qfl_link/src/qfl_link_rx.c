@@ -160,8 +160,10 @@ static int on_frame(qfl_link *l, uint32_t wire, uint32_t now_ms)
     int32_t unsealed = l->secure.sealed || l->secure.keyed ? qfl_link_unseal(l, l->raw, (uint32_t)len) : -1;
     uint32_t n = unsealed >= 0 ? (uint32_t)unsealed : (uint32_t)len - CRC_BYTES;
     if (unsealed < 0 && ((l->secure.sealed && type < TYPE_SYN) || qfl_link_crc32(0, p, n) != get32(p + n))) {
-        /* A board that was reset cannot read what is sealed: it says so as it does to plain frames. */
-        if (l->secure.keyed && l->state != QFL_LINK_UP && type == TYPE_DATA && n >= DATA_HEADER + SEAL_BYTES - CRC_BYTES) {
+        /* A board that was reset cannot read what is sealed: it says so as it does to plain frames. A frame of the session that
+         * is being opened may have suffered on the line; that is no reason to end it. */
+        int opening = l->secure.pending && p[0] >> EPOCH_SHIFT == l->secure.syn[0] >> EPOCH_SHIFT;
+        if (l->secure.keyed && l->state != QFL_LINK_UP && !opening && type == TYPE_DATA && n >= DATA_HEADER + SEAL_BYTES - CRC_BYTES) {
             l->epoch = p[0] >> EPOCH_SHIFT;
             l->owe_handshake = TYPE_RST;
         }
