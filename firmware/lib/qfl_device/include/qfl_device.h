@@ -38,6 +38,7 @@ typedef enum qfl_msg {
     QFL_MSG_TRAIN_UPDATE = 11, /* TRAIN, with a coded delta that leads to the head named */
     QFL_MSG_STATS = 12, /* class sums and scatter of the cached features */
     QFL_MSG_SELFTEST = 13, /* run the kernels' known answers again -> cases u16, failed u16, first of them u16 (from 1) */
+    QFL_MSG_KEYS = 14,  /* flags u8 (QFL_KEYS_*), link key 32, owner's public key 32: what the board holds from now on */
     QFL_MSG_FAILED = 0x40,
     QFL_MSG_ANSWER = 0x80
 } qfl_msg;
@@ -52,6 +53,13 @@ enum {
     QFL_CONFIG_BYTES = 35,
     QFL_STATS_BYTES = 8,
     QFL_UPDATE_STAGED = 1 /* UPDATE flag: the coded delta has been put as QFL_OBJECT_UPDATE */
+};
+
+/* Keys of a board. The first are given in a plain session; then only who holds the link key may change them. */
+enum {
+    QFL_KEYS_LINK = 1,  /* sessions need the link key; every other request is refused with QFL_E_AUTH */
+    QFL_KEYS_OWNER = 2, /* only packages signed by the owner are taken and run; with QFL_KEYS_LINK only */
+    QFL_SIGNED_BYTES = 72 /* at the end of a signed package: signature of its SHA-256 (64), "QFLSIG1" and a zero byte */
 };
 
 typedef enum qfl_device_state {
@@ -92,6 +100,13 @@ uint32_t qfl_device_books(const qfl_link_counters *c, int peer);
 
 /* The board's books of link 0. */
 void qfl_device_counters(const qfl_device *d, qfl_link_counters *out);
+
+/* Length of a package without its signature; n when it has none. */
+uint32_t qfl_device_unsigned_length(const uint8_t *file, uint32_t n);
+/* Writes what makes a package signed (QFL_SIGNED_BYTES, to stand behind it): by the owner's secret key (32), over its SHA-256. */
+qfl_status qfl_device_sign(const uint8_t *secret, const uint8_t *sha256, uint8_t *out);
+/* QFL_E_AUTH: the package is not signed, or not by the holder of this public key (32). */
+qfl_status qfl_device_check_signed(const uint8_t *owner, const uint8_t *file, uint32_t n);
 
 /* First 4 bytes of SHA-256 over the little-endian float32 parameters, as u32 LE: how a head is named in messages. */
 uint32_t qfl_device_head_hash(const float *params, uint32_t count);

@@ -74,6 +74,9 @@ qfl_status qfl_device_create(qfl_device **out, const qfl_port *port)
     if (size - d->model_at < QFL_NN_SELFTEST_BYTES)
         return QFL_E_NOMEM;
     qfl_device_selftest(d, arena + d->model_at);
+    status = qfl_device_open_keys(d);
+    if (status != QFL_OK)
+        return status; /* a board that cannot keep its keys' promise does not start */
     if (qfl_store_open(&d->store, port) == QFL_OK)
         (void)qfl_device_load(d); /* a package that no longer fits leaves the board empty, which it reports */
     *out = d;
@@ -111,6 +114,10 @@ static void dispatch(qfl_device *d, const uint8_t *m, uint32_t n)
     uint8_t kind = m[0], number = m[1];
     const uint8_t *p = m + 2;
     n -= 2;
+    if (!qfl_device_may_talk(d) && kind != QFL_MSG_KEYS) { /* the plain session in which the key came */
+        qfl_device_answer(d, kind, number, QFL_E_AUTH, NULL, 0, NULL, 0);
+        return;
+    }
     switch (kind) {
     case QFL_MSG_INFO: qfl_device_on_info(d, number); break;
     case QFL_MSG_PUT_BEGIN:
@@ -125,6 +132,7 @@ static void dispatch(qfl_device *d, const uint8_t *m, uint32_t n)
     case QFL_MSG_STATUS: qfl_device_on_status(d, number); break;
     case QFL_MSG_SELFTEST: qfl_device_on_selftest(d, number); break;
     case QFL_MSG_COUNTERS: qfl_device_on_counters(d, number); break;
+    case QFL_MSG_KEYS: qfl_device_on_keys(d, number, p, n); break;
     default: qfl_device_answer(d, kind, number, QFL_E_UNSUPPORTED, NULL, 0, NULL, 0); break;
     }
 }

@@ -62,7 +62,7 @@ void qfl_device_on_info(qfl_device *d, uint8_t number)
         qfl_device_answer(d, QFL_MSG_INFO, number, QFL_E_BUSY, NULL, 0, NULL, 0);
         return;
     }
-    put_head(&w, 5, d->have_package ? 21 : 14);
+    put_head(&w, 5, d->have_package ? 22 : 15);
     put_number(&w, "protocol", QFL_DEVICE_PROTOCOL);
     put_text(&w, "firmware");
     put_text(&w, QFL_FIRMWARE_VERSION);
@@ -80,6 +80,7 @@ void qfl_device_on_info(qfl_device *d, uint8_t number)
     put_number(&w, "uptime_ms", port->ms(port->ctx));
     put_number(&w, "operators", qfl_nn_operators());
     put_number(&w, "selftest", d->selftest_failed != 0 ? d->selftest_first : 0);
+    put_number(&w, "keys", qfl_device_keys(d));
     if (d->have_package) {
         put_text(&w, "package");
         put_bytes(&w, 2, d->store.sha256, QFL_SHA256_BYTES);

@@ -2,8 +2,10 @@
 #ifndef QFL_DEVICE_INTERNAL_H
 #define QFL_DEVICE_INTERNAL_H
 
+#include "qfl_crypt.h"
 #include "qfl_device.h"
 #include "qfl_head_stats.h"
+#include "qfl_keep.h"
 #include "qfl_nn_selftest.h"
 #include "qfl_store.h"
 
@@ -25,6 +27,7 @@ struct qfl_device {
 
     uint16_t selftest_failed, selftest_first; /* of the last self-test */
 
+    qfl_keep keep; /* keys */
     qfl_store store;
     uint8_t have_package;
     qfl_nn nn;
@@ -107,6 +110,14 @@ static inline void qfl_put16(uint8_t *p, uint16_t v)
 qfl_status qfl_device_load(qfl_device *d);
 void qfl_device_unload(qfl_device *d);
 int qfl_device_take_sample(qfl_device *d); /* 1: did some work */
+
+/* qfl_device_keys.c */
+qfl_status qfl_device_open_keys(qfl_device *d);  /* at start: keys from flash to the link */
+uint8_t qfl_device_keys(const qfl_device *d);    /* QFL_KEYS_* */
+int qfl_device_may_talk(const qfl_device *d);    /* 1: requests of the session under way may be served */
+/* *length: of the package without its signature. QFL_E_AUTH: the board has an owner, who has not signed this. */
+qfl_status qfl_device_check_package(const qfl_device *d, const uint8_t *file, uint32_t *length);
+void qfl_device_on_keys(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n);
 
 /* qfl_device_put.c: objects */
 void qfl_device_on_put(qfl_device *d, uint8_t kind, uint8_t number, const uint8_t *p, uint32_t n);

@@ -39,7 +39,9 @@ qfl_status qfl_device_load(qfl_device *d)
     qfl_device_unload(d);
     if (file == NULL)
         return QFL_E_STATE;
-    qfl_status status = qfl_nn_open(&d->nn, file, length);
+    qfl_status status = qfl_device_check_package(d, file, &length); /* flash may have been written from outside */
+    if (status == QFL_OK)
+        status = qfl_nn_open(&d->nn, file, length);
     if (status == QFL_OK)
         status = qfl_device_plan(&d->nn, d->arena_size, &need);
     if (status != QFL_OK)

@@ -89,8 +89,11 @@ static qfl_status end_package(qfl_device *d)
         memcmp(d->store.sha256, d->put_sha256, QFL_SHA256_BYTES) == 0)
         return QFL_OK;
     qfl_status status = qfl_store_verify(&d->store, &object);
+    length = d->put_length;
     if (status == QFL_OK)
-        status = qfl_nn_open(&nn, object, d->put_length); /* checked before it becomes current */
+        status = qfl_device_check_package(d, object, &length);
+    if (status == QFL_OK)
+        status = qfl_nn_open(&nn, object, length); /* checked before it becomes current */
     if (status == QFL_OK)
         status = qfl_device_plan(&nn, d->arena_size, &need);
     if (status != QFL_OK) {

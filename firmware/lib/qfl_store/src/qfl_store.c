@@ -3,6 +3,8 @@
 
 #include "qfl_store.h"
 
+#include "qfl_keep.h"
+
 enum { MAGIC = 0x314C4651 }; /* "QFL1" */
 
 /* FNV-1a over the record: enough to tell a torn record from a whole one; the object itself has its SHA-256. */
@@ -62,6 +64,8 @@ qfl_status qfl_store_open(qfl_store *s, const qfl_port *port)
     s->current = s->writing = -1;
     if (port->flash_info(port->ctx, &s->flash) < 0 || s->flash.map == NULL)
         return QFL_E_UNSUPPORTED;
+    if (s->flash.size / s->flash.erase_unit >= 3 * QFL_KEEP_UNITS)
+        s->flash.size -= QFL_KEEP_UNITS * s->flash.erase_unit; /* the record of keys is there */
     const qfl_flash_info *f = &s->flash;
     if (f->erase_unit < QFL_STORE_RECORD || f->program_unit < 1 || f->program_unit > sizeof s->tail ||
         f->erase_unit % f->program_unit != 0 || f->size / 2 < 2 * f->erase_unit)
