@@ -37,6 +37,19 @@ class LinkError(QuantflError):
     exit_code = 5
 
 
+class SecurityError(LinkError):
+    """Keys are missing, wrong, or asked for by the other end only; nothing was sent to the board.
+
+    Attributes: `refusal` is the link's reason (quantfl.core.link.PEER_PLAIN and so on) or 0.
+    """
+
+    exit_code = 10
+
+    def __init__(self, message: str, refusal: int = 0):
+        super().__init__(message)
+        self.refusal = refusal
+
+
 class DeviceError(QuantflError):
     """A board refused a request or answered what makes no sense.
 
