@@ -135,7 +135,8 @@ class Link:
             raise ValueError(status_text(status))
         self._link = out[0]
         self._out = ffi.new("uint8_t[]", _PULL)
-        self._frame_room = frame_max + 17
+        self._frame_room = lib.qfl_link_pull_size(config)
+        self._key = None
         self._bodies: list = []  # bodies in flight are referenced by the C side until acknowledged
 
     def connect(self, nonce: int, now: int) -> None:
@@ -154,7 +155,9 @@ class Link:
 
     def set_key(self, key: bytes | None) -> bool:
         """Board: its key. Initiator in state NAMED: the board's key, None: we have none. False: its proof is by another key."""
-        status = lib.qfl_link_set_key(self._link, ffi.NULL if key is None else _exactly(key, 32))
+        held = ffi.NULL if key is None else _exactly(key, 32)
+        status = lib.qfl_link_set_key(self._link, held)
+        self._key = held  # the C side refers to a board's key
         if status != lib.QFL_E_AUTH:
             _check(status)
         return status == 0

@@ -4,7 +4,7 @@
 #include "qfl_device_internal.h"
 
 /* Body of the record in flash. */
-enum { AT_FLAGS = 0, AT_STARTS = 4, AT_KEY = 16, AT_OWNER = 48, ENTROPY = 32 };
+enum { AT_FLAGS = 0, AT_STARTS = 4, AT_KEY = 8, AT_OWNER = 40, ENTROPY = 32 };
 _Static_assert(AT_OWNER + QFL_CRYPT_KEY <= QFL_KEEP_BYTES, "keys fit the record");
 
 static uint8_t flags(const qfl_device *d) { return qfl_keep_has(&d->keep) ? d->keep.body[AT_FLAGS] : 0; }

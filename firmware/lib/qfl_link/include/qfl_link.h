@@ -130,7 +130,7 @@ void qfl_link_set_seed(qfl_link *l, const uint8_t *seed);
 /* Board: its unique id, at most QFL_LINK_UID_MAX bytes, told in the handshake so that the host finds the key. */
 qfl_status qfl_link_set_uid(qfl_link *l, const uint8_t *uid, uint32_t n);
 /*
- * Board: its key, NULL: none. A session under way goes on as it is. QFL_E_STATE without a seed.
+ * Board: its key, NULL: none; it stays in the caller's memory. A session under way goes on as it is. QFL_E_STATE without a seed.
  * Initiator in state QFL_LINK_NAMED: the key of the board that qfl_link_peer_uid names; QFL_E_AUTH when the board's proof is by
  * another key (try one more, or qfl_link_reject); NULL: there is none, the session is DOWN.
  */

@@ -46,17 +46,16 @@ typedef struct qfl_link_secure {
     uint8_t seeded, keyed; /* keyed: a board with a key */
     uint8_t required;      /* initiator: no session without keys */
     uint8_t sealed;        /* the session under way has keys */
-    uint8_t pending;       /* board: next_keys are of a session whose host has not proved itself yet */
+    uint8_t pending;       /* board: syn and synack are of a session whose host has not proved itself yet */
     uint8_t ask;           /* board: the last SYN came without a challenge */
     uint8_t refusal, mismatches;
     uint8_t uid_n, synack_n;
     uint8_t uid[QFL_LINK_UID_MAX];
-    uint8_t seed[QFL_CRYPT_KEY], key[QFL_CRYPT_KEY];
+    const uint8_t *key; /* board's, in the caller's memory */
+    uint8_t seed[QFL_CRYPT_KEY];
     uint32_t drawn;
-    uint8_t challenge[CHALLENGE_BYTES]; /* initiator's */
-    uint8_t syn[SYN_KEYED_BYTES];       /* board: the last one */
-    uint8_t synack[SYNACK_MAX];         /* board: the answer to it; initiator: as received */
-    uint8_t next_keys[2 * QFL_CRYPT_KEY];
+    uint8_t syn[SYN_KEYED_BYTES]; /* of the last handshake: sent or received; its last bytes are the challenge */
+    uint8_t synack[SYNACK_MAX];
     uint8_t tx_key[QFL_CRYPT_KEY], rx_key[QFL_CRYPT_KEY];
     uint32_t tx_count; /* frames sealed */
     uint32_t rx_top;   /* newest counter seen */

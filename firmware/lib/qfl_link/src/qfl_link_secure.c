@@ -70,17 +70,17 @@ void qfl_link_secure_reset(qfl_link *l)
     s->rx_seen = 0;
 }
 
-/* The board's proof that it holds the key, over all that both have said. synack: without the proof. */
-static void proof_of(const uint8_t *key, const uint8_t *syn, const uint8_t *synack, uint32_t n, uint8_t *out)
+/* The board's proof that it holds the key, over all that both have said: the SYN and n bytes of the SYNACK. */
+static void proof_of(const qfl_link_secure *s, const uint8_t *key, uint32_t n, uint8_t *out)
 {
-    const qfl_crypt_part parts[2] = {{syn, SYN_KEYED_BYTES}, {synack, n}};
+    const qfl_crypt_part parts[2] = {{s->syn, SYN_KEYED_BYTES}, {s->synack, n}};
     qfl_crypt_mac(key, proof_label, parts, 2, out, QFL_CRYPT_TAG);
 }
 
 /* keys: host to board (32), board to host (32). */
-static void session_keys(const uint8_t *key, const uint8_t *syn, const uint8_t *synack, uint32_t n, uint8_t *keys)
+static void session_keys(const qfl_link_secure *s, const uint8_t *key, uint8_t *keys)
 {
-    const qfl_crypt_part parts[2] = {{syn, SYN_KEYED_BYTES}, {synack, n}};
+    const qfl_crypt_part parts[2] = {{s->syn, SYN_KEYED_BYTES}, {s->synack, s->synack_n - (uint32_t)QFL_CRYPT_TAG}};
     qfl_crypt_mac(key, keys_label, parts, 2, keys, 2 * QFL_CRYPT_KEY);
 }
 
@@ -103,16 +103,18 @@ void qfl_link_secure_connect(qfl_link *l)
     s->mismatches = 0;
     s->uid_n = 0;
     s->synack_n = 0;
-    if (s->required)
-        draw(s, s->challenge);
+    if (s->required) {
+        (void)qfl_link_terms(l, TYPE_SYN, s->syn);
+        s->syn[SYN_BYTES] = SEC_PROOF;
+        draw(s, s->syn + SYN_BYTES + 1);
+    }
 }
 
 uint32_t qfl_link_secure_syn(qfl_link *l, uint8_t *p)
 {
     if (!l->secure.required)
         return SYN_BYTES;
-    p[SYN_BYTES] = SEC_PROOF;
-    memcpy(p + SYN_BYTES + 1, l->secure.challenge, CHALLENGE_BYTES);
+    memcpy(p, l->secure.syn, SYN_KEYED_BYTES);
     return SYN_KEYED_BYTES;
 }
 
@@ -145,28 +147,15 @@ int qfl_link_secure_synack(qfl_link *l, const uint8_t *p, uint32_t n)
     return 0;
 }
 
-static void make_syn(const qfl_link *l, uint8_t *p)
-{
-    (void)qfl_link_terms(l, TYPE_SYN, p);
-    p[SYN_BYTES] = SEC_PROOF;
-    memcpy(p + SYN_BYTES + 1, l->secure.challenge, CHALLENGE_BYTES);
-}
-
 qfl_status qfl_link_set_key(qfl_link *l, const uint8_t *key)
 {
     qfl_link_secure *s = &l->secure;
     if (!l->config.initiator) {
-        qfl_crypt_wipe(s->key, sizeof s->key);
-        qfl_crypt_wipe(s->next_keys, sizeof s->next_keys);
         s->pending = 0;
-        s->keyed = 0;
-        if (key == NULL)
-            return QFL_OK;
-        if (!s->seeded)
-            return QFL_E_STATE;
-        memcpy(s->key, key, sizeof s->key);
-        s->keyed = 1;
-        return QFL_OK;
+        s->synack_n = 0;
+        s->key = s->seeded ? key : NULL;
+        s->keyed = s->key != NULL;
+        return key != NULL && !s->seeded ? QFL_E_STATE : QFL_OK;
     }
     if (l->state != QFL_LINK_NAMED)
         return QFL_E_STATE;
@@ -175,13 +164,12 @@ qfl_status qfl_link_set_key(qfl_link *l, const uint8_t *key)
         l->state = QFL_LINK_DOWN;
         return QFL_OK;
     }
-    uint8_t syn[SYN_KEYED_BYTES], proof[QFL_CRYPT_TAG], keys[2 * QFL_CRYPT_KEY];
+    uint8_t proof[QFL_CRYPT_TAG], keys[2 * QFL_CRYPT_KEY];
     uint32_t n = s->synack_n - (uint32_t)QFL_CRYPT_TAG;
-    make_syn(l, syn);
-    proof_of(key, syn, s->synack, n, proof);
+    proof_of(s, key, n, proof);
     if (!qfl_crypt_equal(proof, s->synack + n, QFL_CRYPT_TAG))
         return QFL_E_AUTH; /* another key may be tried; then qfl_link_reject */
-    session_keys(key, syn, s->synack, n, keys);
+    session_keys(s, key, keys);
     start_sealed(l, keys);
     qfl_crypt_wipe(keys, sizeof keys);
     qfl_link_established(l, s->synack);
@@ -219,8 +207,7 @@ int qfl_link_secure_on_syn(qfl_link *l, const uint8_t *p, uint32_t n)
     k += s->uid_n;
     draw(s, q + k);
     k += CHALLENGE_BYTES;
-    proof_of(s->key, p, q, k, q + k);
-    session_keys(s->key, p, q, k, s->next_keys);
+    proof_of(s, s->key, k, q + k);
     s->synack_n = (uint8_t)(k + QFL_CRYPT_TAG);
     s->pending = 1;
     return 0;
@@ -308,20 +295,20 @@ int32_t qfl_link_unseal(qfl_link *l, uint8_t *p, uint32_t n)
         }
     }
     /* The host's first frame of a new session proves that it holds the key: only now the old session ends. */
-    if (s->pending && p[0] >> EPOCH_SHIFT == s->syn[0] >> 6) {
-        int64_t count = whole_count(0, low);
-        if (!(count >= 1 && count <= UINT32_MAX))
-            return -1;
-        nonce_of(nonce, 1, (uint32_t)count);
-        if (qfl_crypt_open(s->next_keys, nonce, p, h, p + h, n - h, tag) == QFL_OK) {
-            qfl_link_reset_session(l);
-            start_sealed(l, s->next_keys);
-            qfl_crypt_wipe(s->next_keys, sizeof s->next_keys);
-            s->pending = 0;
-            mark_seen(s, (uint32_t)count);
-            qfl_link_established(l, s->syn);
-            return (int32_t)n;
-        }
+    int64_t count = whole_count(0, low);
+    if (!s->pending || p[0] >> EPOCH_SHIFT != s->syn[0] >> EPOCH_SHIFT || count < 1)
+        return -1;
+    uint8_t keys[2 * QFL_CRYPT_KEY];
+    session_keys(s, s->key, keys);
+    nonce_of(nonce, 1, (uint32_t)count);
+    int proved = qfl_crypt_open(keys, nonce, p, h, p + h, n - h, tag) == QFL_OK;
+    if (proved) {
+        qfl_link_reset_session(l);
+        start_sealed(l, keys);
+        s->pending = 0;
+        mark_seen(s, (uint32_t)count);
+        qfl_link_established(l, s->syn);
     }
-    return -1;
+    qfl_crypt_wipe(keys, sizeof keys);
+    return proved ? (int32_t)n : -1;
 }

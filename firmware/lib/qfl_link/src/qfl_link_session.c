@@ -78,11 +78,11 @@ qfl_status qfl_link_connect(qfl_link *l, uint32_t nonce, uint32_t now_ms)
     if (!l->config.initiator)
         return QFL_E_STATE;
     qfl_link_reset_session(l);
-    qfl_link_secure_connect(l);
     l->state = QFL_LINK_CONNECTING;
     l->nonce = nonce;
     l->epoch = nonce & 3u;
     l->peer_message_max = 0;
+    qfl_link_secure_connect(l);
     l->owe_handshake = TYPE_SYN;
     l->syn_ms = now_ms;
     return QFL_OK;

@@ -13,13 +13,12 @@
 #include "qfl_status.h"
 
 enum {
-    QFL_KEEP_BYTES = 112, /* of the caller's */
-    QFL_KEEP_UNITS = 2    /* erase units at the end of the region */
+    QFL_KEEP_BYTES = 80, /* of the caller's */
+    QFL_KEEP_UNITS = 2   /* erase units at the end of the region */
 };
 
 typedef struct qfl_keep {
     const qfl_port *port;
-    qfl_flash_info flash;
     uint32_t sequence;    /* of the copy that holds, 0: none does */
     uint8_t copy;         /* which of the two */
     uint8_t usable;       /* the region is large enough */

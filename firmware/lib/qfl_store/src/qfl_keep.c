@@ -5,7 +5,6 @@
 #include "qfl_sha256.h"
 
 enum { MAGIC = 0x314B4651, RECORD = 8 + QFL_KEEP_BYTES + 8 }; /* "QFK1"; magic, sequence, body, start of a SHA-256 over all that */
-_Static_assert(RECORD == 128, "a record is half a flash page of the smallest parts");
 
 static void put32(uint8_t *p, uint32_t v)
 {
@@ -18,7 +17,7 @@ static uint32_t get32(const uint8_t *p)
     return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
-static uint32_t place(const qfl_keep *k, unsigned copy) { return k->flash.size - (QFL_KEEP_UNITS - copy) * k->flash.erase_unit; }
+static uint32_t place(const qfl_flash_info *f, unsigned copy) { return f->size - (QFL_KEEP_UNITS - copy) * f->erase_unit; }
 
 static void check_of(const uint8_t *record, uint8_t *out)
 {
@@ -29,10 +28,10 @@ static void check_of(const uint8_t *record, uint8_t *out)
 }
 
 /* Sequence number of a copy, 0 when it is none. */
-static uint32_t read_copy(const qfl_keep *k, unsigned copy, uint8_t *record)
+static uint32_t read_copy(const qfl_keep *k, uint32_t at, uint8_t *record)
 {
     uint8_t check[QFL_SHA256_BYTES];
-    if (k->port->flash_read(k->port->ctx, place(k, copy), record, RECORD) < 0 || get32(record) != (uint32_t)MAGIC)
+    if (k->port->flash_read(k->port->ctx, at, record, RECORD) < 0 || get32(record) != (uint32_t)MAGIC)
         return 0;
     check_of(record, check);
     return memcmp(check, record + RECORD - 8, 8) == 0 ? get32(record + 4) : 0;
@@ -43,15 +42,13 @@ qfl_status qfl_keep_open(qfl_keep *k, const qfl_port *port)
     uint8_t record[RECORD];
     memset(k, 0, sizeof *k);
     k->port = port;
-    if (port->flash_info(port->ctx, &k->flash) < 0)
-        return QFL_E_UNSUPPORTED;
-    const qfl_flash_info *f = &k->flash;
-    if (f->erase_unit < 256 || f->size / f->erase_unit < 3 * QFL_KEEP_UNITS || f->program_unit < 1 || f->program_unit > 256 ||
-        f->erase_unit % f->program_unit != 0)
+    qfl_flash_info f;
+    if (port->flash_info(port->ctx, &f) < 0 || f.erase_unit < 256 || f.size / f.erase_unit < 3 * QFL_KEEP_UNITS ||
+        f.program_unit < 1 || f.program_unit > 256 || f.erase_unit % f.program_unit != 0)
         return QFL_E_UNSUPPORTED;
     k->usable = 1;
     for (unsigned copy = 0; copy < 2; copy++) {
-        uint32_t sequence = read_copy(k, copy, record);
+        uint32_t sequence = read_copy(k, place(&f, copy), record);
         if (sequence > k->sequence) {
             k->sequence = sequence;
             k->copy = (uint8_t)copy;
@@ -69,16 +66,19 @@ qfl_status qfl_keep_write(qfl_keep *k, const uint8_t *body)
     if (!k->usable)
         return QFL_E_UNSUPPORTED;
     unsigned copy = k->sequence != 0 ? 1u - k->copy : 0;
-    uint32_t unit = k->flash.program_unit, n = (RECORD + unit - 1) / unit * unit;
-    memset(record, k->flash.erased, sizeof record);
+    qfl_flash_info f;
+    if (k->port->flash_info(k->port->ctx, &f) < 0)
+        return QFL_E_IO;
+    uint32_t unit = f.program_unit, n = (RECORD + unit - 1) / unit * unit, at = place(&f, copy);
+    memset(record, f.erased, sizeof record);
     put32(record, MAGIC);
     put32(record + 4, k->sequence + 1);
     memcpy(record + 8, body, QFL_KEEP_BYTES);
     check_of(record, check);
     memcpy(record + RECORD - 8, check, 8);
     const qfl_port *p = k->port;
-    if (p->flash_erase(p->ctx, place(k, copy), k->flash.erase_unit) < 0 || p->flash_program(p->ctx, place(k, copy), record, n) < 0 ||
-        read_copy(k, copy, back) != k->sequence + 1 || memcmp(back, record, RECORD) != 0)
+    if (p->flash_erase(p->ctx, at, f.erase_unit) < 0 || p->flash_program(p->ctx, at, record, n) < 0 ||
+        read_copy(k, at, back) != k->sequence + 1 || memcmp(back, record, RECORD) != 0)
         return QFL_E_IO;
     k->sequence++;
     k->copy = (uint8_t)copy;
