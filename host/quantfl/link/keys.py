@@ -1,7 +1,7 @@
 """Keys of boards and of their owner: the key file, and what is done with what is in it (docs/SECURITY.md).
 
-The file is TOML, readable by its owner only. A board has one link key, known to it and to this file; while it is being changed there are
-two, of which the board holds one or the other. The owner's signing key makes packages that boards with its public half run.
+The file is TOML, readable by its owner only. A board has one link key, known to it and to this file; while it is being changed
+there are two, of which the board holds one or the other. The owner's signing key makes packages that boards with its public half run.
 """
 
 from __future__ import annotations
@@ -199,7 +199,9 @@ class KeyRing:
             lib.qfl_device_sign(_key(self._secret), ffi.from_buffer("uint8_t[]", hashlib.sha256(body).digest()), out)
             return body + bytes(ffi.buffer(out))
         if self.owner is not None and not is_signed_by(self.owner, package):
-            raise PackageError(f"the package is not signed by the owner in {self.path}: `quantfl keys sign` it where the signing key is")
+            raise PackageError(
+                f"the package is not signed by the owner in {self.path}: `quantfl keys sign` it where the signing key is"
+            )
         return package
 
 
