@@ -512,7 +512,7 @@ class Noisy:
 @given(st.integers(0, 10**6), st.lists(st.integers(0, 900), min_size=1, max_size=6))
 def test_messages_over_a_bad_line(seed, sizes):
     rng = random.Random(seed)
-    w = Wire(host_link(), board_link(), spoil=Noisy(seed))
+    w = Wire(host_link(give_up=200), board_link(), spoil=Noisy(seed))
     assert w.up()
     sent = [bytes((9, i)) + rng.randbytes(n) for i, n in enumerate(sizes)]
     for i, message in enumerate(sent):
