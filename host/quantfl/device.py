@@ -18,9 +18,10 @@ from quantfl.core import lib, status_text
 from quantfl.core.codec import Codec
 from quantfl.core.head import FitConfig, Score
 from quantfl.core.link import Counters, unpack_counters
-from quantfl.errors import DeviceError, LinkError
+from quantfl.errors import DeviceError, LinkError, SecurityError
 from quantfl.link.books import Comparison, compare
 from quantfl.link.clock import monotonic
+from quantfl.link.keys import KeyRing, is_emulated, warn_plain
 from quantfl.link.session import Answer, Session
 from quantfl.link.transport import BAUD, open_transport
 from quantfl.package.program import missing_operators
@@ -37,7 +38,8 @@ _STEADY = ("tx_retransmission", "tx_handshake", "rx_frames", "rx_noise")
 class DeviceInfo:
     """A board's self-description. package: SHA-256 as hex, None when it holds none; head: hash of its global head.
 
-    operators: bit c for every operator code c its engine has. selftest: 0, or the number of the first kernel case that failed.
+    keys: its flags of keys (lib.QFL_KEYS_*). operators: bit c for every operator code c its engine has. selftest: 0, or the
+    number of the first kernel case that failed.
     """
 
     protocol: int
@@ -61,6 +63,7 @@ class DeviceInfo:
     classes: int = 0
     samples: int = 0
     capacity: int = 0
+    keys: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,8 @@ def config_bytes(fit: FitConfig, codec: Codec, *, run_id: int, seed: int, keep: 
 
 
 class Device:
-    """A board at a port. `url` is anything quantfl.link.transport accepts; patience: seconds a lost board is waited for.
+    """A board at a port. `url` is anything quantfl.link.transport accepts; patience: seconds a lost board is waited for;
+    keys: sessions are authenticated and encrypted, with boards that hold a key of these only.
 
     >>> device = Device("socket://127.0.0.1:7001")
     >>> info = await device.hello()
@@ -121,11 +125,11 @@ class Device:
 
     def __init__(
         self, url: str, *, name: str | None = None, baud: int = BAUD, session: Session | None = None,
-        patience: float = 5.0,
+        patience: float = 5.0, keys: KeyRing | None = None,
     ):  # fmt: skip
         self.url, self.patience = url, patience
         self.name = name or url
-        self.session = session or Session(open_transport(url, baud=baud))
+        self.session = session or Session(open_transport(url, baud=baud), keys=keys)
         self.info: DeviceInfo | None = None
         self.boot: int | None = None  # a number the board drew when it started
         self._restarted = False
@@ -175,6 +179,8 @@ class Device:
                     await self.session.open(max(0.1, min(left, self.session.open_s(2.0))))
                 away = None
                 answer = await self.session.request(kind, body, timeout=max(0.1, left), number=number)
+            except SecurityError:
+                raise  # asking again would not change it
             except LinkError:
                 now = monotonic()
                 if now + pause >= deadline or (away is not None and now - away > self.patience):
@@ -192,8 +198,8 @@ class Device:
     def _garbled(self, what: str) -> DeviceError:
         return DeviceError(f"{self.name} answered {what} with bytes that make no sense; is its firmware of this version?")
 
-    async def hello(self, timeout: float = _REQUEST_S) -> DeviceInfo:
-        """The board's self-description."""
+    async def hello(self, timeout: float = _REQUEST_S, *, provisioning: bool = False) -> DeviceInfo:
+        """The board's self-description. Warns of a plain link to a real board, unless it is about to get its key."""
         answer = await self._request(lib.QFL_MSG_INFO, timeout=timeout)
         if answer.status < 0:
             raise self._refused(answer, "to describe itself")
@@ -209,16 +215,29 @@ class Device:
                 package=bytes(raw["package"]).hex() if "package" in raw else None,
                 head=int(raw["head"]) if "head" in raw else None,
                 **{k: int(raw[k]) for k in ("ram", "flash", "arena", "store", "uptime_ms", "lost", "operators", "selftest")},
-                **{k: int(raw.get(k, 0)) for k in ("params", "features", "classes", "samples", "capacity")},
+                **{k: int(raw.get(k, 0)) for k in ("params", "features", "classes", "samples", "capacity", "keys")},
             )
         except (cbor2.CBORDecodeError, KeyError, TypeError, ValueError):
             raise self._garbled("the hello") from None
+        if not self.session.link.sealed and not provisioning and not is_emulated(self.info.board):
+            warn_plain(self.name, self.info.uid)
         if self.info.selftest:
             raise DeviceError(
                 f"{self.name} fails its self-test (kernel case {self.info.selftest}): it would compute wrong results; "
                 "flash its firmware again, or replace it"
             )
         return self.info
+
+    async def set_keys(self, key: bytes | None, owner: bytes | None, *, timeout: float = _REQUEST_S) -> None:
+        """Tell the board its link key and its owner's public key; None, None: none any more. DeviceError when it refuses.
+
+        quantfl.provision does this together with the key file.
+        """
+        flags = (lib.QFL_KEYS_LINK if key is not None else 0) | (lib.QFL_KEYS_OWNER if owner is not None else 0)
+        body = bytes((flags,)) + (key or b"") + (owner or b"")
+        answer = await self._request(lib.QFL_MSG_KEYS, body, timeout=timeout)
+        if answer.status < 0:
+            raise self._refused(answer, "the keys")
 
     async def selftest(self, timeout: float = _REQUEST_S) -> tuple[int, int, int]:
         """Let the board run its kernels' known answers again: cases, how many failed, the first of these (from 1).

@@ -433,6 +433,18 @@ def test_a_first_key_lets_the_plain_answer_through():
     assert w.up() and w.host.sealed
 
 
+def test_a_board_whose_key_is_taken_away_is_plain_again():
+    w = Wire(host_link(), board_link())
+    assert w.up()
+    w.ask(b"\x0e\x01", b"\x8e\x01")
+    w.board.set_key(None)
+    w.ask(b"\x09\x01", b"\x89\x01")  # the session goes on as it is
+    w.host.require_keys(False)
+    assert w.up() and not w.host.sealed
+    w.ask(b"\x09\x02", b"\x89\x02")
+    assert not w.board.sealed
+
+
 def test_sessions_never_share_keys():
     w, seen = Wire(host_link(), board_link()), set()
     for i in range(40):

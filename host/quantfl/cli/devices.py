@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -14,23 +15,27 @@ def command(
     baud: int = typer.Option(921_600, min=300, help="Bits per second on a serial port."),
     timeout: float = typer.Option(5.0, min=0.1, help="Seconds to wait for each board; at most 3 of them to scan."),
     ble: bool = typer.Option(True, "--ble/--no-ble", help="Without URLS: also look for BLE boards, where there is Bluetooth."),
+    keys: Path = typer.Option(None, "--keys", envvar="QUANTFL_KEYS", help="Key file: talk to boards that hold its keys only."),
     as_json: bool = typer.Option(False, "--json", help="Print a JSON list."),
 ) -> int:
     """Show boards: firmware, protocol, memory, model and head, samples. Without URLS: list this machine's serial ports, and the
     BLE boards in reach with board, firmware, battery and signal.
 
-    Exit code 5 when a named board does not answer; the others are shown nevertheless.
+    Exit code 5 when a named board does not answer, 10 when it has another key; the others are shown nevertheless.
     """
     from quantfl.cli.output import console, print_json
+    from quantfl.link.keys import KeyRing
 
+    ring = KeyRing.load(keys) if keys else None
     if not urls:
-        return _list(baud, timeout, ble, as_json)
-    rows = asyncio.run(_ask(urls, baud, timeout))
+        return _list(baud, timeout, ble, as_json, ring)
+    rows = asyncio.run(_ask(urls, baud, timeout, ring))
+    code = next((row.pop("exit_code") for row in rows if "exit_code" in row), 0)
     if as_json:
         print_json(rows)
     else:
         console().print(_table(rows))
-    return 5 if any("error" in row for row in rows) else 0
+    return code
 
 
 def _table(rows: list[dict]):
@@ -62,12 +67,12 @@ def _radio_cells(row: dict) -> list[str]:
     return [row.get("name") or "", "" if signal is None else f"{signal} dBm", "" if battery is None else f"{battery} %"]
 
 
-async def _ask(urls: list[str], baud: int, timeout: float) -> list[dict]:
+async def _ask(urls: list[str], baud: int, timeout: float, keys=None) -> list[dict]:
     from quantfl.device import Device
-    from quantfl.errors import DeviceError, LinkError
+    from quantfl.errors import DeviceError, LinkError, SecurityError
 
     async def one(url: str) -> dict:
-        device = Device(url, baud=baud)
+        device = Device(url, baud=baud, keys=keys)
         row: dict[str, Any] = {"url": url}
         try:
             await device.open(timeout)
@@ -75,20 +80,20 @@ async def _ask(urls: list[str], baud: int, timeout: float) -> list[dict]:
             describe = getattr(device.session.transport, "describe", None)
             return row | (await describe() if describe is not None else {})
         except (LinkError, DeviceError) as error:
-            return row | {"error": str(error)}
+            return row | {"error": str(error), "exit_code": error.exit_code if isinstance(error, SecurityError) else 5}
         finally:
             await device.close()
 
     return list(await asyncio.gather(*(one(u) for u in urls)))
 
 
-def _list(baud: int, timeout: float, ble: bool, as_json: bool) -> int:
+def _list(baud: int, timeout: float, ble: bool, as_json: bool, keys) -> int:
     from serial.tools import list_ports
 
     from quantfl.cli.output import console, print_json, stderr_console
 
     ports = [{"url": p.device, "description": p.description, "hardware": p.hwid} for p in list_ports.comports()]
-    boards, note = asyncio.run(_ble(baud, timeout)) if ble else ([], None)
+    boards, note = asyncio.run(_ble(baud, timeout, keys)) if ble else ([], None)
     if note is not None:
         stderr_console().print(note, highlight=False, markup=False)
     if as_json:
@@ -104,7 +109,7 @@ def _list(baud: int, timeout: float, ble: bool, as_json: bool) -> int:
     return 0
 
 
-async def _ble(baud: int, timeout: float) -> tuple[list[dict], str | None]:
+async def _ble(baud: int, timeout: float, keys) -> tuple[list[dict], str | None]:
     """Boards that advertise the serial service, each asked who it is; and a note when there is no Bluetooth here."""
     from quantfl.errors import LinkError, ToolError
     from quantfl.link.ble import scan
@@ -113,7 +118,9 @@ async def _ble(baud: int, timeout: float) -> tuple[list[dict], str | None]:
         found = await scan(min(timeout, 3.0))
     except (LinkError, ToolError) as error:
         return [], f"no BLE boards: {error}"
-    rows = {row["url"]: row for row in await _ask([a.url for a in found], baud, timeout)}
+    rows = {row["url"]: row for row in await _ask([a.url for a in found], baud, timeout, keys)}
+    for row in rows.values():
+        row.pop("exit_code", None)
     return [
         {"battery_percent": a.battery, **rows[a.url], "name": a.name, "address": a.address, "signal_dbm": a.rssi} for a in found
     ], None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 
 import typer
 
 from quantfl import __version__
-from quantfl.cli import bench, convert, demo, devices, emulate, evaluate, export, ledger, push, report, run, torture
+from quantfl.cli import bench, convert, demo, devices, emulate, evaluate, export, keys, ledger, push, report, run, torture
 from quantfl.errors import QuantflError
 
 try:  # newer typer carries its own click
@@ -26,6 +27,8 @@ app = typer.Typer(
 )
 for _verb in (convert, emulate, devices, push, run, evaluate, export, report, ledger, torture, bench, demo):
     app.command(_verb.__name__.rsplit(".", 1)[-1])(_verb.command)
+
+app.add_typer(keys.app, name="keys")
 
 INTERRUPTED = 130
 
@@ -48,8 +51,28 @@ def _complain(message: str) -> None:
     print(f"{red}quantfl: {' '.join(message.split())}{plain}", file=sys.stderr)
 
 
+def _warn_in_red(show):
+    """A plain link to a real board is said in red; other warnings as ever."""
+
+    def warn(message, category, *rest, **more) -> None:
+        if category.__name__ != "PlainLinkWarning":
+            show(message, category, *rest, **more)
+            return
+        from quantfl.cli.output import stderr_console
+
+        stderr_console().print(f"quantfl: {message}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+
+    return warn
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit code. A user's mistake prints one line, never a traceback."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _warn_in_red(warnings.showwarning)
+        return _main(argv)
+
+
+def _main(argv: list[str] | None) -> int:
     try:
         result = app(args=argv, standalone_mode=False)
         return result if isinstance(result, int) else 0

@@ -14,16 +14,19 @@ def command(
     urls: list[str] = typer.Argument(..., help="Ports of the boards."),
     baud: int = typer.Option(921_600, min=300, help="Bits per second on a serial port."),
     timeout: float = typer.Option(120.0, min=1, help="Seconds for each board."),
+    keys: Path = typer.Option(None, "--keys", envvar="QUANTFL_KEYS", help="Key file: talk to boards that hold its keys only."),
     as_json: bool = typer.Option(False, "--json", help="Print a JSON list."),
 ) -> int:
     """Send PACKAGE to boards; a push that broke off goes on where it stopped. Exit code: that of the first failure."""
     from quantfl.cli.output import console, print_json
+    from quantfl.link.keys import KeyRing
     from quantfl.package.flatfile import read_file
     from quantfl.package.program import open_package
 
     data = read_file(package)
     open_package(data)
-    rows = asyncio.run(_push(data, urls, baud, timeout))
+    ring = KeyRing.load(keys) if keys else None
+    rows = asyncio.run(_push(data if ring is None else ring.sign(data), urls, baud, timeout, ring))
     code = next((row.pop("exit_code") for row in rows if "exit_code" in row), 0)
     if as_json:
         print_json(rows)
@@ -38,14 +41,14 @@ def command(
     return code
 
 
-async def _push(data: bytes, urls: list[str], baud: int, timeout: float) -> list[dict]:
+async def _push(data: bytes, urls: list[str], baud: int, timeout: float, keys) -> list[dict]:
     from quantfl.device import Device
     from quantfl.errors import QuantflError
 
     sha = hashlib.sha256(data).hexdigest()
 
     async def one(url: str) -> dict:
-        device = Device(url, baud=baud)
+        device = Device(url, baud=baud, keys=keys)
         try:
             await device.open(min(timeout, 10.0))
             await device.hello()

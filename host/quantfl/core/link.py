@@ -153,6 +153,10 @@ class Link:
             _check(lib.qfl_link_set_uid(self._link, ffi.from_buffer("uint8_t[]", uid), len(uid)))
             self.set_key(key)
 
+    def require_keys(self, required: bool) -> None:
+        """Initiator, after `secure`: whether the next session must have keys."""
+        _check(lib.qfl_link_require_keys(self._link, int(required)))
+
     def set_key(self, key: bytes | None) -> bool:
         """Board: its key. Initiator in state NAMED: the board's key, None: we have none. False: its proof is by another key."""
         held = ffi.NULL if key is None else _exactly(key, 32)

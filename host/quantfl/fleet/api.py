@@ -10,7 +10,7 @@ from pathlib import Path
 
 from quantfl.errors import RunError
 from quantfl.fleet.checkpoint import RunFolder, write_atomic
-from quantfl.fleet.config import BudgetTable, DownlinkTable, FleetTable, RunConfig, StartTable, UplinkTable
+from quantfl.fleet.config import BudgetTable, DownlinkTable, FleetTable, KeysTable, RunConfig, StartTable, UplinkTable
 from quantfl.fleet.finish import finish, plain_summary
 from quantfl.fleet.prepare import Prepared, prepare
 from quantfl.fleet.rounds import Progress, Rounds, Silent
@@ -97,7 +97,7 @@ async def plain_run(config: RunConfig, base: Path, progress: Progress) -> dict:
     fleet = FleetTable(emulate="inproc", boards=config.fleet.size)
     plain = config.model_copy(
         update={"fleet": fleet, "uplink": UplinkTable(codec="fp32"), "downlink": DownlinkTable(codec="fp32"),
-                "budget": BudgetTable(), "start": StartTable(how="none")}
+                "budget": BudgetTable(), "start": StartTable(how="none"), "keys": KeysTable()}
     )
     return plain_summary(await quiet_run(plain, base))
 

@@ -11,6 +11,7 @@ import numpy as np
 from quantfl.core import lib
 from quantfl.core.codec import Codec, Form, dz_step, dz_write
 from quantfl.link.chaos import Chaos, Fault, FaultyTransport
+from quantfl.link.keys import KeyRing
 from quantfl.link.session import Session
 from quantfl.link.transport import Transport
 
@@ -35,11 +36,13 @@ class Unleashed:
         for line in self.lines.values():
             line.quiet = True
 
-    def session(self, name: str, transport: Transport, reset: Callable[[], None] | None) -> Session:
+    def session(
+        self, name: str, transport: Transport, reset: Callable[[], None] | None, keys: KeyRing | None = None
+    ) -> Session:
         """A session with board `name` over a faulty line. reset: resets the board."""
         faults, seed = self.chaos.faults(name), f"{self.chaos.seed}/{name}"
         line = self.lines[name] = FaultyTransport(transport, faults, seed=seed, now_round=lambda: self.round, reset=reset)
-        session = Session(line, nonce_seed=random.Random(seed).getrandbits(32))
+        session = Session(line, nonce_seed=random.Random(seed).getrandbits(32), keys=keys)
         own = tuple(f for f in faults if f.name in ("lie", "full"))
         if own:
             session.tamper = Liar(self, name, own)

@@ -225,6 +225,12 @@ class AdmissionTable(_Table):
         return Bounds(**self.model_dump())
 
 
+class KeysTable(_Table):
+    """[keys]: a key file (docs/SECURITY.md); all links are authenticated and encrypted then. Absent: links are plain."""
+
+    file: str | None = None
+
+
 class StrategyTable(_Table):
     """[strategy]: how deltas become a new head."""
 
@@ -246,6 +252,7 @@ class RunConfig(_Table):
     budget: BudgetTable = BudgetTable()
     admission: AdmissionTable = AdmissionTable()
     strategy: StrategyTable = StrategyTable()
+    keys: KeysTable = KeysTable()
 
     @model_validator(mode="after")
     def _enough(self) -> RunConfig:

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quantfl.core import lib
+from quantfl.core.link import PEER_PLAIN
 from quantfl.device import Delta, Device, StaleHead
-from quantfl.errors import DeviceError
+from quantfl.errors import DeviceError, SecurityError
 from quantfl.link.books import Comparison
 from quantfl.link.clock import monotonic
+from quantfl.provision import provision
 from quantfl.strategy.fedavg import FedAvg
 
 Feed = Callable[[], int]
@@ -53,7 +55,7 @@ class Member:
         self.ready = False
         progress("connecting")
         if not self.device.session.up:
-            await self.device.open(min(left(), 10.0))
+            await self._connect(min(left(), 10.0))
         info = await self.device.hello(min(left(), 5.0))
         self.comparison = await self.device.compare(min(left(), 5.0))
         progress("pushing")
@@ -71,6 +73,14 @@ class Member:
         self.head = info.head
         self.ready, self.reason = True, None
         progress("ready")
+
+    async def _connect(self, timeout: float) -> None:
+        try:
+            await self.device.open(timeout)
+        except SecurityError as error:
+            if self.emulated is None or error.refusal != PEER_PLAIN:
+                raise
+            await provision(self.device, timeout=timeout)  # a board of our own, booted anew
 
     async def bring_up_to_date(self, strategy: FedAvg) -> tuple[int, bytes | None]:
         """Lead the board to the head it shall train from, by the cheapest way; returns that head's hash.

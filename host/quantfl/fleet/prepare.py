@@ -25,6 +25,7 @@ from quantfl.fleet.member import Member
 from quantfl.fleet.rounds import Federation, Progress
 from quantfl.link import ble
 from quantfl.link.chaos import Chaos
+from quantfl.link.keys import KeyRing
 from quantfl.link.transport import open_transport
 from quantfl.package.convert import convert
 from quantfl.package.flatfile import METADATA_NAME, ModelFile, read_file
@@ -62,6 +63,14 @@ def load_package(path: Path, *, cut: str | None = None, calibrate: Path | None =
 def client_seed(seed: int, index: int) -> int:
     """Seed of a client's order of samples: the same for the same run seed and place in the fleet."""
     return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+
+
+def key_ring(config: RunConfig, base: Path) -> KeyRing | None:
+    """The keys of a description. A run that boots its boards makes the file where there is none: they get their keys from it."""
+    if config.keys.file is None:
+        return None
+    path = base / config.keys.file
+    return KeyRing.make(path) if config.fleet.emulate and not path.exists() else KeyRing.load(path)
 
 
 def evaluator(package: Package, features: np.ndarray, labels: np.ndarray):
@@ -132,6 +141,8 @@ def prepare(
         package = load_package(base / config.model.path, cut=config.model.cut, calibrate=calibrate)
     if not package.dims:
         raise RunError(f"{config.model.path} has nothing to train; convert it with a head")
+    keys = key_ring(config, base)
+    to_push = package.data if keys is None else keys.sign(package.data)
     progress.phase("reading the data")
     fed = config.fleet.emulate is not None or any(b.samples for b in config.fleet.board)
     data = shards(config, package, base)
@@ -157,11 +168,11 @@ def prepare(
         chaos.check(names)
         unleashed = Unleashed(chaos, head.tensors, config.uplink.make())
     members = [
-        make_member(i, config, boards[i] if boards else None, data.clients[i] if fed else None, package, unleashed)
+        make_member(i, config, boards[i] if boards else None, data.clients[i] if fed else None, package, unleashed, keys)
         for i in range(config.fleet.size)
     ]
     federation = Federation(
-        config, package.data, package.sha256, strategy, members,
+        config, to_push, package.sha256, strategy, members,
         evaluator(package, features, data.y_test), folder, progress, unleashed,
     )  # fmt: skip
     return Prepared(federation, package, kind, (features, data.y_test), data.x_test, boards)
@@ -169,7 +180,7 @@ def prepare(
 
 def make_member(
     index: int, config: RunConfig, board: Board | None, data: tuple[np.ndarray, np.ndarray] | None, package: Package,
-    chaos: Unleashed | None = None,
+    chaos: Unleashed | None = None, keys: KeyRing | None = None,
 ) -> Member:
     """One client of a run: its data, seed and configuration; board: emulated, None: at the port the description names."""
     from quantfl.emulate.base import send_samples
@@ -188,8 +199,8 @@ def make_member(
                            keep=config.uplink.keep)  # fmt: skip
     session = None
     if chaos is not None:
-        session = chaos.session(name, open_transport(url), board.reset if board is not None else None)
-    return Member(index, name, Device(url, name=name, session=session), message, feed, expected, board,
+        session = chaos.session(name, open_transport(url), board.reset if board is not None else None, keys)
+    return Member(index, name, Device(url, name=name, session=session, keys=keys), message, feed, expected, board,
                   agreed_steps=config.uplink.codec == "dz")  # fmt: skip
 
 

@@ -28,6 +28,11 @@ class PlainLinkWarning(UserWarning):
 _warned: set[str] = set()
 
 
+def is_emulated(board: str) -> bool:
+    """Whether a board of this kind is a program on some computer."""
+    return board in ("native", "inproc") or board.startswith("qemu_")
+
+
 def warn_plain(name: str, uid: str) -> None:
     """Say once per board that its link has no keys."""
     if uid not in _warned:

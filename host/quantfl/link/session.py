@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from quantfl.core import lib
-from quantfl.core.link import DOWN, NEVER, UP, Counters, Link
-from quantfl.errors import LinkError
+from quantfl.core.link import DOWN, KEY_UNKNOWN, KEY_WRONG, NAMED, NEVER, PEER_KEYED, PEER_PLAIN, UP, Counters, Link
+from quantfl.errors import LinkError, SecurityError
 from quantfl.link.clock import monotonic
+from quantfl.link.keys import KeyRing
 from quantfl.link.transport import Transport
 
 ANSWER, FAILED = lib.QFL_MSG_ANSWER, lib.QFL_MSG_FAILED
@@ -32,6 +34,7 @@ KIND_NAMES = {
     lib.QFL_MSG_EVAL: "evaluate",
     lib.QFL_MSG_STATUS: "status",
     lib.QFL_MSG_COUNTERS: "counters",
+    lib.QFL_MSG_KEYS: "keys",
 }
 
 
@@ -51,11 +54,20 @@ def now_ms() -> int:
 
 
 class Session:
-    """One board's link. Not safe for several requests at once unless they go through `request`, which queues them."""
+    """One board's link. Not safe for several requests at once unless they go through `request`, which queues them.
 
-    def __init__(self, transport: Transport, link: Link | None = None, *, nonce_seed: int | None = None):
+    keys: sessions are opened with boards that prove to hold a key of these, and with no others. None: plain sessions.
+    """
+
+    def __init__(
+        self, transport: Transport, link: Link | None = None, *, nonce_seed: int | None = None, keys: KeyRing | None = None
+    ):
         self.transport = transport
         self.link = link or Link()
+        self.keys = keys
+        self.key_held: bytes | None = None  # the key that the board has proved to hold
+        if keys is not None:
+            self.link.secure(secrets.token_bytes(32))
         self.late = 0  # answers nobody waits for any more
         self.payload_by_kind: Counter[tuple[str, str]] = Counter()  # (direction, kind) -> message bytes
         self.sessions = 0
@@ -116,8 +128,11 @@ class Session:
         if rest is not None:
             rest()
 
-    async def open(self, timeout: float = 5.0) -> None:
-        """Open the transport and a session on it. LinkError naming the port when either fails within `timeout` s."""
+    async def open(self, timeout: float = 5.0, *, plain: bool = False) -> None:
+        """Open the transport and a session on it. LinkError naming the port when either fails within `timeout` s.
+
+        plain: without keys though we have some, to give a board its first. SecurityError: no key, or not the right one.
+        """
         deadline = monotonic() + timeout
         if not self._open:
             self._lost_reason = None
@@ -128,9 +143,14 @@ class Session:
                 raise LinkError(f"{self.transport.url} did not open within {timeout:g} s") from None
             self._open = self._lost_reason is None  # it may have been lost again while it was opened
         self._nonce = (self._nonce + 1 + 4 * self._rng.getrandbits(29)) & 0xFFFFFFFF  # its low bits name the session
+        if self.keys is not None:
+            self.link.require_keys(not plain)
+        self.key_held = None
         self.link.connect(self._nonce, now_ms())
         self._pump()
         while self.link.state != UP:
+            if self.link.state == DOWN and self.link.refusal:
+                raise self._insecure()
             if self.link.state == DOWN:
                 raise LinkError(f"{self.transport.url}: the board speaks another protocol version; flash its firmware anew")
             if not self._open:
@@ -142,6 +162,28 @@ class Session:
                 )
             await self._wait_change(left)
         self.sessions += 1
+
+    def _insecure(self) -> SecurityError:
+        """Why there is no session, in one line."""
+        refusal, uid = self.link.refusal, self.link.peer_uid.hex() or "without id"
+        file = self.keys.path if self.keys is not None else ""
+        text = {
+            PEER_PLAIN: "the board has no key, and no plain link is taken where keys are required; see `quantfl keys provision`",
+            PEER_KEYED: f"board {uid} talks to holders of its key only: name your key file (--keys, or keys.file of FLEET.toml)",
+            KEY_UNKNOWN: f"there is no key for board {uid} in {file}",
+            KEY_WRONG: f"what answers as board {uid} does not hold its key of {file}: a false board, or a key given by another file",
+        }[refusal]
+        return SecurityError(f"{self.transport.url}: {text}", refusal)
+
+    def _prove(self) -> None:
+        """The board has named itself and shown its proof: find the key that fits."""
+        candidates = self.keys.candidates(self.link.peer_uid) if self.keys is not None else []
+        if not candidates:
+            self.link.set_key(None)
+            return
+        self.key_held = next((k for k in candidates if self.link.set_key(k)), None)
+        if self.key_held is None:
+            self.link.reject()
 
     async def close(self) -> None:
         self._stop_timer()
@@ -220,6 +262,8 @@ class Session:
             message = self.link.message()
             if message is not None:
                 self._on_message(message)
+            if self.link.state == NAMED:
+                self._prove()
         self._pump()
 
     def _on_message(self, message: bytes) -> None:

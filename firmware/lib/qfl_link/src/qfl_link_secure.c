@@ -86,8 +86,7 @@ static void session_keys(const qfl_link_secure *s, const uint8_t *key, uint8_t *
 
 static void start_sealed(qfl_link *l, const uint8_t *keys)
 {
-    qfl_link_secure *s = &l->secure;
-    qfl_link_secure_reset(l);
+    qfl_link_secure *s = &l->secure; /* reset with the session */
     memcpy(l->config.initiator ? s->tx_key : s->rx_key, keys, QFL_CRYPT_KEY);
     memcpy(l->config.initiator ? s->rx_key : s->tx_key, keys + QFL_CRYPT_KEY, QFL_CRYPT_KEY);
     s->sealed = 1;
@@ -98,7 +97,6 @@ static void start_sealed(qfl_link *l, const uint8_t *keys)
 void qfl_link_secure_connect(qfl_link *l)
 {
     qfl_link_secure *s = &l->secure;
-    qfl_link_secure_reset(l);
     s->refusal = QFL_LINK_NOT_REFUSED;
     s->mismatches = 0;
     s->uid_n = 0;

@@ -54,6 +54,7 @@ qfl_status qfl_link_init(qfl_link **out, const qfl_link_config *config, void *me
 
 void qfl_link_reset_session(qfl_link *l)
 {
+    qfl_link_secure_reset(l);
     l->q_first = l->q_count = 0;
     l->next_number = 0;
     l->tx_base = l->tx_next = 0;

@@ -1,0 +1,141 @@
+"""`quantfl keys`: make, list, provision, rotate and remove keys of boards; sign packages (docs/SECURITY.md)."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Keys of boards, and of the owner who signs packages.")
+FILE = typer.Option(Path("keys.toml"), "--file", "-f", envvar="QUANTFL_KEYS", help="The key file.")
+URLS = typer.Argument(..., help="Ports of the boards.")
+BAUD = typer.Option(921_600, min=300, help="Bits per second on a serial port.")
+TIMEOUT = typer.Option(10.0, min=0.1, help="Seconds for each board.")
+ANY = typer.Option(False, "--any-package", help="Let the board run packages that the owner has not signed.")
+JSON = typer.Option(False, "--json", help="Print JSON.")
+
+
+@app.command()
+def make(file: Path = FILE) -> int:
+    """Make a key file with a new signing key and no boards; never overwrites one."""
+    from quantfl.link.keys import KeyRing
+
+    ring = KeyRing.make(file)
+    typer.echo(f"{file}: new key file, owner {ring.owner.hex()[:16]}; keep it secret, and a copy of it safe")
+    return 0
+
+
+@app.command("list")
+def list_(file: Path = FILE, as_json: bool = JSON) -> int:
+    """Show the boards of a key file by fingerprints of their keys; the keys themselves are not shown."""
+    from quantfl.cli.output import console, print_json
+    from quantfl.link.keys import KeyRing
+
+    ring = KeyRing.load(file)
+    rows = [
+        {"uid": b.uid, "name": b.name, "fingerprint": b.fingerprint,
+         "state": "changing" if b.next else "given" if b.provisioned else "not confirmed"}
+        for b in ring.boards.values()
+    ]  # fmt: skip
+    owner = {"public": ring.owner.hex() if ring.owner else None, "can_sign": ring.can_sign}
+    if as_json:
+        print_json({"file": str(file), "owner": owner, "boards": rows})
+        return 0
+    from rich.table import Table
+
+    table = Table()
+    for column in ("board", "name", "key", "state"):
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row.values())
+    console().print(table)
+    sign = "signs packages" if ring.can_sign else "checks packages only"
+    console().print(f"owner {owner['public'][:16] if owner['public'] else 'none'}: this file {sign}", highlight=False)
+    return 0
+
+
+@app.command()
+def provision(
+    urls: list[str] = URLS, file: Path = FILE, any_package: bool = ANY, baud: int = BAUD, timeout: float = TIMEOUT,
+    as_json: bool = JSON,
+) -> int:  # fmt: skip
+    """Give boards without keys their first ones, over a plain link: use a cable that nobody listens on."""
+    return _each(urls, file, baud, as_json, "provision", owner=not any_package, timeout=timeout)
+
+
+@app.command()
+def rotate(
+    urls: list[str] = URLS, file: Path = FILE, any_package: bool = ANY, baud: int = BAUD, timeout: float = TIMEOUT,
+    as_json: bool = JSON,
+) -> int:  # fmt: skip
+    """Give boards new keys, over links with the old ones. Broken off, it goes on when called again."""
+    return _each(urls, file, baud, as_json, "rotate", owner=not any_package, timeout=timeout)
+
+
+@app.command()
+def remove(
+    urls: list[str] = URLS, file: Path = FILE, baud: int = BAUD, timeout: float = TIMEOUT, as_json: bool = JSON
+) -> int:
+    """Take boards' keys away, and out of the file: they talk to anybody then."""
+    return _each(urls, file, baud, as_json, "remove", timeout=timeout)
+
+
+def _each(urls: list[str], file: Path, baud: int, as_json: bool, what: str, **options) -> int:
+    from quantfl import provision as actions
+    from quantfl.cli.output import console, print_json
+    from quantfl.device import Device
+    from quantfl.errors import QuantflError
+    from quantfl.link.keys import KeyRing
+
+    ring = KeyRing.load(file)
+
+    async def one(url: str) -> dict:
+        device = Device(url, baud=baud, keys=ring)
+        try:
+            uid = await getattr(actions, what)(device, **options)
+            return {"url": url, "uid": uid, "fingerprint": ring.boards[uid].fingerprint if uid in ring.boards else None}
+        except QuantflError as error:
+            return {"url": url, "error": str(error), "exit_code": error.exit_code}
+        finally:
+            await device.close()
+
+    async def all_() -> list[dict]:
+        return list(await asyncio.gather(*(one(u) for u in urls)))
+
+    rows = asyncio.run(all_())
+    code = next((row.pop("exit_code") for row in rows if "exit_code" in row), 0)
+    if as_json:
+        print_json(rows)
+        return code
+    done = {"provision": "has its key", "rotate": "has a new key", "remove": "has no key any more"}[what]
+    for row in rows:
+        if "error" in row:
+            console().print(f"{row['url']}  [red]{row['error']}[/]", highlight=False)
+        else:
+            mark = f" {row['fingerprint']}" if row["fingerprint"] else ""
+            console().print(f"{row['url']}  board {row['uid']} {done}{mark}", highlight=False)
+    return code
+
+
+@app.command()
+def sign(
+    package: Path = typer.Argument(..., help="A package made by `quantfl convert`."),
+    out: Path = typer.Option(..., "-o", "--out", help="Where the signed package is written."),
+    file: Path = FILE,
+) -> int:
+    """Sign PACKAGE, so that it can be pushed where the signing key is not."""
+    from quantfl.errors import UsageError
+    from quantfl.fleet.checkpoint import write_atomic
+    from quantfl.link.keys import KeyRing
+    from quantfl.package.flatfile import read_file
+    from quantfl.package.program import open_package
+
+    ring = KeyRing.load(file)
+    if not ring.can_sign:
+        raise UsageError(f"{file} has no signing key")
+    data = read_file(package)
+    open_package(data, str(package))
+    write_atomic(out, ring.sign(data))
+    typer.echo(f"{out}: signed by owner {ring.owner.hex()[:16]}")
+    return 0
