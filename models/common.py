@@ -75,3 +75,65 @@ def augmented(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[np.ndarray, np.n
         shift = rng.integers(-2, 3, (len(x), 2))
         copies.append(np.stack([np.roll(i, s, (0, 1)) for i, s in zip(turned, shift, strict=True)])[..., None].astype(np.float32))
     return np.concatenate(copies), np.tile(y, 4)
+
+
+def recipe_arguments(doc: str | None, epochs: int, sizes: tuple[int, ...] = ()):
+    """The command line that recipes share: --out, --data, --epochs, --samples and, where there is a choice, --size."""
+    import argparse
+    from pathlib import Path
+
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="where to write the int8 .tflite")
+    parser.add_argument("--data", type=Path, help="folder of the data set's files")
+    parser.add_argument("--epochs", type=int, default=epochs, help="0: untrained, to try the graph")
+    parser.add_argument("--samples", type=int, help="at most so many training samples")
+    if sizes:
+        parser.add_argument("--size", type=int, choices=sizes, default=sizes[0], help="pixels of the input's side")
+    return parser.parse_args()
+
+
+def pretrain(tf, net, load, args, *, lr: float = 2e-3, batch: int = 64, resize: int | None = None, flip: bool = False) -> bytes:
+    """Train `net`, quantise it, print the accuracy reached, write args.out. load: gives the data set, asked only when there is
+    something to train or args.data is given; without, the graph is quantised on noise.
+
+    resize: images are scaled up to so many pixels (bilinear). flip: mirrored images too.
+    """
+    shape = net.inputs[0].shape[1:]
+    if args.epochs == 0:
+        noise = np.random.default_rng(1).uniform(0, 255, (20, *shape)).astype(np.float32)
+        data = quantise(tf, net, noise)
+        args.out.write_bytes(data)
+        print(f"{args.out.name}: {len(data):,} bytes, untrained")
+        return data
+    ds = load(args.data)
+    x, y, x_test, y_test = ds.x_train, ds.y_train, ds.x_test, ds.y_test
+    keep = np.random.default_rng(2).permutation(len(y))[: args.samples]
+    x, y = x[keep], y[keep]
+
+    def images(part: np.ndarray) -> np.ndarray:
+        part = part.astype(np.float32)
+        return part if resize is None else tf.image.resize(part, (resize, resize)).numpy()
+
+    def batches():
+        rng = np.random.default_rng(3)
+        while True:
+            order = rng.permutation(len(y))
+            for at in range(0, len(y) - batch + 1, batch):
+                part = images(x[order[at : at + batch]])
+                if flip:
+                    part = np.where(rng.random((len(part), 1, 1, 1)) < 0.5, part[:, :, ::-1], part)
+                yield part, y[order[at : at + batch]]
+
+    steps = len(y) // batch
+    schedule = tf.keras.optimizers.schedules.CosineDecay(lr, steps * args.epochs)
+    net.compile(tf.keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    net.fit(batches(), steps_per_epoch=steps, epochs=args.epochs, verbose=2)
+    score = np.mean([
+        (net.predict_on_batch(images(x_test[a : a + 200])).argmax(1) == y_test[a : a + 200]).mean() for a in range(0, len(y_test), 200)
+    ])  # fmt: skip
+    print(f"{ds.name}, {len(y):,} training samples, {args.epochs} epochs: float accuracy {score:.4f} on {len(y_test):,} test samples")
+    data = quantise(tf, net, images(x[:300]))
+    args.out.write_bytes(data)
+    exact = tflite_accuracy(tf, data, images(x_test[:1000]), y_test[:1000])
+    print(f"{args.out.name}: {len(data):,} bytes; int8 accuracy {exact:.4f} on {len(y_test[:1000]):,} test samples")
+    return data

@@ -72,15 +72,30 @@ static __attribute__((noinline)) uint32_t run_painted(const qfl_nn *nn, uint32_t
     return (uint32_t)((uint8_t *)here - (uint8_t *)p);
 }
 
-/* Instructions of one epoch of minibatches of ten over the inputs' features. */
+/* One epoch with the stack below painted; returns its depth in bytes. */
+static __attribute__((noinline)) uint32_t fit_painted(qfl_head_fit *fit, uint32_t *insns)
+{
+    uint32_t *here = __builtin_frame_address(0), *p = __stack_limit;
+    for (; p < here - 16; p++)
+        *p = PAINT;
+    uint32_t start = ticks();
+    while (qfl_head_fit_step(fit))
+        ;
+    *insns = (ticks() - start) * INSNS_PER_TICK;
+    for (p = __stack_limit; *p == PAINT; p++)
+        ;
+    return (uint32_t)((uint8_t *)here - (uint8_t *)p);
+}
+
+/* Instructions and RAM of one epoch of minibatches of ten over the inputs' features. */
 static void train(const qfl_nn *nn, uint32_t inputs)
 {
-    qfl_head_shape shape = {nn->head_layers, {0}};
+    qfl_head_shape shape = {nn->head_layers, (const qfl_head_layer *)nn->head_list, nn->file, nn->file_size};
     qfl_head_config config = {0.001f, 0.9f, 0.0f, 0.0f, 1, 10, 1, 0};
     qfl_head_fit fit;
-    for (uint32_t i = 0; i <= nn->head_layers; i++)
-        shape.dims[i] = nn->head_dims[i];
-    uint32_t params = nn->head_param_count, features = nn->feature_count;
+    if (qfl_head_param_count(&shape) != nn->head_param_count)
+        return;
+    uint32_t params = nn->head_param_count, features = nn->feature_count, insns;
     float *w = (float *)HEAD, *v = w + params, *scratch = v + params;
     uint16_t *labels = (uint16_t *)(scratch + qfl_head_scratch_size(&shape) / 4);
     int8_t *q = (int8_t *)(labels + inputs);
@@ -89,15 +104,19 @@ static void train(const qfl_nn *nn, uint32_t inputs)
         memcpy((uint8_t *)ARENA + nn->input_offset, (const uint8_t *)JOB + 8 + i * nn->input_size, nn->input_size);
         qfl_nn_run(nn, (uint8_t *)ARENA, 0, nn->cut_op);
         memcpy(q + i * features, (const uint8_t *)ARENA + nn->feature_offset, features);
-        labels[i] = (uint16_t)(i % shape.dims[shape.layers]);
+        labels[i] = (uint16_t)(i % qfl_head_classes(&shape));
     }
-    qfl_head_data data = {q, labels, inputs, nn->feature_scale, nn->feature_zero_point};
+    qfl_head_data data = {q, labels, inputs, nn->feature_scale, nn->feature_zero_point, 0};
     if (qfl_head_fit_begin(&fit, &shape, &config, &data, w, NULL, v, scratch) != QFL_OK)
         return;
-    uint32_t start = ticks();
-    while (qfl_head_fit_step(&fit))
-        ;
-    number("train ", (ticks() - start) * INSNS_PER_TICK);
+    uint32_t stack = fit_painted(&fit, &insns), sum = 0;
+    number("train ", insns);
+    number("train_scratch ", qfl_head_scratch_size(&shape));
+    number("train_state ", sizeof fit);
+    number("train_stack ", stack);
+    for (uint32_t i = 0; i < params; i++) /* of the trained bits: the same on every core */
+        sum = (sum << 5 | sum >> 27) ^ ((const uint32_t *)(const void *)w)[i];
+    number("train_sum ", sum);
 }
 
 int main(void)

@@ -41,6 +41,8 @@ class Counted:
     stack: int
     outputs: np.ndarray
     train_insns: int | None = None  # of one epoch over the inputs, where the package has a head
+    train_ram: int | None = None  # scratch, state and stack of the fit, bytes
+    train_sum: int | None = None  # checksum of the trained parameters' bits
 
 
 def macs(model: ModelFile) -> int:
@@ -82,6 +84,8 @@ def count(package: bytes, inputs: np.ndarray, *, timeout: float = 300.0) -> Coun
         max(int(v) for k, v in lines if k == "stack"),
         np.stack([np.frombuffer(bytes.fromhex(v), np.int8) for k, v in lines if k == "output"]),
         int(fields["train"]) if "train" in fields else None,
+        sum(int(fields[f"train_{k}"]) for k in ("scratch", "state", "stack")) if "train" in fields else None,
+        int(fields["train_sum"]) if "train" in fields else None,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import flatbuffers
 import numpy as np
 import tflite
 
-from quantfl.core.head import Head
+from quantfl.core.head import Head, dense_layers
 from quantfl.package.cut import HeadSpec
 from quantfl.package.program import Package, compile_program, open_package
 
@@ -108,9 +108,9 @@ def head_only(package: Package) -> Package:
 @cache
 def _head_only(dims: tuple[int, ...], scale: float, zero: int, params: bytes) -> Package:
     model = dense_model(dims, scale, zero)
-    spec = HeadSpec(dims, np.frombuffer(params, np.float32))
+    spec = HeadSpec(dense_layers(dims), np.frombuffer(params, np.float32))
     return open_package(compile_program(model, cut_op=0, head=spec, name="head", source="a head alone"), "a head alone")
 
 
 def head_of(package: Package) -> Head:
-    return Head(package.dims, package.feature_scale, package.feature_zero_point)
+    return package.head

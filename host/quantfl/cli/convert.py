@@ -9,23 +9,32 @@ import typer
 
 def command(
     model: Path = typer.Argument(..., help=".keras, .h5 or SavedModel (extra [convert]), or a full int8 .tflite."),
-    out: Path = typer.Option(..., "-o", "--out", help="The package to write."),
+    out: Path = typer.Option(None, "-o", "--out", help="The package to write."),
     calibrate: Path = typer.Option(None, "--calibrate", help=".npz (x) or .npy with real inputs, to quantise Keras models."),
     cut: str = typer.Option(None, "--cut", help="Layer (name or operator number) at whose input to cut."),
+    cuts: bool = typer.Option(False, "--cuts", help="Only print what every possible cut costs; nothing is written."),
+    train: str = typer.Option("all", "--train", help="all, scales (a scale and a bias per channel) or scales+head."),
+    recompute: bool = typer.Option(False, "--recompute", help="Boards cache inputs and compute features anew at every visit."),
     name: str = typer.Option(None, "--name", help="Name kept in the package; default: the file's."),
     labels: str = typer.Option(None, "--labels", help="Class names kept in the package, separated by commas."),
     as_json: bool = typer.Option(False, "--json", help="Print what was made as JSON."),
 ) -> int:
-    """Cut MODEL at the input of its last dense layers and write one ordinary .tflite with our metadata.
+    """Cut MODEL at the input of its last layers (dense ones by default) and write one ordinary .tflite with our metadata.
 
     Prints what each known board needs and whether it fits. An unsupported operator is named with its layer and a remedy.
     """
     from quantfl.cli.output import console, print_json
+    from quantfl.errors import UsageError
     from quantfl.fleet.checkpoint import write_atomic
-    from quantfl.package.convert import convert
+    from quantfl.package.convert import convert, cut_costs
     from quantfl.package.program import operator_mask
 
-    done = convert(model, calibrate=calibrate, cut=cut, name=name, labels=tuple(labels.split(",")) if labels else ())
+    if cuts:
+        return _costs(cut_costs(model, calibrate=calibrate, train=train, recompute=recompute), train, as_json)
+    if out is None:
+        raise UsageError("give -o FILE for the package, or --cuts to see what is possible")
+    done = convert(model, calibrate=calibrate, cut=cut, name=name, labels=tuple(labels.split(",")) if labels else (), train=train,
+                   recompute=recompute)  # fmt: skip
     _write(out, done.package, write_atomic)
     if as_json:
         print_json(done.to_json() | {"path": str(out)})
@@ -35,16 +44,16 @@ def command(
     c = console()
     c.print(f"{out}: {len(done.package):,} bytes, sha256 {done.sha256[:16]}…", highlight=False)
     c.print(
-        f"cut at layer {done.cut.layer}: head {'→'.join(map(str, done.cut.dims))}, {done.cut.params:,} parameters; "
+        f"cut at layer {done.cut.layer}: head {done.cut.text}, {done.cut.params:,} parameters; "
         f"activations {done.arena_size:,} bytes; operators: QFL_NN_OPS={operator_mask(done.package):#x}", highlight=False,
     )  # fmt: skip
     if len(done.cuts) > 1:
-        cuts = Table(title="possible cuts")
-        for column in ("operator", "layer", "head", "parameters", "float32 bytes a round, each way"):
-            cuts.add_column(column)
+        listed = Table(title="possible cuts (--cuts says what each costs)")
+        for column in ("operator", "layer", "head", "parameters"):
+            listed.add_column(column)
         for cut_ in done.cuts:
-            cuts.add_row(str(cut_.op), cut_.layer, "→".join(map(str, cut_.dims)), f"{cut_.params:,}", f"{4 * cut_.params:,}")
-        c.print(cuts)
+            listed.add_row(str(cut_.op), cut_.layer, cut_.text, f"{cut_.params:,}")
+        c.print(listed)
     table = Table(title="boards, with 100 samples cached (bytes)")
     for column in ("board", "core", "RAM needed", "RAM", "flash needed", "flash slot", "samples at most", "fits"):
         table.add_column(column, justify="left" if column in ("board", "core", "fits") else "right")
@@ -54,6 +63,38 @@ def command(
             f"{row.max_samples:,}", "[green]yes[/]" if row.fits else "[red]no[/]",
         )  # fmt: skip
     c.print(table)
+    return 0
+
+
+def _costs(rows: list, train: str, as_json: bool) -> int:
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from quantfl.cli.output import console, print_json
+    from quantfl.package.fit import SAMPLES
+
+    if as_json:
+        print_json([asdict(r) | {"cut": r.cut.op, "layer": r.cut.layer, "head": r.cut.text, "params": r.cut.params} for r in rows])
+        return 0
+    c = console()
+    for r in rows:
+        c.print(f"operator {r.cut.op}: {r.cut.text} ({r.cut.layer})", highlight=False, soft_wrap=True)
+    table = Table(title=f"bytes; RAM with {SAMPLES} samples cached; about so many instructions per sample (Cortex-M4F)")
+    for column in ("op", "params", "RAM", "sample", "package", "f32/round", "BU(64)", "insns"):
+        table.add_column(column, justify="right")
+    for r in rows:
+        numbers = (r.cut.op, r.cut.params, r.ram, r.per_sample, r.flash, r.round_fp32, r.round_bu, r.insns)
+        table.add_row(*(f"{n:,}" for n in numbers))
+    boards = Table(title="samples that fit, by operator (-: none, or the package is too large)")
+    for column in ("board", *(str(r.cut.op) for r in rows)):
+        boards.add_column(column, justify="left" if column == "board" else "right")
+    for board in rows[0].samples:
+        boards.add_row(board, *(f"{r.samples[board]:,}" if r.samples[board] else "-" for r in rows))
+    c.print(table)
+    c.print(boards)
+    if train != "all":
+        c.print("*: a scale and a bias per channel")
     return 0
 
 

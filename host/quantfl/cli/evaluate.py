@@ -30,7 +30,6 @@ def command(
 
 def evaluate(target: Path, data: str | None, data_path: Path | None, samples: int | None) -> dict:
     """What the verb prints."""
-    from quantfl.core.head import Head
     from quantfl.core.nn import Engine
     from quantfl.data import load
     from quantfl.data.quantise import to_int8
@@ -62,7 +61,7 @@ def evaluate(target: Path, data: str | None, data_path: Path | None, samples: in
     y = ds.y_test[:samples]
     result: dict = {"target": str(target), "data": ds.name, "test_samples": len(y)}
     if package.dims:
-        head = Head(package.dims, package.feature_scale, package.feature_zero_point)
+        head = package.head
         score = head.evaluate(params if params is not None else package.params, Engine(raw).run_batch(x), y)
         result |= {"accuracy": score.accuracy, "loss": score.loss}
     exported, interpreter = stock_accuracy(model if model is not None else original_of(raw), x, y)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import struct
+from dataclasses import dataclass, field
 from functools import cached_property
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from quantfl.core import ffi, lib, status_text
 
+_KEEP: WeakKeyDictionary = WeakKeyDictionary()  # what shapes point to
 
 @dataclass(frozen=True)
 class FitConfig:
@@ -40,25 +43,110 @@ class Score:
         return self.correct / self.count if self.count else 0.0
 
 
+KINDS = {"conv": 1, "depthwise": 2, "average": 3, "maximum": 4}
+ACTIVATIONS = {"linear": 0, "relu": 1, "relu6": 2}
+MODES = {"all": 0, "scales": 1}
+_LAYER = struct.Struct("<BBBx6H6B2xII")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One trainable or pooling layer (qfl_head_layer). shapes: (height, width, channels); a dense layer is a conv of one pixel.
+
+    mode: "all" trains kernel and bias; "scales" a scale and a bias per output channel, the int8 kernel staying at offset `frozen` of
+    the package with float32 scales at offset `scales`.
+    """
+
+    kind: str
+    in_shape: tuple[int, int, int]
+    out_shape: tuple[int, int, int]
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    pad: tuple[int, int] = (0, 0)
+    activation: str = "linear"
+    mode: str = "all"
+    frozen: int = 0
+    scales: int = 0
+
+    @property
+    def weights(self) -> int:
+        """Elements of its kernel, trained or not; 0 for pooling."""
+        taps = self.kernel[0] * self.kernel[1] * self.out_shape[2]
+        return {"conv": taps * self.in_shape[2], "depthwise": taps}.get(self.kind, 0)
+
+    @property
+    def tensors(self) -> tuple[int, ...]:
+        """Sizes of its two trained tensors; none for pooling."""
+        if not self.weights:
+            return ()
+        return (self.weights if self.mode == "all" else self.out_shape[2], self.out_shape[2])
+
+    @property
+    def text(self) -> str:
+        """As tables show it: conv3x3(64), dense(10), average."""
+        if not self.weights:
+            return self.kind
+        dense = self.kind == "conv" and self.in_shape[:2] == self.out_shape[:2] == (1, 1)
+        size = "" if dense else f"{self.kernel[0]}x{self.kernel[1]}"
+        return f"{'dense' if dense else self.kind}{size}({self.out_shape[2]})" + ("*" if self.mode == "scales" else "")
+
+    def pack(self) -> bytes:
+        """The record a package holds, 32 bytes."""
+        return _LAYER.pack(
+            KINDS[self.kind], ACTIVATIONS[self.activation], MODES[self.mode], *self.in_shape, *self.out_shape, *self.kernel,
+            *self.stride, *self.pad, self.frozen, self.scales,
+        )  # fmt: skip
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> Layer:
+        """The layer of a record. ValueError for a kind, activation or mode that does not exist."""
+        f = _LAYER.unpack(raw)
+        named = []
+        for names, code in zip((KINDS, ACTIVATIONS, MODES), f, strict=False):
+            if code not in names.values():
+                raise ValueError(f"no layer has the code {code}")
+            named.append(next(k for k, v in names.items() if v == code))
+        return cls(named[0], f[3:6], f[6:9], f[9:11], f[11:13], f[13:15], named[1], named[2], f[15], f[16])
+
+
+def dense_layers(dims: tuple[int, ...]) -> tuple[Layer, ...]:
+    """A stack of dense layers F, hidden..., K with ReLU between them."""
+    last = len(dims) - 2
+    return tuple(
+        Layer("conv", (1, 1, i), (1, 1, o), activation="linear" if n == last else "relu")
+        for n, (i, o) in enumerate(zip(dims, dims[1:], strict=False))
+    )
+
+
 @dataclass(frozen=True)
 class Head:
-    """A stack of dense layers over int8 features: dims (F, hidden..., K); real = (q - zero_point) * scale.
+    """The layers after the cut over int8 features: real = (q - zero_point) * scale.
 
-    Parameters travel as one float32 vector [params]: per layer kernel [in][out], then bias [out].
+    dims: (F, outputs of every layer..., K); without `layers` a stack of dense layers. Parameters travel as one float32 vector
+    [params]: per layer kernel [k_h][k_w][in][out], then bias [out] (mode "scales": scales [out], bias [out]).
+    base: the package, where layers of mode "scales" have their kernels.
     """
 
     dims: tuple[int, ...]
     scale: float
     zero_point: int
+    layers: tuple[Layer, ...] = ()
+    base: bytes = field(default=b"", repr=False, compare=False)
 
     @cached_property
     def _shape(self):
-        shape = ffi.new("qfl_head_shape *")
-        if not 2 <= len(self.dims) <= lib.QFL_HEAD_MAX_LAYERS + 1:
-            raise ValueError(f"a head of {len(self.dims) - 1} layers: 1 to {lib.QFL_HEAD_MAX_LAYERS} are possible")
-        shape.layers = len(self.dims) - 1
-        for i, n in enumerate(self.dims):
-            shape.dims[i] = n
+        layers = self.layers or dense_layers(self.dims)
+        if not 1 <= len(layers) <= lib.QFL_HEAD_MAX_LAYERS:
+            raise ValueError(f"a head of {len(layers)} layers: 1 to {lib.QFL_HEAD_MAX_LAYERS} are possible")
+        shape, rows = ffi.new("qfl_head_shape *"), ffi.new("qfl_head_layer[]", len(layers))
+        try:
+            ffi.buffer(rows)[:] = b"".join(layer.pack() for layer in layers)
+        except struct.error:
+            raise ValueError(f"head dimensions {self.dims} are out of range") from None
+        base = ffi.new("uint64_t[]", len(self.base) // 8 + 1)
+        ffi.buffer(base)[: len(self.base)] = self.base
+        shape.layers, shape.layer, shape.base, shape.base_size = len(layers), rows, ffi.cast("uint8_t *", base), len(self.base)
+        _KEEP[shape] = (rows, base)
         if lib.qfl_head_param_count(shape) == 0:
             raise ValueError(f"head dimensions {self.dims} are out of range")
         return shape
@@ -68,9 +156,20 @@ class Head:
         return lib.qfl_head_param_count(self._shape)
 
     @property
+    def scratch_bytes(self) -> int:
+        """RAM that a fit takes beside parameters, momentum and features."""
+        return lib.qfl_head_scratch_size(self._shape)
+
+    @property
+    def one_dense(self) -> bool:
+        """Whether it is one dense layer trained wholly, for which there is a closed form."""
+        layers = self.layers or dense_layers(self.dims)
+        return len(layers) == 1 and layers[0].mode == "all" and layers[0].in_shape[:2] == (1, 1)
+
+    @property
     def tensors(self) -> tuple[int, ...]:
         """Sizes of kernel and bias of every layer, in order: the layout of a delta."""
-        return tuple(n for i, o in zip(self.dims, self.dims[1:], strict=False) for n in (i * o, o))
+        return tuple(n for layer in self.layers or dense_layers(self.dims) for n in layer.tensors)
 
     def _data(self, features: np.ndarray, labels: np.ndarray):
         features = np.ascontiguousarray(features, np.int8)
@@ -109,6 +208,18 @@ class Head:
                 self._shape, p, ffi.from_buffer("int8_t[]", row), self.scale, self.zero_point, scratch
             )
             out[i] = np.frombuffer(ffi.buffer(z, 4 * k), np.float32)
+        return out
+
+    def outputs(self, w: np.ndarray, features: np.ndarray) -> list[np.ndarray]:
+        """Outputs of every layer, float32 [n, size] each, for features int8 [n, F]."""
+        features = np.ascontiguousarray(features, np.int8)
+        scratch, p, layers = self._scratch(), self._floats(w), self.layers or dense_layers(self.dims)
+        out = [np.empty((len(features), int(np.prod(layer.out_shape))), np.float32) for layer in layers]
+        for i, row in enumerate(features):
+            lib.qfl_head_logits(self._shape, p, ffi.from_buffer("int8_t[]", row), self.scale, self.zero_point, scratch)
+            for k, rows in enumerate(out):
+                at = lib.qfl_head_outputs(self._shape, k, scratch)
+                rows[i] = np.frombuffer(ffi.buffer(at, 4 * rows.shape[1]), np.float32)
         return out
 
     def gradient(self, w: np.ndarray, q: np.ndarray, label: int, weight: float = 1.0) -> tuple[float, np.ndarray]:

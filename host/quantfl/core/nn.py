@@ -93,8 +93,14 @@ class Engine:
 
 
 def check(package: bytes, source: str = "the package") -> None:
-    """PackageError unless the device would accept `package`."""
-    Engine(package, source)
+    """PackageError unless the device would accept `package`, its head too."""
+    engine = Engine(package, source)
+    if engine.nn.head_layers:
+        shape = ffi.new("qfl_head_shape *", lib.qfl_device_shape(engine.nn))
+        status = lib.qfl_head_check(shape)
+        params, features = lib.qfl_head_param_count(shape), lib.qfl_head_features(shape) if status == 0 else 0
+        if status < 0 or params != engine.nn.head_param_count or features != engine.nn.feature_count:
+            raise PackageError(f"{source} has a head this firmware cannot run: {status_text(status or lib.QFL_E_FORMAT)}")
 
 
 def device_need(package: bytes, arena: int) -> dict[str, int]:

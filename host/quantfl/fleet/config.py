@@ -46,6 +46,8 @@ class ModelTable(_Table):
     path: str
     cut: str | None = None
     calibrate: str | None = None
+    train: Literal["all", "scales", "scales+head"] | None = None
+    recompute: bool = False
 
 
 class BoardTable(_Table):

@@ -51,13 +51,15 @@ class Prepared:
         close_all(self.boards)
 
 
-def load_package(path: Path, *, cut: str | None = None, calibrate: Path | None = None) -> Package:
-    """A package, or a model that is converted now."""
+def load_package(
+    path: Path, *, cut: str | None = None, calibrate: Path | None = None, train: str | None = None, recompute: bool = False
+) -> Package:
+    """A package, or a model that is converted now; a package is converted anew when one of the options is given."""
     if path.suffix == ".tflite" and path.is_file():
         data = read_file(path)
-        if cut is None and METADATA_NAME in ModelFile(data, str(path)).metadata:
+        if cut is None and train is None and not recompute and METADATA_NAME in ModelFile(data, str(path)).metadata:
             return open_package(data, str(path))
-    return open_package(convert(path, cut=cut, calibrate=calibrate).package, str(path))
+    return open_package(convert(path, cut=cut, calibrate=calibrate, train=train or "all", recompute=recompute).package, str(path))
 
 
 def client_seed(seed: int, index: int) -> int:
@@ -75,7 +77,7 @@ def key_ring(config: RunConfig, base: Path) -> KeyRing | None:
 
 def evaluator(package: Package, features: np.ndarray, labels: np.ndarray):
     """A function that scores global parameters float32 [params] on the host's test features."""
-    head = Head(package.dims, package.feature_scale, package.feature_zero_point)
+    head = package.head
 
     def evaluate(params: np.ndarray) -> Score:
         return head.evaluate(params, features, labels)
@@ -117,7 +119,8 @@ def make_strategy(config: RunConfig, head: Head, params: np.ndarray) -> FedAvg:
     rate = Rate(run.rounds, config.uplink.rate(), down.rate(), config.uplink.step, window=max(5, math.ceil(absence)),
                 budget=config.budget.limit())  # fmt: skip
     if down.codec == "dz":
-        how: Chain | Lattice = Lattice(head, params, unit=grid(params), absence=absence, dither=down.dither, seed=run.seed)
+        unit = grid(params, head.tensors)
+        how: Chain | Lattice = Lattice(head, params, unit=unit, absence=absence, dither=down.dither, seed=run.seed)
     else:
         how = Chain(head, down.make(), params)
     return FedAvg(head, params, how, rate, config.strategy.server_lr)
@@ -138,7 +141,8 @@ def prepare(
             raise RunError(f"{folder.package} is not the package this run was started with")
     else:
         calibrate = base / config.model.calibrate if config.model.calibrate else None
-        package = load_package(base / config.model.path, cut=config.model.cut, calibrate=calibrate)
+        package = load_package(base / config.model.path, cut=config.model.cut, calibrate=calibrate, train=config.model.train,
+                               recompute=config.model.recompute)  # fmt: skip
     if not package.dims:
         raise RunError(f"{config.model.path} has nothing to train; convert it with a head")
     keys = key_ring(config, base)
@@ -156,7 +160,7 @@ def prepare(
         kind = "ports"
         if any(b.url.startswith("ble://") for b in config.fleet.board):
             ble.configure(config.fleet.ble_connections, config.fleet.ble_packet)
-    head = Head(package.dims, package.feature_scale, package.feature_zero_point)
+    head = package.head
     strategy = make_strategy(config, head, package.params)
     if state is not None:
         strategy.params = state.params.copy()

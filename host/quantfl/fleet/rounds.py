@@ -226,7 +226,7 @@ class Rounds:
         f, start = self.f, self.f.config.start
         if start.how == "none" or (start.how == "auto" and f.config.uplink.codec != "dz"):
             return False
-        if len(f.strategy.head.dims) != 2 or start.dims > f.strategy.head.dims[0]:
+        if not f.strategy.head.one_dense or start.dims > f.strategy.head.dims[0]:
             if start.how == "closed-form":
                 raise RunError(
                     "start.how = \"closed-form\" needs a head of one dense layer, and start.dims at most its "

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from quantfl.core.head import Head, Score
+from quantfl.core.head import Score
 from quantfl.emulate import Board, boot_fleet, close_all
 from quantfl.errors import DeviceError, LinkError, QuantflError
 from quantfl.fleet.chaos import Unleashed
@@ -138,7 +138,7 @@ class _Watched(Rounds):
 
 def _federation(config: RunConfig, package: Package, boards: list[Board], chaos: Chaos | None) -> Federation:
     rng = np.random.default_rng(config.run.seed)
-    head = Head(package.dims, package.feature_scale, package.feature_zero_point)
+    head = package.head
     unleashed = None if chaos is None else Unleashed(chaos, head.tensors, config.uplink.make())
     members = []
     for i, board in enumerate(boards):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from quantfl.errors import PackageError, ToolError, UnsupportedError, UsageError
+from quantfl.package import cost as costs
 from quantfl.package import cut as cutting
 from quantfl.package import fit
 from quantfl.package.flatfile import ModelFile, damage, read_file
@@ -34,39 +35,57 @@ class Converted:
     def to_json(self) -> dict:
         return {
             "name": self.name, "bytes": len(self.package), "sha256": self.sha256, "arena_bytes": self.arena_size,
-            "cut": asdict(self.cut) | {"params": self.cut.params},
-            "cuts": [asdict(c) | {"params": c.params} for c in self.cuts],
+            "cut": _cut_json(self.cut), "cuts": [_cut_json(c) for c in self.cuts],
             "boards": [asdict(f) for f in self.fits],
         }  # fmt: skip
 
 
+def _cut_json(c: cutting.Cut) -> dict:
+    return {"op": c.op, "layer": c.layer, "head": c.text, "dims": list(c.dims), "train": c.mode, "params": c.params}
+
+
 def convert(
     path: Path, *, calibrate: Path | None = None, cut: str | None = None, name: str | None = None,
-    labels: tuple[str, ...] = (),
+    labels: tuple[str, ...] = (), train: str = "all", recompute: bool = False,
 ) -> Converted:  # fmt: skip
     """Convert a .keras, .h5, SavedModel or full int8 .tflite. Errors name the layer and a remedy."""
     keras = path.is_dir() or path.suffix in (".keras", ".h5")
     data = keras_to_tflite(path, calibrate) if keras else read_file(path)
-    return convert_bytes(data, source=str(path), cut=cut, name=name or path.stem, labels=labels)
+    return convert_bytes(data, source=str(path), cut=cut, name=name or path.stem, labels=labels, train=train,
+                         recompute=recompute)  # fmt: skip
+
+
+def cut_costs(path: Path, *, calibrate: Path | None = None, train: str = "all", recompute: bool = False) -> list[costs.Cost]:
+    """What every possible cut of a model costs, the smallest head first; the package is made for each."""
+    keras = path.is_dir() or path.suffix in (".keras", ".h5")
+    data = keras_to_tflite(path, calibrate) if keras else read_file(path)
+    first = convert_bytes(data, source=str(path), train=train, recompute=recompute)
+    rows = []
+    for c in first.cuts:
+        done = convert_bytes(data, source=str(path), cut=str(c.op), train=train, recompute=recompute)
+        rows.append(costs.cost(done.package, done.cut))
+    return rows
 
 
 def convert_bytes(
-    data: bytes, *, source: str, cut: str | None = None, name: str = "", labels: tuple[str, ...] = ()
+    data: bytes, *, source: str, cut: str | None = None, name: str = "", labels: tuple[str, ...] = (), train: str = "all",
+    recompute: bool = False,
 ) -> Converted:
-    """Convert the bytes of a full int8 .tflite (or of a package, which is converted anew)."""
+    """Convert the bytes of a full int8 .tflite (or of a package, which is converted anew). train: one of cut.MODES; recompute:
+    boards cache inputs instead of features."""
     with damage(source):
         data = original_of(data)
         model = ModelFile(data, source)
         _full_int8(model)
-        chosen = cutting.choose(model, cut)
-        without = [op.index for op in cutting.head_ops(model, chosen.op) if len(op.inputs) < 3 or op.inputs[2] < 0]
+        chosen = cutting.choose(model, cut).trained(train)
+        without = cutting.without_own_bias(model, chosen)
         if without:  # the trained bias needs a place in the exported model
             data = add_biases(data, without, source)
             model = ModelFile(data, source)
         head = cutting.head_of(model, chosen)
     if labels and len(labels) != chosen.dims[-1]:
         raise UsageError(f"{len(labels)} labels given, but the model has {chosen.dims[-1]} classes")
-    package = compile_program(data, cut_op=chosen.op, head=head, name=name, labels=labels, source=source)
+    package = compile_program(data, cut_op=chosen.op, head=head, name=name, labels=labels, source=source, recompute=recompute)
     opened = open_package(package, source)
     return Converted(
         package, name, chosen, tuple(cutting.possible_cuts(model)), tuple(fit.check(package)),

@@ -13,9 +13,8 @@ import struct
 import numpy as np
 import tflite
 
-from quantfl.core.head import Head
 from quantfl.errors import PackageError, UnsupportedError
-from quantfl.package.cut import head_ops
+from quantfl.package.cut import Stage, head_of, possible_cuts, stage_floats, stages_of
 from quantfl.package.flatfile import ModelFile, Op
 from quantfl.package.program import HeadSpec, Package, compile_program
 
@@ -66,36 +65,56 @@ def export(
     logits differ by less are told apart by the logits only. keep_metadata: make it a package again, whose initial head is `params`.
     """
     model = ModelFile(package.original, package.name or "the package")
-    ops = head_ops(model, package.cut_op)
-    if len(ops) != len(package.dims) - 1:
+    stages = stages_of(model, package.cut_op)
+    if [s.layer.out_shape for s in stages] != [x.out_shape for x in package.layers]:
         raise PackageError("the package's head does not fit its own model; convert the model anew")
     if params.shape != package.params.shape or not np.isfinite(params).all():
         raise PackageError(f"a head of {params.size} finite parameters was given, {package.params.size} are due")
     patch, at = _Patch(model.data), 0
-    x = (features.astype(np.float64) - package.feature_zero_point) * package.feature_scale
-    x_scale = package.feature_scale
-    for i, op in enumerate(ops):
-        n_in, n_out = package.dims[i], package.dims[i + 1]
-        kernel = params[at : at + n_in * n_out].reshape(n_in, n_out).astype(np.float64)
-        bias = params[at + n_in * n_out : at + (n_in + 1) * n_out].astype(np.float64)
-        at += (n_in + 1) * n_out
-        x = x @ kernel + bias
-        last = i + 1 == len(ops)
-        if not last:
-            x = np.maximum(x, 0.0)
-        _write_weights(model, patch, op, kernel, bias, x_scale)
-        x_scale = _write_outputs(model, patch, op, ops[i + 1] if not last else None, x, relu=not last)
+    params = np.ascontiguousarray(params, np.float32)
+    outputs = package.head.outputs(params, features)
+    x_scale, x_zero = package.feature_scale, package.feature_zero_point
+    for i, (stage, layer) in enumerate(zip(stages, package.layers, strict=True)):
+        following = stages[i + 1].first if i + 1 < len(stages) else None
+        if not layer.weights:
+            if stage.op.name == "MEAN":
+                x_scale, x_zero = _write_outputs(model, patch, stage, following, _range(outputs[i], False))
+            else:  # kernels of pooling do not rescale
+                _write_outputs(model, patch, stage, following, (x_scale, x_zero))
+            continue
+        n, out = layer.tensors
+        kernel, bias = params[at : at + n].astype(np.float64), params[at + n : at + n + out].astype(np.float64)
+        at += n + out
+        if layer.mode == "scales":
+            kernel = stage_floats(model, stage)[0].reshape(-1, out) * kernel
+        _write_weights(model, patch, stage, kernel.reshape(-1, out), bias, x_scale)
+        x_scale, x_zero = _write_outputs(model, patch, stage, following, _range(outputs[i], layer.activation != "linear"))
     out = bytes(patch.out)
     if keep_metadata:
-        out = compile_program(
-            out, cut_op=package.cut_op, head=HeadSpec(package.dims, params), name=package.name, labels=package.labels
-        )
+        out = _package_again(out, package, params)
     return out
 
 
+def _package_again(data: bytes, package: Package, params: np.ndarray) -> bytes:
+    """A package of the exported model whose initial head is `params`; in mode "scales" it starts from the new kernels."""
+    model = ModelFile(data, package.name or "the package")
+    mode = "all" if all(x.mode == "all" for x in package.layers) else "scales+head"
+    if mode != "all" and package.layers[-1].mode == "scales":
+        mode = "scales"
+    cut = next(c for c in possible_cuts(model) if c.op == package.cut_op).trained(mode)
+    head = head_of(model, cut)
+    if mode == "all":
+        head = HeadSpec(package.layers, params)
+    return compile_program(
+        data, cut_op=package.cut_op, head=head, name=package.name, labels=package.labels, recompute=package.recompute
+    )
+
+
 def _write_weights(
-    model: ModelFile, patch: _Patch, op: Op, kernel: np.ndarray, bias: np.ndarray, x_scale: float
+    model: ModelFile, patch: _Patch, stage: Stage, kernel: np.ndarray, bias: np.ndarray, x_scale: float
 ) -> None:
+    """kernel [taps * in, out], depthwise [taps, channels]."""
+    op = stage.op
     w = model.tensors[op.inputs[1]]
     largest = np.abs(kernel).max(axis=0)
     if len(w.scales) == 1:
@@ -106,7 +125,7 @@ def _write_weights(
     if len(w.scales) == 1:
         scales = np.full_like(scales, scales.max())
     q = np.clip(np.rint(kernel / scales.astype(np.float64)), -127, 127).astype(np.int8)
-    patch.constant(w.offset, np.ascontiguousarray(q.T))
+    patch.constant(w.offset, np.ascontiguousarray(q if stage.layer.kind == "depthwise" else q.T))
     patch.scales(w.index, scales if len(w.scales) > 1 else scales[:1])
     if len(op.inputs) > 2 and op.inputs[2] >= 0:
         b = model.tensors[op.inputs[2]]
@@ -119,24 +138,18 @@ def _write_weights(
 
 
 def _write_outputs(
-    model: ModelFile, patch: _Patch, op: Op, following: Op | None, values: np.ndarray, *, relu: bool
-) -> float:
-    """Quantise the layer's output anew, and every tensor up to the next dense layer or the softmax; returns its scale."""
-    scale, zero = _range(values, relu)
+    model: ModelFile, patch: _Patch, stage: Stage, following: Op | None, quantisation: tuple[float, int]
+) -> tuple[float, int]:
+    """Quantise the layer's output anew, and every tensor up to the next layer or the softmax; returns its scale and zero-point."""
+    scale, zero = quantisation
     end = following.index if following else len(model.ops)
-    tensors = {op.outputs[0]}
-    for o in model.ops[op.index + 1 : end]:
-        if o.name in ("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "RELU") and o.inputs[0] in tensors:
+    tensors = {stage.op.outputs[0]}
+    for o in model.ops[stage.op.index + 1 : end]:
+        if o.name in ("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "RELU", "RELU6") and o.inputs[0] in tensors:
             tensors.add(o.outputs[0])
+    if following is not None and following.name == "PAD":
+        tensors.add(following.outputs[0])
     for t in tensors:
         patch.scales(t, np.array([scale]))
         patch.zero_point(t, zero)
-    return scale
-
-
-def float_head(package: Package) -> Head:
-    """The package's head as the boards compute it."""
-    return Head(package.dims, package.feature_scale, package.feature_zero_point)
-
-
-
+    return scale, zero

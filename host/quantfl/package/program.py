@@ -11,11 +11,12 @@ import hashlib
 import json
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
+from quantfl.core.head import Head, Layer
 from quantfl.errors import PackageError, UnsupportedError
 from quantfl.package import plan
 from quantfl.package.elementwise import ElementwiseOperators
@@ -24,11 +25,15 @@ from quantfl.package.movement import MovementOperators
 from quantfl.package.operators import CODES, RECORD, Record
 
 MAGIC = b"QFLP"
-VERSION = 1
+VERSION = 2
 HEADER = struct.Struct("<4sHH8IfiI5I6IfiII")
 HEADER_SIZE = 128
 RECORD_SIZE = RECORD.size
-MAX_HEAD_LAYERS = 4
+LAYER_SIZE = 32
+MAX_HEAD_LAYERS = 12
+MAX_HEAD_TRAINED = 8
+RECOMPUTE = 1  # flag: boards cache inputs and compute the features again for every visit
+
 
 #: Operators that may write where they read.
 IN_PLACE = {CODES[name] for name in ("RESHAPE", "RELU", "ADD", "MUL", "PRELU", "LOGISTIC")}
@@ -36,10 +41,23 @@ IN_PLACE = {CODES[name] for name in ("RESHAPE", "RELU", "ADD", "MUL", "PRELU", "
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """The trainable head: dims (F, hidden..., K) and initial float32 parameters [params] (kernel [in][out], bias)."""
+    """The trainable head: its layers and initial float32 parameters [params].
 
-    dims: tuple[int, ...]
+    kernel_scales: per layer of mode "scales" the float32 scales of its int8 kernel; its `frozen` is an offset in the user's file.
+    """
+
+    layers: tuple[Layer, ...]
     params: np.ndarray
+    kernel_scales: tuple[np.ndarray, ...] = ()
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        return head_dims(self.layers)
+
+
+def head_dims(layers: tuple[Layer, ...]) -> tuple[int, ...]:
+    """(F, outputs of every layer..., K); nothing without layers."""
+    return (math.prod(layers[0].in_shape), *(math.prod(layer.out_shape) for layer in layers)) if layers else ()
 
 
 class Compiler(ElementwiseOperators, MovementOperators):
@@ -134,19 +152,22 @@ def compile_program(
     labels: tuple[str, ...] = (),
     source: str = "the model",
     shift: int = 0,
+    recompute: bool = False,
 ) -> bytes:
     """The package: `data` (a full int8 .tflite) with our program in its metadata.
 
     cut_op: operators [0, cut_op) are the backbone and the input of operator cut_op is the cut tensor; None: the whole
     model is backbone and there is nothing to train. shift: 0..15, by which all tensors are misaligned (tests of kernels).
+    recompute: boards keep inputs instead of features, which are computed again for every visit.
     UnsupportedError names operator, layer and remedy.
     """
     with damage(source):
-        return _compile(original_of(data), cut_op, head, name, labels, source, shift)
+        return _compile(original_of(data), cut_op, head, name, labels, source, shift, RECOMPUTE if recompute else 0)
 
 
 def _compile(
-    data: bytes, cut_op: int | None, head: HeadSpec | None, name: str, labels: tuple[str, ...], source: str, shift: int
+    data: bytes, cut_op: int | None, head: HeadSpec | None, name: str, labels: tuple[str, ...], source: str, shift: int,
+    flags: int,
 ) -> bytes:
     model = ModelFile(data, source)
     compiler = Compiler(model)
@@ -159,13 +180,17 @@ def _compile(
     where, arena = compiler.lay_out(records, cut, shift)
     features = model.tensors[model.ops[cut].inputs[0] if cut < len(records) else model.ops[-1].outputs[0]]
     entry = model.tensors[entry_of(model)]
-    if head is not None and (head.dims[0] != features.size or len(head.dims) - 1 > MAX_HEAD_LAYERS):
+    layers = head.layers if head else ()
+    if head is not None and (head.dims[0] != features.size or len(layers) > MAX_HEAD_LAYERS):
         raise PackageError(f"{source}: a head {head.dims} does not fit {features.size} features")
     meta = json.dumps({"name": name, "labels": list(labels)}).encode()
-    params = b"" if head is None else snap(head.params).astype("<f4").tobytes()
+    params = b"" if head is None else snap(head.params, tensors_of(layers)).astype("<f4").tobytes()
+    scales = b"".join(s.astype("<f4").tobytes() for s in head.kernel_scales) if head else b""
     ops_at = HEADER_SIZE
     tables_at = ops_at + RECORD_SIZE * len(records)
-    params_at = tables_at + len(compiler.tables)
+    layers_at = tables_at + len(compiler.tables)
+    scales_at = layers_at + LAYER_SIZE * len(layers)
+    params_at = scales_at + len(scales)
     meta_at = params_at + len(params)
     size = -(-(meta_at + len(meta)) // 16) * 16
     packed, blob_at = _probe(data, size)
@@ -173,14 +198,21 @@ def _compile(
     for r in records:
         r.weights = r.weights + (blob_at + tables_at if r.own_weights else prefix) if r.weights_size else 0
         r.table = blob_at + tables_at + r.table if r.table_count else 0
-    dims = list(head.dims) if head else []
+    placed, at = [], blob_at + scales_at
+    for layer in layers:
+        if layer.mode == "scales":
+            layer = replace(layer, frozen=layer.frozen + prefix, scales=at)
+            at += 4 * layer.out_shape[2]
+        placed.append(layer.pack())
     header = HEADER.pack(
-        MAGIC, VERSION, 0, size, arena, len(records), cut, where[entry.index], entry.size, where[features.index],
-        features.size, features.scale, features.zero_point, max(0, len(dims) - 1), *(dims + [0] * (5 - len(dims))),
+        MAGIC, VERSION, flags if head else 0, size, arena, len(records), cut, where[entry.index], entry.size,
+        where[features.index], features.size, features.scale, features.zero_point, len(layers),
+        blob_at + layers_at if layers else 0, LAYER_SIZE, 0, 0, 0,
         blob_at + params_at if head else 0, len(params) // 4, blob_at + ops_at, len(packed), prefix, len(data),
         entry.scale, entry.zero_point, meta_at, len(meta),
     )  # fmt: skip
-    blob = header.ljust(HEADER_SIZE, b"\0") + b"".join(r.pack() for r in records) + bytes(compiler.tables) + params + meta
+    parts = [header.ljust(HEADER_SIZE, b"\0"), *(r.pack() for r in records), bytes(compiler.tables), *placed, scales, params, meta]
+    blob = b"".join(parts)
     return with_metadata(data, blob.ljust(size, b"\0"))
 
 
@@ -194,19 +226,29 @@ def entry_of(model: ModelFile) -> int:
     return first
 
 
-def snap(params: np.ndarray) -> np.ndarray:
-    """Head parameters on the grid of a power of two: 11 bits for the largest of them, and room for heads far larger.
+def tensors_of(layers: tuple[Layer, ...]) -> tuple[int, ...]:
+    """Sizes of the trained tensors, in order."""
+    return tuple(n for layer in layers for n in layer.tensors)
+
+
+def snap(params: np.ndarray, tensors: tuple[int, ...] = ()) -> np.ndarray:
+    """Head parameters on the grid of a power of two: 11 bits for the largest of each layer, and room for heads far larger.
 
     Sums of such parameters and of steps of the codec DZ are then exact in float32, so that a board reaches the same bytes
     through many small updates as through one that combines them.
     """
-    return (np.rint(params.astype(np.float64) / grid(params)) * grid(params)).astype(np.float32)
+    unit = grid(params, tensors)
+    return (np.rint(params.astype(np.float64) / unit) * unit).astype(np.float32)
 
 
-def grid(params: np.ndarray) -> float:
-    """The grid's unit, a power of two, at least 2^-16: float32 is exact on it up to 2^24 times as much."""
-    largest = float(np.abs(params).max(initial=0.0))
-    return 2.0 ** max(-16, math.ceil(math.log2(largest)) - 11) if largest > 0 else 2.0**-16
+def grid(params: np.ndarray, tensors: tuple[int, ...] = ()) -> float:
+    """The grid's unit, a power of two, at least 2^-16: float32 is exact on it up to 2^24 times as much. tensors: sizes of kernel
+    and bias of every layer; the finest that one of them needs is taken."""
+    ends = np.cumsum([a + b for a, b in zip(tensors[::2], tensors[1::2], strict=True)])[:-1]
+    layers = np.split(params, ends) if tensors else [params]
+    largest = [float(np.abs(part).max(initial=0.0)) for part in layers]
+    units = [2.0 ** max(-16, math.ceil(math.log2(v)) - 11) for v in largest if v > 0]
+    return min(units, default=2.0**-16)
 
 
 def _probe(data: bytes, size: int) -> tuple[bytes, int]:
@@ -256,11 +298,23 @@ class Package:
     feature_count: int
     feature_scale: float
     feature_zero_point: int
-    dims: tuple[int, ...]
+    layers: tuple[Layer, ...]
     params: np.ndarray
     name: str
     labels: tuple[str, ...]
     sha256: str
+    recompute: bool = False
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """(F, outputs of every layer..., K); nothing when there is nothing to train."""
+        return head_dims(self.layers)
+
+    @property
+    def head(self) -> Head:
+        """The head as boards compute it."""
+        base = self.data if any(layer.mode == "scales" for layer in self.layers) else b""
+        return Head(self.dims, self.feature_scale, self.feature_zero_point, self.layers, base)
 
     @property
     def original(self) -> bytes:
@@ -282,7 +336,7 @@ def open_package(data: bytes, source: str = "the package") -> Package:
 
 def _read_package(data: bytes, at: int, source: str) -> Package:
     f = HEADER.unpack_from(data, at)
-    layers, dims, params_at, count = f[13], f[14:19], f[19], f[20]
+    layers, layers_at, params_at, count = f[13], f[14], f[19], f[20]
     try:
         meta = json.loads(data[at + f[27] : at + f[27] + f[28]])
         name, labels = str(meta["name"]), tuple(str(v) for v in meta["labels"])
@@ -290,6 +344,7 @@ def _read_package(data: bytes, at: int, source: str) -> Package:
         raise PackageError(f"{source} is damaged: its name and labels cannot be read") from None
     return Package(
         data, f[4], f[5], f[6], f[8], f[25], f[26], f[10], f[11], f[12],
-        tuple(dims[: layers + 1]) if layers else (),
+        tuple(Layer.unpack(data[layers_at + i * LAYER_SIZE : layers_at + (i + 1) * LAYER_SIZE]) for i in range(layers)),
         np.frombuffer(data, "<f4", count, params_at).astype(np.float32), name, labels, hashlib.sha256(data).hexdigest(),
+        bool(f[2] & RECOMPUTE),
     )  # fmt: skip

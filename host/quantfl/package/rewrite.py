@@ -98,7 +98,8 @@ class _Prefix:
 
 
 def add_biases(data: bytes, ops: list[int], source: str = "the model") -> bytes:
-    """The model with an int32 bias of zeros for each of the FULLY_CONNECTED operators `ops`, which have none."""
+    """The model with an int32 bias of its own for each of the dense and convolution operators `ops`: zeros where one has none, a copy
+    where it shares its bias with another."""
     if not ops:
         return data
     with damage(source):
@@ -137,7 +138,7 @@ def _add_biases(data: bytes, ops: list[int], model: ModelFile) -> bytes:
         p.repoint(operators_at + 4 + 4 * index, changed[-1])
         p.repoint(changed[1], p.vector(3, "i", (op.inputs[0], op.inputs[1], len(tensors) + k)))
         p.point(tensors_at + 4 * (len(tensors) + k), _bias_tensor(p, model, index, len(buffers) + k))
-        p.point(buffers_at + 4 * (len(buffers) + k), _bias_buffer(p, model.tensors[op.inputs[1]].shape[0]))
+        p.point(buffers_at + 4 * (len(buffers) + k), _bias_buffer(p, model, op))
     return p.finish()
 
 
@@ -147,7 +148,7 @@ def _bias_tensor(p: _Prefix, model: ModelFile, index: int, buffer: int) -> int:
     scales = (np.float32(x.scale) * w.scales).astype(np.float32)
     name = f"{model.tensors[op.outputs[0]].name[:40]}/bias".encode()
     tensor = p.table([(0, "I", 0), (2, "I", buffer), (3, "I", 0), (4, "I", 0), (1, "B", tflite.TensorType.INT32)])
-    p.point(tensor[0], p.vector(1, "i", (w.shape[0],)))
+    p.point(tensor[0], p.vector(1, "i", (model.tensors[op.outputs[0]].shape[-1],)))
     p.point(tensor[3], p.vector(len(name), "B", tuple(name)))
     p.out += b"\0"
     quantisation = p.table([(2, "I", 0), (3, "I", 0)])
@@ -157,8 +158,11 @@ def _bias_tensor(p: _Prefix, model: ModelFile, index: int, buffer: int) -> int:
     return tensor[-1]
 
 
-def _bias_buffer(p: _Prefix, channels: int) -> int:
+def _bias_buffer(p: _Prefix, model: ModelFile, op) -> int:
+    content = bytes(4 * model.tensors[op.outputs[0]].shape[-1])
+    if len(op.inputs) > 2 and op.inputs[2] >= 0:
+        content = model.tensors[op.inputs[2]].data.astype("<i4").tobytes()
     table = p.table([(0, "I", 0)])
     p.out.extend(bytes((12 - len(p.out)) % 16))  # the content begins at a multiple of 16
-    p.point(table[0], p.vector(4 * channels, "B"))
+    p.point(table[0], p.vector(len(content), "B", tuple(content)))
     return table[-1]

@@ -95,6 +95,9 @@ typedef struct qfl_device_need {
 /* Fills *need for an arena of `arena` bytes. QFL_E_NOMEM: no sample fits; *need is filled nevertheless. */
 qfl_status qfl_device_plan(const qfl_nn *nn, uint32_t arena, qfl_device_need *need);
 
+/* The head of a package, as its layer list says; not checked. */
+qfl_head_shape qfl_device_shape(const qfl_nn *nn);
+
 /* The digest of a link's books that a delta carries; peer: 1 swaps the directions, for comparison at the other end. */
 uint32_t qfl_device_books(const qfl_link_counters *c, int peer);
 

@@ -23,23 +23,26 @@ static uint32_t fixed_size(uint32_t arena)
     return aligned(sizeof(qfl_device)) + aligned((uint32_t)qfl_link_size(&c)) + aligned(qfl_link_pull_size(&c)) + ANSWER_BYTES;
 }
 
+qfl_head_shape qfl_device_shape(const qfl_nn *nn)
+{
+    qfl_head_shape s = {nn->head_layers, (const qfl_head_layer *)nn->head_list, nn->file, nn->file_size};
+    return s;
+}
+
 qfl_status qfl_device_plan(const qfl_nn *nn, uint32_t arena, qfl_device_need *need)
 {
-    qfl_head_shape shape;
-    memset(&shape, 0, sizeof shape);
-    shape.layers = nn->head_layers;
-    if (shape.layers > QFL_HEAD_MAX_LAYERS)
-        return QFL_E_UNSUPPORTED;
-    for (uint32_t i = 0; i <= shape.layers; i++)
-        shape.dims[i] = nn->head_dims[i];
-    uint32_t params = qfl_head_param_count(&shape);
+    qfl_head_shape shape = qfl_device_shape(nn);
     memset(need, 0, sizeof *need);
-    if (params == 0 || params != nn->head_param_count || shape.dims[0] != nn->feature_count)
+    if (shape.layers == 0)
         return QFL_E_UNSUPPORTED;
+    qfl_status status = qfl_head_check(&shape);
+    uint32_t params = status == QFL_OK ? qfl_head_param_count(&shape) : 0;
+    if (status != QFL_OK || params != nn->head_param_count || qfl_head_features(&shape) != nn->feature_count)
+        return status != QFL_OK ? status : QFL_E_FORMAT;
     need->fixed = fixed_size(arena);
     need->params = aligned(4 * params) + 2 * aligned(4 * params + SLACK_BYTES) + aligned(params);
     need->activations = aligned(qfl_head_scratch_size(&shape)) + aligned(nn->arena_size);
-    need->per_sample = nn->feature_count + 2;
+    need->per_sample = (nn->recompute ? nn->input_size : nn->feature_count) + 2;
     uint64_t used = (uint64_t)need->fixed + need->params + need->activations + 16;
     need->capacity = used < arena ? (uint32_t)((arena - used) / need->per_sample) : 0;
     return need->capacity != 0 ? QFL_OK : QFL_E_NOMEM;

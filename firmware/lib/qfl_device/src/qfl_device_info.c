@@ -87,7 +87,7 @@ void qfl_device_on_info(qfl_device *d, uint8_t number)
         put_number(&w, "head", d->head_hash);
         put_number(&w, "params", d->params);
         put_number(&w, "features", d->nn.feature_count);
-        put_number(&w, "classes", d->shape.dims[d->shape.layers]);
+        put_number(&w, "classes", qfl_head_classes(&d->shape));
         put_number(&w, "samples", d->samples);
         put_number(&w, "capacity", d->capacity);
     }
@@ -123,10 +123,10 @@ static void *spare_memory(const qfl_device *d)
     if (d->have_package) {
         if (d->samples >= d->capacity)
             return NULL;
-        at = (uintptr_t)(d->features + (size_t)d->samples * d->nn.feature_count);
+        at = (uintptr_t)(d->features + (size_t)d->samples * d->row);
     }
     at = (at + 15u) & ~(uintptr_t)15u;
-    uintptr_t end = d->have_package ? (uintptr_t)(d->features + (size_t)d->capacity * d->nn.feature_count)
+    uintptr_t end = d->have_package ? (uintptr_t)(d->features + (size_t)d->capacity * d->row)
                                     : (uintptr_t)d->arena + d->arena_size;
     return at + QFL_NN_SELFTEST_BYTES <= end ? (void *)at : NULL;
 }

@@ -43,10 +43,12 @@ struct qfl_device {
     uint8_t residual_keep, residual_round; /* decay per round missed, in 1/255; the round it is from */
     float *scratch;
     uint8_t *nn_arena;
-    int8_t *features; /* [capacity][F] */
+    int8_t *features; /* [capacity][row] */
+    uint32_t row;     /* bytes of a cached sample: F, or the input's with recompute */
     uint16_t *labels; /* [capacity] */
     uint32_t capacity, samples, rejected;
     uint32_t nn_op;   /* next operator of the sample under way, 0: none */
+    uint32_t nn_sample; /* with recompute: that sample's index */
     uint16_t label;   /* of that sample */
 
     /* an object being put that does not go to flash */
@@ -110,6 +112,8 @@ static inline void qfl_put16(uint8_t *p, uint16_t v)
 qfl_status qfl_device_load(qfl_device *d);
 void qfl_device_unload(qfl_device *d);
 int qfl_device_take_sample(qfl_device *d); /* 1: did some work */
+qfl_head_data qfl_device_data(const qfl_device *d);
+int qfl_device_features_ready(qfl_device *d, uint32_t i);
 
 /* qfl_device_keys.c */
 qfl_status qfl_device_open_keys(qfl_device *d);  /* at start: keys from flash to the link */

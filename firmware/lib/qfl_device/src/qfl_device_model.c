@@ -46,13 +46,15 @@ qfl_status qfl_device_load(qfl_device *d)
         status = qfl_device_plan(&d->nn, d->arena_size, &need);
     if (status != QFL_OK)
         return status;
-    d->shape.layers = d->nn.head_layers;
-    d->layout.tensors = 2 * d->shape.layers;
-    for (uint32_t i = 0; i <= d->shape.layers; i++)
-        d->shape.dims[i] = d->nn.head_dims[i];
+    d->shape = qfl_device_shape(&d->nn);
+    d->layout.tensors = 0;
     for (uint32_t i = 0; i < d->shape.layers; i++) {
-        d->layout.size[2 * i] = d->shape.dims[i] * d->shape.dims[i + 1];
-        d->layout.size[2 * i + 1] = d->shape.dims[i + 1];
+        uint32_t kernel, bias;
+        qfl_head_layer_params(&d->shape, i, &kernel, &bias);
+        if (bias == 0)
+            continue;
+        d->layout.size[d->layout.tensors++] = kernel;
+        d->layout.size[d->layout.tensors++] = bias;
     }
     uint32_t at = d->model_at, params = d->nn.head_param_count;
     d->params = params;
@@ -66,12 +68,42 @@ qfl_status qfl_device_load(qfl_device *d)
     d->labels = (uint16_t *)(d->arena + at);
     d->capacity = need.capacity > 65535 ? 65535 : need.capacity;
     d->features = (int8_t *)(d->labels + d->capacity);
+    d->row = need.per_sample - 2;
     memcpy(d->global, d->nn.head_params, 4 * params);
     d->head_hash = qfl_device_head_hash(d->global, params);
     d->have_package = 1;
     d->rejected = 0;
     d->state = QFL_DEVICE_IDLE;
     return QFL_OK;
+}
+
+/* The samples as qfl_head sees them: all cached features, or those computed for the visit at hand. */
+qfl_head_data qfl_device_data(const qfl_device *d)
+{
+    qfl_head_data data = {d->features, d->labels, d->samples, d->nn.feature_scale, d->nn.feature_zero_point, d->nn.recompute};
+    if (d->nn.recompute)
+        data.q = (const int8_t *)d->nn_arena + d->nn.feature_offset;
+    return data;
+}
+
+/* With recompute: one operator towards the features of sample i. 1: they are there. */
+int qfl_device_features_ready(qfl_device *d, uint32_t i)
+{
+    if (!d->nn.recompute)
+        return 1;
+    if (d->nn_op == 0 || d->nn_sample != i) {
+        memcpy(d->nn_arena + d->nn.input_offset, d->features + (size_t)i * d->row, d->row);
+        d->nn_sample = i;
+        d->nn_op = 0;
+    }
+    if (d->nn_op < d->nn.cut_op) {
+        (void)qfl_nn_run(&d->nn, d->nn_arena, d->nn_op, d->nn_op + 1);
+        d->nn_op++;
+    }
+    if (d->nn_op < d->nn.cut_op)
+        return 0;
+    d->nn_op = 0; /* the next visit begins anew */
+    return 1;
 }
 
 int qfl_device_take_sample(qfl_device *d)
@@ -83,10 +115,15 @@ int qfl_device_take_sample(qfl_device *d)
         int8_t *x = (int8_t *)d->nn_arena + d->nn.input_offset;
         if (port->next_sample(port->ctx, x, d->nn.input_size, &d->label) != 1)
             return 0;
-        if (d->label >= d->shape.dims[d->shape.layers]) {
+        if (d->label >= qfl_head_classes(&d->shape)) {
             d->rejected++;
             return 1;
         }
+    }
+    if (d->nn.recompute) { /* the inputs themselves are kept */
+        memcpy(d->features + (size_t)d->samples * d->row, d->nn_arena + d->nn.input_offset, d->row);
+        d->labels[d->samples++] = d->label;
+        return 1;
     }
     if (d->nn_op < d->nn.cut_op) {
         (void)qfl_nn_run(&d->nn, d->nn_arena, d->nn_op, d->nn_op + 1);

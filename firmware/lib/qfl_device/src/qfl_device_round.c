@@ -17,6 +17,8 @@ void qfl_device_cancel(qfl_device *d)
 {
     if (d->have_package)
         d->state = QFL_DEVICE_IDLE;
+    if (d->nn.recompute)
+        d->nn_op = 0; /* features on their way to a visit that will not be */
     d->waiting = d->stats_done = 0;
 }
 
@@ -48,7 +50,8 @@ void qfl_device_on_config(qfl_device *d, uint8_t number, const uint8_t *p, uint3
         codec.flags = p[31];
         codec.levels = qfl_get16(p + 32);
         /* The ranges are those of qfl_head_fit_begin, asked with no samples: it must get as far as missing them. */
-        qfl_head_data none = {d->features, d->labels, 0, d->nn.feature_scale, d->nn.feature_zero_point};
+        qfl_head_data none = qfl_device_data(d);
+        none.count = 0;
         qfl_head_fit fit;
         qfl_device_cancel(d);
         status = qfl_head_fit_begin(&fit, &d->shape, &c, &none, d->work, d->global, d->momentum, d->scratch);
@@ -161,7 +164,7 @@ void qfl_device_on_train(qfl_device *d, uint8_t kind, uint8_t number, const uint
     if (status == QFL_OK) {
         qfl_head_config c = d->config;
         c.seed = d->run_seed ^ (uint32_t)round * 0x9E3779B9u;
-        qfl_head_data data = {d->features, d->labels, d->samples, d->nn.feature_scale, d->nn.feature_zero_point};
+        qfl_head_data data = qfl_device_data(d);
         memcpy(d->work, d->global, 4 * d->params);
         status = qfl_head_fit_begin(&d->fit, &d->shape, &c, &data, d->work, d->global, d->momentum, d->scratch);
     }
@@ -280,11 +283,13 @@ void qfl_device_on_eval(qfl_device *d, uint8_t number, const uint8_t *p, uint32_
 
 static void evaluate_slice(qfl_device *d)
 {
-    qfl_head_data data = {d->features, d->labels, d->samples, d->nn.feature_scale, d->nn.feature_zero_point};
+    qfl_head_data data = qfl_device_data(d);
     uint8_t body[12];
-    uint32_t loss;
-    qfl_head_evaluate(&d->shape, d->global, &data, d->eval_holdout, d->eval_at, EVAL_SLICE, &d->score, d->scratch);
-    d->eval_at += EVAL_SLICE;
+    uint32_t loss, slice = d->nn.recompute ? 1 : EVAL_SLICE;
+    if (d->nn.recompute && qfl_head_held_back(d->eval_at, d->eval_holdout) && !qfl_device_features_ready(d, d->eval_at))
+        return;
+    qfl_head_evaluate(&d->shape, d->global, &data, d->eval_holdout, d->eval_at, slice, &d->score, d->scratch);
+    d->eval_at += slice;
     if (d->eval_at < d->samples)
         return;
     qfl_head_score_finish(&d->score);
@@ -305,6 +310,6 @@ void qfl_device_work(qfl_device *d)
         evaluate_slice(d);
     else if (d->state == QFL_DEVICE_SUMMING)
         qfl_device_stats_slice(d);
-    else if (!qfl_head_fit_step(&d->fit))
+    else if (qfl_device_features_ready(d, qfl_head_fit_next(&d->fit)) && !qfl_head_fit_step(&d->fit))
         finish_fit(d);
 }

@@ -48,19 +48,20 @@ void qfl_device_on_stats(qfl_device *d, uint8_t number, const uint8_t *p, uint32
         status = QFL_E_FORMAT;
     else if (!d->have_package)
         status = QFL_E_STATE;
-    else if (d->shape.layers != 1)
-        status = QFL_E_UNSUPPORTED; /* more than one layer has no closed form */
+    else if (d->shape.layers != 1 || d->shape.layer[0].mode != QFL_HEAD_ALL || d->shape.layer[0].in_h != 1 ||
+             d->shape.layer[0].in_w != 1 || d->nn.recompute)
+        status = QFL_E_UNSUPPORTED; /* only one dense layer over cached features has a closed form */
     else if (p[0] == 0 || p[1] == 0)
         status = QFL_E_INVAL;
     if (status == QFL_OK) {
         int same = memcmp(p, d->stats_request, QFL_STATS_BYTES) == 0 && (d->stats_done || d->state == QFL_DEVICE_SUMMING);
         if (!same) {
-            qfl_head_data data = {d->features, d->labels, d->samples, d->nn.feature_scale, d->nn.feature_zero_point};
+            qfl_head_data data = qfl_device_data(d);
             qfl_device_cancel(d);
             d->delta_done = 0;
             d->staged = 0;
             d->stats_data = data;
-            status = qfl_head_stats_begin(&d->stats, &d->stats_data, d->shape.dims[0], d->shape.dims[1], qfl_get16(p + 2),
+            status = qfl_head_stats_begin(&d->stats, &d->stats_data, qfl_head_features(&d->shape), qfl_head_classes(&d->shape), qfl_get16(p + 2),
                                           qfl_get32(p + 4), (int32_t *)(void *)d->work);
             if (status == QFL_OK)
                 status = lay_out(d);

@@ -1,12 +1,15 @@
 /*
- * qfl_head: the trainable last layers: a stack of dense layers, ReLU between them, softmax cross-entropy on top.
+ * qfl_head: the trainable last layers: convolutions (1x1, k x k, depthwise) and dense layers with bias and ReLU or ReLU6, average
+ * and maximum pooling between them, softmax cross-entropy on top.
  *
- * Parameters are float32, per layer the kernel [in][out] row-major, then the bias [out]. Inputs are cached int8
- * features, real = (q - zero_point) * scale. Training is minibatch SGD with momentum, weight decay and FedProx
- * (Li et al. 2020, eq. 2):
+ * The layers are a list of 32-byte records that may lie in flash. Parameters are float32, per layer the kernel
+ * [k_h][k_w][in][out] (depthwise [k_h][k_w][channels]) row-major, then the bias [out]. A layer in mode QFL_HEAD_SCALES keeps its
+ * int8 kernel where it is, in flash, and trains one scale (relative, 1 at first) and one bias per output channel.
+ * Inputs are cached int8 features, real = (q - zero_point) * scale. Training is minibatch SGD with momentum, weight decay and
+ * FedProx (Li et al. 2020, eq. 2):
  *     g = dL/dw + weight_decay * w + prox * (w - w_global);  v = momentum * v + g;  w = w - lr * v
- * L is the mean cross-entropy over the minibatch. All sums run in one fixed order in IEEE-754 single precision with
- * our own exp and log, so every processor computes the same bytes (build with -ffp-contract=off).
+ * L is the mean cross-entropy over the minibatch. All sums run in one fixed order (docs/TRAINING.md) in IEEE-754 single
+ * precision with our own exp and log, so every processor computes the same bytes (build with -ffp-contract=off).
  *
  * The gradient is added straight into the momentum buffer, samples are visited in an order computed from the seed
  * without an index array: RAM beyond parameters, momentum and features is qfl_head_scratch_size() bytes.
@@ -18,12 +21,38 @@
 
 #include "qfl_status.h"
 
-enum { QFL_HEAD_MAX_LAYERS = 4 };
+enum { QFL_HEAD_MAX_LAYERS = 12, QFL_HEAD_MAX_TRAINED = 8, QFL_HEAD_LAYER_BYTES = 32 };
 
-/* dims[0] = F features, dims[layers] = K classes; layer i is dense from dims[i] to dims[i + 1]. */
+typedef enum qfl_head_kind {
+    QFL_HEAD_CONV = 1,      /* k_h x k_w; a dense layer is a 1x1 convolution of one pixel */
+    QFL_HEAD_DEPTHWISE = 2, /* one kernel per channel */
+    QFL_HEAD_AVERAGE = 3,   /* mean over the part of the window inside the image; windows must not overlap */
+    QFL_HEAD_MAXIMUM = 4    /* of ties the first, row by row; windows must not overlap */
+} qfl_head_kind;
+
+typedef enum qfl_head_activation { QFL_HEAD_LINEAR = 0, QFL_HEAD_RELU = 1, QFL_HEAD_RELU6 = 2 } qfl_head_activation;
+
+typedef enum qfl_head_mode {
+    QFL_HEAD_ALL = 0,   /* kernel and bias */
+    QFL_HEAD_SCALES = 1 /* a scale and a bias per output channel */
+} qfl_head_mode;
+
+/* One layer, little-endian as in a package. Pixels of images are row by row, channels together. */
+typedef struct qfl_head_layer {
+    uint8_t kind, activation, mode, reserved; /* activation: of convolutions */
+    uint16_t in_h, in_w, in_c, out_h, out_w, out_c;
+    uint8_t k_h, k_w, stride_h, stride_w, pad_t, pad_l; /* a tap outside of the image counts as 0 */
+    uint16_t reserved2;
+    uint32_t kernel; /* SCALES: offset from shape.base of the int8 kernel, [out][k_h][k_w][in] or depthwise [k_h][k_w][channels] */
+    uint32_t scales; /* SCALES: offset from shape.base of its float32 scales [out]; a multiple of 4 */
+} qfl_head_layer;
+
+/* The last layer has K outputs (classes), one pixel and no activation. */
 typedef struct qfl_head_shape {
-    uint32_t layers; /* 1..QFL_HEAD_MAX_LAYERS */
-    uint32_t dims[QFL_HEAD_MAX_LAYERS + 1];
+    uint32_t layers;             /* 1..QFL_HEAD_MAX_LAYERS */
+    const qfl_head_layer *layer; /* [layers] 4-byte aligned */
+    const uint8_t *base;         /* what offsets count from: the package, 4-byte aligned; NULL without SCALES layers */
+    uint32_t base_size;          /* bytes */
 } qfl_head_shape;
 
 typedef struct qfl_head_config {
@@ -39,11 +68,12 @@ typedef struct qfl_head_config {
 
 /* Cached samples: row i of `q` is the features of sample i, labels[i] < K its class. */
 typedef struct qfl_head_data {
-    const int8_t *q;        /* [count][dims[0]] */
+    const int8_t *q;        /* [count][F]; with one_row [F], of the sample about to be visited */
     const uint16_t *labels; /* [count] */
     uint32_t count;
     float scale;
     int32_t zero_point;
+    uint32_t one_row;       /* 1: features are computed again for every visit; the caller puts them into q before */
 } qfl_head_data;
 
 typedef struct qfl_head_score {
@@ -70,10 +100,23 @@ typedef struct qfl_head_fit {
     float loss;            /* mean cross-entropy of the last completed epoch, measured while training */
 } qfl_head_fit;
 
-/* Number of float32 parameters; 0 when the shape is out of range (dims 1..65535, less than 2^28 parameters). */
+/* Whether every number in the list is one that can be run: QFL_OK, QFL_E_FORMAT, or QFL_E_UNSUPPORTED for a kind or mode. */
+qfl_status qfl_head_check(const qfl_head_shape *shape);
+
+uint32_t qfl_head_features(const qfl_head_shape *shape); /* F: int8 values of a sample */
+uint32_t qfl_head_classes(const qfl_head_shape *shape);  /* K */
+
+/* Number of float32 parameters; 0 when qfl_head_check refuses the shape. */
 uint32_t qfl_head_param_count(const qfl_head_shape *shape);
 
-/* Bytes of scratch for qfl_head_fit_begin and qfl_head_evaluate: 4 * (sum of dims) . */
+/* Parameters of layer i in its two tensors: kernel (or scales) and bias; zero and zero for pooling. */
+void qfl_head_layer_params(const qfl_head_shape *shape, uint32_t i, uint32_t *kernel, uint32_t *bias);
+
+/*
+ * Bytes of scratch for qfl_head_fit_begin and qfl_head_evaluate: 4 * (outputs of all layers, the largest patch that has to be
+ * gathered, and where an error cannot replace the activation it belongs to, the largest such layer's input; docs/TRAINING.md). For
+ * dense layers this is 4 * (hidden... + K).
+ */
 uint32_t qfl_head_scratch_size(const qfl_head_shape *shape);
 
 /* Checks the arguments, zeroes v and sets *fit up. QFL_E_INVAL, QFL_E_RANGE (a hyper-parameter or label), QFL_E_STATE (no samples). */
@@ -83,6 +126,12 @@ qfl_status qfl_head_fit_begin(qfl_head_fit *fit, const qfl_head_shape *shape, co
 /* One sample forward and backward, and the SGD step when its batch is full. Returns 1 while there is more to do, 0 at the end. */
 int qfl_head_fit_step(qfl_head_fit *fit);
 
+/* Whether evaluation with this holdout visits sample i. */
+int qfl_head_held_back(uint32_t i, uint32_t holdout);
+
+/* Index of the sample that the next step visits. */
+uint32_t qfl_head_fit_next(const qfl_head_fit *fit);
+
 /*
  * Index of the n-th sample visited in an epoch among `count`: a seeded permutation by cycle walking over a
  * multiply-xorshift bijection of the next power of two (no memory).
@@ -91,14 +140,17 @@ uint32_t qfl_head_order(uint32_t seed, uint32_t epoch, uint32_t count, uint32_t 
 
 /*
  * Adds the gradient of one sample's cross-entropy times `weight` to grad [params]; returns the sample's loss in nats.
- * q: int8 [dims[0]]. The step function is built on it; public for gradient checks.
+ * q: int8 [F]. The step function is built on it; public for gradient checks.
  */
 float qfl_head_gradient(const qfl_head_shape *shape, const float *w, const int8_t *q, float scale, int32_t zero_point,
                         uint32_t label, float weight, float *grad, float *scratch);
 
-/* Logits [K] of one sample, written to the start of scratch's last K floats; returns their address. */
+/* Logits [K] of one sample; returns their address in scratch. */
 const float *qfl_head_logits(const qfl_head_shape *shape, const float *w, const int8_t *q, float scale,
                              int32_t zero_point, float *scratch);
+
+/* The outputs of layer i of the sample last run by qfl_head_logits, [out_h][out_w][out_c] in scratch. */
+const float *qfl_head_outputs(const qfl_head_shape *shape, uint32_t i, const float *scratch);
 
 /*
  * Loss and accuracy. holdout 0: all samples; k >= 2: only those held back. first and limit allow slices: samples

@@ -1,55 +1,93 @@
-/* Shapes, forward and backward of the whole stack, evaluation. Scratch holds one row per layer boundary. */
+/* The whole stack: scratch, forward and backward, evaluation. */
 #include "qfl_head.h"
-#include "qfl_head_dense.h"
+#include "qfl_head_layers.h"
 
-static uint32_t layer_params(const qfl_head_shape *s, uint32_t i) { return (s->dims[i] + 1) * s->dims[i + 1]; }
+uint32_t qfl_head_features(const qfl_head_shape *shape) { return qfl_head_in_size(&shape->layer[0]); }
 
-uint32_t qfl_head_param_count(const qfl_head_shape *shape)
+uint32_t qfl_head_classes(const qfl_head_shape *shape) { return qfl_head_out_size(&shape->layer[shape->layers - 1]); }
+
+void qfl_head_layer_params(const qfl_head_shape *shape, uint32_t i, uint32_t *kernel, uint32_t *bias)
 {
-    uint64_t n = 0;
-    if (shape->layers < 1 || shape->layers > QFL_HEAD_MAX_LAYERS)
-        return 0;
-    for (uint32_t i = 0; i <= shape->layers; i++)
-        if (shape->dims[i] < 1 || shape->dims[i] > 65535)
-            return 0;
-    for (uint32_t i = 0; i < shape->layers; i++)
-        n += (uint64_t)(shape->dims[i] + 1) * shape->dims[i + 1];
-    return n < (1u << 28) ? (uint32_t)n : 0;
+    const qfl_head_layer *l = &shape->layer[i];
+    int pool = l->kind == QFL_HEAD_AVERAGE || l->kind == QFL_HEAD_MAXIMUM;
+    *bias = pool ? 0 : l->out_c;
+    *kernel = *bias;
+    if (!pool && l->mode == QFL_HEAD_ALL)
+        *kernel = qfl_head_taps(l) * l->out_c * (l->kind == QFL_HEAD_CONV ? l->in_c : 1u);
+}
+
+/* Scratch: room for a patch, the outputs of every layer, errors that are kept apart. */
+static uint32_t room_of(const qfl_head_shape *shape)
+{
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < shape->layers; i++) {
+        const qfl_head_layer *l = &shape->layer[i];
+        uint32_t n = qfl_head_room(l, i == 0);
+        most = n > most ? n : most;
+    }
+    return most;
 }
 
 uint32_t qfl_head_scratch_size(const qfl_head_shape *shape)
 {
-    uint32_t n = 0;
-    for (uint32_t i = 0; i <= shape->layers; i++)
-        n += shape->dims[i];
-    return n * (uint32_t)sizeof(float);
-}
-
-static void dequantise(const int8_t *q, float scale, int32_t zero_point, float *x, uint32_t n)
-{
-    QFL_HEAD_UNROLL
-    for (uint32_t i = 0; i < n; i++)
-        x[i] = (float)(q[i] - zero_point) * scale;
-}
-
-/* Fills scratch with the activations of every layer; returns the logits, its last row. */
-static float *forward(const qfl_head_shape *s, const float *w, const int8_t *q, float scale, int32_t zero_point, float *scratch)
-{
-    float *x = scratch;
-    dequantise(q, scale, zero_point, x, s->dims[0]);
-    for (uint32_t i = 0; i < s->layers; i++) {
-        uint32_t in = s->dims[i], out = s->dims[i + 1];
-        qfl_head_dense_forward(w, w + in * out, x, x + in, in, out, i + 1 < s->layers);
-        w += layer_params(s, i);
-        x += in;
+    uint32_t n = room_of(shape), apart = 0;
+    for (uint32_t i = 0; i < shape->layers; i++) {
+        const qfl_head_layer *l = &shape->layer[i];
+        n += qfl_head_out_size(l);
+        if (i != 0 && qfl_head_error_apart(l) && qfl_head_in_size(l) > apart)
+            apart = qfl_head_in_size(l);
     }
-    return x;
+    return (n + apart) * (uint32_t)sizeof(float);
+}
+
+const float *qfl_head_outputs(const qfl_head_shape *shape, uint32_t i, const float *scratch)
+{
+    scratch += room_of(shape);
+    for (uint32_t k = 0; k < i; k++)
+        scratch += qfl_head_out_size(&shape->layer[k]);
+    return scratch;
+}
+
+/* The layer's part of a parameter vector that begins at w; w moves behind it. */
+static qfl_head_part part_of(const qfl_head_shape *shape, uint32_t i, float **w)
+{
+    uint32_t kernel, bias;
+    qfl_head_layer_params(shape, i, &kernel, &bias);
+    qfl_head_part p = {*w, *w + kernel};
+    *w += kernel + bias;
+    return p;
+}
+
+/* Runs the stack; returns the logits, the last row. *s is left as the first layer's source. */
+static float *forward(const qfl_head_shape *shape, const float *w, qfl_head_source *first, float *scratch)
+{
+    float *at = (float *)(uintptr_t)w, *y = scratch + room_of(shape); /* parameters are only read here */
+    qfl_head_source s = *first;
+    s.room = first->room = scratch;
+    for (uint32_t i = 0;; i++) {
+        const qfl_head_layer *l = &shape->layer[i];
+        qfl_head_part p = part_of(shape, i, &at);
+        if (qfl_head_is_pool(l))
+            qfl_head_pool_forward(l, &s, y);
+        else if (qfl_head_is_scales(l))
+            qfl_head_scales_forward(shape, l, p, &s, y);
+        else if (qfl_head_is_depthwise(l))
+            qfl_head_depthwise_forward(l, p, &s, y);
+        else
+            qfl_head_conv_forward(l, p, &s, y);
+        if (i + 1 == shape->layers)
+            return y;
+        s.q = 0;
+        s.x = y;
+        y += qfl_head_out_size(l);
+    }
 }
 
 const float *qfl_head_logits(const qfl_head_shape *shape, const float *w, const int8_t *q, float scale,
                              int32_t zero_point, float *scratch)
 {
-    return forward(shape, w, q, scale, zero_point, scratch);
+    qfl_head_source s = {q, 0, scale, zero_point, 0};
+    return forward(shape, w, &s, scratch);
 }
 
 /* Softmax cross-entropy of z [k] against `label`; z becomes weight * (p - onehot) when error is 1. Returns the loss. */
@@ -78,31 +116,53 @@ static float cross_entropy(float *z, uint32_t k, uint32_t label, float weight, i
 float qfl_head_gradient(const qfl_head_shape *shape, const float *w, const int8_t *q, float scale, int32_t zero_point,
                         uint32_t label, float weight, float *grad, float *scratch)
 {
-    float *d = forward(shape, w, q, scale, zero_point, scratch);
-    float loss = cross_entropy(d, shape->dims[shape->layers], label, weight, 1);
-    uint32_t at = 0;
-    for (uint32_t i = 0; i < shape->layers; i++)
-        at += layer_params(shape, i);
-    for (uint32_t i = shape->layers; i-- > 0;) {
-        uint32_t in = shape->dims[i], out = shape->dims[i + 1];
-        float *x = d - in;
-        at -= layer_params(shape, i);
-        qfl_head_dense_gradient(grad + at, grad + at + in * out, x, d, in, out);
-        if (i != 0)
-            qfl_head_dense_back(w + at, x, d, in, out);
-        d = x;
+    qfl_head_source first = {q, 0, scale, zero_point, 0};
+    float *d = forward(shape, w, &first, scratch);
+    uint32_t last = shape->layers - 1, k = qfl_head_out_size(&shape->layer[last]), kernel, bias;
+    float loss = cross_entropy(d, k, label, weight, 1), *apart = d + k;
+    float *at = (float *)(uintptr_t)w;
+    for (uint32_t i = 0; i <= last; i++) {
+        qfl_head_layer_params(shape, i, &kernel, &bias);
+        at += kernel + bias;
+        grad += kernel + bias;
     }
-    return loss;
+    for (uint32_t i = last;; i--) {
+        const qfl_head_layer *l = &shape->layer[i];
+        qfl_head_error e = {d, apart, i == 0 ? -1 : shape->layer[i - 1].activation};
+        qfl_head_source s = first;
+        if (i != 0) {
+            s.q = 0;
+            s.x = d - qfl_head_in_size(l);
+        }
+        qfl_head_layer_params(shape, i, &kernel, &bias);
+        at -= kernel + bias;
+        grad -= kernel + bias;
+        qfl_head_part p = {at, at + kernel}, g = {grad, grad + kernel};
+        if (qfl_head_is_pool(l))
+            qfl_head_pool_backward(l, &s, &e);
+        else if (qfl_head_is_scales(l))
+            qfl_head_scales_backward(shape, l, p, g, &s, &e);
+        else if (qfl_head_is_depthwise(l))
+            qfl_head_depthwise_backward(l, p, g, &s, &e);
+        else
+            qfl_head_conv_backward(l, p, g, &s, &e);
+        if (i == 0)
+            return loss;
+        d = s.x;
+    }
 }
+
+int qfl_head_held_back(uint32_t i, uint32_t holdout) { return holdout == 0 || i % holdout == holdout - 1; }
 
 void qfl_head_evaluate(const qfl_head_shape *shape, const float *w, const qfl_head_data *data, uint32_t holdout,
                        uint32_t first, uint32_t limit, qfl_head_score *score, float *scratch)
 {
-    uint32_t k = shape->dims[shape->layers];
+    uint32_t k = qfl_head_classes(shape), f = qfl_head_features(shape);
     for (uint32_t i = first; i < data->count && i - first < limit; i++) {
-        if (holdout != 0 && i % holdout != holdout - 1)
+        if (!qfl_head_held_back(i, holdout))
             continue;
-        float *z = forward(shape, w, data->q + (uint64_t)i * shape->dims[0], data->scale, data->zero_point, scratch);
+        qfl_head_source s = {data->q + (data->one_row ? 0 : (uint64_t)i * f), 0, data->scale, data->zero_point, 0};
+        float *z = forward(shape, w, &s, scratch);
         uint32_t best = 0;
         for (uint32_t j = 1; j < k; j++)
             if (z[j] > z[best])

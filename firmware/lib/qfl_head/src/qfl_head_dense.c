@@ -1,166 +1,186 @@
 /*
- * The three inner loops of training. Outputs are taken eight, four, two and one at a time so that sums stay in registers; each
- * output's sum runs over the inputs in ascending order whatever the block, so blocking does not change a bit.
+ * The three inner loops of training. Outputs are taken up to twelve at a time so that sums stay in registers; each output's sum
+ * runs over the inputs in ascending order whatever the block, so blocking does not change a bit.
+ * Inputs are floats or int8 features, which are dequantised on the way; those that are 0 are skipped.
  */
 #include "qfl_head_dense.h"
 
-static void forward8(const float *w, const float *x, float *y, uint32_t in, uint32_t stride)
+#if defined(__GNUC__)
+#define INLINE static inline __attribute__((always_inline))
+#else
+#define INLINE static inline
+#endif
+#if defined(__GNUC__) && !defined(__clang__)
+#define WHOLLY _Pragma("GCC unroll 12")
+#else
+#define WHOLLY
+#endif
+
+enum { FEW = 2 }; /* outputs, for which counting inputs costs as much as the work */
+
+/*
+ * Size of the next block of n outputs that are left. Features, the case of a head of one layer, have blocks for the usual numbers of
+ * classes; floats make do with fewer sizes, for every size is code in flash.
+ */
+static uint32_t block_of(uint32_t n, int quantised)
 {
-    float a0 = y[0], a1 = y[1], a2 = y[2], a3 = y[3], a4 = y[4], a5 = y[5], a6 = y[6], a7 = y[7];
-    for (const float *end = x + in; x != end; x++, w += stride) {
-        float v = *x;
-        if (v == 0.0f)
-            continue;
-        a0 += v * w[0];
-        a1 += v * w[1];
-        a2 += v * w[2];
-        a3 += v * w[3];
-        a4 += v * w[4];
-        a5 += v * w[5];
-        a6 += v * w[6];
-        a7 += v * w[7];
+    if (!quantised)
+        return n >= 8 ? 8 : n >= 4 ? 4 : 1;
+    return n >= 12 ? 12 : n >= 10 ? 10 : n >= 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1;
+}
+
+/* Input i as a float; 0: it is zero. n and quantised are constants where these are inlined. */
+INLINE int input(const int8_t *q, const float *x, uint32_t f, const int quantised, float scale, int32_t zero, float *v)
+{
+    if (quantised) {
+        int32_t t = q[f] - zero;
+        *v = (float)t * scale;
+        return t != 0;
     }
-    y[0] = a0;
-    y[1] = a1;
-    y[2] = a2;
-    y[3] = a3;
-    y[4] = a4;
-    y[5] = a5;
-    y[6] = a6;
-    y[7] = a7;
+    *v = x[f];
+    return *v != 0.0f;
 }
 
-static void forward4(const float *w, const float *x, float *y, uint32_t in, uint32_t stride)
+/* y += x w for n columns of w. */
+INLINE void forward(const float *w, const qfl_head_source *s, float *y, uint32_t in, uint32_t stride, const uint32_t n,
+                    const int quantised)
 {
-    float a0 = y[0], a1 = y[1], a2 = y[2], a3 = y[3];
-    for (const float *end = x + in; x != end; x++, w += stride) {
-        float v = *x;
-        if (v == 0.0f)
-            continue;
-        a0 += v * w[0];
-        a1 += v * w[1];
-        a2 += v * w[2];
-        a3 += v * w[3];
+    float a[12], scale = s->scale, v;
+    const int8_t *q = quantised ? s->q : 0;
+    const float *x = quantised ? 0 : s->x;
+    int32_t zero = s->zero_point;
+    WHOLLY
+    for (uint32_t i = 0; i < n; i++)
+        a[i] = y[i];
+    if (n <= FEW) {
+        QFL_HEAD_UNROLL
+        for (uint32_t f = 0; f < in; f++, w += stride) {
+            if (!input(q, x, f, quantised, scale, zero, &v))
+                continue;
+            WHOLLY
+            for (uint32_t i = 0; i < n; i++)
+                a[i] += v * w[i];
+        }
+    } else {
+        for (uint32_t f = 0; f < in; f++, w += stride) {
+            if (!input(q, x, f, quantised, scale, zero, &v))
+                continue;
+            WHOLLY
+            for (uint32_t i = 0; i < n; i++)
+                a[i] += v * w[i];
+        }
     }
-    y[0] = a0;
-    y[1] = a1;
-    y[2] = a2;
-    y[3] = a3;
+    WHOLLY
+    for (uint32_t i = 0; i < n; i++)
+        y[i] = a[i];
 }
 
-static void forward2(const float *w, const float *x, float *y, uint32_t in, uint32_t stride)
+/* n columns of the gradient; their errors stay in registers. Every element is its own sum. */
+INLINE void gradient(float *g, const qfl_head_source *s, const float *d, uint32_t in, uint32_t stride, const uint32_t n,
+                     const int quantised)
 {
-    float a0 = y[0], a1 = y[1];
-    QFL_HEAD_UNROLL
-    for (const float *end = x + in; x != end; x++, w += stride) {
-        float v = *x;
-        if (v == 0.0f)
-            continue;
-        a0 += v * w[0];
-        a1 += v * w[1];
+    float e[12], scale = s->scale, v;
+    const int8_t *q = quantised ? s->q : 0;
+    const float *x = quantised ? 0 : s->x;
+    int32_t zero = s->zero_point;
+    WHOLLY
+    for (uint32_t i = 0; i < n; i++)
+        e[i] = d[i];
+    if (n <= FEW) {
+        QFL_HEAD_UNROLL
+        for (uint32_t f = 0; f < in; f++, g += stride) {
+            if (!input(q, x, f, quantised, scale, zero, &v))
+                continue;
+            WHOLLY
+            for (uint32_t i = 0; i < n; i++)
+                g[i] += v * e[i];
+        }
+    } else {
+        for (uint32_t f = 0; f < in; f++, g += stride) {
+            if (!input(q, x, f, quantised, scale, zero, &v))
+                continue;
+            WHOLLY
+            for (uint32_t i = 0; i < n; i++)
+                g[i] += v * e[i];
+        }
     }
-    y[0] = a0;
-    y[1] = a1;
 }
 
-static void forward1(const float *w, const float *x, float *y, uint32_t in, uint32_t stride)
+#define BLOCK(n)                                 \
+    case n:                                      \
+        DO(n);                                   \
+        break;
+#define FLOAT_BLOCKS BLOCK(1) BLOCK(4) BLOCK(8)
+#define FEATURE_BLOCKS BLOCK(1) BLOCK(2) BLOCK(4) BLOCK(8) BLOCK(10) BLOCK(12)
+
+/* One block; the choice of its size is outside of the loops over inputs. */
+static void forward_block(const float *w, const qfl_head_source *s, float *y, uint32_t in, uint32_t stride, uint32_t n)
 {
-    float a = y[0];
-    for (uint32_t f = 0; f < in; f++, w += stride)
-        if (x[f] != 0.0f)
-            a += x[f] * w[0];
-    y[0] = a;
+    if (s->q != 0) {
+        switch (n) {
+#define DO(size) forward(w, s, y, in, stride, size, 1)
+            FEATURE_BLOCKS
+#undef DO
+        }
+        return;
+    }
+    switch (n) {
+#define DO(size) forward(w, s, y, in, stride, size, 0)
+        FLOAT_BLOCKS
+#undef DO
+    }
 }
 
-void qfl_head_dense_forward(const float *w, const float *b, const float *x, float *y, uint32_t in, uint32_t out, int relu)
+static void gradient_block(float *g, const qfl_head_source *s, const float *d, uint32_t in, uint32_t stride, uint32_t n)
 {
-    uint32_t k = 0;
+    if (s->q != 0) {
+        switch (n) {
+#define DO(size) gradient(g, s, d, in, stride, size, 1)
+            FEATURE_BLOCKS
+#undef DO
+        }
+        return;
+    }
+    switch (n) {
+#define DO(size) gradient(g, s, d, in, stride, size, 0)
+        FLOAT_BLOCKS
+#undef DO
+    }
+}
+
+void qfl_head_dense_forward(const float *w, const float *b, const qfl_head_source *s, float *y, uint32_t in, uint32_t out,
+                            int activation)
+{
     for (uint32_t i = 0; i < out; i++)
         y[i] = b[i];
-    for (; k + 8 <= out; k += 8)
-        forward8(w + k, x, y + k, in, out);
-    for (; k + 4 <= out; k += 4)
-        forward4(w + k, x, y + k, in, out);
-    for (; k + 2 <= out; k += 2)
-        forward2(w + k, x, y + k, in, out);
-    if (k < out)
-        forward1(w + k, x, y + k, in, out);
-    if (relu)
+    for (uint32_t k = 0, n; k < out; k += n) {
+        n = block_of(out - k, s->q != 0);
+        forward_block(w + k, s, y + k, in, out, n);
+    }
+    if (activation != QFL_HEAD_LINEAR)
         for (uint32_t i = 0; i < out; i++)
-            if (!(y[i] > 0.0f))
-                y[i] = 0.0f;
+            y[i] = qfl_head_activate(y[i], activation);
 }
 
-/* Eight columns of the gradient; their errors stay in registers. Every element is its own sum, so blocks change no bit. */
-static void gradient8(float *g, const float *x, const float *d, uint32_t in, uint32_t stride)
+void qfl_head_dense_gradient(float *grad_w, float *grad_b, const qfl_head_source *s, const float *d, uint32_t in, uint32_t out)
 {
-    float d0 = d[0], d1 = d[1], d2 = d[2], d3 = d[3], d4 = d[4], d5 = d[5], d6 = d[6], d7 = d[7];
-    for (const float *end = x + in; x != end; x++, g += stride) {
-        float v = *x;
-        if (v == 0.0f)
-            continue;
-        g[0] += v * d0;
-        g[1] += v * d1;
-        g[2] += v * d2;
-        g[3] += v * d3;
-        g[4] += v * d4;
-        g[5] += v * d5;
-        g[6] += v * d6;
-        g[7] += v * d7;
-    }
-}
-
-static void gradient4(float *g, const float *x, const float *d, uint32_t in, uint32_t stride)
-{
-    float d0 = d[0], d1 = d[1], d2 = d[2], d3 = d[3];
-    for (const float *end = x + in; x != end; x++, g += stride) {
-        float v = *x;
-        if (v == 0.0f)
-            continue;
-        g[0] += v * d0;
-        g[1] += v * d1;
-        g[2] += v * d2;
-        g[3] += v * d3;
-    }
-}
-
-static void gradient2(float *g, const float *x, const float *d, uint32_t in, uint32_t stride)
-{
-    float d0 = d[0], d1 = d[1];
-    QFL_HEAD_UNROLL
-    for (const float *end = x + in; x != end; x++, g += stride) {
-        float v = *x;
-        if (v == 0.0f)
-            continue;
-        g[0] += v * d0;
-        g[1] += v * d1;
-    }
-}
-
-void qfl_head_dense_gradient(float *grad_w, float *grad_b, const float *x, const float *d, uint32_t in, uint32_t out)
-{
-    uint32_t k = 0;
-    for (; k + 8 <= out; k += 8)
-        gradient8(grad_w + k, x, d + k, in, out);
-    for (; k + 4 <= out; k += 4)
-        gradient4(grad_w + k, x, d + k, in, out);
-    for (; k + 2 <= out; k += 2)
-        gradient2(grad_w + k, x, d + k, in, out);
-    if (k < out)
-        for (uint32_t f = 0; f < in; f++)
-            if (x[f] != 0.0f)
-                grad_w[f * out + k] += x[f] * d[k];
-    for (k = 0; k < out; k++)
+    for (uint32_t k = 0; k < out; k++)
         grad_b[k] += d[k];
+    for (uint32_t k = 0, n; k < out; k += n) {
+        n = block_of(out - k, s->q != 0);
+        gradient_block(grad_w + k, s, d + k, in, out, n);
+    }
 }
 
-void qfl_head_dense_back(const float *w, float *x, const float *d, uint32_t in, uint32_t out)
+void qfl_head_dense_back(const float *w, float *x, const float *d, uint32_t in, uint32_t out, int activation)
 {
     for (uint32_t f = 0; f < in; f++, w += out) {
         float s = 0.0f;
-        if (x[f] > 0.0f)
+        if (qfl_head_passed(x[f], 1.0f, activation) != 0.0f) {
+            QFL_HEAD_UNROLL
             for (uint32_t k = 0; k < out; k++)
                 s += w[k] * d[k];
+        }
         x[f] = s;
     }
 }

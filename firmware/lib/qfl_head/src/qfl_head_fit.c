@@ -3,6 +3,7 @@
 
 #include "qfl_head.h"
 #include "qfl_head_dense.h"
+#include "qfl_head_layers.h"
 
 static uint32_t mix(uint32_t h) /* the finaliser of MurmurHash3 */
 {
@@ -46,7 +47,7 @@ qfl_status qfl_head_fit_begin(qfl_head_fit *fit, const qfl_head_shape *shape, co
         config->batch < 1 || config->holdout == 1 || !valid(data->scale, 1e-30f, 1e30f))
         return QFL_E_RANGE;
     for (uint32_t i = 0; i < data->count; i++)
-        if (data->labels[i] >= shape->dims[shape->layers])
+        if (data->labels[i] >= qfl_head_classes(shape))
             return QFL_E_RANGE;
     memset(fit, 0, sizeof *fit);
     fit->shape = *shape;
@@ -97,6 +98,12 @@ static void sgd_step(qfl_head_fit *fit)
     }
 }
 
+uint32_t qfl_head_fit_next(const qfl_head_fit *fit)
+{
+    const qfl_head_config *c = &fit->config;
+    return not_held_back(qfl_head_order(c->seed, fit->epoch, fit->train_count, fit->position), c->holdout);
+}
+
 int qfl_head_fit_step(qfl_head_fit *fit)
 {
     const qfl_head_config *c = &fit->config;
@@ -104,10 +111,11 @@ int qfl_head_fit_step(qfl_head_fit *fit)
         return 0;
     uint32_t left = fit->train_count - (fit->position - fit->in_batch);
     uint32_t size = left < c->batch ? left : c->batch; /* of the batch under way */
-    uint32_t i = not_held_back(qfl_head_order(c->seed, fit->epoch, fit->train_count, fit->position), c->holdout);
+    uint32_t i = qfl_head_fit_next(fit);
     const qfl_head_data *d = &fit->data;
-    fit->loss_sum += qfl_head_gradient(&fit->shape, fit->w, d->q + (uint64_t)i * fit->shape.dims[0], d->scale,
-                                       d->zero_point, d->labels[i], 1.0f / (float)size, fit->v, fit->scratch);
+    const int8_t *q = d->one_row ? d->q : d->q + (uint64_t)i * qfl_head_features(&fit->shape);
+    fit->loss_sum += qfl_head_gradient(&fit->shape, fit->w, q, d->scale, d->zero_point, d->labels[i], 1.0f / (float)size, fit->v,
+                                       fit->scratch);
     fit->position++;
     if (++fit->in_batch == size) {
         sgd_step(fit);

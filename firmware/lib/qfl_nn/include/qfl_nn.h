@@ -18,7 +18,7 @@
 
 #include "qfl_status.h"
 
-enum { QFL_NN_MAX_HEAD_LAYERS = 4 };
+enum { QFL_NN_HEAD_LAYER_BYTES = 32 };
 
 /* An opened package: pointers into the file and numbers read from it. Fields are read-only for callers. */
 typedef struct qfl_nn {
@@ -35,9 +35,10 @@ typedef struct qfl_nn {
     uint32_t feature_offset;   /* of the cut tensor in the arena, valid after running [0, cut_op) */
     float feature_scale;       /* real = (q - feature_zero_point) * feature_scale */
     int32_t feature_zero_point;
-    uint32_t head_layers;      /* dense layers after the cut, 0: nothing to train */
-    uint32_t head_dims[QFL_NN_MAX_HEAD_LAYERS + 1]; /* F, hidden..., K */
-    const float *head_params;  /* initial parameters in the file: per layer kernel [in][out] row-major, then bias [out] */
+    uint32_t recompute;        /* 1: boards cache inputs, and features are computed again for every visit */
+    uint32_t head_layers;      /* layers after the cut, 0: nothing to train */
+    const void *head_list;     /* their records in the file, QFL_NN_HEAD_LAYER_BYTES each (qfl_head.h), 4-byte aligned, not checked here */
+    const float *head_params;  /* initial parameters in the file, in the layers' order */
     uint32_t head_param_count; /* floats */
 } qfl_nn;
 

@@ -89,26 +89,20 @@ static float get_float(const uint8_t *p)
     return f;
 }
 
+/* Where the head's records and parameters lie; what is in the records is checked by who runs them. */
 static qfl_status read_head(qfl_nn *nn, const uint8_t *h)
 {
-    uint64_t params = 0;
-    uint32_t at = get32(h + 72);
+    uint32_t at = get32(h + 72), list = get32(h + 52);
+    nn->recompute = get16(h + 6) & 1u;
     nn->head_layers = get32(h + 48);
     nn->head_param_count = get32(h + 76);
-    if (nn->head_layers > QFL_NN_MAX_HEAD_LAYERS)
-        return QFL_E_UNSUPPORTED;
-    for (uint32_t i = 0; i <= QFL_NN_MAX_HEAD_LAYERS; i++)
-        nn->head_dims[i] = get32(h + 52 + 4 * i);
     if (nn->head_layers == 0)
         return nn->head_param_count == 0 ? QFL_OK : QFL_E_FORMAT;
-    for (uint32_t i = 0; i <= nn->head_layers; i++)
-        if (nn->head_dims[i] == 0 || nn->head_dims[i] > 65535)
-            return QFL_E_FORMAT;
-    for (uint32_t i = 0; i < nn->head_layers; i++)
-        params += (uint64_t)(nn->head_dims[i] + 1) * nn->head_dims[i + 1];
-    if (params != nn->head_param_count || nn->head_dims[0] != nn->feature_count || (at & 3u) != 0 ||
-        !inside(at, 4 * params, nn->file_size))
+    if (get32(h + 56) != QFL_NN_HEAD_LAYER_BYTES || nn->head_layers > 255 || (list & 3u) != 0 || (at & 3u) != 0 ||
+        !inside(list, (uint64_t)nn->head_layers * QFL_NN_HEAD_LAYER_BYTES, nn->file_size) ||
+        !inside(at, 4ull * nn->head_param_count, nn->file_size))
         return QFL_E_FORMAT;
+    nn->head_list = nn->file + list;
     nn->head_params = (const float *)(const void *)(nn->file + at);
     for (uint32_t i = 0; i < nn->head_param_count; i++)
         if ((get32(nn->file + at + 4 * i) & 0x7F800000u) == 0x7F800000u)

@@ -47,7 +47,7 @@ typedef struct channel_row {
     int32_t bias, multiplier, shift;
 } channel_row;
 
-enum { HEADER_BYTES = 112, VERSION = 1, WIDE = 64, POINTER = sizeof(void *) };
+enum { HEADER_BYTES = 112, VERSION = 2, WIDE = 64, POINTER = sizeof(void *) };
 
 typedef struct kernel_args {
     const qfl_nn *nn;

@@ -53,7 +53,7 @@ def setting(config: RunConfig, base: Path) -> Setting:
     package = load_package(base / config.model.path, cut=config.model.cut, calibrate=calibrate)
     data, engine = shards(config, package, base), Engine(package.data)
     clients = [(engine.run_batch(x), y) for x, y in data.clients]
-    head = Head(package.dims, package.feature_scale, package.feature_zero_point)
+    head = package.head
     return Setting(config, head, package.params, clients, (engine.run_batch(data.x_test), data.y_test))
 
 

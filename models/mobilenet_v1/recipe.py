@@ -1,0 +1,44 @@
+"""MobileNetV1 (Howard et al. 2017) of width 0.25 at 32 or 96 pixels, trained on CIFAR-10.
+
+There are no 96-pixel photographs among the data sets quantfl reads: at 96 pixels the same images are scaled up (bilinear), so the
+backbone is one for that size, not one that has seen detail of that size.
+
+    python models/mobilenet_v1/recipe.py --size 32 --out mobilenet_v1_32_int8.tflite
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common import pretrain, recipe_arguments, seeded_tensorflow  # noqa: E402
+
+from quantfl.data.cifar import load_cifar  # noqa: E402
+
+SEED, EPOCHS, CLASSES = 2, 12, 10
+# (channels at width 1, stride) of the separable blocks
+BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
+
+
+def build(tf, size: int, width: float = 0.25):
+    """A 32-pixel image enters with stride 1, a 96-pixel one with stride 2, as in the paper."""
+    layers = tf.keras.layers
+    x = entry = layers.Input((size, size, 3))
+    x = layers.Rescaling(1 / 127.5, -1.0)(x)
+
+    def unit(x, layer):
+        return layers.ReLU(6.0)(layers.BatchNormalization()(layer(x)))
+
+    x = unit(x, layers.Conv2D(int(32 * width), 3, 1 if size == 32 else 2, padding="same", use_bias=False))
+    for channels, stride in BLOCKS:
+        x = unit(x, layers.DepthwiseConv2D(3, stride, padding="same", use_bias=False))
+        x = unit(x, layers.Conv2D(int(channels * width), 1, use_bias=False))
+    x = layers.GlobalAveragePooling2D()(x)
+    return tf.keras.Model(entry, layers.Softmax()(layers.Dense(CLASSES, name="head")(x)))
+
+
+if __name__ == "__main__":
+    args = recipe_arguments(__doc__, EPOCHS, (32, 96))
+    tf = seeded_tensorflow(SEED)
+    pretrain(tf, build(tf, args.size), lambda path: load_cifar(path, 10), args, resize=None if args.size == 32 else 96, flip=True)

@@ -1,0 +1,80 @@
+"""Heads beyond dense layers on boards: the same bytes as the library in this process, features cached or computed again."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from quantfl.core.codec import Codec
+from quantfl.core.head import FitConfig, head_hash
+from quantfl.core.nn import Engine, device_need
+from quantfl.device import Device, config_bytes
+from quantfl.emulate import boot_fleet, close_all
+from quantfl.package.convert import convert
+from quantfl.package.program import open_package
+from tests.support import DEMO_MODEL, need_board
+
+pytestmark = pytest.mark.emulated
+
+FORMS = {
+    "separable block": {"cut": "2"},
+    "whole model": {"cut": "0"},
+    "scales": {"cut": "2", "train": "scales"},
+    "scales and head": {"cut": "1", "train": "scales+head"},
+    "inputs cached": {"cut": "2", "recompute": True},
+}
+FIT = FitConfig(lr=0.01, momentum=0.9, epochs=2, batch=4, holdout=4)
+
+
+def samples(n: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(1)
+    return rng.integers(-128, 128, (n, 64), np.int8), rng.integers(0, 10, n).astype(np.uint16)
+
+
+@pytest.mark.parametrize("kind", ["native", "qemu_m4", "inproc"])
+def test_a_round_equals_the_library(kind):
+    """Delta and both evaluations, for every form of head, byte for byte."""
+    need_board(kind)
+    x, y = samples(24)
+
+    async def one(form: str, board) -> None:
+        package = convert(DEMO_MODEL, **FORMS[form]).package
+        p = open_package(package)
+        head, features = p.head, Engine(package).run_batch(x)
+        async with Device(board.url) as device:
+            info = await device.hello()
+            await device.push(package)
+            board.feed(x, y)
+            await device.wait_samples(24, timeout=30)
+            info = await device.hello()
+            assert (info.params, info.classes, info.features) == (head.params, 10, p.feature_count)
+            await device.configure(config_bytes(FIT, Codec("fp32"), run_id=1, seed=7))
+            delta = await device.train(3, head_hash(p.params), timeout=120)
+            got = np.frombuffer(delta.data[-4 * head.params :], "<f4")
+            seed = 7 ^ (3 * 0x9E3779B9 & 0xFFFFFFFF)
+            trained, _ = head.fit(p.params, features, y, FitConfig(**{**FIT.__dict__, "seed": seed}))
+            assert got.tobytes() == (trained - p.params).tobytes(), form
+            assert await device.evaluate() == head.evaluate(p.params, features, y), form
+            held = await device.evaluate(held_back=True)
+            assert held == head.evaluate(p.params, features[3::4], y[3::4]), form
+
+    for form in FORMS:
+        (board,) = boot_fleet(kind, 1)
+        try:
+            asyncio.run(one(form, board))
+        finally:
+            close_all([board])
+
+
+def test_caching_inputs_leaves_room_for_more_samples():
+    """64 bytes of input against 512 of features."""
+    features, inputs = (device_need(convert(DEMO_MODEL, cut="2", recompute=r).package, 1 << 18) for r in (False, True))
+    assert features["per_sample"] == 514 and inputs["per_sample"] == 66
+    assert inputs["capacity"] > 7 * features["capacity"]
+
+
+def test_scales_need_a_fraction_of_the_memory():
+    whole, scales = (device_need(convert(DEMO_MODEL, cut="1", train=t).package, 1 << 18) for t in ("all", "scales"))
+    assert scales["params"] < 0.05 * whole["params"]
