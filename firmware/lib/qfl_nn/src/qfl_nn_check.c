@@ -164,7 +164,8 @@ static int kernel_ok(const qfl_nn *nn, const op_record *op)
         return op->src_size == op->dst_size;
     case OP_SOFTMAX:
         return op->src_size == op->dst_size && op->out_c != 0 && op->src_size % op->out_c == 0 && op->out_c <= 4096 &&
-               op->extra[1] >= 0 && op->extra[1] <= 31;
+               op->extra[0] > 0 && op->extra[1] >= 0 && op->extra[1] <= 31 && op->extra[2] <= 0 &&
+               op->extra[2] >= -(0x7FFFFFFF >> op->extra[1]); /* shifted differences stay negative: no sum is 0 */
     case OP_RELU:
         return op->src_size == op->dst_size && op->extra[1] >= -31 && op->extra[1] <= 30;
     default:
