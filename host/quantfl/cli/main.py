@@ -9,7 +9,7 @@ import warnings
 import typer
 
 from quantfl import __version__
-from quantfl.cli import bench, convert, demo, devices, emulate, evaluate, export, keys, ledger, push, report, run, torture
+from quantfl.cli import bench, convert, demo, devices, emulate, evaluate, export, keys, ledger, push, report, run, torture, trace
 from quantfl.errors import QuantflError
 
 try:  # newer typer carries its own click
@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _verb in (convert, emulate, devices, push, run, evaluate, export, report, ledger, torture, bench, demo):
+for _verb in (convert, emulate, devices, push, run, evaluate, export, report, ledger, trace, torture, bench, demo):
     app.command(_verb.__name__.rsplit(".", 1)[-1])(_verb.command)
 
 app.add_typer(keys.app, name="keys")

@@ -15,18 +15,21 @@ def command(
     baud: int = typer.Option(921_600, min=300, help="Bits per second on a serial port."),
     timeout: float = typer.Option(120.0, min=1, help="Seconds for each board."),
     keys: Path = typer.Option(None, "--keys", envvar="QUANTFL_KEYS", help="Key file: talk to boards that hold its keys only."),
+    trace: Path = typer.Option(None, "--trace", help="Write every frame to this file (quantfl trace, Wireshark)."),
     as_json: bool = typer.Option(False, "--json", help="Print a JSON list."),
 ) -> int:
     """Send PACKAGE to boards; a push that broke off goes on where it stopped. Exit code: that of the first failure."""
     from quantfl.cli.output import console, print_json
     from quantfl.link.keys import KeyRing
+    from quantfl.link.trace import tracing
     from quantfl.package.flatfile import read_file
     from quantfl.package.program import open_package
 
     data = read_file(package)
     open_package(data)
     ring = KeyRing.load(keys) if keys else None
-    rows = asyncio.run(_push(data if ring is None else ring.sign(data), urls, baud, timeout, ring))
+    with tracing(trace):
+        rows = asyncio.run(_push(data if ring is None else ring.sign(data), urls, baud, timeout, ring))
     code = next((row.pop("exit_code") for row in rows if "exit_code" in row), 0)
     if as_json:
         print_json(rows)

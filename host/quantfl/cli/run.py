@@ -15,14 +15,17 @@ def command(
     compare: bool = typer.Option(False, "--compare", help="Repeat the rounds over plain float32 in-process, for the bytes."),
     board: str = typer.Option(None, "--board", help="Emulated boards of this kind (docs/BOARDS.md)."),
     chaos: str = typer.Option(None, "--chaos", help="Faults, e.g. 'flip=1e-5,drop=0.01; board-03: lie=nan' (docs/CHAOS.md)."),
+    trace: Path = typer.Option(None, "--trace", help="Write every frame to this file (quantfl trace, Wireshark)."),
     as_json: bool = typer.Option(False, "--json", help="Print the summary as JSON; progress goes to stderr."),
 ) -> int:
     """Run the rounds of DESCRIPTION. Ctrl-C ends the run cleanly with everything so far kept (exit code 130)."""
     from quantfl.fleet import api, config
+    from quantfl.link.trace import tracing
 
     conf = config.load(description)
     folder = out or api.default_folder(conf, description.parent)
-    return execute(conf, description, folder, resume=resume, compare=compare, board=board, as_json=as_json, chaos=chaos)
+    with tracing(trace):
+        return execute(conf, description, folder, resume=resume, compare=compare, board=board, as_json=as_json, chaos=chaos)
 
 
 def execute(

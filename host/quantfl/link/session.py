@@ -19,6 +19,7 @@ from quantfl.core.link import DOWN, KEY_UNKNOWN, KEY_WRONG, NAMED, NEVER, PEER_K
 from quantfl.errors import LinkError, SecurityError
 from quantfl.link.clock import monotonic
 from quantfl.link.keys import KeyRing
+from quantfl.link.trace import RECEIVED, SENT, tap_of
 from quantfl.link.transport import Transport
 
 ANSWER, FAILED = lib.QFL_MSG_ANSWER, lib.QFL_MSG_FAILED
@@ -82,6 +83,7 @@ class Session:
         self._lost_reason: str | None = None
         self._changed = asyncio.Event()
         self._turn = asyncio.Lock()
+        self._tap = tap_of(transport.url)
 
     @property
     def up(self) -> bool:
@@ -256,6 +258,8 @@ class Session:
         self._changed.set()
 
     def _on_bytes(self, data: bytes) -> None:
+        if self._tap is not None:
+            self._tap.take(RECEIVED, data)
         at = 0
         while at < len(data):
             at += self.link.feed(data[at:], now_ms())
@@ -296,6 +300,8 @@ class Session:
         if not self._open:
             return
         while data := self.link.pull(now_ms()):
+            if self._tap is not None:
+                self._tap.take(SENT, data)
             self.transport.write(data)
         self._changed.set()
         if self.link.state == DOWN:

@@ -1,0 +1,117 @@
+"""Traces: what was on the wire is in the file, in pcapng that others read."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import struct
+import subprocess
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quantfl.cli.main import main
+from quantfl.device import Device
+from quantfl.emulate import boot_fleet, close_all
+from quantfl.errors import UsageError
+from quantfl.link import trace
+from tests.support import DEMO_MODEL, ROOT
+
+
+def traced_hello(path, *, push: bool = False):
+    async def go():
+        device = Device(boards[0].url, name="board-00")
+        await device.open()
+        await device.hello()
+        if push:
+            from quantfl.package.convert import convert
+
+            await device.push(convert(DEMO_MODEL).package)
+        counters = device.counters()
+        await device.close()
+        return counters
+
+    boards = boot_fleet("inproc", 1)
+    try:
+        with trace.tracing(path):
+            return asyncio.run(go())
+    finally:
+        close_all(boards)
+
+
+def test_every_byte_on_the_wire_is_in_the_trace(tmp_path):
+    counters = traced_hello(tmp_path / "t.pcapng", push=True)
+    frames = list(trace.read(tmp_path / "t.pcapng"))
+    assert sum(f.bytes for f in frames if f.direction == trace.SENT) == counters.tx_bytes
+    assert sum(f.bytes for f in frames if f.direction == trace.RECEIVED) == counters.rx_bytes
+    assert [f.type for f in frames[:2]] == ["SYN", "SYNACK"]
+    kinds = [f.kind for f in frames if f.kind]
+    assert kinds[:2] == ["info", "info answer"] and "put" in kinds
+    assert sum(f.payload for f in frames if f.type == "DATA" and f.direction == trace.SENT) == counters.tx_payload
+    assert all(a.time <= b.time for a, b in zip(frames, frames[1:], strict=False))
+
+
+def test_the_command(tmp_path, capsys):
+    traced_hello(tmp_path / "t.pcapng")
+    assert main(["trace", str(tmp_path / "t.pcapng")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "SYN" in lines[0] and "→" in lines[0] and "inproc://" in lines[0] and "SYNACK" in lines[1]
+    assert main(["trace", str(tmp_path / "t.pcapng"), "--type", "DATA", "--limit", "1", "--json"]) == 0
+    (row,) = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert row["type"] == "DATA" and row["kind"] == "info" and row["direction"] == "sent"
+    assert main(["trace", str(tmp_path / "absent")]) == 2 and main(["trace", str(tmp_path / "t.pcapng"), "--type", "X"]) == 2
+    (tmp_path / "no").write_bytes(b"nothing of the kind, but long enough")
+    assert main(["trace", str(tmp_path / "no")]) == 2
+    assert "no trace of quantfl" in capsys.readouterr().err
+
+
+def test_noise_and_a_file_cut_off(tmp_path):
+    path = tmp_path / "t.pcapng"
+    writer = trace.TraceWriter(path)
+    tap = writer.tap("socket://x:1")
+    tap.take(trace.RECEIVED, b"rst:0x1 (POWERON_RESET),boot:0x13\r\n\0")
+    tap.take(trace.SENT, bytes.fromhex("02080107090103379750"))
+    tap.take(trace.SENT, bytes.fromhex("00"))
+    writer.close()
+    noise, data = trace.read(path)
+    assert noise.type == "noise" and "POWERON" in noise.detail and noise.direction == trace.RECEIVED
+    assert data.type == "DATA" and data.fin and data.kind == "status"
+    whole = path.read_bytes()
+    for cut in range(28, len(whole)):
+        path.write_bytes(whole[:cut])
+        assert len(list(trace.read(path))) <= 1 + (cut == len(whole))
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=200, deadline=None)
+def test_anything_can_be_decoded(piece):
+    frame = trace.decode(0.0, "x", trace.SENT, piece, {})
+    assert frame.bytes == len(piece) and frame.line(0.0) and "\n" not in frame.line(0.0)
+
+
+def test_an_independent_reader_agrees(tmp_path):
+    """capinfos of Wireshark, where it is installed; else the blocks by the draft's rules."""
+    traced_hello(tmp_path / "t.pcapng")
+    count = len(list(trace.read(tmp_path / "t.pcapng")))
+    if shutil.which("tshark"):
+        script = ROOT / "tools" / "wireshark" / "quantfl.lua"
+        done = subprocess.run(
+            ["tshark", "-X", f"lua_script:{script}", "-r", str(tmp_path / "t.pcapng"), "-T", "fields", "-e", "quantfl.type"],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.stdout.split()[:2] == ["2", "3"] and len(done.stdout.splitlines()) == count, done.stderr
+        return
+    data, at, kinds = (tmp_path / "t.pcapng").read_bytes(), 0, []
+    while at < len(data):
+        kind, size = struct.unpack_from("<II", data, at)
+        assert size % 4 == 0 and struct.unpack_from("<I", data, at + size - 4)[0] == size
+        kinds.append(kind)
+        at += size
+    assert kinds[0] == 0x0A0D0D0A and kinds.count(6) == count and kinds.count(1) == 1
+
+
+def test_a_trace_that_cannot_be_written_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="--trace"), trace.tracing(tmp_path / "no" / "folder" / "t"):
+        pass
