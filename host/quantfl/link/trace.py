@@ -2,7 +2,8 @@
 
 The format is pcapng (IETF draft-ietf-opsawg-pcapng): one interface per link, link type USER0 (147), one packet per piece between
 two delimiters, as it stood on the wire, its delimiters included; microseconds; the direction in epb_flags.
-tools/wireshark/quantfl.lua is a dissector. Written as the run goes on: what a killed host leaves behind can be read up to its last whole packet.
+tools/wireshark/quantfl.lua is a dissector. Written as the run goes on: what a killed host leaves behind can be read up to its last
+whole packet.
 """
 
 from __future__ import annotations
