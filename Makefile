@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 C_SOURCES := $(shell find firmware/lib firmware/boards firmware/bench firmware/cases firmware/src firmware/platforms -name '*.[chS]' -o -name '*.ld' -o -name '*.json' -o -name '*.py')
 EXTENSION := host/quantfl/core/_qfl.abi3.so
 
-.PHONY: demo test test-bluez firmware cores venv tools lint format clean recipes asan
+.PHONY: demo test test-bluez firmware cores venv tools lint format clean recipes asan torture
 
 demo: firmware
 	$(BIN)/quantfl demo $(if $(QUANTFL_NO_ARM),--board native)
@@ -78,6 +78,12 @@ test-bluez: $(VENV)/.test firmware
 
 asan: $(VENV)/.test
 	$(BIN)/pio run -s -e native_asan
+
+# Runs under random faults, more than CI has time for; SEED: another first schedule.
+torture: $(VENV)/.test firmware
+	$(BIN)/quantfl torture --seed $(or $(SEED),100000) --count 20000 --jobs 2
+	$(BIN)/quantfl torture --seed $(or $(SEED),100000) --count 200 --board native
+	$(BIN)/quantfl torture --seed $(or $(SEED),100000) --count 100 --board qemu_m4 --jobs 4
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

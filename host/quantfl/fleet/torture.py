@@ -4,7 +4,8 @@ For a seed a schedule of faults is drawn and a small fleet trained under it. The
 
 * every round ends by its deadline, and the run ends;
 * the global head after every round is, bit for bit, that of a clean run in which exactly the boards that delivered were asked
-  (dz: the head that the same deltas give when they are aggregated anew, since a board whose delta got lost keeps a residual);
+  (dz, where a delta got lost or a board was reset: the head that the same deltas give when they are aggregated anew, since a board
+  whose delta got lost has a residual that a clean run knows nothing of);
 * no lie was aggregated;
 * the ledger balances: on each line bytes taken + added = given + swallowed + held, the host has booked every byte it sent and got, so
   has a board that was not reset, both ends' books differ by counted faults only, and not at all once the faults have ended.
@@ -34,7 +35,7 @@ from quantfl.fleet.member import Member
 from quantfl.fleet.prepare import load_package, make_member, make_strategy
 from quantfl.fleet.rounds import EXPLAIN_S, Federation, Rounds, Silent
 from quantfl.link.chaos import DOWN, LIES, UP, Chaos, parse
-from quantfl.link.clock import run_virtual
+from quantfl.link.clock import monotonic, run_virtual
 from quantfl.package.program import Package
 from quantfl.strategy.admission import Candidate, Verdict
 
@@ -117,6 +118,7 @@ class _Watched(Rounds):
     """Rounds that remember each round's deltas and head, and ask the boards of `script` where one is given."""
 
     script: list[list[str]] | None = None
+    set_up_took = 0.0
 
     def __init__(self, federation: Federation):
         super().__init__(federation)
@@ -180,12 +182,15 @@ async def _settle(rounds: _Watched) -> None:
 async def _under_chaos(config: RunConfig, package: Package, boards: list[Board], chaos: Chaos) -> _Watched | str:
     rounds = _Watched(_federation(config, package, boards, chaos))
     try:
+        began = monotonic()
         try:
             await rounds.set_up()
         except QuantflError as error:
             if "boards are ready" not in str(error):
                 raise
             return str(error)  # nobody came up: a clear statement is all that is asked for
+        finally:
+            rounds.set_up_took = monotonic() - began
         rounds.score_start()
         await rounds.run()
         await _settle(rounds)
@@ -260,6 +265,12 @@ def _check_heads(rounds: _Watched, again: _Watched | None) -> list[str]:
     return found
 
 
+def _nothing_lost(rounds: _Watched) -> bool:
+    """Whether every board that was asked delivered, and none was reset: then residuals, too, are those of a clean run."""
+    resets = any(line.lines[way].faults["reset"] for line in rounds.f.chaos.lines.values() for way in (DOWN, UP))
+    return not resets and not any(r["failed"] for r in rounds.history[1:]) and all(m.ready for m in rounds.f.members)
+
+
 def run_schedule(seed: int, model: str, *, kind: str = "inproc", boards: int = 4, rounds: int = 4, spec: str | None = None) -> Outcome:
     """Run one schedule and check it. model: path of a package. spec: instead of the one drawn from the seed."""
     real = kind != "inproc"
@@ -274,7 +285,7 @@ def run_schedule(seed: int, model: str, *, kind: str = "inproc", boards: int = 4
             return outcome
         outcome.problems += result.found + _check_bytes(result, fleet)
         again = None
-        if config.uplink.codec != "dz":
+        if config.uplink.codec != "dz" or _nothing_lost(result):
             close_all(fleet)
             fleet = boot_fleet("inproc", boards, seed=seed)
             script = [r["contributors"] for r in result.history[1:]]
@@ -286,6 +297,8 @@ def run_schedule(seed: int, model: str, *, kind: str = "inproc", boards: int = 4
         limit = config.run.deadline_s + EXPLAIN_S + (2.0 if real else 0.1)
         late = [r for r in result.history[1:] if r["seconds"] > limit]
         outcome.problems += [f"round {r['round']} took {r['seconds']:.1f} s, {limit:g} are allowed" for r in late]
+        if result.set_up_took > SETUP_S + (3.0 if real else 1.1):
+            outcome.problems.append(f"setting up took {result.set_up_took:.1f} s, {SETUP_S:g} are allowed")
         if result.round != rounds:
             outcome.problems.append(f"the run ended after round {result.round}")
         for r in result.history[1:]:
