@@ -53,7 +53,8 @@ class Features:
 
 def features(package: Package, name: str, path: Path | None, train: int | None, test: int | None) -> Features:
     """Of the first `train` and `test` samples of a data set (None: all)."""
-    key = hashlib.sha256(f"{package.sha256}/{name}/{path}/{train}/{test}".encode()).hexdigest()[:24]
+    model = hashlib.sha256(package.original).hexdigest()  # how it is compiled does not change what it computes
+    key = hashlib.sha256(f"{model}/{package.cut_op}/{name}/{path}/{train}/{test}".encode()).hexdigest()[:24]
     kept = cache_folder() / f"features-{key}.npz"
     if kept.exists():
         with np.load(kept, allow_pickle=False) as z:

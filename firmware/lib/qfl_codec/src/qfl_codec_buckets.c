@@ -10,7 +10,8 @@
 #include "qfl_codec_internal.h"
 #include "qfl_codec_range.h"
 
-enum { HEADER = 2, RANGE = 8, FLAGS = QFL_CODEC_PER_TENSOR | QFL_CODEC_MEANS | QFL_CODEC_CODED, MAX_CODED = 64 /* levels: 4 bytes of stack each */ };
+enum { HEADER = 2, RANGE = 8, FLAGS = QFL_CODEC_PER_TENSOR | QFL_CODEC_MEANS | QFL_CODEC_CODED,
+       MAX_CODED = 64 /* levels: 4 bytes of stack each */ };
 
 uint32_t qfl_codec_bucket_bits(uint32_t levels)
 {
@@ -305,6 +306,8 @@ qfl_status qfl_codec_bucket_decode(const qfl_codec_layout *layout, const uint8_t
     if (n < HEADER || (in[0] & 0xF0u & ~(uint32_t)FLAGS) != 0 || in[1] > 8 || qfl_codec_bucket_bits(1u << in[1]) == 0)
         return QFL_E_FORMAT;
     part p = {in[0] & 0x0F, in[0] & FLAGS, 1u << in[1], in[1], qfl_codec_values(layout), 0};
+    if ((p.flags & QFL_CODEC_CODED) && p.levels > MAX_CODED)
+        return QFL_E_FORMAT;
     uint32_t ranges = p.flags & QFL_CODEC_PER_TENSOR ? layout->tensors : 1;
     for (uint32_t r = 0; r < ranges; r++) {
         p.values = p.flags & QFL_CODEC_PER_TENSOR ? layout->size[r] : p.values;
