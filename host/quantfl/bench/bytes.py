@@ -107,6 +107,8 @@ def all_runs(
         waiting = {pool.submit(one_run, *job): job for job in jobs}
         for future in as_completed(waiting):
             task, scheme, seed = waiting[future]
+            if future.exception() is not None:
+                pool.shutdown(wait=False, cancel_futures=True)
             done[task.label, scheme.name, seed] = future.result()
             if progress is not None:
                 progress(f"{len(done)} of {len(jobs)}: {task.label}, {scheme.name}, seed {seed}")

@@ -9,7 +9,8 @@
  * DZ, the default: dead-zone uniform quantiser whose symbols go through an adaptive range coder. The step is sent, or it is
  * one that both ends agreed on before. "Nothing to say", all symbols zero, is one byte.
  *
- * Encoding refuses NaN and infinity; decoding refuses whatever encoding cannot have made.
+ * Encoding refuses NaN and infinity. Decoding refuses what has not the form of a delta of the layout given, and never reads or
+ * writes out of bounds; of range-coded bytes another ending than the encoder's may pass.
  */
 #ifndef QFL_CODEC_H
 #define QFL_CODEC_H
@@ -62,7 +63,7 @@ qfl_status qfl_codec_encode(const qfl_codec_spec *spec, const qfl_codec_layout *
                             uint32_t *size);
 
 /*
- * Decodes n bytes into x. agreed: code of the step of QFL_CODEC_DZ_AGREED, 0: none. QFL_E_FORMAT: not exactly one encoding of
+ * Decodes n bytes into x. agreed: code of the step of QFL_CODEC_DZ_AGREED, 0: none. QFL_E_FORMAT: not an encoding of
  * this layout (wrong length, non-finite range, set padding bits); QFL_E_UNSUPPORTED: a kind this build does not know. x may be
  * changed in part on failure.
  */

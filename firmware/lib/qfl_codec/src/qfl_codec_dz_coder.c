@@ -171,7 +171,8 @@ qfl_status qfl_codec_dz_read(const qfl_codec_layout *layout, const uint8_t *in, 
 {
     range_decoder d;
     model m;
-    uint32_t values = qfl_codec_values(layout);
+    uint32_t values = qfl_codec_values(layout), i = 0;
+    const int32_t *first = symbols;
     if (values == 0 || agreed >= QFL_CODEC_DZ_CODES)
         return QFL_E_INVAL;
     if (n < 1)
@@ -183,7 +184,7 @@ qfl_status qfl_codec_dz_read(const qfl_codec_layout *layout, const uint8_t *in, 
     if (form->agreed ? agreed == 0 : in[0] != QFL_CODEC_DZ)
         return QFL_E_FORMAT;
     if (n == 1) {
-        for (uint32_t i = 0; i < values; i++)
+        for (; i < values; i++)
             symbols[i] = 0;
         return QFL_OK;
     }
@@ -198,7 +199,10 @@ qfl_status qfl_codec_dz_read(const qfl_codec_layout *layout, const uint8_t *in, 
             return QFL_E_FORMAT;
         symbols += layout->size[t];
     }
-    return d.at >= d.n ? QFL_OK : QFL_E_FORMAT; /* bytes that nothing asked for */
+    while (i < values && first[i] == 0)
+        i++;
+    /* Zeros alone are said in one byte, and there are no bytes that nothing asked for. */
+    return i < values && d.at >= d.n ? QFL_OK : QFL_E_FORMAT;
 }
 
 struct qfl_codec_dz_stream {
