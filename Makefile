@@ -53,7 +53,7 @@ firmware: $(EXTENSION) .pio/.native
 
 .pio/.arm: $(VENV)/.demo $(C_SOURCES) platformio.ini
 	$(BIN)/python tools/pio_offline/provision.py --core-dir $(CORE)
-	$(BIN)/pio run -s -e qemu_m4 -e bench_m4
+	$(BIN)/pio run -s -e qemu_m4 -e bench_m4 -e bench_m4_portable
 	@touch $@
 
 # All emulated cores, for the tests: those whose compiler is there.

@@ -25,6 +25,7 @@ def test_engine():
         pytest.skip("qemu-system-arm or the Arm toolchain is not installed")
     try:
         firmware("bench_m4", "firmware.elf")
+        firmware("bench_m4_portable", "firmware.elf")
     except ToolError as error:
         pytest.skip(str(error))
     rows = {r["model"]: r for r in bench_engine.run(quick=True)}
@@ -32,6 +33,10 @@ def test_engine():
     for row in rows.values():
         assert keys <= set(row) and row["bit_exact"] is not False
         assert row["stack_bytes"] <= 1024 and row["code_bytes"] < 48 * 1024 and row["insns_per_mac"] < 3
+        assert row["open_share"] < 0.05
+        # The bars of docs/BENCH.md, where there is a yardstick.
+        assert row["portable_ratio"] is None or row["portable_ratio"] <= 0.5
+        assert row["insns_ratio"] is None or row["insns_ratio"] <= (0.6 if row["model"] == "mnist_cnn" else 0.8)
     assert rows["digits_cnn"]["macs"] == 105_216
 
 

@@ -1,7 +1,11 @@
 """`quantfl bench engine`: executed Cortex-M4 instructions, RAM and code of an inference, and equality with tflite-micro.
 
 Instructions are counted on an emulated MPS2 AN386 with `-icount shift=0` (exact, repeatable, 40 at a time; not cycles).
-code_bytes is the whole bench firmware: start-up, engine with all operators, and the bench itself.
+code_bytes is the whole bench firmware: start-up, engine with all operators, and the bench itself; firmware_bytes the whole firmware of
+a board: port, link with keys, codec, training, store, engine with all operators.
+
+Yardsticks: tflite-micro with CMSIS-NN and with its reference kernels, int8-only registration, -O2, counted the same way on the same
+emulated core in November 2026; given as ratios.
 """
 
 from __future__ import annotations
@@ -27,6 +31,14 @@ MLPERF = {
     "kws_dscnn": "kws_ref_model.tflite",
     "vww_mobilenet": "vww_96_int8.tflite",
     "ad_autoencoder": "ad01_int8.tflite",
+}
+#: Model: instructions with CMSIS-NN, with reference kernels, arena in bytes.
+YARDSTICKS = {
+    "mnist_cnn": (1_188_360, 4_822_640, 8_276),
+    "resnet8": (29_863_000, 107_401_760, 54_996),
+    "kws_dscnn": (7_696_320, 43_039_600, 22_820),
+    "vww_mobilenet": (24_101_520, 100_254_080, 100_708),
+    "ad_autoencoder": (582_880, 1_952_240, 2_580),
 }
 _JOB, _PACKAGE = 0x21300000, 0x21400000
 
@@ -56,11 +68,11 @@ def macs(model: ModelFile) -> int:
     return total
 
 
-def count(package: bytes, inputs: np.ndarray, *, timeout: float = 300.0) -> Counted:
-    """Run a package on the emulated board. inputs: int8 [n, input_size]."""
+def count(package: bytes, inputs: np.ndarray, *, timeout: float = 300.0, env: str = "bench_m4") -> Counted:
+    """Run a package on the emulated board. inputs: int8 [n, input_size]. env: bench_m4, or bench_m4_portable without DSP kernels."""
     if shutil.which("qemu-system-arm") is None:
         raise ToolError("qemu-system-arm is not installed (package qemu-system-arm)")
-    elf = firmware("bench_m4", "firmware.elf")
+    elf = firmware(env, "firmware.elf")
     with tempfile.TemporaryDirectory() as folder:
         job, pack, out = (Path(folder) / n for n in ("job", "package", "out"))
         pack.write_bytes(package)
@@ -103,19 +115,20 @@ def train_cost(data: bytes, inputs: np.ndarray, name: str) -> float | None:
     return None if counted.train_insns is None else counted.train_insns / (weights * len(inputs))
 
 
-def code_bytes() -> int:
-    """.text (with constants) and .data of the bench firmware."""
+def code_bytes(env: str = "bench_m4") -> int:
+    """.text (with constants) and .data of a firmware."""
     size = shutil.which("arm-none-eabi-size")
     if size is None:
         raise ToolError("arm-none-eabi-size is not installed (package binutils-arm-none-eabi)")
-    out = subprocess.run([size, "-A", str(firmware("bench_m4", "firmware.elf"))], capture_output=True, text=True, check=True)
+    out = subprocess.run([size, "-A", str(firmware(env, "firmware.elf"))], capture_output=True, text=True, check=True)
     rows = [line.split() for line in out.stdout.splitlines()]
     return sum(int(r[1]) for r in rows if len(r) == 3 and r[0] in (".text", ".data", ".vectors", ".ARM.exidx"))
 
 
 def models() -> dict[str, bytes]:
     """The demo's model, and MLPerf Tiny's four where the shared data is."""
-    found = {"digits_cnn": (ROOT / "models" / "digits" / "digits_int8.tflite").read_bytes()}
+    found = {name: (ROOT / "models" / folder / f"{folder}_int8.tflite").read_bytes()
+             for name, folder in (("digits_cnn", "digits"), ("mnist_cnn", "mnist_cnn"))}  # fmt: skip
     try:
         folder = find("models/mlperf_tiny", None)
     except DataError:
@@ -125,15 +138,23 @@ def models() -> dict[str, bytes]:
 
 def run(quick: bool = False) -> list[dict]:
     """One row per model. bit_exact: None when tflite-micro is not installed."""
-    rows, code = [], code_bytes()
+    rows, code, whole = [], code_bytes(), code_bytes("qemu_m4")
     for name, data in models().items():
         model = ModelFile(data, name)
         size = model.tensors[model.inputs[0]].size
         inputs = np.random.default_rng(1).integers(-128, 128, (2 if quick else 10, size), np.int8)
         counted, total = count(compile_program(data, name=name), inputs), macs(model)
         expected = oracle(data, model, inputs)
+        portable = count(compile_program(data, name=name), inputs[:1], env="bench_m4_portable")
+        if (portable.outputs != counted.outputs[:1]).any():
+            raise ToolError(f"{name}: portable and DSP kernels differ")
+        fast, reference, arena = YARDSTICKS.get(name, (None, None, None))
         rows.append({
             "model": name, "macs": total, "insns": counted.insns, "insns_per_mac": counted.insns / total,
+            "insns_ratio": None if fast is None else counted.insns / fast, "portable_insns": portable.insns,
+            "portable_ratio": None if reference is None else portable.insns / reference,
+            "open_share": counted.open_insns / counted.insns, "arena_ratio": None if arena is None else counted.arena / arena,
+            "firmware_bytes": whole,
             "arena_bytes": counted.arena, "stack_bytes": counted.stack, "code_bytes": code,
             "bit_exact": None if expected is None else bool((expected == counted.outputs).all()),
             "inputs_checked": 0 if expected is None else len(inputs),

@@ -13,10 +13,11 @@ static int table_ok(const qfl_nn *nn, const op_record *op, uint32_t rows)
 static int rows_ok(const qfl_nn *nn, const op_record *op, uint64_t terms)
 {
     const channel_row *row = (const channel_row *)(const void *)(nn->file + op->table);
-    int64_t limit = 0x7FFFFFFF - (int64_t)(terms < 65536 ? terms : 65536) * 128 * 128;
-    for (uint32_t i = 0; i < op->table_count; i++) {
-        int32_t shift = row[i].shift < -31 ? row[i].shift + WIDE : row[i].shift;
-        if (shift < -31 || shift > 30 || row[i].bias < -limit || row[i].bias > limit)
+    uint32_t limit = 0x7FFFFFFFu - (uint32_t)(terms < 65536 ? terms : 65536) * 128 * 128;
+#pragma GCC unroll 8
+    for (const channel_row *end = row + op->table_count; row != end; row++) {
+        uint32_t shift = (uint32_t)row->shift + 31u; /* 0..61, or by WIDE less */
+        if ((shift > 61u && shift + WIDE > 61u) || (uint32_t)row->bias + limit > 2u * limit)
             return 0;
     }
     return terms < 65536;

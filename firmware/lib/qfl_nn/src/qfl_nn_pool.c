@@ -1,5 +1,5 @@
 /* AVERAGE_POOL_2D (mean of the taps inside, half away from zero), MAX_POOL_2D, MEAN over height and width, PAD. */
-#include "qfl_nn_internal.h"
+#include "qfl_nn_dsp.h"
 
 typedef struct span {
     uint32_t first, end;
@@ -38,25 +38,49 @@ void qfl_nn_average_pool(const kernel_args *a)
     }
 }
 
+/* The largest of the taps of `rows` lines of `columns` pixels for channels [c, ...): four at a time where the core can. */
+static void largest(const int8_t *p, uint32_t rows, uint32_t columns, uint32_t line, uint32_t c, int8_t *dst)
+{
+    uint32_t k = 0;
+#if QFL_NN_DSP
+    for (; k + 4 <= c; k += 4) {
+        uint32_t m = 0x80808080u;
+        const int8_t *q = p + k;
+        for (uint32_t y = 0; y < rows; y++, q += line) {
+            const int8_t *r = q;
+            for (uint32_t x = 0; x < columns; x++, r += c) {
+                uint32_t v = load4(r);
+                (void)__ssub8((int8x4_t)v, (int8x4_t)m); /* its GE flags say which bytes of v are not below m's */
+                m = (uint32_t)__sel((uint8x4_t)v, (uint8x4_t)m);
+            }
+        }
+        memcpy(dst + k, &m, 4);
+    }
+#endif
+    for (; k < c; k++) {
+        int32_t m = -128;
+        const int8_t *q = p + k;
+        for (uint32_t y = 0; y < rows; y++, q += line)
+            for (uint32_t x = 0; x < columns; x++)
+                if (q[x * c] > m)
+                    m = q[x * c];
+        dst[k] = (int8_t)m;
+    }
+}
+
 void qfl_nn_max_pool(const kernel_args *a)
 {
     const op_record *op = a->op;
     const int8_t *src = op_src(a);
     int8_t *dst = op_dst(a);
     uint32_t c = op->in_c, row = op->in_w * c;
+    int open = op->low == -128 && op->high == 127;
     for (uint32_t oy = 0; oy < op->out_h; oy++) {
         span v = under(oy, op->stride_h, op->pad_t, op->k_h, op->in_h);
         for (uint32_t ox = 0; ox < op->out_w; ox++, dst += c) {
             span h = under(ox, op->stride_w, op->pad_l, op->k_w, op->in_w);
-            memset(dst, -128, c);
-            for (uint32_t y = v.first; y < v.end; y++) {
-                const int8_t *p = src + y * row + h.first * c;
-                for (uint32_t x = h.first; x < h.end; x++)
-                    for (uint32_t k = 0; k < c; k++, p++)
-                        if (*p > dst[k])
-                            dst[k] = *p;
-            }
-            for (uint32_t k = 0; k < c; k++)
+            largest(src + v.first * row + h.first * c, v.end - v.first, h.end - h.first, row, c, dst);
+            for (uint32_t k = 0; !open && k < c; k++)
                 dst[k] = (int8_t)clamp(dst[k], op->low, op->high);
         }
     }
