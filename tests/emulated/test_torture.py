@@ -7,7 +7,7 @@ import json
 import pytest
 
 from quantfl.cli.main import main
-from quantfl.fleet.torture import command_of, run_schedule, run_schedules
+from quantfl.fleet.torture import command_of, keyed, run_schedule, run_schedules
 from tests.support import DEMO_MODEL, need_board
 
 pytestmark = pytest.mark.emulated
@@ -34,8 +34,10 @@ def test_dozens_of_schedules_on_boards_of_their_own(kind, first, count, jobs):
     hold(first, count, kind, boards=2, rounds=3, jobs=jobs)
 
 
-def test_a_schedule_is_a_function_of_its_seed():
-    first, again = (run_schedule(5, str(DEMO_MODEL)) for _ in range(2))
+@pytest.mark.parametrize("keys", [False, True])
+def test_a_schedule_is_a_function_of_its_seed(keys):
+    seed = next(s for s in range(5, 99) if keyed(s) == keys)
+    first, again = (run_schedule(seed, str(DEMO_MODEL)) for _ in range(2))
     assert first == again and first.faults
 
 

@@ -55,7 +55,7 @@ class Member:
         self.ready = False
         progress("connecting")
         if not self.device.session.up:
-            await self._connect(min(left(), 10.0))
+            await self.connect(min(left(), 10.0))
         info = await self.device.hello(min(left(), 5.0))
         self.comparison = await self.device.compare(min(left(), 5.0))
         progress("pushing")
@@ -74,7 +74,8 @@ class Member:
         self.ready, self.reason = True, None
         progress("ready")
 
-    async def _connect(self, timeout: float) -> None:
+    async def connect(self, timeout: float) -> None:
+        """Open a session; an emulated board that has no key yet is given one where the run has keys."""
         try:
             await self.device.open(timeout)
         except SecurityError as error:

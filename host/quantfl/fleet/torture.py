@@ -16,7 +16,9 @@ In-process boards run on virtual time: a schedule takes tens of milliseconds, an
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
+import struct
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -26,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
+from quantfl.core import crypt
 from quantfl.core.head import Score
 from quantfl.emulate import Board, boot_fleet, close_all
 from quantfl.errors import DeviceError, LinkError, QuantflError
@@ -36,8 +39,9 @@ from quantfl.fleet.prepare import load_package, make_member, make_strategy
 from quantfl.fleet.rounds import EXPLAIN_S, Federation, Rounds, Silent
 from quantfl.link.chaos import DOWN, LIES, UP, Chaos, parse
 from quantfl.link.clock import monotonic, run_virtual
+from quantfl.link.keys import BoardKey, KeyRing
 from quantfl.package.program import Package
-from quantfl.strategy.admission import Candidate, Verdict
+from quantfl.strategy.admission import SHORT, Candidate, Verdict
 
 SAMPLES = 12  # per board
 SETUP_S, DEADLINE_S = 30.0, 12.0
@@ -114,6 +118,23 @@ def _description(seed: int, model: str, boards: int, rounds: int, *, real: bool)
     })  # fmt: skip
 
 
+class _Ring(KeyRing):
+    """Keys without a file, the same for the same seed."""
+
+    def __init__(self, seed: int, uids: list[bytes]):
+        made = {u.hex(): BoardKey(u.hex(), hashlib.sha256(b"%d/" % seed + u).digest()) for u in uids}
+        secret = hashlib.sha256(b"%d" % seed).digest()
+        super().__init__(Path("torture"), made, crypt.public(secret), secret)
+
+    def save(self) -> None:
+        pass
+
+
+def keyed(seed: int) -> bool:
+    """Whether the links of a schedule have keys."""
+    return random.Random(f"keys {seed}").random() < 0.3
+
+
 class _Watched(Rounds):
     """Rounds that remember each round's deltas and head, and ask the boards of `script` where one is given."""
 
@@ -138,7 +159,8 @@ class _Watched(Rounds):
         return [m for m in self.f.members if m.name in self.script[round_ - 1]]
 
 
-def _federation(config: RunConfig, package: Package, boards: list[Board], chaos: Chaos | None) -> Federation:
+def _federation(config: RunConfig, package: Package, boards: list[Board], chaos: Chaos | None,
+                keys: KeyRing | None = None) -> Federation:  # fmt: skip
     rng = np.random.default_rng(config.run.seed)
     head = package.head
     unleashed = None if chaos is None else Unleashed(chaos, head.tensors, config.uplink.make())
@@ -146,9 +168,12 @@ def _federation(config: RunConfig, package: Package, boards: list[Board], chaos:
     for i, board in enumerate(boards):
         x = rng.integers(-128, 128, (SAMPLES, package.input_size), np.int8)
         labels = rng.integers(0, package.dims[-1], SAMPLES).astype(np.uint16)
-        members.append(make_member(i, config, board, (x, labels), package, unleashed))
+        members.append(make_member(i, config, board, (x, labels), package, unleashed, keys))
+        if keys is not None:  # no secret here: a schedule shall repeat byte by byte
+            members[-1].device.session.link.secure(hashlib.sha256(b"%d/%d" % (config.run.seed, i)).digest())
     strategy = make_strategy(config, head, package.params)
-    return Federation(config, package.data, package.sha256, strategy, members, lambda _: Score(1, 0, 0.0), None, Silent(),
+    to_push = package.data if keys is None else keys.sign(package.data)
+    return Federation(config, to_push, package.sha256, strategy, members, lambda _: Score(1, 0, 0.0), None, Silent(),
                       unleashed)  # fmt: skip
 
 
@@ -162,7 +187,7 @@ async def _settle(rounds: _Watched) -> None:
         device = member.device
         try:
             if not device.session.up:
-                await device.open(8.0)
+                await member.connect(8.0)
             first = await device.compare(10.0)
             second = await device.compare(10.0)
         except (LinkError, DeviceError) as error:
@@ -179,8 +204,10 @@ async def _settle(rounds: _Watched) -> None:
         rounds._book(rounds.round, m)
 
 
-async def _under_chaos(config: RunConfig, package: Package, boards: list[Board], chaos: Chaos) -> _Watched | str:
-    rounds = _Watched(_federation(config, package, boards, chaos))
+async def _under_chaos(
+    config: RunConfig, package: Package, boards: list[Board], chaos: Chaos, keys: KeyRing | None
+) -> _Watched | str:
+    rounds = _Watched(_federation(config, package, boards, chaos, keys))
     try:
         began = monotonic()
         try:
@@ -242,10 +269,15 @@ def _check_heads(rounds: _Watched, again: _Watched | None) -> list[str]:
     found = []
     heads = [r["head"] for r in rounds.history]
     told = rounds.f.chaos.told
+    replay = any(f.value == "replay" for m in rounds.f.members for f in rounds.f.chaos.chaos.faults(m.name))
+    seen: set[str] = set()
     for record in rounds.history[1:]:
-        lied = [n for n in record["contributors"] if record["round"] in told.get(n, ())]
-        if lied:
-            found.append(f"round {record['round']}: lies of {', '.join(lied)} were aggregated")
+        shares = {n: record["boards"][n] for n in record["contributors"]}
+        lied = [n for n in shares if record["round"] in told.get(n, ())] if not replay else []  # a replay may be the first to arrive
+        again_sent = [n for n, b in shares.items() if b["delta_bytes"] >= SHORT and b["delta_sha256"] in seen]
+        seen |= {b["delta_sha256"] for b in shares.values()}
+        if lied or again_sent:
+            found.append(f"round {record['round']}: lies of {', '.join(lied + again_sent)} were aggregated")
     if again is not None:
         clean = [r["head"] for r in again.history]
         if clean != heads:
@@ -280,7 +312,8 @@ def run_schedule(seed: int, model: str, *, kind: str = "inproc", boards: int = 4
     fleet: list[Board] = []
     try:
         fleet = boot_fleet(kind, boards, seed=seed)
-        result = run(_under_chaos(config, package, fleet, parse(outcome.spec)))
+        keys = _Ring(seed, [struct.pack(">II", seed & 0xFFFFFFFF, i + 1) for i in range(boards)]) if keyed(seed) else None
+        result = run(_under_chaos(config, package, fleet, parse(outcome.spec), keys))
         if isinstance(result, str):
             return outcome
         outcome.problems += result.found + _check_bytes(result, fleet)

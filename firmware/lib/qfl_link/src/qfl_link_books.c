@@ -36,7 +36,10 @@ void qfl_link_book_late(qfl_link *l, uint8_t kind)
     l->rx_late_payload = l->rx_late_framing = l->rx_late_security = 0;
 }
 
-uint32_t qfl_link_unbooked(const qfl_link *l) { return l->lone + l->raw_n + l->rx_late_payload + l->rx_late_framing; }
+uint32_t qfl_link_unbooked(const qfl_link *l)
+{
+    return l->lone + l->raw_n + l->rx_late_payload + l->rx_late_framing + l->rx_late_security;
+}
 
 uint8_t qfl_link_acked_kind(const qfl_link *l, uint8_t ack)
 {

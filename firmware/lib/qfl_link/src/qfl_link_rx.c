@@ -185,7 +185,9 @@ static int on_frame(qfl_link *l, uint32_t wire, uint32_t now_ms)
     } else if (type == TYPE_ACK) {
         uint32_t security = qfl_link_security_bytes(l);
         uint8_t kind = qfl_link_acked_kind(l, p[1]);
-        qfl_link_book(l, QFL_LINK_RX, kind, QFL_LINK_ACK, wire - security);
+        /* One that comes after so many later frames that nobody knows its kind any more is of no use either. */
+        int late = (uint8_t)(l->tx_next - p[1]) >= KINDS_KEPT;
+        qfl_link_book(l, QFL_LINK_RX, kind, late ? QFL_LINK_RETRANSMISSION : QFL_LINK_ACK, wire - security);
         qfl_link_book(l, QFL_LINK_RX, kind, QFL_LINK_SECURITY, security);
         uint32_t bitmap = (n > 2 ? p[2] : 0u) | (n > 3 ? (uint32_t)p[3] << 8 : 0u);
         qfl_link_on_ack(l, p[1], bitmap, now_ms);
