@@ -90,6 +90,7 @@ def test_quantisers(monkeypatch, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra plot)")
     from quantfl.bench import quantisers
 
+    monkeypatch.setenv("QUANTFL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(quantisers, "FAMILIES", tuple(f for f in quantisers.FAMILIES if "zlib" not in f.name))  # the slow one
     rows = quantisers.run(quick=True)
     on = {(r["data"], r["quantiser"]): r for r in rows}
@@ -115,6 +116,7 @@ def test_ablations(monkeypatch, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra plot)")
     from quantfl.bench import ablations, starts
 
+    monkeypatch.setenv("QUANTFL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(ablations, "LEVELS", (4, 64))
     monkeypatch.setattr(ablations, "STEPS", (2, 8))
     monkeypatch.setattr(ablations, "QUICK_ROUNDS", 6)

@@ -3,19 +3,25 @@
 QuantFL (arXiv 2603.17507) reports ablations of the number of levels and of the initialisation; what we could read of it (abstract,
 introduction) does not give model, clients, rounds, range or rounding, so the setting is ours: tasks as in `quantfl bench bytes`, head
 trained on packaged features (levels, feedback), or a whole MLP (initialisation: quantfl.bench.starts). Uplink coded, downlink float32,
-as in the paper's main setting; no error feedback unless said. Bytes are of the wire, per link, all overhead counted.
+as in the paper's main setting; no error feedback unless said. Bytes are of the wire, per link, all overhead counted. Finished runs are
+kept, as those of `quantfl bench bytes` are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from quantfl.bench import starts
+from quantfl.bench.bytes import code_version
 from quantfl.bench.pictures import Axis, Series, draw
 from quantfl.bench.rivals import fleet
 from quantfl.bench.rivals.base import Quantiser
@@ -24,6 +30,7 @@ from quantfl.bench.rivals.fleet import Setting
 from quantfl.bench.rivals.schemes import Rival
 from quantfl.bench.rivals.simple import Float
 from quantfl.bench.rivals.tasks import tasks
+from quantfl.bench.setting import cache_folder
 from quantfl.core.codec import LEVELS, Codec, CodecError
 from quantfl.errors import RunError
 
@@ -41,14 +48,16 @@ def tolerance(tests: int) -> float:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One run. accuracy: mean of its last five rounds, 0 when it diverged. bits: per weight of its coded deltas. curve: per round
-    (bytes per link so far, accuracy)."""
+    """One run. accuracy: mean of its last five rounds, 0 when it diverged. bits: per weight of its coded deltas. up, down: bytes per
+    link. curve: per round (bytes per link so far, accuracy). spread: means over all deltas of rms, excess kurtosis, range / rms,
+    entropies of BU(64) and BU(16), bits per weight of DZ(4)."""
 
     accuracy: float
     bits: float
     up: float
     down: float
     curve: tuple[tuple[float, float], ...]
+    spread: tuple[float, ...]
     diverged: bool = False
 
     def bytes_to(self, target: float) -> float | None:
@@ -58,31 +67,73 @@ class Outcome:
         return next((i + 1 for i, (_, a) in enumerate(self.curve) if a >= target), None)
 
 
-def outcome(s: Setting, rival: Rival, watch: Callable | None = None) -> Outcome:
+NAN = float("nan")
+DIVERGED = Outcome(0.0, NAN, NAN, NAN, (), (), True)
+Make = Callable[[], Setting]
+
+
+def outcome(s: Setting, rival: Rival) -> Outcome:
+    """Run a scheme in a setting."""
+    spread: list[tuple[float, ...]] = []
+
+    def watch(round_: int, board: int, d: np.ndarray) -> None:
+        if d.any() and np.isfinite(d).all():
+            coded = 8 * len(Codec("dz", step=4.0).encode(d, [d.size])) / d.size
+            rms = float(np.sqrt(np.mean(d.astype(np.float64) ** 2)))
+            spread.append((rms, starts.kurtosis(d), starts.spread(d), starts.entropy(d, 64), starts.entropy(d, 16), coded))
+
     try:
-        h = fleet.history(s, rival, watch)
+        h = fleet.history(s, rival, watch if rival == FP32 else None)
     except (RunError, CodecError):  # the head or a delta is no longer finite
-        return Outcome(0.0, float("nan"), float("nan"), float("nan"), (), True)
+        return DIVERGED
     links, weights = len(s.clients), s.params.size
     moved = [(r["up_bytes"] - h[0]["up_bytes"], r["down_bytes"] - h[0]["down_bytes"]) for r in h[1:]]
-    coded = [b["delta_bytes"] - fleet.TAG for r in h[1:] for b in r["boards"].values() if "delta_bytes" in b]
-    if not coded or any(r["failed"] for r in h[1:]):  # boards refused to code what they had
-        return Outcome(0.0, float("nan"), float("nan"), float("nan"), (), True)
+    coded = [b["delta_bytes"] for r in h[1:] for b in r["boards"].values()]
     curve = tuple(((u + d) / links, r["accuracy"]) for (u, d), r in zip(moved, h[1:], strict=True))
     return Outcome(
         float(np.mean([r["accuracy"] for r in h[-5:]])), 8 * float(np.mean(coded)) / weights, moved[-1][0] / links,
-        moved[-1][1] / links, curve,
+        moved[-1][1] / links, curve, tuple(map(float, np.mean(spread, axis=0))) if spread else (),
     )  # fmt: skip
+
+
+def _one(job: tuple[Make, Rival]) -> Outcome:
+    """A run from the cache (quantfl.bench.setting.cache_folder), or made now."""
+    make, rival = job
+    s = make()
+    text = f"{code_version()}/{s.config.model_dump_json()}/{hashlib.sha256(s.params.tobytes()).hexdigest()}/{rival.key}"
+    kept = cache_folder() / "ablations" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+    if kept.exists():
+        raw = json.loads(kept.read_text())
+        return Outcome(**raw | {"curve": tuple(map(tuple, raw["curve"])), "spread": tuple(raw["spread"])})
+    found = outcome(s, rival)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    part = kept.with_suffix(f".{os.getpid()}")
+    part.write_text(json.dumps(vars(found)))
+    os.replace(part, kept)
+    return found
+
+
+def outcomes(makes: list[Make], rivals: Iterable[Rival]) -> dict[str, list[Outcome]]:
+    """Runs of every rival, by name, in every setting, in as many processes as there are cores."""
+    rivals = list(rivals)
+    jobs = [(make, rival) for rival in rivals for make in makes]
+    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
+        done = list(pool.map(_one, jobs))
+    return {r.name: done[i * len(makes) : (i + 1) * len(makes)] for i, r in enumerate(rivals)}
 
 
 def _mean(values: list[float | None]) -> float | None:
     return None if None in values else float(np.mean(values))
 
 
-def _all(quick: bool) -> list[tuple[str, list[Setting]]]:
-    """Settings of every seed, by task."""
+def _all(quick: bool) -> list[tuple[str, list[Make], int]]:
+    """(task, settings of every seed, test samples)."""
     rounds, seeds = (QUICK_ROUNDS, (1,)) if quick else (None, (1, 2, 3))
-    return [(task.name, [task.setting(seed, rounds) for seed in seeds]) for task in tasks(quick)]
+    found = []
+    for task in tasks(quick):
+        makes: list[Make] = [partial(task.setting, seed, rounds) for seed in seeds]
+        found.append((task.name, makes, len(makes[0]().test[1])))
+    return found
 
 
 FP32 = Rival("fp32", Float(32))
@@ -106,15 +157,14 @@ def _summary(runs: list[Outcome], plain: list[Outcome]) -> dict:
 def levels(quick: bool) -> list[dict]:
     """BU and BQ by number of levels, fixed length and with coded indices."""
     rows = []
-    for task, settings in _all(quick):
-        plain = [outcome(s, FP32) for s in settings]
-        codecs = [(kind.upper(), n, coded, Ours(Codec(kind, n, coded=coded)))
-                  for kind in ("bu", "bq") for coded in (False, True) for n in LEVELS if n <= 64 or not coded]  # fmt: skip
-        codecs += [("BU, means", n, True, Ours(Codec("bu", n, means=True, coded=True))) for n in (4, 8, 16)]
-        for name, n, coded, q in [("fp32", None, False, Float(32)), *codecs]:
-            runs = plain if n is None else [outcome(s, Rival(name, q)) for s in settings]
-            rows.append({"ablation": "levels", "task": task, "codec": name, "levels": n, "coded": coded, "seeds": len(settings)}
-                        | _summary(runs, plain))  # fmt: skip
+    codecs = [(kind.upper(), n, coded, Ours(Codec(kind, n, coded=coded)))
+              for kind in ("bu", "bq") for coded in (False, True) for n in LEVELS if n <= 64 or not coded]  # fmt: skip
+    codecs += [("BU, means", n, True, Ours(Codec("bu", n, means=True, coded=True))) for n in (4, 8, 16)]
+    for task, makes, _ in _all(quick):
+        done = outcomes(makes, [FP32, *(Rival(str(q), q) for *_, q in codecs)])
+        for name, n, coded, q in [("fp32", None, False, "fp32"), *codecs]:
+            rows.append({"ablation": "levels", "task": task, "codec": name, "levels": n, "coded": coded, "seeds": len(makes)}
+                        | _summary(done[str(q)], done["fp32"]))  # fmt: skip
     return rows
 
 
@@ -129,17 +179,19 @@ def _families() -> list[tuple[str, str, Quantiser]]:
 def feedback(quick: bool) -> list[dict]:
     """Error feedback on and off, from 5 bits per weight to a tenth; residuals in float32."""
     rows = []
-    for task, settings in _all(quick):
-        plain = float(np.mean([outcome(s, FP32).accuracy for s in settings]))
+    for task, makes, tests in _all(quick):
+        rivals = [Rival(f"{q}, {on}", q, feedback=on) for *_, q in _families() for on in (False, True)]
+        done = outcomes(makes, [FP32, *rivals])
+        plain = float(np.mean([r.accuracy for r in done["fp32"]]))
         for family, name, q in _families():
             for on in (False, True):
-                runs = [outcome(s, Rival(name, q, feedback=on)) for s in settings]
+                runs = done[f"{q}, {on}"]
                 rows.append({
-                    "ablation": "feedback", "task": task, "codec": family, "setting": name, "feedback": on, "seeds": len(settings),
+                    "ablation": "feedback", "task": task, "codec": family, "setting": name, "feedback": on, "seeds": len(makes),
                     "bits_per_weight": float(np.mean([r.bits for r in runs])), "accuracy": float(np.mean([r.accuracy for r in runs])),
                     "accuracy_sd": float(np.std([r.accuracy for r in runs])),
-                    "below_fp32": plain - float(np.mean([r.accuracy for r in runs])),
-                    "tolerance": tolerance(len(settings[0].test[1])), "diverged": sum(r.diverged for r in runs),
+                    "below_fp32": plain - float(np.mean([r.accuracy for r in runs])), "tolerance": tolerance(tests),
+                    "diverged": sum(r.diverged for r in runs),
                 })  # fmt: skip
     return rows
 
@@ -165,41 +217,28 @@ def fewest_bits(rows: list[dict]) -> list[dict]:
     return out
 
 
-@lru_cache(maxsize=16)
-def _best_rate(task: str, start: str, rounds: int | None) -> float:
-    """The learning rate that serves fp32 best from this start, so that neither start is held back by the other's."""
-    scored = {rate: outcome(starts.setting(task, start, 1, rate, rounds), FP32).accuracy for rate in starts.RATES}
-    return max(scored, key=scored.get)
-
-
 def initialisation(quick: bool) -> list[dict]:
-    """How concentrated updates are, and what BU costs, from a pre-trained and from a random start; all layers trained."""
+    """How concentrated updates are, and what BU costs, from a pre-trained and from a random start; all layers trained.
+
+    Each start has the learning rate that serves float32 best, so that neither is held back by the other's.
+    """
     rows, seeds, rounds = [], (1,) if quick else (1, 2, 3), QUICK_ROUNDS if quick else None
     for task in starts.tasks(quick):
         for start in starts.STARTS:
-            rate = _best_rate(task, start, rounds)
-            settings = [starts.setting(task, start, seed, rate, rounds) for seed in seeds]
-            measured: list[tuple[float, ...]] = []
-
-            def watch(round_: int, board: int, d: np.ndarray, measured: list = measured) -> None:
-                if d.any():
-                    coded = 8 * len(Codec("dz", step=4.0).encode(d, [d.size])) / d.size
-                    rms = float(np.sqrt(np.mean(d.astype(np.float64) ** 2)))
-                    entropies = starts.entropy(d, 64), starts.entropy(d, 16)
-                    measured.append((rms, starts.kurtosis(d), starts.spread(d), *entropies, coded))
-
-            plain = [outcome(s, FP32, watch) for s in settings]
-            rms, kurt, width, e64, e16, dz = np.mean(measured, axis=0)
-            for name, q in (("fp32", Float(32)), *((f"BU({n})", Ours(Codec("bu", n))) for n in (64, 16, 8, 4))):
-                runs = plain if name == "fp32" else [outcome(s, Rival(name, q)) for s in settings]
-                target = float(np.mean([p.accuracy for p in plain])) - TARGET
+            tried = {rate: outcomes([partial(starts.setting, task, start, 1, rate, rounds)], [FP32])["fp32"][0].accuracy
+                     for rate in starts.RATES}  # fmt: skip
+            rate = max(tried, key=tried.get)
+            makes: list[Make] = [partial(starts.setting, task, start, seed, rate, rounds) for seed in seeds]
+            done = outcomes(makes, [FP32, *(Rival(f"BU({n})", Ours(Codec("bu", n))) for n in (64, 16, 8, 4))])
+            rms, kurt, width, e64, e16, dz = np.mean([r.spread for r in done["fp32"]], axis=0)
+            target = float(np.mean([r.accuracy for r in done["fp32"]])) - TARGET
+            for name, runs in done.items():
                 rows.append({
-                    "ablation": "initialisation", "task": task, "start": start, "weights": settings[0].params.size, "lr": rate,
+                    "ablation": "initialisation", "task": task, "start": start, "weights": makes[0]().params.size, "lr": rate,
                     "codec": name, "seeds": len(seeds), "delta_rms": float(rms), "kurtosis": float(kurt),
-                    "range_over_rms": float(width),
-                    "entropy_bu64": float(e64), "entropy_bu16": float(e16), "dz4_bits": float(dz),
+                    "range_over_rms": float(width), "entropy_bu64": float(e64), "entropy_bu16": float(e16), "dz4_bits": float(dz),
                     "rounds_to_target": _mean([r.rounds_to(target) for r in runs]),
-                } | _summary(runs, plain))  # fmt: skip
+                } | _summary(runs, done["fp32"]))  # fmt: skip
     return rows
 
 

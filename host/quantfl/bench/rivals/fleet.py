@@ -1,39 +1,35 @@
-"""A rival's whole run over real links: quantfl's rounds, frames and ledger, with boards whose deltas a rival codes."""
+"""A rival's whole run over real links: the same selection, fits, frames and catching up as quantfl's own rounds."""
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from quantfl.bench.rivals.base import Quantiser, Sender, Shapes, sizes
-from quantfl.bench.rivals.board import PACKAGE, UNHURRIED_MS, RivalBoard, Turns, uplink_seed
+from quantfl.bench.rivals.board import Line, RivalBoard, uplink_seed
 from quantfl.bench.rivals.schemes import Rival
 from quantfl.bench.rivals.simple import Float
+from quantfl.core import lib
 from quantfl.core.codec import Codec, decode
-from quantfl.core.head import Head, Score, head_hash
-from quantfl.core.link import Link
-from quantfl.core.nn import Engine
-from quantfl.device import Delta, Device, DeviceInfo, config_bytes
+from quantfl.core.head import Head, head_hash
+from quantfl.errors import DeviceError, RunError
 from quantfl.fleet.config import RunConfig
-from quantfl.fleet.member import Member
-from quantfl.fleet.prepare import client_seed, load_package, shards
-from quantfl.fleet.rounds import Federation, Rounds, Silent
-from quantfl.link.session import Session
+from quantfl.fleet.prepare import client_seed
+from quantfl.fleet.rounds import select
 from quantfl.package.program import grid
 from quantfl.strategy.downlink import KEPT, Chain, Lattice, Update
-from quantfl.strategy.fedavg import Contribution, FedAvg
 from quantfl.strategy.rate import Rate
+
+Watch = Callable[[int, int, np.ndarray], None]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all schemes of a comparison share. clients: (features int8 [n, F], labels [n]) each; test: the same at the host."""
+    """What all schemes of a comparison share: as quantfl.bench.setting.Setting, without a package. clients: (features int8 [n, F],
+    labels [n]) each; test: the same at the host."""
 
     config: RunConfig
     head: Head
@@ -47,25 +43,12 @@ class Setting:
         return tuple(s for i, o in zip(dims, dims[1:], strict=False) for s in ((i, o), (o,)))
 
 
-def setting(config: RunConfig, base: Path) -> Setting:
-    """The clients' cached features, computed once by the boards' own engine."""
-    calibrate = base / config.model.calibrate if config.model.calibrate else None
-    package = load_package(base / config.model.path, cut=config.model.cut, calibrate=calibrate)
-    data, engine = shards(config, package, base), Engine(package.data)
-    clients = [(engine.run_batch(x), y) for x, y in data.clients]
-    head = package.head
-    return Setting(config, head, package.params, clients, (engine.run_batch(data.x_test), data.y_test))
-
-
 class RivalChain(Chain):
-    """Chain whose updates a rival codes; the hash of the head they change is the randomness both ends share.
+    """Chain whose updates a rival codes; the hash of the head they change is the randomness both ends share."""
 
-    feedback: what coding loses goes out with a later round; else the global head becomes what the boards hold.
-    """
-
-    def __init__(self, head: Head, quantiser: Quantiser, shapes: Shapes, origin: np.ndarray, feedback: bool):
+    def __init__(self, head: Head, quantiser: Quantiser, shapes: Shapes, origin: np.ndarray):
         super().__init__(head, Codec("fp32"), origin)
-        self.quantiser, self.shapes, self.feedback = quantiser, shapes, feedback
+        self.quantiser, self.shapes = quantiser, shapes
         self.memory: dict = {}
 
     def advance(self, params: np.ndarray, steps: float) -> None:
@@ -75,105 +58,85 @@ class RivalChain(Chain):
         self.updates = [*self.updates[-(KEPT - 1) :], Update(base, head_hash(self.shared), data)]
 
 
-@dataclass
-class RivalStrategy(FedAvg):
-    """FedAvg on what a rival decodes. Deltas come with the four bytes of their seed in front, put there at the host (RivalMember)."""
+class Fleet:
+    """A host and its boards; `round` is one round."""
 
-    quantiser: Quantiser | None = None
-    shapes: Shapes = ()
+    def __init__(self, s: Setting, rival: Rival, watch: Watch | None = None):
+        config, run = s.config, s.config.run
+        self.s, self.rival = s, rival
+        self.params = np.ascontiguousarray(s.params, np.float32).copy()
+        down: Quantiser = Float(32) if isinstance(rival.down, str) else rival.down
+        absence = config.fleet.size / max(1, round(run.fraction * config.fleet.size))
+        self.rate = Rate(run.rounds, config.uplink.rate(), config.downlink.rate(), config.uplink.step,
+                         window=max(5, math.ceil(absence)))  # fmt: skip
+        self.downlink: Chain | Lattice
+        if rival.down == "ours":
+            self.downlink = Lattice(s.head, s.params, unit=grid(s.params), absence=absence, dither=config.downlink.dither,
+                                    seed=run.seed)  # fmt: skip
+        else:
+            self.downlink = RivalChain(s.head, down, s.shapes, s.params)
 
-    def _decode(self, data: bytes) -> np.ndarray:
-        return self.quantiser.decode(data[4:], self.shapes, int.from_bytes(data[:4], "little"))
+        def apply(data: bytes, base: int) -> np.ndarray:
+            return decode(data, sizes(s.shapes)) if rival.down == "ours" else down.decode(data, s.shapes, base)
 
-    def read(self, data: bytes, samples: int, *, agreed: int = 0, loss: float | None = None) -> Contribution:
-        return Contribution(samples, data, 0, 0, loss, float(np.linalg.norm(self._decode(data).astype(np.float64))))
+        fits = [replace(config.train.fit(), seed=client_seed(run.seed, i)) for i in range(len(s.clients))]
+        self.lines = [
+            Line(RivalBoard(i, s.head, self.params.copy(), s.shapes, x, y, fits[i], Sender(rival.up, rival.feedback), apply,
+                            run.seed, watch))
+            for i, (x, y) in enumerate(s.clients)
+        ]  # fmt: skip
+        self._held = [head_hash(self.params)] * len(self.lines)
 
-    def mean(self, contributions) -> np.ndarray | None:
-        total, weight = np.zeros(self.params.size, np.float64), 0
-        for c in contributions:
-            total += float(c.samples) * self._decode(c.data)
-            weight += c.samples
-        return total / weight if weight else None
+    def _train(self, index: int, round_: int) -> tuple[int, float, bytes]:
+        """Lead a board to its head as quantfl.fleet.member does, and let it train."""
+        line, way = self.lines[index], self.downlink.lead(index, self._held[index])
+        update = None
+        if way.updates is None:
+            line.put(lib.QFL_OBJECT_HEAD, way.params.astype("<f4").tobytes())
+        else:
+            for i, u in enumerate(way.updates):
+                if i < len(way.updates) - 1 or len(u.data) + 7 > line.host.peer_message_max:
+                    line.update(u.result, u.data)
+                else:
+                    update = u.data
+        self._held[index] = way.result
+        return line.train(round_, way.result, update)
 
-    def step(self, round_: int, contributions: list[Contribution]) -> bool:
-        moved = super().step(round_, contributions)
-        if isinstance(self.downlink, RivalChain) and not self.downlink.feedback:
+    def round(self, round_: int) -> dict:
+        """One round. RunError when a board or the head is no longer finite."""
+        run = self.s.config.run
+        total, weight, loss, boards = np.zeros(self.params.size), 0, 0.0, {}
+        for index in select(run.seed, round_, len(self.lines), run.fraction):
+            try:
+                samples, mine, data = self._train(index, round_)
+            except DeviceError as error:
+                raise RunError(f"round {round_}: {error}") from None
+            seed = uplink_seed(run.seed, round_ & 0xFF, index)
+            total += float(samples) * self.rival.up.decode(data, self.s.shapes, seed)
+            weight, loss = weight + samples, loss + samples * mine
+            boards[f"board-{index:02d}"] = {"samples": samples, "delta_bytes": len(data)}
+        with np.errstate(over="ignore"):
+            params = (self.params + self.rival.server_lr * (total / weight)).astype(np.float32)
+        if not np.isfinite(params).all():
+            raise RunError(f"round {round_}: the aggregated head is not finite")
+        self.rate.observe([], loss / weight)
+        self.params = params
+        self.downlink.advance(params, self.rate.downlink_steps(round_))
+        if isinstance(self.downlink, RivalChain) and not self.rival.down_feedback:
             self.params = self.downlink.shared.copy()
-        return moved
+        return self.record(round_) | {"train_loss": loss / weight, "boards": boards}
 
-
-class RivalDevice(Device):
-    """Its board is in this process and need not be asked what it is."""
-
-    def __init__(self, board: RivalBoard):
-        super().__init__(board.url, session=Session(board, Link(rto_ms=UNHURRIED_MS, rto_min_ms=UNHURRIED_MS)))
-        self.board = board
-
-    async def hello(self, timeout: float = 0.0) -> DeviceInfo:
-        self.info = self.board.describe()
-        return self.info
-
-
-@dataclass(eq=False)
-class RivalMember(Member):
-    """run_seed: of the randomness that a board and the host share."""
-
-    run_seed: int = 0
-
-    async def contribute(self, round_: int, strategy: FedAvg, *, timeout: float) -> Delta:
-        delta = await super().contribute(round_, strategy, timeout=timeout)
-        seed = uplink_seed(self.run_seed, round_ & 0xFF, self.index)
-        return replace(delta, data=seed.to_bytes(4, "little") + delta.data)
-
-
-TAG = 4  # bytes that the host puts in front of a delta (RivalStrategy); never on the wire
-Watch = Callable[[int, int, np.ndarray], None]
-
-
-def federation(s: Setting, rival: Rival, watch: Watch | None = None) -> Federation:
-    """Everything a run needs; inside a running event loop."""
-    config, head, shapes, run = s.config, s.head, s.shapes, s.config.run
-    down = Float(32) if rival.down == "fp32" else rival.down
-    absence = config.fleet.size / max(1, round(run.fraction * config.fleet.size))
-    span = config.downlink
-    rate = Rate(run.rounds, config.uplink.rate(), span.rate(), config.uplink.step, window=max(5, math.ceil(absence)))
-    if rival.down == "ours":
-        chain: Chain | Lattice = Lattice(head, s.params, unit=grid(s.params), absence=absence, dither=span.dither, seed=run.seed)
-    else:
-        chain = RivalChain(head, down, shapes, s.params, rival.down_feedback)
-    strategy = RivalStrategy(head, s.params, chain, rate, rival.server_lr, rival.up, shapes)
-
-    def apply(data: bytes, base: int) -> np.ndarray:
-        return decode(data, sizes(shapes)) if rival.down == "ours" else down.decode(data, shapes, base)
-
-    turns, members = Turns(), []
-    for index, (features, labels) in enumerate(s.clients):
-        fit = replace(config.train.fit(), seed=client_seed(run.seed, index))
-        board = RivalBoard(index, head, s.params, shapes, features, labels, fit, Sender(rival.up, rival.feedback), apply, run.seed,
-                           turns, watch)  # fmt: skip
-        message = config_bytes(config.train.fit(), Codec("fp32"), run_id=0, seed=fit.seed)
-        members.append(RivalMember(index, f"board-{index:02}", RivalDevice(board), message, run_seed=run.seed))
-
-    def evaluate(params: np.ndarray) -> Score:
-        return head.evaluate(params, *s.test)
-
-    return Federation(config, PACKAGE, hashlib.sha256(PACKAGE).hexdigest(), strategy, members, evaluate, None, Silent())
-
-
-async def _run(s: Setting, rival: Rival, watch: Watch | None) -> Rounds:
-    start = s.config.start.model_copy(update={"how": "none"})
-    s = replace(s, config=s.config.model_copy(update={"start": start}))
-    f = federation(s, rival, watch)
-    rounds = Rounds(f)
-    try:
-        await rounds.set_up()
-        rounds.score_start()
-        await rounds.run()
-    finally:
-        await asyncio.gather(*(m.device.close() for m in f.members), return_exceptions=True)
-    return rounds
+    def record(self, round_: int) -> dict:
+        """Accuracy of the global head and bytes of all links so far."""
+        score, books = self.s.head.evaluate(self.params, *self.s.test), [line.counters() for line in self.lines]
+        return {
+            "round": round_, "accuracy": score.accuracy, "loss": score.loss, "head": head_hash(self.params),
+            "up_bytes": sum(c.rx_bytes for c in books), "down_bytes": sum(c.tx_bytes for c in books),
+        }  # fmt: skip
 
 
 def history(s: Setting, rival: Rival, watch: Watch | None = None) -> list[dict]:
-    """One run's history, as quantfl.fleet.api.history gives it. watch: called with (round, board, delta float32 [params])."""
-    return asyncio.run(_run(s, rival, watch)).history
+    """One run's history, with the main fields of quantfl.fleet.api.history's. watch: called with (round, board, delta float32
+    [params]). RunError, CodecError: the run diverged."""
+    fleet = Fleet(s, rival, watch)
+    return [fleet.record(0), *(fleet.round(r) for r in range(1, s.config.run.rounds + 1))]

@@ -84,6 +84,7 @@ RIVALS = (
     _both("BU(64)", Ours(Codec("bu", 64))),
     _both("BQ(16)", Ours(Codec("bq", 16))),
     _both("BU(64) + zlib/lzma", Compressed(64)),
+    _ours_down("QSGD(4 bits, bucket 512)", Qsgd(7, 512, "max")),
     _ours_down("EDEN(1)", Eden(1)),
     _ours_down("STC(1 %)", Stc(0.01), True),
     _ours_down("STC(5 %)", Stc(0.05), True),

@@ -1,46 +1,38 @@
-"""Tasks of the benches of quantisers: digits, which needs no data, and mnist where MNIST is."""
+"""Tasks of the benches of quantisers: digits, which needs no data, and mnist where MNIST is (quantfl.bench.tasks)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from pathlib import Path
+from functools import lru_cache
 
-from quantfl.bench.rivals.fleet import Setting, setting
-from quantfl.emulate.base import ROOT
-from quantfl.errors import DataError
-from quantfl.fleet import config
+from quantfl.bench.setting import Setting, setting
+from quantfl.bench.tasks import DIGITS, SOURCES, Source, present, task
+
+_SOURCES = {s.name: s for s in (DIGITS, *SOURCES)}
 
 
 @dataclass(frozen=True)
 class RivalTask:
-    """A task by name; make: its setting for a seed and a number of rounds (None: the description's)."""
+    """name: of a source of `quantfl bench bytes`; digits with all boards in every round, others with a tenth; Dirichlet(0.3)."""
 
     name: str
-    make: Callable[..., Setting]
+
+    @property
+    def source(self) -> Source:
+        return _SOURCES[self.name]
 
     def setting(self, seed: int, rounds: int | None = None) -> Setting:
-        return self.make(seed, rounds)
+        """rounds: None for the description's."""
+        return _setting(self, seed, rounds)
 
 
 @lru_cache(maxsize=4)
-def _setting(path: Path, seed: int, rounds: int | None) -> Setting:
-    loaded = config.load(path)
-    run = loaded.run.model_copy(update={"seed": seed, **({"rounds": rounds} if rounds else {})})
-    fleet = config.FleetTable(emulate="inproc", boards=loaded.fleet.size)
-    return setting(loaded.model_copy(update={"run": run, "fleet": fleet}), path.parent)
+def _setting(t: RivalTask, seed: int, rounds: int | None) -> Setting:
+    made = task(t.source, "dirichlet:0.3", 1.0 if t.source is DIGITS else 0.1, central=True, rounds=rounds)
+    config = made.config.model_copy(update={"run": made.config.run.model_copy(update={"seed": seed})})
+    return setting(config, t.source.file.parent, t.source.train)
 
 
 def tasks(quick: bool) -> list[RivalTask]:
     """digits alone when quick."""
-    found = [RivalTask("digits", partial(_setting, ROOT / "models" / "digits" / "demo.toml"))]
-    if quick:
-        return found
-    try:
-        from quantfl.data.idx import find
-
-        find("mnist", None)
-    except DataError:
-        return found
-    return [*found, RivalTask("mnist", partial(_setting, ROOT / "models" / "femnist_mnist" / "mnist.toml"))]
+    return [RivalTask("digits")] + ([RivalTask("mnist")] if not quick and present(_SOURCES["mnist"]) else [])
