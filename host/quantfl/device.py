@@ -174,16 +174,18 @@ class Device:
                 if not self.session.up:
                     away = away or monotonic()
                     queued = await self.session.turn(TURN_S)
-                    away, deadline = away + queued, deadline + queued
+                    away, began = away + queued, monotonic()
+                    await self.session.open(self.session.open_s(max(0.1, min(left, 2.0))))
+                    # Connecting over BLE takes seconds, and the queue before it any time: neither is the request's.
+                    deadline += queued + (monotonic() - began if self.session.open_s(0.0) else 0.0)
                     left = deadline - monotonic()
-                    await self.session.open(max(0.1, min(left, self.session.open_s(2.0))))
                 away = None
                 answer = await self.session.request(kind, body, timeout=max(0.1, left), number=number)
             except SecurityError:
                 raise  # asking again would not change it
             except LinkError:
                 now = monotonic()
-                if now + pause >= deadline or (away is not None and now - away > self.patience):
+                if now + pause >= deadline or (away is not None and now - away > self.session.patience(self.patience)):
                     raise
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 1.0)

@@ -246,3 +246,23 @@ def test_boards_of_the_command_line_are_found_by_another_process():
         finally:
             emulation.terminate()
     assert emulation.returncode == 0
+
+
+def test_a_host_that_died_leaves_a_board_that_can_be_reached(air):
+    """A connected board does not advertise; the operating system keeps the connection of a process that was killed."""
+    import subprocess
+    import sys
+
+    there = air(1)
+    code = (
+        "import asyncio, os, signal\nfrom quantfl.device import Device\n"
+        "async def go():\n    d = Device('" + there.url(0) + "')\n    await d.open()\n    await d.hello()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\nasyncio.run(go())"
+    )
+    assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == -9
+
+    async def go():
+        async with Device(there.url(0)) as device:
+            return await device.hello()
+
+    assert run(go()).board == "native"

@@ -20,7 +20,7 @@ from tests.support import DEMO_MODEL, demo_config, need_board, need_digits
 pytestmark = [
     pytest.mark.emulated,
     pytest.mark.skipif("QUANTFL_BLUEZ" not in os.environ, reason="the slow tier with the real BlueZ: make test-bluez"),
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(580),
 ]
 BOARDS = 3
 
@@ -39,7 +39,7 @@ def there(tmp_path_factory):
     for board in boards:
         board.start()
     ports = [b.url.rsplit(":", 1)[1] for b in boards]
-    radios = [f"qfl-{i},C4:00:00:00:00:0{i},127.0.0.1:{p},mode=radio,battery=50" for i, p in enumerate(ports)]
+    radios = [f"qfl-{i},C4:00:00:00:00:0{i + 1},127.0.0.1:{p},mode=radio,battery=50" for i, p in enumerate(ports)]
     guest = Guest(radios, folder / "console")
     try:
         guest.start()
@@ -48,6 +48,14 @@ def there(tmp_path_factory):
         guest.stop()
         for board in boards:
             board.stop()
+
+
+@pytest.fixture(autouse=True)
+def _slow(monkeypatch):
+    """A software-emulated Bluetooth host takes long to connect."""
+    monkeypatch.setattr(ble, "CONNECT_S", 60.0)
+    monkeypatch.setattr(ble.BleTransport, "open_s", 90.0)
+    monkeypatch.setattr(ble.BleTransport, "find_s", 90.0)
 
 
 def run(there, work):
@@ -67,19 +75,23 @@ def run(there, work):
 
 async def switched_on() -> list[ble.Advertiser]:
     """bluetoothd switches its adapter on some seconds after it has found it."""
-    for _ in range(60):
+    what: object = None
+    for _ in range(30):
         try:
-            found = await ble.scan(3.0)
-        except LinkError:
-            found = []
+            what = found = await ble.scan(3.0)
+        except LinkError as error:
+            what, found = error, []
         if len(found) == BOARDS:
             return found
         await asyncio.sleep(1)
-    raise AssertionError("the guest's adapter sees no boards")
+    raise AssertionError(f"the guest's adapter does not see the boards: {what}")
 
 
 def test_the_adapter_sees_the_boards(there):
-    found = run(there, switched_on)
+    try:
+        found = run(there, switched_on)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; {there[1].console()[-1500:]}") from None
     assert sorted(b.name for b in found) == [f"qfl-{i}" for i in range(BOARDS)]
     assert all(-100 < b.rssi < 0 for b in found)
 

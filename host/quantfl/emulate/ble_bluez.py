@@ -297,10 +297,9 @@ class GattCharacteristic1(ServiceInterface):
 
     @dbus_method()
     async def StartNotify(self) -> None:
-        if self.subscriber is not None:
-            raise DBusError("org.bluez.Error.InProgress", "In Progress")
-        self.subscriber = self._on_value
-        await self.characteristic.subscribe(self.subscriber)
+        if self.subscriber is None:  # else for another client, or one that has died
+            self.subscriber = self._on_value
+            await self.characteristic.subscribe(self.subscriber)
 
     def _on_value(self, value: bytes) -> None:
         self.value = bytes(value)

@@ -26,6 +26,7 @@ BATTERY_SERVICE = "0000180f-0000-1000-8000-00805f9b34fb"
 BATTERY_LEVEL = "00002a19-0000-1000-8000-00805f9b34fb"
 FIND_S = 5.0  # for an advertisement
 CONNECT_S = 10.0  # for one attempt to connect and read the services
+ATTEMPTS = 3  # to connect to a board that does not simply fail to answer
 
 
 def _bleak():
@@ -83,15 +84,22 @@ class Adapter:
             self._wanted.pop(found, None)
 
     async def _scan_for_all(self) -> None:
-        def seen(device, advertisement) -> None:
-            self.signals[device.address] = advertisement.rssi
-            names = {n for n in (advertisement.local_name, device.name) if n}
+        def match(device, *names: str | None) -> None:
             for future, target in self._wanted.items():
                 if not future.done() and (target in names or target.upper() == device.address.upper()):
                     future.set_result(device)
 
+        def seen(device, advertisement) -> None:
+            self.signals[device.address] = advertisement.rssi
+            match(device, advertisement.local_name, device.name)
+
         try:
-            async with _bleak().BleakScanner(seen):
+            bleak = _bleak()
+            with contextlib.suppress(NotImplementedError):
+                # A process that died may have left a board connected: such a board does not advertise.
+                for device in await (await bleak.BleakAdapter.get()).get_connected_devices([SERVICE]):
+                    match(device, device.name)
+            async with bleak.BleakScanner(seen):
                 while self._wanted:
                     await asyncio.sleep(0.02)
         except Exception as error:  # bleak lets errors of its backend through: D-Bus, sockets, assertions
@@ -112,6 +120,7 @@ class BleTransport:
     """A link to the board that advertises under a name or an address (on macOS: CoreBluetooth's UUID)."""
 
     open_s = 20.0  # connecting and reading services takes seconds on a real radio
+    find_s = FIND_S + CONNECT_S  # one attempt at its last address, and one look for it
 
     def __init__(self, url: str):
         self.url, self.target = url, unquote(url.removeprefix("ble://"))
@@ -133,10 +142,13 @@ class BleTransport:
         self._out = bytearray()
         self._wake = asyncio.Event()
         self._writer: asyncio.Task | None = None
+        self._closing: asyncio.Task | None = None  # disconnects what has failed
 
     async def turn(self, timeout: float) -> float:
         """Wait for a place at the adapter, at most `timeout` s; returns how long. LinkError when the board does not advertise."""
         adapter = self._adapter = Adapter.current()
+        if self._closing is not None:  # bluetoothd refuses notifications on a connection that is ending
+            await asyncio.shield(self._closing)
         if self._device is None:
             self._device = await adapter.find(self.target, min(timeout, FIND_S))
         started = asyncio.get_running_loop().time()
@@ -151,27 +163,24 @@ class BleTransport:
         return self._moved - started
 
     async def open(self, on_bytes: Callable[[bytes], None], on_lost: Callable[[str], None]) -> None:
-        bleak = _bleak()
         await self.turn(FIND_S)
         self._out.clear()  # of an earlier connection
-        client, self._opening = None, True
+        self._opening = True
         try:
-            async with self._adapter.connecting:
-                client = bleak.BleakClient(self._device, disconnected_callback=self._on_disconnected, timeout=CONNECT_S)
-                await client.connect()
-            rx, tx = (client.services.get_characteristic(u) for u in (RX, TX))
-            if rx is None or tx is None:
-                raise LinkError(f"{self.url} has no quantfl serial service ({SERVICE})")
-            await client.start_notify(tx, lambda _source, value: self._on_value(bytes(value), on_bytes))
-        except LinkError:
-            await self._give_up(client)
-            raise
-        except Exception as error:  # bleak lets errors of its backend through: D-Bus, sockets, assertions
+            for attempt in range(1, ATTEMPTS + 1):
+                try:
+                    client, rx = await self._connect(on_bytes)
+                    break
+                except LinkError:
+                    raise
+                except Exception as error:  # bleak lets errors of its backend through: D-Bus, sockets, assertions
+                    # Over the air a connection often fails to come about, or breaks at once, and comes about the next time.
+                    if attempt == ATTEMPTS or isinstance(error, TimeoutError):
+                        raise LinkError(f"cannot connect to {self.url}: {reason(error)}") from None
+                    await asyncio.sleep(0.2 * attempt)
+        except BaseException:
             self._device = None  # looked for anew next time: it may have another address, or be gone
-            await self._give_up(client)
-            raise LinkError(f"cannot connect to {self.url}: {reason(error)}") from None
-        except asyncio.CancelledError:
-            await self._give_up(client)
+            self._adapter.turns.give_back(self)
             raise
         finally:
             self._opening = False
@@ -182,10 +191,23 @@ class BleTransport:
         if not client.is_connected:
             self._fail("the board ended the connection")
 
+    async def _connect(self, on_bytes: Callable[[bytes], None]):
+        """One attempt: the connected client and the characteristic to write to."""
+        client = _bleak().BleakClient(self._device, disconnected_callback=self._on_disconnected, timeout=CONNECT_S)
+        try:
+            async with self._adapter.connecting:
+                await client.connect()
+            rx, tx = (client.services.get_characteristic(u) for u in (RX, TX))
+            if rx is None or tx is None:
+                raise LinkError(f"{self.url} has no quantfl serial service ({SERVICE})")
+            await client.start_notify(tx, lambda _source, value: self._on_value(bytes(value), on_bytes))
+        except BaseException:
+            await self._disconnect(client)
+            raise
+        return client, rx
+
     async def _give_up(self, client) -> None:
-        if client is not None:
-            with contextlib.suppress(Exception):
-                await client.disconnect()
+        await self._disconnect(client)
         self._adapter.turns.give_back(self)
 
     def _on_value(self, value: bytes, on_bytes: Callable[[bytes], None]) -> None:
@@ -219,10 +241,10 @@ class BleTransport:
         lost, self._lost = self._lost, None
         client, self._client = self._client, None
         self._stop_writing()
-        if client is not None:
+        if client is not None and client.is_connected:
+            self._closing = asyncio.create_task(self._give_up(client))
+        elif client is not None:
             self._adapter.turns.give_back(self)
-            if client.is_connected:
-                self._closing = asyncio.create_task(self._disconnect(client))
         if lost is not None:
             lost(why)
 
@@ -267,6 +289,8 @@ class BleTransport:
         client, self._client = self._client, None
         self._lost = None
         self._stop_writing()
+        if self._closing is not None:
+            await asyncio.shield(self._closing)
         if client is not None:
             await self._disconnect(client)
         if self._adapter is not None:

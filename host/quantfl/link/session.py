@@ -106,6 +106,10 @@ class Session:
         """Seconds that one attempt to open may take: the transport's own figure, else `usual`."""
         return getattr(self.transport, "open_s", usual)
 
+    def patience(self, usual: float) -> float:
+        """Seconds that a lost board is waited for: at least as long as the transport needs to find it again."""
+        return max(usual, getattr(self.transport, "find_s", 0.0))
+
     async def turn(self, timeout: float) -> float:
         """Wait for this link's turn where boards take turns (BLE); returns the seconds it took, which no board is to blame for."""
         take = getattr(self.transport, "turn", None)
