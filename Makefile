@@ -9,7 +9,7 @@ export PLATFORMIO_CORE_DIR := $(CORE)
 export PLATFORMIO_SETTING_ENABLE_TELEMETRY := no
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-C_SOURCES := $(shell find firmware/lib firmware/boards firmware/bench firmware/cases firmware/src firmware/platforms -name '*.[chS]' -o -name '*.ld' -o -name '*.json' -o -name '*.py')
+C_SOURCES := $(shell find firmware/lib firmware/boards firmware/bench firmware/bench_keys firmware/cases firmware/src firmware/platforms -name '*.[chS]' -o -name '*.ld' -o -name '*.json' -o -name '*.py')
 EXTENSION := host/quantfl/core/_qfl.abi3.so
 
 .PHONY: demo test test-bluez firmware cores venv tools lint format clean recipes asan torture
@@ -53,7 +53,7 @@ firmware: $(EXTENSION) .pio/.native
 
 .pio/.arm: $(VENV)/.demo $(C_SOURCES) platformio.ini
 	$(BIN)/python tools/pio_offline/provision.py --core-dir $(CORE)
-	$(BIN)/pio run -s -e qemu_m4 -e bench_m4 -e bench_m4_portable
+	$(BIN)/pio run -s -e qemu_m4 -e bench_m4 -e bench_m4_portable -e bench_keys_m4
 	@touch $@
 
 # All emulated cores, for the tests: those whose compiler is there.

@@ -135,3 +135,16 @@ def test_ablations(monkeypatch, tmp_path):
     assert coarse[False] < fine[False] - 0.05 and abs(fine[True] - fine[False]) < 0.05
     assert {r["codec"] for r in kinds["feedback limit"]} == {"BU, coded", "DZ"}
     assert len(ablations.plots(rows, tmp_path)) == 3 and len(list(tmp_path.glob("*.png"))) == 3
+
+
+def test_keys():
+    from quantfl.bench import keys
+
+    need_board("qemu_m4")
+    rows = keys.run(quick=True)
+    frames = [r for r in rows if "frame" in r]
+    assert frames and all(r["more"] in (13, 14, 15) for r in frames)  # COBS differs by a byte with the content
+    work = {(r["work"], r["link"], r["bytes"]): r["insns"] for r in rows if "work" in r}
+    assert work["make a frame", "plain", 256] < work["make a frame", "keyed", 256] < 10 * work["make a frame", "plain", 256]
+    assert sum(r["code_bytes"] for r in rows if "source" in r and r["source"] != "all") == rows[-4]["code_bytes"] < 24_000
+    assert rows[-1] == {"security_bytes_per_frame": 14} and all(r["bytes"] < 600 for r in rows if "ram_of" in r)

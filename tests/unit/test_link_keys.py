@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantfl.core import lib
+from quantfl.core import ffi, lib
 from quantfl.core.link import (
     CONNECTING,
     DOWN,
@@ -494,6 +494,32 @@ def test_counters_beyond_sixteen_bits():
     w.deliver("board", kept)  # its counter's low bits lie ahead again; it is old all the same
     assert len(w.got["board"]) == 66_000
     w.ask(b"\x09\x01", b"\x89\x01")
+
+
+@pytest.mark.parametrize("end", ["host", "board"])
+def test_a_session_ends_before_its_counter(end):
+    """The count of sealed frames is found in the link's memory and set to its end, as 2^31 frames would."""
+    w = Wire(host_link(), board_link())
+    assert w.up()
+    link = getattr(w, end)
+    w.ask(b"\x09\x01", b"\x89\x01" + bytes(900))  # many frames one way, few the other
+    memory = memoryview(ffi.buffer(link._memory)).cast("B").cast("I")
+
+    def sealed() -> int:
+        return sum(is_sealed_type(p) for p in w.sent[end])
+
+    places = [i for i, v in enumerate(memory) if v == sealed()]
+    w.ask(b"\x09\x02", b"\x89\x02")
+    places = [i for i in places if memory[i] == sealed()]
+    w.ask(b"\x09\x03", b"\x89\x03")
+    (place,) = [i for i in places if memory[i] == sealed()]
+    memory[place] = 0x7FFFFFFF
+    count = sealed()
+    w.host.send(b"\x09\x04")
+    w.run(lambda: w.host.state == DOWN, 60_000)
+    assert w.host.state == DOWN and sealed() == count
+    assert w.up()
+    w.ask(b"\x09\x05", b"\x89\x05")
 
 
 class Noisy:

@@ -11,6 +11,7 @@ BENCHES = {
     "engine": "instructions of an inference on an emulated Cortex-M4F",
     "bytes": "bytes on the wire to an accuracy, by scheme",
     "link": "what a session makes of a line, by latency and bit errors",
+    "keys": "what keys cost a board: bytes, instructions, code, RAM",
     "quantisers": "what one message loses against its bits, ours and rivals",
     "ablations": "levels, initialisation and error feedback",
 }

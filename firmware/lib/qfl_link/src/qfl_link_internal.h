@@ -11,6 +11,7 @@ enum { TYPE_MASK = 0x07, FLAG_FIN = 0x08, MSG_SHIFT = 4, EPOCH_SHIFT = 6 };
 enum { DATA_HEADER = 3, CRC_BYTES = 4, SYN_BYTES = 13 }; /* SYN: type, version, nonce 4, window, frame 2, message 4 */
 enum { KINDS_KEPT = 2 * QFL_LINK_WINDOW_MAX }; /* also for what comes late */
 enum { SLACK = 33 }; /* header, checksum or counter and tag, COBS and delimiters of one frame of at most 1024 payload bytes */
+enum { SEALS_MAX = 0x7FFFFFFF }; /* frames sealed in one session */
 enum { HANDSHAKE_MAX = 96 }; /* bytes of the longest SYNACK on the wire, with room */
 enum { CHALLENGE_BYTES = 16, COUNTER_BYTES = 2, SEAL_BYTES = COUNTER_BYTES + QFL_CRYPT_TAG };
 _Static_assert(SEAL_BYTES - CRC_BYTES == QFL_LINK_SEAL, "what a seal adds to a frame");

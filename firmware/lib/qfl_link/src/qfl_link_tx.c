@@ -244,6 +244,8 @@ static void check_timeouts(qfl_link *l, uint32_t now_ms)
 static uint32_t pull_one(qfl_link *l, uint8_t *out, uint32_t now_ms)
 {
     check_timeouts(l, now_ms);
+    if (l->state == QFL_LINK_UP && l->secure.tx_count >= (uint32_t)SEALS_MAX) /* new keys before a nonce could come twice */
+        l->state = l->config.initiator ? QFL_LINK_DOWN : QFL_LINK_CLOSED;
     if (l->owe_handshake != 0)
         return make_handshake(l, out, now_ms);
     if (l->state != QFL_LINK_UP)
