@@ -103,6 +103,18 @@ def _num(value: float | None, form: str) -> str:
     return "–" if value is None else format(value, form)
 
 
+def _share(value: float) -> str:
+    return f"{round(value, 4) + 0.0:.1%}"
+
+
+def _code(row: dict) -> str:
+    """BU(8), means, coded"""
+    if row["levels"] is None:
+        return row["codec"]
+    kind, *options = row["codec"].split(", ")
+    return ", ".join([f"{kind}({row['levels']})", *options, *(["coded"] if row["coded"] else [])])
+
+
 def pictures(rows: list[dict], module: str) -> str:
     """Draw a bench's pictures into docs/ and show them."""
     from importlib import import_module
@@ -129,9 +141,9 @@ def ablations() -> str:
     levels = table(
         ["task", "code", "bits per weight", "accuracy",
          "uplink bytes saved", "of both ways, fp32 down", "fp32's bytes to target / these"],
-        [[r["task"], "fp32" if r["levels"] is None else f"{r['codec']}({r['levels']}){', coded' if r['coded'] else ''}",
-          f"{r['bits_per_weight']:.2f}", f"{r['accuracy']:.4f} ± {r['accuracy_sd']:.4f}", f"{r['uplink_saved']:.1%}",
-          f"{r['total_saved']:.1%}", _num(r["ratio_to_fp32"], ".2f")] for r in by["levels"]],
+        [[r["task"], _code(r),
+          f"{r['bits_per_weight']:.2f}", f"{r['accuracy']:.4f} ± {r['accuracy_sd']:.4f}", _share(r["uplink_saved"]),
+          _share(r["total_saved"]), _num(r["ratio_to_fp32"], ".2f")] for r in by["levels"]],
     )  # fmt: skip
     begun = by["initialisation"]
     spread = table(
@@ -150,7 +162,8 @@ def ablations() -> str:
     fed = table(
         ["task", "code", "without: bits, accuracy, points below fp32", "with feedback"],
         [[task, f"{family}, {name}", *(
-            f"{r['bits_per_weight']:.2f}, {r['accuracy']:.4f}, {100 * r['below_fp32']:.2f}" if not r["diverged"] else "diverges"
+            "diverges" if r["diverged"] else
+            f"{r['bits_per_weight']:.2f}, {r['accuracy']:.4f}, {round(100 * r['below_fp32'], 2) + 0.0:.2f}"
             for r in (pairs[task, family, name, on] for on in (False, True)))]
          for task, family, name in dict.fromkeys(k[:3] for k in pairs)],
     )  # fmt: skip
