@@ -1,0 +1,111 @@
+"""Build the libFuzzer targets and run them: `python tests/fuzz/run.py [TARGET...] --runs 100000` or `--seconds 8`.
+
+Corpora lie in tests/fuzz/corpus/TARGET (seeds and inputs that once failed; all are replayed first). What a run finds goes to
+.fuzz/TARGET; an input that fails goes to .fuzz/ too, with the command that repeats it. Exit code: 0 clean, 1 a target failed,
+77 clang or its libFuzzer is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+LIB = ROOT / "firmware" / "lib"
+BOARDS = ROOT / "firmware" / "boards"
+WORK = ROOT / ".fuzz"
+TARGETS = tuple(sorted(p.stem.removeprefix("fuzz_") for p in HERE.glob("fuzz_*.c")))
+SANITIZERS = ["-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
+# A float cast that is out of range is undefined in C; the others of clang's integer checks are not, and are left off.
+FLAGS = ["-std=c11", "-g", "-O1", "-ffp-contract=off", "-fno-omit-frame-pointer", f'-DQFL_FUZZ_BASES="{HERE / "bases"}"']
+LIMITS = ["-timeout=20", "-rss_limit_mb=1024", "-malloc_limit_mb=512", "-print_final_stats=1", "-verbosity=1"]
+MAX_LEN = {"frame": 1024, "delta": 512, "package": 256, "session": 512, "store": 512}
+
+
+def missing() -> str | None:
+    """Why the targets cannot be built here, None when they can."""
+    if shutil.which("clang") is None:
+        return "clang is not installed"
+    probe = ["clang", *SANITIZERS, "-x", "c", "-", "-o", "/dev/null"]
+    text = "#include <stddef.h>\nint LLVMFuzzerTestOneInput(const char *p, size_t n) { return p == NULL && n == 9; }\n"
+    done = subprocess.run(probe, input=text, capture_output=True, text=True)
+    return None if done.returncode == 0 else "clang's sanitizers and libFuzzer are not installed (libclang-rt-14-dev)"
+
+
+def _objects(folder: Path) -> list[str]:
+    """The libraries and the in-process board, compiled once for all targets."""
+    sources = [*sorted(LIB.glob("*/src/**/*.c")), *sorted((BOARDS / "inproc").glob("*.c")), BOARDS / "common" / "qfl_ram_flash.c"]
+    includes = [f"-I{d}" for d in (*sorted(LIB.glob("*/include")), BOARDS / "inproc", BOARDS / "common")]
+    newest = max(p.stat().st_mtime for p in (*LIB.glob("**/*.[ch]"), *BOARDS.glob("*/*.[ch]"), *HERE.glob("*.[ch]")))
+    objects = []
+    for source in sources:
+        out = folder / f"{source.parent.parent.name}-{source.stem}.o"
+        objects.append(str(out))
+        if not out.exists() or out.stat().st_mtime < newest:
+            flags = ["-fsanitize=fuzzer-no-link,address,undefined", "-fno-sanitize-recover=all", *FLAGS, *includes]
+            subprocess.run(["clang", *flags, f"-I{source.parent}", "-c", str(source), "-o", str(out)], check=True)
+    return objects
+
+
+def build(targets: tuple[str, ...]) -> None:
+    folder = WORK / "build"
+    folder.mkdir(parents=True, exist_ok=True)
+    objects = _objects(folder)
+    includes = [f"-I{d}" for d in (*sorted(LIB.glob("*/include")), BOARDS / "inproc", BOARDS / "common", HERE)]
+    for target in targets:
+        command = ["clang", *SANITIZERS, *FLAGS, "-Wall", "-Wextra", "-Werror", *includes, str(HERE / f"fuzz_{target}.c"), *objects]
+        subprocess.run([*command, "-o", str(WORK / target)], check=True)
+
+
+def run(target: str, runs: int | None, seconds: int | None, seed: int) -> tuple[bool, int, int]:
+    """(clean, executions, executions per second)."""
+    found, corpus = WORK / f"{target}-found", HERE / "corpus" / target
+    found.mkdir(exist_ok=True)
+    command = [str(WORK / target), *LIMITS, f"-max_len={MAX_LEN.get(target, 512)}", f"-artifact_prefix={WORK}/{target}-",
+               f"-seed={seed}"]  # fmt: skip
+    command += [f"-runs={runs}"] if runs else []
+    command += [f"-max_total_time={seconds}"] if seconds else []
+    log = WORK / f"{target}.log"
+    with open(log, "w") as f:
+        code = subprocess.run([*command, str(found), *([str(corpus)] if corpus.is_dir() else [])], stdout=f, stderr=f).returncode
+    text = log.read_text(errors="replace")
+    count, speed = (int((re.findall(rf"stat::{k}:\s+(\d+)", text) or ["0"])[-1])
+                    for k in ("number_of_executed_units", "average_exec_per_sec"))  # fmt: skip
+    if code != 0:
+        print("\n".join(text.splitlines()[-40:]), file=sys.stderr)
+        print(f"{target}: FAILED; repeat it with: {WORK / target} INPUT (the input is named above)", file=sys.stderr)
+    return code == 0, count, speed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
+    parser.add_argument("--runs", type=int, help="executions per target")
+    parser.add_argument("--seconds", type=int, help="at most so long per target")
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    targets = tuple(args.targets) or TARGETS
+    if unknown := set(targets) - set(TARGETS):
+        parser.error(f"no such target: {', '.join(sorted(unknown))}")
+    if args.runs is None and args.seconds is None:
+        parser.error("give --runs, --seconds or both")
+    reason = missing()
+    if reason is not None:
+        print(f"fuzzing is skipped: {reason}", file=sys.stderr)
+        return 77
+    build(targets)
+    clean = True
+    for target in targets:
+        ok, count, speed = run(target, args.runs, args.seconds, args.seed)
+        clean &= ok
+        print(f"{target}: {count:,} executions, {speed:,} a second: {'clean' if ok else 'FAILED'}", flush=True)
+    return 0 if clean else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
