@@ -11,6 +11,7 @@ void qfl_ram_flash_info(uint8_t *map, uint32_t size, qfl_flash_info *out)
     out->map = map;
     out->erased = 0xFF;
     out->write_once = 1;
+    out->log_size = size >= 8 * QFL_RAM_FLASH_LOG ? QFL_RAM_FLASH_LOG : 0;
 }
 
 int32_t qfl_ram_flash_program(uint8_t *map, uint32_t size, uint32_t at, const uint8_t *p, uint32_t n)

@@ -64,7 +64,7 @@ void qfl_single_wait(uint32_t ms) { qfl_systick_wait(ms * 1000u * CLOCKS_PER_US)
 
 int32_t qfl_single_flash_info(qfl_flash_info *out)
 {
-    qfl_flash_info info = {FLASH, PAGE, WORD, 22, (const uint8_t *)FLASH_AT, 0xFF, 0};
+    qfl_flash_info info = {FLASH, PAGE, WORD, 22, (const uint8_t *)FLASH_AT, 0xFF, 0, 16 * PAGE};
     *out = info;
     return 0;
 }

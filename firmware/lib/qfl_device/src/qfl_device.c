@@ -217,6 +217,8 @@ uint32_t qfl_device_poll(qfl_device *d)
         return 0;
     if (d->out_at != d->out_n)
         return 1;
+    if (qfl_link_pending(d->link) == 0 && qfl_store_work(&d->store)) /* one erase, once all that was said is out */
+        return 0;
     uint32_t wait = qfl_link_wait(d->link, port->ms(port->ctx));
     return wait < IDLE_MS ? wait : IDLE_MS;
 }

@@ -62,7 +62,7 @@ void qfl_device_on_info(qfl_device *d, uint8_t number)
         qfl_device_answer(d, QFL_MSG_INFO, number, QFL_E_BUSY, NULL, 0, NULL, 0);
         return;
     }
-    put_head(&w, 5, d->have_package ? 22 : 15);
+    put_head(&w, 5, d->have_package ? 23 : 16);
     put_number(&w, "protocol", QFL_DEVICE_PROTOCOL);
     put_text(&w, "firmware");
     put_text(&w, QFL_FIRMWARE_VERSION);
@@ -81,6 +81,7 @@ void qfl_device_on_info(qfl_device *d, uint8_t number)
     put_number(&w, "operators", qfl_nn_operators());
     put_number(&w, "selftest", d->selftest_failed != 0 ? d->selftest_first : 0);
     put_number(&w, "keys", qfl_device_keys(d));
+    put_number(&w, "kept", qfl_device_kept(d));
     if (d->have_package) {
         put_text(&w, "package");
         put_bytes(&w, 2, d->store.sha256, QFL_SHA256_BYTES);
@@ -100,7 +101,7 @@ void qfl_device_on_status(qfl_device *d, uint8_t number)
     const qfl_port *port = d->port;
     uint32_t rejected = d->rejected + port->sample_lost(port->ctx);
     b[0] = d->state;
-    b[1] = (uint8_t)(d->have_package | d->have_config << 1 | d->delta_done << 2);
+    b[1] = (uint8_t)(d->have_package | d->have_config << 1 | d->delta_done << 2 | d->restored << 3);
     qfl_put16(b + 2, (uint16_t)d->samples);
     qfl_put16(b + 4, (uint16_t)d->capacity);
     qfl_put32(b + 6, d->head_hash);

@@ -71,6 +71,9 @@ struct qfl_device {
     uint32_t round_head;  /* hash of the head the round starts from */
     uint8_t waiting;      /* a TRAIN or EVAL request is to be answered */
     uint8_t waiting_kind, waiting_number;
+    uint8_t unkept;       /* the fit is over, its delta not yet in the log */
+    uint8_t restored;     /* head and the like came from the log at the start */
+    uint8_t keep_failed;  /* the log could not be written; RAM is ahead of it */
     uint8_t delta_done;   /* work holds the answer of `round` */
     int8_t delta_status;
     uint32_t delta_size;
@@ -123,6 +126,16 @@ int qfl_device_may_talk(const qfl_device *d);    /* 1: requests of the session u
 qfl_status qfl_device_check_package(const qfl_device *d, const uint8_t *file, uint32_t *length);
 void qfl_device_on_keys(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n);
 
+/* qfl_device_keep.c: what survives a reset. Before a change, ready(n) must be 1 for a record of n bytes; 0: flash is being erased,
+ * refuse with BUSY and change nothing. After it, keep_*. */
+int qfl_device_keep_ready(qfl_device *d, uint32_t n);
+void qfl_device_keep_config(qfl_device *d);
+void qfl_device_keep_update(qfl_device *d, const uint8_t *p, uint32_t n); /* the coded delta that has led to head_hash */
+void qfl_device_keep_head(qfl_device *d);
+void qfl_device_keep_round(qfl_device *d);
+void qfl_device_restore(qfl_device *d);          /* after the package has been laid out */
+uint32_t qfl_device_kept(const qfl_device *d);   /* as INFO says it */
+
 /* qfl_device_put.c: objects */
 void qfl_device_on_put(qfl_device *d, uint8_t kind, uint8_t number, const uint8_t *p, uint32_t n);
 
@@ -131,6 +144,9 @@ void qfl_device_on_config(qfl_device *d, uint8_t number, const uint8_t *p, uint3
 void qfl_device_on_train(qfl_device *d, uint8_t kind, uint8_t number, const uint8_t *p, uint32_t n);
 void qfl_device_on_update(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n);
 void qfl_device_on_eval(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n);
+qfl_status qfl_device_take_config(qfl_device *d, const uint8_t *p); /* QFL_CONFIG_BYTES; checks all, then takes all */
+/* Applies a coded delta; nothing changes unless it leads to `result`. Uses work. */
+qfl_status qfl_device_lead(qfl_device *d, uint32_t result, const uint8_t *p, uint32_t n);
 void qfl_device_work(qfl_device *d); /* a slice of training or evaluation */
 void qfl_device_cancel(qfl_device *d);
 void qfl_device_answer_waiting(qfl_device *d); /* with a delta that is ready, if one was asked for */

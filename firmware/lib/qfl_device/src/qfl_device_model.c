@@ -72,8 +72,9 @@ qfl_status qfl_device_load(qfl_device *d)
     memcpy(d->global, d->nn.head_params, 4 * params);
     d->head_hash = qfl_device_head_hash(d->global, params);
     d->have_package = 1;
-    d->rejected = 0;
+    d->rejected = d->restored = 0;
     d->state = QFL_DEVICE_IDLE;
+    qfl_device_restore(d);
     return QFL_OK;
 }
 

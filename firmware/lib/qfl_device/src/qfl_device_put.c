@@ -8,6 +8,22 @@ static uint8_t *staging(const qfl_device *d, uint8_t object)
     return (uint8_t *)(object == QFL_OBJECT_HEAD ? d->work : d->momentum);
 }
 
+enum { QUICK_MS = 200 };
+
+/* Short erases are waited for; while long ones go on, one unit per poll, BUSY says for how long at most. */
+static qfl_status begin_package(qfl_device *d, uint32_t length, const uint8_t *sha256, uint32_t *have)
+{
+    qfl_status status;
+    while ((status = qfl_store_begin(&d->store, length, sha256, have)) == QFL_E_BUSY)
+        if (qfl_store_busy_ms(&d->store) > QUICK_MS) {
+            *have = qfl_store_busy_ms(&d->store);
+            return status;
+        } else if (!qfl_store_work(&d->store)) {
+            return QFL_E_IO;
+        }
+    return status;
+}
+
 static void on_begin(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
 {
     uint8_t body[4] = {0};
@@ -30,7 +46,7 @@ static void on_begin(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n
         else if (d->have_package && current != NULL && held == length && memcmp(d->store.sha256, sha256, QFL_SHA256_BYTES) == 0)
             have = length; /* already the current one */
         else
-            status = qfl_store_begin(&d->store, length, sha256, &have);
+            status = begin_package(d, length, sha256, &have);
     } else if (object == QFL_OBJECT_HEAD || object == QFL_OBJECT_UPDATE) {
         uint32_t cap = object == QFL_OBJECT_HEAD ? 4 * d->params : 4 * d->params + SLACK_BYTES;
         if (!d->have_package)
@@ -120,8 +136,11 @@ static qfl_status end_ram(qfl_device *d)
     for (uint32_t i = 0; i < d->params; i++)
         if ((qfl_get32(p + 4 * i) & 0x7F800000u) == 0x7F800000u)
             return QFL_E_NONFINITE;
+    if (!qfl_device_keep_ready(d, d->put_length))
+        return QFL_E_BUSY;
     memcpy(d->global, p, d->put_length);
     d->head_hash = qfl_get32(digest);
+    qfl_device_keep_head(d);
     return QFL_OK;
 }
 
@@ -133,6 +152,11 @@ static void on_end(qfl_device *d, uint8_t number)
         status = QFL_E_STATE;
     else
         status = d->put_object == QFL_OBJECT_PACKAGE ? end_package(d) : end_ram(d);
+    if (status == QFL_E_BUSY) { /* all is kept for the next PUT_END */
+        qfl_put32(body, qfl_store_busy_ms(&d->store));
+        qfl_device_answer(d, QFL_MSG_PUT_END, number, status, body, 4, NULL, 0);
+        return;
+    }
     /* A host whose answer got lost repeats PUT_BEGIN; nothing is left half done. */
     d->put_object = 0;
     d->put_length = 0;

@@ -19,55 +19,62 @@ void qfl_device_cancel(qfl_device *d)
         d->state = QFL_DEVICE_IDLE;
     if (d->nn.recompute)
         d->nn_op = 0; /* features on their way to a visit that will not be */
-    d->waiting = d->stats_done = 0;
+    d->waiting = d->stats_done = d->unkept = 0;
+}
+
+qfl_status qfl_device_take_config(qfl_device *d, const uint8_t *p)
+{
+    qfl_head_config c;
+    qfl_codec_spec codec;
+    memset(&c, 0, sizeof c);
+    if (p[0] != CONFIG_FORMAT)
+        return QFL_E_VERSION;
+    c.lr = get_float(p + 9);
+    c.momentum = get_float(p + 13);
+    c.weight_decay = get_float(p + 17);
+    c.prox = get_float(p + 21);
+    c.epochs = qfl_get16(p + 25);
+    c.batch = qfl_get16(p + 27);
+    c.holdout = p[29];
+    codec.kind = p[30];
+    codec.flags = p[31];
+    codec.levels = qfl_get16(p + 32);
+    /* The ranges are those of qfl_head_fit_begin, asked with no samples: it must get as far as missing them. */
+    qfl_head_data none = qfl_device_data(d);
+    none.count = 0;
+    qfl_head_fit fit;
+    qfl_status status = qfl_head_fit_begin(&fit, &d->shape, &c, &none, d->work, d->global, d->momentum, d->scratch);
+    status = status == QFL_E_STATE ? qfl_codec_check(&codec) : status;
+    if (status == QFL_OK && qfl_codec_bound(&codec, &d->layout) > 4 * d->params + SLACK_BYTES)
+        status = QFL_E_NOMEM;
+    if (status != QFL_OK)
+        return status;
+    d->config = c;
+    d->codec = codec;
+    d->residual_keep = p[34];
+    d->run_seed = qfl_get32(p + 5);
+    memcpy(d->config_bytes, p, QFL_CONFIG_BYTES);
+    d->have_config = 1;
+    d->delta_done = 0;
+    d->residual_step = 0.0f; /* of another run */
+    return QFL_OK;
 }
 
 void qfl_device_on_config(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
 {
-    qfl_head_config c;
-    qfl_codec_spec codec;
     qfl_status status = QFL_OK;
-    memset(&c, 0, sizeof c);
     if (!d->have_package)
         status = QFL_E_STATE;
     else if (n != QFL_CONFIG_BYTES)
         status = QFL_E_FORMAT;
-    else if (p[0] != CONFIG_FORMAT)
-        status = QFL_E_VERSION;
-    if (status == QFL_OK && d->have_config && memcmp(p, d->config_bytes, QFL_CONFIG_BYTES) == 0) {
-        qfl_device_answer(d, QFL_MSG_CONFIG, number, QFL_OK, NULL, 0, NULL, 0);
-        return;
-    }
-    if (status == QFL_OK) {
-        c.lr = get_float(p + 9);
-        c.momentum = get_float(p + 13);
-        c.weight_decay = get_float(p + 17);
-        c.prox = get_float(p + 21);
-        c.epochs = qfl_get16(p + 25);
-        c.batch = qfl_get16(p + 27);
-        c.holdout = p[29];
-        codec.kind = p[30];
-        codec.flags = p[31];
-        codec.levels = qfl_get16(p + 32);
-        /* The ranges are those of qfl_head_fit_begin, asked with no samples: it must get as far as missing them. */
-        qfl_head_data none = qfl_device_data(d);
-        none.count = 0;
-        qfl_head_fit fit;
-        qfl_device_cancel(d);
-        status = qfl_head_fit_begin(&fit, &d->shape, &c, &none, d->work, d->global, d->momentum, d->scratch);
-        status = status == QFL_E_STATE ? qfl_codec_check(&codec) : status;
-        if (status == QFL_OK && qfl_codec_bound(&codec, &d->layout) > 4 * d->params + SLACK_BYTES)
-            status = QFL_E_NOMEM;
-    }
-    if (status == QFL_OK) {
-        d->config = c;
-        d->codec = codec;
-        d->residual_keep = p[34];
-        d->run_seed = qfl_get32(p + 5);
-        memcpy(d->config_bytes, p, QFL_CONFIG_BYTES);
-        d->have_config = 1;
-        d->delta_done = 0;
-        d->residual_step = 0.0f; /* of another run */
+    else if (!d->have_config || memcmp(p, d->config_bytes, QFL_CONFIG_BYTES) != 0) {
+        status = qfl_device_keep_ready(d, n) ? QFL_OK : QFL_E_BUSY;
+        if (status == QFL_OK && p[0] == CONFIG_FORMAT)
+            qfl_device_cancel(d);
+        if (status == QFL_OK)
+            status = qfl_device_take_config(d, p);
+        if (status == QFL_OK)
+            qfl_device_keep_config(d);
     }
     qfl_device_answer(d, QFL_MSG_CONFIG, number, status, NULL, 0, NULL, 0);
 }
@@ -84,7 +91,17 @@ static qfl_status apply_update(qfl_device *d, uint32_t result, int staged, const
         p = (const uint8_t *)d->momentum;
         n = d->staged;
     }
+    if (!qfl_device_keep_ready(d, n + 4))
+        return QFL_E_BUSY;
     qfl_device_cancel(d);
+    qfl_status status = qfl_device_lead(d, result, p, n);
+    if (status == QFL_OK)
+        qfl_device_keep_update(d, p, n);
+    return status;
+}
+
+qfl_status qfl_device_lead(qfl_device *d, uint32_t result, const uint8_t *p, uint32_t n)
+{
     d->delta_done = 0;
     qfl_status status = qfl_codec_decode(&d->layout, p, n, 0, d->work);
     if (status != QFL_OK)
@@ -238,6 +255,20 @@ static uint8_t pack_loss(float loss)
     return loss < 32.0f ? (uint8_t)(e << 4 | ((uint8_t)loss - 16)) : 255;
 }
 
+/* The round goes into the log before its delta goes out; where flash has to be erased first, one unit per call. */
+static void end_round(qfl_device *d)
+{
+    uint32_t size = d->delta_status == QFL_OK ? d->delta_size : 0;
+    d->unkept = !qfl_device_keep_ready(d, size + d->params);
+    if (d->unkept) {
+        (void)qfl_store_work(&d->store);
+        return;
+    }
+    d->delta_done = 1;
+    d->state = QFL_DEVICE_IDLE; /* qfl_device_answer_waiting sends it */
+    qfl_device_keep_round(d);
+}
+
 /* The fit is done: the delta goes into momentum, its code into work, where it stays until it is no longer wanted. */
 static void finish_fit(qfl_device *d)
 {
@@ -252,8 +283,7 @@ static void finish_fit(qfl_device *d)
                                                    4 * d->params + SLACK_BYTES, &d->delta_size);
     d->delta_samples = (uint16_t)(d->fit.train_count > 65535 ? 65535 : d->fit.train_count);
     d->delta_loss = pack_loss(d->fit.loss);
-    d->delta_done = 1;
-    d->state = QFL_DEVICE_IDLE; /* qfl_device_answer_waiting sends it */
+    end_round(d);
 }
 
 void qfl_device_answer_waiting(qfl_device *d)
@@ -310,6 +340,8 @@ void qfl_device_work(qfl_device *d)
         evaluate_slice(d);
     else if (d->state == QFL_DEVICE_SUMMING)
         qfl_device_stats_slice(d);
+    else if (d->unkept)
+        end_round(d);
     else if (qfl_device_features_ready(d, qfl_head_fit_next(&d->fit)) && !qfl_head_fit_step(&d->fit))
         finish_fit(d);
 }

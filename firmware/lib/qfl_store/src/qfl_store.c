@@ -1,88 +1,111 @@
-/* Two slots and a commit record each. */
-#include <string.h>
-
-#include "qfl_store.h"
+/* Two slots for a package: intent, object, commit. */
+#include "qfl_store_internal.h"
 
 #include "qfl_keep.h"
 
-enum { MAGIC = 0x314C4651 }; /* "QFL1" */
+enum { MAGIC = 0x324C4651, INTENT = 1, COMMIT = 2 }; /* "QFL2" */
+enum { AT_TYPE = 4, AT_SEQUENCE = 8, AT_LENGTH = 12, AT_SHA = 16, AT_CHECK = 48 };
 
-/* FNV-1a over the record: enough to tell a torn record from a whole one; the object itself has its SHA-256. */
-static uint32_t check_of(const uint8_t *p, uint32_t n)
-{
-    uint32_t h = 2166136261u;
-    while (n--)
-        h = (h ^ *p++) * 16777619u;
-    return h;
-}
+static uint32_t slot_at(const qfl_store *s, int slot) { return s->slots + (slot > 0 ? s->slot_size : 0); }
+static uint32_t object_at(const qfl_store *s, int slot) { return slot_at(s, slot) + padded(2 * s->record_size, 16); }
 
-static void put32(uint8_t *p, uint32_t v)
-{
-    for (unsigned i = 0; i < 4; i++)
-        p[i] = (uint8_t)(v >> (8 * i));
-}
-
-static uint32_t get32(const uint8_t *p)
-{
-    return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-}
-
-static uint32_t slot_at(const qfl_store *s, int slot) { return slot > 0 ? s->slot_size : 0; }
-static const uint8_t *object_at(const qfl_store *s, int slot) { return s->flash.map + slot_at(s, slot) + s->flash.erase_unit; }
-
-static void hash_of(const uint8_t *p, uint32_t n, uint8_t *digest)
+static void check_of(const uint8_t *record, uint8_t *out)
 {
     qfl_sha256 h;
     qfl_sha256_begin(&h);
-    qfl_sha256_add(&h, p, n);
-    qfl_sha256_end(&h, digest);
+    qfl_sha256_add(&h, record, AT_CHECK);
+    qfl_sha256_end(&h, out);
 }
 
-/* Reads slot's record; returns its sequence number, 0 when it holds no committed object. */
-static uint32_t read_record(const qfl_store *s, int slot, uint32_t *length, uint8_t *sha256)
+/* Reads slot's record of this type; 0 when it is not whole. */
+static int read_record(const qfl_store *s, int slot, uint32_t type, uint8_t *r)
 {
-    const uint8_t *r = s->flash.map + slot_at(s, slot);
-    uint8_t digest[QFL_SHA256_BYTES];
-    if (get32(r) != (uint32_t)MAGIC || get32(r + 44) != check_of(r, 44))
+    uint8_t check[QFL_SHA256_BYTES];
+    uint32_t at = slot_at(s, slot) + (type == COMMIT ? s->record_size : 0);
+    if (s->port->flash_read(s->port->ctx, at, r, QFL_STORE_RECORD) < 0 || get32(r) != (uint32_t)MAGIC || get32(r + AT_TYPE) != type)
         return 0;
-    *length = get32(r + 8);
-    if (*length == 0 || *length > qfl_store_capacity(s))
-        return 0;
-    hash_of(object_at(s, slot), *length, digest);
-    if (memcmp(digest, r + 12, sizeof digest) != 0)
-        return 0;
-    memcpy(sha256, r + 12, QFL_SHA256_BYTES);
-    return get32(r + 4);
+    check_of(r, check);
+    return memcmp(check, r + AT_CHECK, QFL_STORE_CHECK) == 0 && get32(r + AT_LENGTH) != 0 &&
+           get32(r + AT_LENGTH) <= qfl_store_capacity(s);
 }
 
-uint32_t qfl_store_capacity(const qfl_store *s) { return s->slot_size - s->flash.erase_unit; }
+static qfl_status write_record(qfl_store *s, uint32_t type, uint32_t sequence)
+{
+    uint8_t r[QFL_STORE_CHUNK], check[QFL_SHA256_BYTES];
+    memset(r, s->flash.erased, sizeof r);
+    put32(r, MAGIC);
+    put32(r + AT_TYPE, type);
+    put32(r + AT_SEQUENCE, sequence);
+    put32(r + AT_LENGTH, s->new_length);
+    memcpy(r + AT_SHA, s->new_sha256, QFL_SHA256_BYTES);
+    check_of(r, check);
+    memcpy(r + AT_CHECK, check, QFL_STORE_CHECK);
+    return qfl_store_program(s, slot_at(s, s->writing) + (type == COMMIT ? s->record_size : 0), r, s->record_size);
+}
+
+static int object_ok(const qfl_store *s, int slot, uint32_t length, const uint8_t *sha256)
+{
+    uint8_t digest[QFL_SHA256_BYTES];
+    qfl_sha256 h;
+    qfl_sha256_begin(&h);
+    if (qfl_store_hash(s, object_at(s, slot), length, &h) != QFL_OK)
+        return 0;
+    qfl_sha256_end(&h, digest);
+    return memcmp(digest, sha256, sizeof digest) == 0;
+}
+
+/* Of the end mark: one unit behind the object, programmed before its commit. Without it no commit has been tried. */
+static uint32_t mark_at(const qfl_store *s) { return object_at(s, s->writing) + padded(s->new_length, s->flash.program_unit); }
+
+uint32_t qfl_store_capacity(const qfl_store *s)
+{
+    return s->slot_size / s->flash.program_unit * s->flash.program_unit - padded(2 * s->record_size, 16) - s->flash.program_unit;
+}
+
+static void find_current(qfl_store *s)
+{
+    uint8_t r[QFL_STORE_RECORD];
+    uint32_t newest = 0;
+    for (int slot = 0; slot < 2; slot++) {
+        if (read_record(s, slot, INTENT, r) && get32(r + AT_SEQUENCE) > newest)
+            newest = get32(r + AT_SEQUENCE);
+        if (!read_record(s, slot, COMMIT, r) || get32(r + AT_SEQUENCE) <= s->sequence ||
+            !object_ok(s, slot, get32(r + AT_LENGTH), r + AT_SHA))
+            continue;
+        s->sequence = get32(r + AT_SEQUENCE);
+        s->current = (int8_t)slot;
+        s->length = get32(r + AT_LENGTH);
+        memcpy(s->sha256, r + AT_SHA, QFL_SHA256_BYTES);
+    }
+    s->found |= (uint8_t)((s->current >= 0 ? QFL_STORE_PACKAGE : 0) | (newest > s->sequence ? QFL_STORE_CUT_PACKAGE : 0));
+}
 
 qfl_status qfl_store_open(qfl_store *s, const qfl_port *port)
 {
     memset(s, 0, sizeof *s);
     s->port = port;
-    s->current = s->writing = -1;
+    s->current = s->writing = s->log_current = -1;
     if (port->flash_info(port->ctx, &s->flash) < 0 || s->flash.map == NULL)
         return QFL_E_UNSUPPORTED;
-    if (s->flash.size / s->flash.erase_unit >= 3 * QFL_KEEP_UNITS)
-        s->flash.size -= QFL_KEEP_UNITS * s->flash.erase_unit; /* the record of keys is there */
-    const qfl_flash_info *f = &s->flash;
-    if (f->erase_unit < QFL_STORE_RECORD || f->program_unit < 1 || f->program_unit > sizeof s->tail ||
-        f->erase_unit % f->program_unit != 0 || f->size / 2 < 2 * f->erase_unit)
-        return QFL_E_UNSUPPORTED;
-    s->slot_size = f->size / 2 / f->erase_unit * f->erase_unit;
-    for (int slot = 0; slot < 2; slot++) {
-        uint32_t length, sequence;
-        uint8_t sha256[QFL_SHA256_BYTES];
-        sequence = read_record(s, slot, &length, sha256);
-        if (sequence > s->sequence) {
-            s->sequence = sequence;
-            s->current = (int8_t)slot;
-            s->length = length;
-            memcpy(s->sha256, sha256, sizeof sha256);
-        }
-    }
+    qfl_flash_info *f = &s->flash;
+    uint32_t unit = f->program_unit, erase = f->erase_unit;
+    if (unit < 1 || unit > QFL_STORE_CHUNK || QFL_STORE_CHUNK % unit != 0 || erase < 1024 || erase % QFL_STORE_CHUNK != 0 ||
+        f->size % erase != 0 || f->log_size % (2 * erase) != 0)
+        goto none;
+    if (f->size / erase >= 3 * QFL_KEEP_UNITS)
+        f->size -= QFL_KEEP_UNITS * erase; /* the record of keys is there */
+    if (f->log_size >= f->size || (f->size - f->log_size) / 2 < erase)
+        goto none;
+    s->slots = f->log_size;
+    s->log_half = f->log_size / 2;
+    s->slot_size = (f->size - f->log_size) / 2 / erase * erase;
+    s->record_size = padded(QFL_STORE_RECORD, unit);
+    find_current(s);
+    qfl_store_log_open(s);
     return QFL_OK;
+none:
+    f->map = NULL;
+    return QFL_E_UNSUPPORTED;
 }
 
 const uint8_t *qfl_store_object(const qfl_store *s, uint32_t *length)
@@ -90,19 +113,30 @@ const uint8_t *qfl_store_object(const qfl_store *s, uint32_t *length)
     if (s->current < 0)
         return NULL;
     *length = s->length;
-    return object_at(s, s->current);
+    return s->flash.map + object_at(s, s->current);
 }
 
-void qfl_store_abort(qfl_store *s) { s->writing = -1; }
-
-static qfl_status erase_to(qfl_store *s, uint32_t end)
+void qfl_store_abort(qfl_store *s)
 {
-    while (s->erased_to < end) {
-        if (s->port->flash_erase(s->port->ctx, slot_at(s, s->writing) + s->erased_to, s->flash.erase_unit) < 0)
-            return QFL_E_IO;
-        s->erased_to += s->flash.erase_unit;
-    }
-    return QFL_OK;
+    s->writing = -1;
+    s->erase_at = s->erase_end = 0;
+    s->intend = 0;
+}
+
+/* Bytes of the object in the slot being written that a push before the last reset left, down to the start of an erase unit. */
+static uint32_t left_over(const qfl_store *s)
+{
+    uint8_t r[QFL_STORE_RECORD];
+    uint32_t begin = slot_at(s, s->writing), object = object_at(s, s->writing);
+    if (s->distrust || !read_record(s, s->writing, INTENT, r) || get32(r + AT_SEQUENCE) != s->sequence + 1 ||
+        get32(r + AT_LENGTH) != s->new_length || memcmp(r + AT_SHA, s->new_sha256, QFL_SHA256_BYTES) != 0 ||
+        !qfl_store_blank(s, begin + s->record_size, s->record_size) || !qfl_store_blank(s, mark_at(s), s->flash.program_unit))
+        return 0;
+    uint32_t unit = s->flash.erase_unit, last = (object + s->new_length - 1 - begin) / unit;
+    while (last > 0 && qfl_store_blank(s, begin + last * unit, unit))
+        last--;
+    /* The last unit with anything in it may end in a torn write. */
+    return last == 0 ? 0 : begin + last * unit - object;
 }
 
 qfl_status qfl_store_begin(qfl_store *s, uint32_t length, const uint8_t *sha256, uint32_t *have)
@@ -110,48 +144,75 @@ qfl_status qfl_store_begin(qfl_store *s, uint32_t length, const uint8_t *sha256,
     *have = 0;
     if (length == 0 || length > qfl_store_capacity(s))
         return QFL_E_RANGE;
-    if (s->writing >= 0 && s->new_length == length && memcmp(s->new_sha256, sha256, QFL_SHA256_BYTES) == 0) {
-        *have = s->new_have;
-        return QFL_OK;
+    if (s->writing < 0 || s->new_length != length || memcmp(s->new_sha256, sha256, QFL_SHA256_BYTES) != 0) {
+        qfl_store_abort(s);
+        s->writing = s->current == 0 ? 1 : 0;
+        s->new_length = length;
+        s->tail_n = 0;
+        memcpy(s->new_sha256, sha256, QFL_SHA256_BYTES);
+        s->new_have = left_over(s);
+        s->resumed = s->new_have != 0;
+        s->intend = !s->resumed;
+        s->erase_at = s->resumed ? object_at(s, s->writing) + s->new_have : slot_at(s, s->writing);
+        s->erase_end = padded(mark_at(s) + s->flash.program_unit, s->flash.erase_unit);
     }
-    s->writing = s->current == 0 ? 1 : 0;
-    s->new_length = length;
-    s->new_have = s->tail_n = s->erased_to = 0;
-    memcpy(s->new_sha256, sha256, QFL_SHA256_BYTES);
-    qfl_status status = erase_to(s, s->flash.erase_unit); /* the old record goes first */
-    if (status != QFL_OK)
-        s->writing = -1;
-    return status;
+    if (s->erase_at < s->erase_end)
+        return QFL_E_BUSY;
+    if (s->intend) {
+        s->intend = 0;
+        if (write_record(s, INTENT, s->sequence + 1) != QFL_OK) {
+            qfl_store_abort(s);
+            return QFL_E_IO;
+        }
+    }
+    *have = s->new_have;
+    return QFL_OK;
+}
+
+int qfl_store_work(qfl_store *s)
+{
+    if (s->erase_at >= s->erase_end)
+        return qfl_store_log_work(s);
+    if (s->port->flash_erase(s->port->ctx, s->erase_at, s->flash.erase_unit) < 0) {
+        qfl_store_abort(s);
+        return 0;
+    }
+    s->erase_at += s->flash.erase_unit;
+    return 1;
+}
+
+uint32_t qfl_store_busy_ms(const qfl_store *s)
+{
+    uint32_t bytes = s->erase_end - s->erase_at + (s->log_wanted ? s->log_half - s->log_erased : 0);
+    return s->flash.map == NULL ? 0 : bytes / s->flash.erase_unit * s->flash.worst_erase_ms;
 }
 
 /* Programs the waiting tail, filled up with the erased value. */
 static qfl_status flush_tail(qfl_store *s)
 {
-    uint32_t unit = s->flash.program_unit, at = s->flash.erase_unit + s->new_have - s->tail_n;
+    uint32_t n = padded(s->tail_n, s->flash.program_unit), at = object_at(s, s->writing) + s->new_have - s->tail_n;
     if (s->tail_n == 0)
         return QFL_OK;
-    memset(s->tail + s->tail_n, s->flash.erased, unit - s->tail_n);
-    qfl_status status = erase_to(s, at + unit);
-    if (status == QFL_OK && s->port->flash_program(s->port->ctx, slot_at(s, s->writing) + at, s->tail, unit) < 0)
-        status = QFL_E_IO;
+    memset(s->tail + s->tail_n, s->flash.erased, n - s->tail_n);
     s->tail_n = 0;
-    return status;
+    return qfl_store_program(s, at, s->tail, n);
 }
 
 qfl_status qfl_store_write(qfl_store *s, uint32_t offset, const uint8_t *p, uint32_t n)
 {
-    if (s->writing < 0 || offset != s->new_have || n > s->new_length - s->new_have)
+    if (s->writing < 0 || s->erase_at < s->erase_end || s->intend || offset != s->new_have || n > s->new_length - s->new_have)
         return QFL_E_STATE;
     while (n != 0) {
-        uint32_t k = s->flash.program_unit - s->tail_n < n ? s->flash.program_unit - s->tail_n : n;
+        uint32_t k = QFL_STORE_CHUNK - s->tail_n < n ? QFL_STORE_CHUNK - s->tail_n : n;
         memcpy(s->tail + s->tail_n, p, k);
         s->tail_n += k;
         s->new_have += k;
         p += k;
         n -= k;
-        if (s->tail_n == s->flash.program_unit) {
+        if (s->tail_n == QFL_STORE_CHUNK) {
             qfl_status status = flush_tail(s);
             if (status != QFL_OK) {
+                s->distrust = 1;
                 qfl_store_abort(s);
                 return status;
             }
@@ -162,38 +223,38 @@ qfl_status qfl_store_write(qfl_store *s, uint32_t offset, const uint8_t *p, uint
 
 qfl_status qfl_store_verify(qfl_store *s, const uint8_t **object)
 {
-    uint8_t digest[QFL_SHA256_BYTES];
-    if (s->writing < 0 || s->new_have != s->new_length)
+    if (s->writing < 0 || s->erase_at < s->erase_end || s->intend || s->new_have != s->new_length)
         return QFL_E_STATE;
     qfl_status status = flush_tail(s);
+    if (status == QFL_OK && !object_ok(s, s->writing, s->new_length, s->new_sha256))
+        status = s->resumed ? QFL_E_STATE : QFL_E_HASH;
     if (status == QFL_OK) {
-        hash_of(object_at(s, s->writing), s->new_length, digest);
-        status = memcmp(digest, s->new_sha256, sizeof digest) == 0 ? QFL_OK : QFL_E_HASH;
+        uint8_t mark[QFL_STORE_CHUNK];
+        memset(mark, (uint8_t)~s->flash.erased, sizeof mark);
+        status = qfl_store_program(s, mark_at(s), mark, s->flash.program_unit);
     }
-    if (status != QFL_OK)
+    if (status != QFL_OK) {
+        s->distrust = 1;
         qfl_store_abort(s);
-    else if (object != NULL)
-        *object = object_at(s, s->writing);
+    } else if (object != NULL) {
+        *object = s->flash.map + object_at(s, s->writing);
+    }
     return status;
 }
 
 qfl_status qfl_store_commit(qfl_store *s)
 {
-    uint8_t record[256];
-    uint32_t unit = s->flash.program_unit, n = (QFL_STORE_RECORD + unit - 1) / unit * unit;
     if (s->writing < 0 || s->new_have != s->new_length || s->tail_n != 0)
         return QFL_E_STATE;
-    memset(record, s->flash.erased, sizeof record);
-    put32(record, MAGIC);
-    put32(record + 4, s->sequence + 1);
-    put32(record + 8, s->new_length);
-    memcpy(record + 12, s->new_sha256, QFL_SHA256_BYTES);
-    put32(record + 44, check_of(record, 44));
-    if (s->port->flash_program(s->port->ctx, slot_at(s, s->writing), record, n) < 0)
+    if (write_record(s, COMMIT, s->sequence + 1) != QFL_OK) {
+        s->distrust = 1;
+        qfl_store_abort(s);
         return QFL_E_IO;
+    }
     s->sequence++;
     s->current = s->writing;
     s->writing = -1;
+    s->distrust = 0;
     s->length = s->new_length;
     memcpy(s->sha256, s->new_sha256, sizeof s->sha256);
     return QFL_OK;
