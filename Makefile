@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 C_SOURCES := $(shell find firmware/lib firmware/boards firmware/bench firmware/bench_keys firmware/cases firmware/src firmware/platforms -name '*.[chS]' -o -name '*.ld' -o -name '*.json' -o -name '*.py')
 EXTENSION := host/quantfl/core/_qfl.abi3.so
 
-.PHONY: demo test test-bluez firmware cores venv tools lint format clean recipes asan torture
+.PHONY: demo test test-bluez firmware cores venv tools lint format clean recipes asan torture fuzz fuzz-quick
 
 demo: firmware
 	$(BIN)/quantfl demo $(if $(QUANTFL_NO_ARM),--board native)
@@ -84,6 +84,14 @@ torture: $(VENV)/.test firmware
 	$(BIN)/quantfl torture --seed $(or $(SEED),100000) --count 20000 --jobs 2
 	$(BIN)/quantfl torture --seed $(or $(SEED),100000) --count 200 --board native
 	$(BIN)/quantfl torture --seed $(or $(SEED),100000) --count 100 --board qemu_m4 --jobs 4
+
+# Damaged input for every parser (docs/FUZZING.md): bounded, and as long as asked (make fuzz N=10000000).
+N ?= 1000000
+fuzz-quick: $(VENV)/.test
+	$(BIN)/python tests/fuzz/run.py --seconds 8 || [ $$? = 77 ]
+
+fuzz: $(VENV)/.test
+	nice $(BIN)/python tests/fuzz/run.py --runs $(N)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -8,6 +8,10 @@ want() { # command, package
     command -v "$1" >/dev/null 2>&1 || need="$need $2"
 }
 want cc gcc
+want clang clang # optional, with libFuzzer: make fuzz
+if command -v dpkg >/dev/null 2>&1 && ! dpkg -s libclang-rt-14-dev >/dev/null 2>&1 && apt-cache show libclang-rt-14-dev >/dev/null 2>&1; then
+    need="$need libclang-rt-14-dev"
+fi
 want dbus-daemon dbus # the virtual BLE adapter
 python3 -c 'import venv, ensurepip' 2>/dev/null || need="$need python3-venv"
 python3 - <<'EOF' 2>/dev/null || need="$need python3-dev"

@@ -27,6 +27,8 @@ from quantfl.link.transport import BAUD, open_transport
 from quantfl.package.program import missing_operators
 
 STATES = {0: "empty", 1: "idle", 2: "training", 3: "evaluating", 4: "summing"}
+#: What a board says of its flash: bits of INFO's `kept` (docs/STORE.md).
+KEPT = ("package", "log", "cut package", "cut log", "no room for a log", "keeps rounds", "log failed")
 RESETS = {0: "power", 1: "pin", 2: "software", 3: "watchdog", 4: "other"}
 _REQUEST_S = 5.0
 TURN_S = 600.0  # seconds that a board waits for its turn at a BLE adapter; in a run the round's deadline ends it earlier
@@ -39,7 +41,7 @@ class DeviceInfo:
     """A board's self-description. package: SHA-256 as hex, None when it holds none; head: hash of its global head.
 
     keys: its flags of keys (lib.QFL_KEYS_*). operators: bit c for every operator code c its engine has. selftest: 0, or the
-    number of the first kernel case that failed.
+    number of the first kernel case that failed. kept: what its flash held at the start and holds now (KEPT).
     """
 
     protocol: int
@@ -64,6 +66,7 @@ class DeviceInfo:
     samples: int = 0
     capacity: int = 0
     keys: int = 0
+    kept: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -216,6 +219,7 @@ class Device:
                 reset=RESETS.get(raw["reset"], "other"),
                 package=bytes(raw["package"]).hex() if "package" in raw else None,
                 head=int(raw["head"]) if "head" in raw else None,
+                kept=tuple(text for bit, text in enumerate(KEPT) if int(raw.get("kept", 0)) >> bit & 1),
                 **{k: int(raw[k]) for k in ("ram", "flash", "arena", "store", "uptime_ms", "lost", "operators", "selftest")},
                 **{k: int(raw.get(k, 0)) for k in ("params", "features", "classes", "samples", "capacity", "keys")},
             )
@@ -318,7 +322,8 @@ class Device:
                 )
             except (LinkError, _Resume):
                 continue
-            if answer.status == lib.QFL_E_STATE and monotonic() < deadline:
+            if answer.status in (lib.QFL_E_STATE, lib.QFL_E_BUSY) and monotonic() < deadline:
+                await asyncio.sleep(0.2 if answer.status == lib.QFL_E_BUSY else 0.0)  # flash is being erased
                 continue
             if answer.status < 0:
                 raise self._refused(answer, what)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Board:
     """ram, flash: bytes of the part. arena: largest block for quantfl after stack, vendor stack and port, bytes.
-    store: bytes of flash set aside for packages (two slots); core: processor."""
+    store: bytes of flash set aside for two packages, the log of rounds and keys; core: processor."""
 
     name: str
     core: str

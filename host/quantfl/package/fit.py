@@ -31,7 +31,8 @@ def check(package: bytes, *, samples: int = SAMPLES, boards: tuple[Board, ...] =
     for board in boards:
         need = device_need(package, board.arena)
         ram = need["fixed"] + need["params"] + need["activations"] + 16 + samples * need["per_sample"]
-        slot = (board.store - 2 * _ERASE_UNIT) // 2 - _ERASE_UNIT  # the last two units hold the board's keys
+        # An eighth holds the log of rounds, the last two units the board's keys.
+        slot = (board.store // 8 * 7 - 2 * _ERASE_UNIT) // 2 - _ERASE_UNIT
         rows.append(
             Fit(board.name, board.core, ram, board.arena, len(package), slot, need["capacity"],
                 ram <= board.arena and len(package) <= slot)
