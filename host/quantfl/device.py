@@ -32,6 +32,8 @@ KEPT = ("package", "log", "cut package", "cut log", "no room for a log", "keeps 
 RESETS = {0: "power", 1: "pin", 2: "software", 3: "watchdog", 4: "other"}
 _REQUEST_S = 5.0
 TURN_S = 600.0  # seconds that a board waits for its turn at a BLE adapter; in a run the round's deadline ends it earlier
+#: Requests that are answered at once: a board whose queue was full has dropped the answer, and is asked again after so many seconds.
+_QUICK, _AGAIN_S = {lib.QFL_MSG_INFO, lib.QFL_MSG_STATUS, lib.QFL_MSG_COUNTERS}, 2.5
 #: Counters that stand still while both ends' books are compared, but for the question and the answer.
 _STEADY = ("tx_retransmission", "tx_handshake", "rx_frames", "rx_noise")
 
@@ -183,7 +185,8 @@ class Device:
                     deadline += queued + (monotonic() - began if self.session.open_s(0.0) else 0.0)
                     left = deadline - monotonic()
                 away = None
-                answer = await self.session.request(kind, body, timeout=max(0.1, left), number=number)
+                patience = min(left, _AGAIN_S) if kind in _QUICK else left
+                answer = await self.session.request(kind, body, timeout=max(0.1, patience), number=number)
             except SecurityError:
                 raise  # asking again would not change it
             except LinkError:
