@@ -73,7 +73,11 @@ class DeviceInfo:
 
 @dataclass(frozen=True)
 class DeviceStatus:
-    """samples cached of at most `capacity`; rejected: samples refused for label or length; round: last one trained."""
+    """samples cached of at most `capacity`; rejected: samples refused for label or length; round: last one trained.
+
+    own: the board uses a head of its own. held: samples it holds back; held_global, held_own: right among them by the global head and
+    by the head in use, at their last comparison (0 without a personal run).
+    """
 
     state: str
     has_package: bool
@@ -84,6 +88,10 @@ class DeviceStatus:
     head: int
     round: int
     rejected: int
+    own: bool = False
+    held: int = 0
+    held_global: int = 0
+    held_own: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,9 +119,13 @@ class StaleHead(DeviceError):
         self.head = head
 
 
-def config_bytes(fit: FitConfig, codec: Codec, *, run_id: int, seed: int, keep: float = 1.0) -> bytes:
-    """The body of a CONFIG message (docs/PROTOCOL.md). keep: part of a residual that is left per round missed, 0..1."""
+def config_bytes(
+    fit: FitConfig, codec: Codec, *, run_id: int, seed: int, keep: float = 1.0, personal: bool = False
+) -> bytes:
+    """The body of a CONFIG message (docs/PROTOCOL.md). keep: part of a residual that is left per round missed, 0..1. personal: boards
+    keep a head of their own where it is better on the samples they hold back."""
     kind, flags, levels = codec.fields
+    flags |= lib.QFL_CONFIG_PERSONAL * personal
     return struct.pack(
         "<BIIffffHHBBBHB", 2, run_id & 0xFFFFFFFF, seed & 0xFFFFFFFF, fit.lr, fit.momentum, fit.weight_decay, fit.prox,
         fit.epochs, fit.batch, fit.holdout, kind, flags, levels, round(255 * keep),
@@ -266,12 +278,12 @@ class Device:
         answer = await self._request(lib.QFL_MSG_STATUS, timeout=timeout)
         if answer.status < 0:
             raise self._refused(answer, "its status")
-        if len(answer.body) != 16:
+        if len(answer.body) != 22:
             raise self._garbled("a status request")
-        state, flags, samples, capacity, head, round_, rejected = struct.unpack("<BBHHIHI", answer.body)
+        state, flags, samples, capacity, head, round_, rejected, *held = struct.unpack("<BBHHIHIHHH", answer.body)
         return DeviceStatus(
             STATES.get(state, "unknown"), bool(flags & 1), bool(flags & 2), bool(flags & 4),
-            samples, capacity, head, round_, rejected,
+            samples, capacity, head, round_, rejected, bool(flags & 16), *held,
         )  # fmt: skip
 
     async def push(
@@ -408,9 +420,11 @@ class Device:
         if answer.body[:4] != struct.pack("<I", result):
             raise DeviceError(f"{self.name} says it took an update, but holds a head of another hash")
 
-    async def evaluate(self, *, held_back: bool = False, timeout: float = 60.0) -> Score:
-        """Score of the board's global head on its local samples, or on those held back only."""
-        answer = await self._request(lib.QFL_MSG_EVAL, bytes((held_back,)), timeout=timeout)
+    async def evaluate(self, *, held_back: bool = False, in_use: bool = False, timeout: float = 60.0) -> Score:
+        """Score of the board's global head on its local samples, or on those held back only. in_use: of the head it uses, which is its
+        own where it has a better one."""
+        flags = lib.QFL_EVAL_HELD * held_back | lib.QFL_EVAL_IN_USE * in_use
+        answer = await self._request(lib.QFL_MSG_EVAL, bytes((flags,)), timeout=timeout)
         if answer.status < 0:
             raise self._refused(answer, "an evaluation")
         if len(answer.body) != 12:

@@ -12,9 +12,10 @@ from quantfl.core.head import FitConfig, head_hash
 from quantfl.core.nn import Engine, device_need
 from quantfl.device import Device, config_bytes
 from quantfl.emulate import boot_fleet, close_all
+from quantfl.fleet import api
 from quantfl.package.convert import convert
 from quantfl.package.program import open_package
-from tests.support import DEMO_MODEL, need_board
+from tests.support import DEMO_MODEL, demo_config, need_board, need_digits
 
 pytestmark = pytest.mark.emulated
 
@@ -78,3 +79,74 @@ def test_caching_inputs_leaves_room_for_more_samples():
 def test_scales_need_a_fraction_of_the_memory():
     whole, scales = (device_need(convert(DEMO_MODEL, cut="1", train=t).package, 1 << 18) for t in ("all", "scales"))
     assert scales["params"] < 0.05 * whole["params"]
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["features", "inputs"])
+@pytest.mark.parametrize("kind", ["inproc", "qemu_m4"])
+def test_a_board_keeps_the_better_head(kind, recompute):
+    """Own head, counts in the status, and a delta that is what it is without; the same decisions stated in Python."""
+    need_board(kind)
+    package = convert(DEMO_MODEL, recompute=recompute).package
+    p = open_package(package)
+    x, _ = samples(60)
+    features, head = Engine(package).run_batch(x), p.head
+    y = np.where(np.arange(60) % 3 == 0, 4, 7).astype(np.uint16)  # this board's own habit
+    (board,) = boot_fleet(kind, 1)
+
+    def score(params):
+        s = head.evaluate(params, features[3::4], y[3::4])
+        return s.correct, -s.loss
+
+    async def go() -> None:
+        async with Device(board.url) as device:
+            await device.hello()
+            await device.push(package)
+            room = (await device.hello()).capacity
+            board.feed(x, y)
+            await device.wait_samples(60, timeout=30)
+            await device.configure(config_bytes(FIT, Codec("fp32"), run_id=1, seed=7, personal=True))
+            assert (await device.hello()).capacity < room
+            status = await device.status()
+            assert (status.own, status.held) == (False, 0)
+            fitted = []
+            for round_ in (1, 2):
+                delta = await device.train(round_, head_hash(p.params), timeout=120)
+                seed = 7 ^ (round_ * 0x9E3779B9 & 0xFFFFFFFF)
+                trained, _ = head.fit(p.params, features, y, FitConfig(**{**FIT.__dict__, "seed": seed}))
+                assert delta.data[-4 * head.params :] == (trained - p.params).tobytes()
+                fitted.append(trained)
+                status = await device.status()
+                best = max([p.params, *fitted], key=score)
+                assert (status.own, status.held) == (True, 15)
+                assert (status.held_global, status.held_own) == (score(p.params)[0], score(best)[0])
+                assert status.held_own > status.held_global
+            assert await device.evaluate(in_use=True) == head.evaluate(best, features, y)
+            assert await device.evaluate(held_back=True) == head.evaluate(p.params, features[3::4], y[3::4])
+            assert await device.evaluate() == head.evaluate(p.params, features, y)
+            # A global head that is better for this board: its own is given up.
+            ideal, _ = head.fit(best, features[3::4], y[3::4], FitConfig(lr=0.01, epochs=40, batch=4))
+            assert score(ideal) > score(best)
+            await device.put_head(ideal.tobytes())
+            await device.evaluate(held_back=True)
+            status = await device.status()
+            assert not status.own and status.held_own == status.held_global == score(ideal)[0]
+            # Given back when it is no longer asked for.
+            await device.configure(config_bytes(FIT, Codec("fp32"), run_id=2, seed=7))
+            assert (await device.hello()).capacity == room and not (await device.status()).own
+
+    try:
+        asyncio.run(go())
+    finally:
+        close_all([board])
+
+
+def test_a_personal_run_reports_own_heads(tmp_path):
+    need_digits()
+    train = {"holdout": 5, "personal": True}
+    config = demo_config(run={"rounds": 3}, fleet={"boards": 3, "emulate": "inproc"}, train=train)
+    outcome = asyncio.run(api.run(config, base=DEMO_MODEL.parent, folder=tmp_path / "run", kind="inproc"))
+    own = outcome.summary["own_heads"]
+    assert len(own) == 3 and all(b["held"] > 0 and b["in_use"] >= b["global"] for b in own.values())
+    plain = demo_config(run={"rounds": 3}, fleet={"boards": 3, "emulate": "inproc"}, train={"holdout": 5})
+    other = asyncio.run(api.run(plain, base=DEMO_MODEL.parent, folder=tmp_path / "plain", kind="inproc"))
+    assert other.summary["own_heads"] == {} and other.summary["head"] == outcome.summary["head"]

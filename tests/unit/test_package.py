@@ -18,7 +18,7 @@ from quantfl.package.export import export
 from quantfl.package.flatfile import METADATA_NAME, ModelFile
 from quantfl.package.program import compile_program, grid, open_package, original_of
 from quantfl.package.rewrite import add_biases
-from tests.support import DEMO_MODEL, ROOT, shared_data
+from tests.support import DEMO_MODEL, ROOT, need_digits, shared_data
 
 ORIGINAL = DEMO_MODEL.read_bytes()
 PACKAGE = convert_bytes(ORIGINAL, source="demo", name="digits").package
@@ -256,3 +256,49 @@ def test_biases_for_several_layers_at_once():
 def test_possible_cuts_start_with_the_smallest_head():
     cuts = cut.possible_cuts(ModelFile(ORIGINAL))
     assert [c.params for c in cuts] == sorted(c.params for c in cuts)
+
+
+@pytest.mark.parametrize(
+    "cut_op,train", [("1", "all"), ("2", "all"), ("3", "all"), ("2", "scales"), ("1", "scales+head"), ("3", "scales+head")]
+)
+def test_export_of_trained_convolutions(cut_op, train):
+    """The int8 model in tflite-micro within 0.5 points of the boards' float head on real samples, trained from the turned digits."""
+    need_digits()
+    from quantfl.core.head import FitConfig
+    from quantfl.data.dataset import load_digits
+    from quantfl.data.quantise import to_int8
+
+    ds = load_digits(None)
+    done = convert_bytes(ORIGINAL, source="demo", cut=cut_op, train=train)
+    p = open_package(done.package)
+    x = to_int8(np.concatenate([ds.x_train, ds.x_test]), p.input_scale, p.input_zero_point, p.input_size)
+    y = np.concatenate([ds.y_train, ds.y_test]).astype(np.uint16)
+    features, head = Engine(done.package).run_batch(x), p.head
+    before = head.evaluate(p.params, features, y).accuracy
+    lr, epochs = {"all": (0.002, 6), "scales": (0.03, 30), "scales+head": (0.01, 6)}[train]
+    config = FitConfig(lr=lr, momentum=0.9, epochs=epochs, batch=10, seed=1)
+    params, _ = head.fit(p.params, features[:600], y[:600], config)
+    after = head.evaluate(params, features, y).accuracy
+    assert after > before + 0.1
+    exported = export(p, params, features[:900])
+    assert len(exported) == len(p.original)
+    got, _ = stock_accuracy(exported, x, y)
+    assert abs(got - after) <= 0.005, (before, after, got)
+    again = open_package(export(p, params, features[:900], keep_metadata=True))
+    assert [x.text for x in again.layers] == [x.text for x in p.layers]
+    restarted = again.head.evaluate(again.params, Engine(again.data).run_batch(x), y).accuracy
+    assert abs(restarted - after) < 0.02
+
+
+def test_shared_bias_buffers_are_parted():
+    """TFLite's converter stores equal constants once; two layers that train must not write the same bytes."""
+    model = ModelFile(ORIGINAL)
+    chosen = cut.choose(model, "1")
+    ops = [s.op.index for s in cut.stages_of(model, chosen.op) if s.layer.weights]
+    parted = ModelFile(add_biases(ORIGINAL, ops[:2]))
+    for index in ops[:2]:
+        old, new = (m.tensors[m.ops[index].inputs[2]] for m in (model, parted))
+        assert np.array_equal(old.data.reshape(-1), new.data.reshape(-1)) and np.allclose(old.scales, new.scales)
+    assert cut.without_own_bias(parted, cut.choose(parted, "1")) == []
+    x = np.random.default_rng(1).integers(-128, 128, (10, 64), np.int8)
+    assert (Engine(compile_program(ORIGINAL)).classify(x) == Engine(compile_program(parted.data)).classify(x)).all()

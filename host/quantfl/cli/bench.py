@@ -9,6 +9,7 @@ import typer
 
 BENCHES = {
     "engine": "instructions of an inference on an emulated Cortex-M4F",
+    "train": "training of the last layers on real data, against float TensorFlow, and its cost on a Cortex-M4F",
     "bytes": "bytes on the wire to an accuracy, by scheme",
     "link": "what a session makes of a line, by latency and bit errors",
     "keys": "what keys cost a board: bytes, instructions, code, RAM",

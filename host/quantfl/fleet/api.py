@@ -64,13 +64,14 @@ async def run(
             rounds.score_start()
             rounds.checkpoint()
             await rounds.run()
+        own = await rounds.own_heads()
         books = await rounds.close_books()
         rounds.checkpoint()
     finally:
         await prepared.close()
     plain = await plain_run(config, base, progress) if compare and not rounds.stopped else None
     progress.phase("writing the model and the summary")
-    return Outcome(finish(prepared, rounds, books, plain=plain), rounds.stopped)
+    return Outcome(finish(prepared, rounds, books, plain=plain, own=own), rounds.stopped)
 
 
 async def quiet_run(config: RunConfig, base: Path) -> Rounds:

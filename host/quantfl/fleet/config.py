@@ -108,6 +108,13 @@ class TrainTable(_Table):
     epochs: Annotated[int, Field(ge=1, le=65535)] = 1
     batch: Annotated[int, Field(ge=1, le=65535)] = 10
     holdout: Annotated[int, Field(ge=0, le=255)] = 0
+    personal: bool = False
+
+    @model_validator(mode="after")
+    def _held_back(self) -> TrainTable:
+        if self.personal and self.holdout == 0:
+            raise ValueError("personal heads are judged on samples held back: set holdout to at least 2")
+        return self
 
     @field_validator("holdout")
     @classmethod
@@ -117,7 +124,7 @@ class TrainTable(_Table):
         return value
 
     def fit(self) -> FitConfig:
-        return FitConfig(**self.model_dump())
+        return FitConfig(**self.model_dump(exclude={"personal"}))
 
 
 class CodecTable(_Table):

@@ -71,10 +71,10 @@ def _quiet():
         os.close(saved)
 
 
-def finish(prepared: Prepared, rounds: Rounds, books: dict[str, str], *, plain: dict | None = None) -> dict:
+def finish(prepared: Prepared, rounds: Rounds, books: dict[str, str], *, plain: dict | None = None, own: dict | None = None) -> dict:
     """Write model.tflite, accuracy.png and summary.json into the run's folder; returns the summary.
 
-    plain: the same run over plain float32, as `plain_summary` returns it.
+    plain: the same run over plain float32, as `plain_summary` returns it. own: boards' own heads (Rounds.own_heads).
     """
     f, folder = prepared.federation, prepared.federation.folder
     history = rounds.history
@@ -98,6 +98,7 @@ def finish(prepared: Prepared, rounds: Rounds, books: dict[str, str], *, plain: 
         "books_differ": books,
         "chaos": None if f.chaos is None else {"spec": f.chaos.chaos.text, "faults": f.chaos.faults()},
         "fp32": plain,
+        "own_heads": own or {},
         "files": {},
     }
     if folder is None:

@@ -200,6 +200,7 @@ def make_member(
             feed, expected = partial(send_samples, table.samples, *data), len(data[1])
     seed = client_seed(config.run.seed, index)
     message = config_bytes(config.train.fit(), config.uplink.make(), run_id=run_id(config, package), seed=seed,
+                           personal=config.train.personal,
                            keep=config.uplink.keep)  # fmt: skip
     session = None
     if chaos is not None:

@@ -7,6 +7,7 @@ others. After every round the state is checkpointed; a resumed run produces the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
@@ -401,6 +402,20 @@ class Rounds:
         if rate.exhausted(spent) and round_ < rounds:
             self.over = f"the budget of {rate.budget:,.0f} bytes per link is used up after round {round_} of {rounds}"
             self.f.progress.warn(self.over)
+
+    async def own_heads(self) -> dict[str, dict]:
+        """Per board of a personal run: whether it uses a head of its own, and how many of the samples it holds back are right by the
+        global head and by the one in use. Boards out of reach are left out."""
+
+        async def one(member: Member) -> None:
+            with contextlib.suppress(DeviceError, LinkError):
+                status = await member.device.status()
+                rows[member.name] = {"own": status.own, "held": status.held, "global": status.held_global, "in_use": status.held_own}
+
+        rows: dict[str, dict] = {}
+        if self.f.config.train.personal:
+            await asyncio.gather(*(_in_turn(m, one(m)) for m in self.f.members))
+        return dict(sorted(rows.items()))
 
     async def close_books(self) -> dict[str, str]:
         """Compare the full books of every board that answers; returns board -> what differs and no counted fault explains."""

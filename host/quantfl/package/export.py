@@ -85,9 +85,11 @@ def export(
         n, out = layer.tensors
         kernel, bias = params[at : at + n].astype(np.float64), params[at + n : at + n + out].astype(np.float64)
         at += n + out
-        if layer.mode == "scales":
-            kernel = stage_floats(model, stage)[0].reshape(-1, out) * kernel
-        _write_weights(model, patch, stage, kernel.reshape(-1, out), bias, x_scale)
+        scales = None
+        if layer.mode == "scales":  # the int8 kernel stays as it is, but for the sign
+            fixed, _, before = stage_floats(model, stage)
+            scales, kernel = np.abs(kernel) * before, fixed.reshape(-1, out) * kernel
+        _write_weights(model, patch, stage, kernel.reshape(-1, out), bias, x_scale, scales)
         x_scale, x_zero = _write_outputs(model, patch, stage, following, _range(outputs[i], layer.activation != "linear"))
     out = bytes(patch.out)
     if keep_metadata:
@@ -111,9 +113,10 @@ def _package_again(data: bytes, package: Package, params: np.ndarray) -> bytes:
 
 
 def _write_weights(
-    model: ModelFile, patch: _Patch, stage: Stage, kernel: np.ndarray, bias: np.ndarray, x_scale: float
+    model: ModelFile, patch: _Patch, stage: Stage, kernel: np.ndarray, bias: np.ndarray, x_scale: float,
+    wanted: np.ndarray | None = None,
 ) -> None:
-    """kernel [taps * in, out], depthwise [taps, channels]."""
+    """kernel [taps * in, out], depthwise [taps, channels]. wanted: scales [out] to quantise with instead of the smallest."""
     op = stage.op
     w = model.tensors[op.inputs[1]]
     largest = np.abs(kernel).max(axis=0)
@@ -121,6 +124,8 @@ def _write_weights(
         largest = np.full_like(largest, largest.max())
     # A channel of zeros, or one whose bias would overflow int32, gets a larger scale.
     scales = np.maximum(largest / 127.0, 1e-9)
+    if wanted is not None and len(w.scales) > 1:
+        scales = np.maximum(wanted, 1e-9)  # at most one step of clipping, where -128 changes its sign
     scales = np.maximum(scales, np.abs(bias) / (x_scale * (2**30))).astype(np.float32)
     if len(w.scales) == 1:
         scales = np.full_like(scales, scales.max())

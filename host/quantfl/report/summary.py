@@ -23,6 +23,13 @@ def print_summary(summary: dict, console: Console | None = None) -> None:
             f"exported int8 model in {summary['interpreter']}: accuracy {summary['exported_accuracy']:.4f}",
             highlight=False,
         )
+    if own := summary.get("own_heads"):
+        held = max(1, sum(b["held"] for b in own.values()))
+        console.print(
+            f"heads of their own: {sum(b['own'] for b in own.values())} of {len(own)} boards; of the samples held back "
+            f"{sum(b['global'] for b in own.values()) / held:.1%} right by the global head, "
+            f"{sum(b['in_use'] for b in own.values()) / held:.1%} by those in use", highlight=False,
+        )  # fmt: skip
     ledger = summary["ledger"]
     table = Table(title="bytes on the wire, by link and purpose", padding=(0, 1, 0, 0))
     table.add_column("link", no_wrap=True)

@@ -51,6 +51,9 @@ typedef enum qfl_object {
 
 enum {
     QFL_CONFIG_BYTES = 35,
+    QFL_CONFIG_PERSONAL = 1, /* bit of the codec's flags in CONFIG: a head of the board's own */
+    QFL_EVAL_HELD = 1,       /* EVAL: only samples held back */
+    QFL_EVAL_IN_USE = 2,     /* EVAL: the board's own head, where it uses one, instead of the global one */
     QFL_STATS_BYTES = 8,
     QFL_UPDATE_STAGED = 1 /* UPDATE flag: the coded delta has been put as QFL_OBJECT_UPDATE */
 };
@@ -82,6 +85,9 @@ qfl_device_state qfl_device_get_state(const qfl_device *d);
 uint32_t qfl_device_samples(const qfl_device *d);
 /* The global head [*count floats] as the board holds it, or NULL without a package. */
 const float *qfl_device_head(const qfl_device *d, uint32_t *count);
+
+/* The head [*count floats] to classify with on the board: its own where that is better, else the global one; NULL without a package. */
+const float *qfl_device_head_in_use(const qfl_device *d, uint32_t *count);
 
 /* What a package needs of a board, computed by the code that lays the memory out. */
 typedef struct qfl_device_need {

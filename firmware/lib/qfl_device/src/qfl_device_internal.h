@@ -11,6 +11,8 @@
 
 enum { ANSWER_BYTES = 448, SLACK_BYTES = 64 };
 
+typedef enum qfl_judge { QFL_JUDGE_NONE = 0, QFL_JUDGE_GLOBAL = 1, QFL_JUDGE_OWN = 2, QFL_JUDGE_FITTED = 3 } qfl_judge;
+
 struct qfl_device {
     const qfl_port *port;
     uint8_t *arena;
@@ -91,6 +93,15 @@ struct qfl_device {
 
     qfl_head_score score;
     uint32_t eval_at, eval_holdout;
+    uint8_t eval_own; /* the own head is being evaluated */
+
+    /* a head of the board's own (qfl_device_own.c) */
+    float *own;        /* [params] at the end of the sample cache */
+    uint32_t own_rows; /* rows of the cache that it takes */
+    uint8_t personal, own_in_use;
+    uint8_t judged; /* qfl_judge: what is being scored before or after a fit */
+    uint16_t held, held_global, held_own; /* samples held back; right by the global head; by the one in use */
+    float global_loss, own_loss;
 };
 
 static inline uint32_t qfl_get32(const uint8_t *p)
@@ -150,6 +161,16 @@ qfl_status qfl_device_lead(qfl_device *d, uint32_t result, const uint8_t *p, uin
 void qfl_device_work(qfl_device *d); /* a slice of training or evaluation */
 void qfl_device_cancel(qfl_device *d);
 void qfl_device_answer_waiting(qfl_device *d); /* with a delta that is ready, if one was asked for */
+
+void qfl_device_score_begin(qfl_device *d, uint32_t holdout);
+int qfl_device_score_slice(qfl_device *d, const float *head); /* 1: all samples are scored */
+
+/* qfl_device_own.c: a head of the board's own */
+qfl_status qfl_device_own_reserve(qfl_device *d, int personal, uint32_t holdout);
+void qfl_device_own_begin(qfl_device *d);  /* before a fit */
+int qfl_device_own_fitted(qfl_device *d);  /* after it; 1: there is something to score first */
+int qfl_device_own_slice(qfl_device *d);   /* 1: the fitted head is scored */
+void qfl_device_own_compare(qfl_device *d); /* `score` is the global head's on the samples held back */
 
 /* qfl_device_stats.c: sums for a start in closed form */
 void qfl_device_on_stats(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n);

@@ -21,6 +21,9 @@ void qfl_device_unload(qfl_device *d)
     d->have_package = d->have_config = d->delta_done = 0;
     d->staged = d->put_object = 0;
     d->samples = d->capacity = d->params = d->nn_op = 0;
+    d->own = NULL;
+    d->own_rows = d->held = d->held_global = d->held_own = 0;
+    d->personal = d->own_in_use = 0;
     d->state = QFL_DEVICE_EMPTY;
 }
 

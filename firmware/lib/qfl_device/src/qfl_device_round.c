@@ -17,6 +17,7 @@ void qfl_device_cancel(qfl_device *d)
 {
     if (d->have_package)
         d->state = QFL_DEVICE_IDLE;
+    d->judged = QFL_JUDGE_NONE;
     if (d->nn.recompute)
         d->nn_op = 0; /* features on their way to a visit that will not be */
     d->waiting = d->stats_done = d->unkept = 0;
@@ -37,7 +38,7 @@ qfl_status qfl_device_take_config(qfl_device *d, const uint8_t *p)
     c.batch = qfl_get16(p + 27);
     c.holdout = p[29];
     codec.kind = p[30];
-    codec.flags = p[31];
+    codec.flags = p[31] & (uint8_t)~QFL_CONFIG_PERSONAL;
     codec.levels = qfl_get16(p + 32);
     /* The ranges are those of qfl_head_fit_begin, asked with no samples: it must get as far as missing them. */
     qfl_head_data none = qfl_device_data(d);
@@ -47,6 +48,8 @@ qfl_status qfl_device_take_config(qfl_device *d, const uint8_t *p)
     status = status == QFL_E_STATE ? qfl_codec_check(&codec) : status;
     if (status == QFL_OK && qfl_codec_bound(&codec, &d->layout) > 4 * d->params + SLACK_BYTES)
         status = QFL_E_NOMEM;
+    if (status == QFL_OK)
+        status = qfl_device_own_reserve(d, p[31] & QFL_CONFIG_PERSONAL, c.holdout);
     if (status != QFL_OK)
         return status;
     d->config = c;
@@ -198,6 +201,7 @@ void qfl_device_on_train(qfl_device *d, uint8_t kind, uint8_t number, const uint
     d->waiting_kind = kind;
     d->waiting_number = number;
     d->state = QFL_DEVICE_TRAINING;
+    qfl_device_own_begin(d);
 }
 
 /* What is left of a residual after the rounds this board sat out: (residual_keep / 255) per round missed. */
@@ -302,27 +306,43 @@ void qfl_device_on_eval(qfl_device *d, uint8_t number, const uint8_t *p, uint32_
         qfl_device_answer(d, QFL_MSG_EVAL, number, QFL_E_BUSY, NULL, 0, NULL, 0);
         return;
     }
-    memset(&d->score, 0, sizeof d->score);
-    d->eval_at = 0;
-    d->eval_holdout = p[0] != 0 && d->have_config ? d->config.holdout : 0;
+    qfl_device_score_begin(d, (p[0] & QFL_EVAL_HELD) != 0 && d->have_config ? d->config.holdout : 0);
+    d->eval_own = (p[0] & QFL_EVAL_IN_USE) != 0 && d->own_in_use;
     d->waiting = 1;
     d->waiting_kind = QFL_MSG_EVAL;
     d->waiting_number = number;
     d->state = QFL_DEVICE_EVALUATING;
 }
 
-static void evaluate_slice(qfl_device *d)
+void qfl_device_score_begin(qfl_device *d, uint32_t holdout)
+{
+    memset(&d->score, 0, sizeof d->score);
+    d->eval_at = 0;
+    d->eval_holdout = holdout;
+}
+
+int qfl_device_score_slice(qfl_device *d, const float *head)
 {
     qfl_head_data data = qfl_device_data(d);
-    uint8_t body[12];
-    uint32_t loss, slice = d->nn.recompute ? 1 : EVAL_SLICE;
+    uint32_t slice = d->nn.recompute ? 1 : EVAL_SLICE;
     if (d->nn.recompute && qfl_head_held_back(d->eval_at, d->eval_holdout) && !qfl_device_features_ready(d, d->eval_at))
-        return;
-    qfl_head_evaluate(&d->shape, d->global, &data, d->eval_holdout, d->eval_at, slice, &d->score, d->scratch);
+        return 0;
+    qfl_head_evaluate(&d->shape, head, &data, d->eval_holdout, d->eval_at, slice, &d->score, d->scratch);
     d->eval_at += slice;
     if (d->eval_at < d->samples)
-        return;
+        return 0;
     qfl_head_score_finish(&d->score);
+    return 1;
+}
+
+static void evaluate_slice(qfl_device *d)
+{
+    uint8_t body[12];
+    uint32_t loss;
+    if (!qfl_device_score_slice(d, d->eval_own ? d->own : d->global))
+        return;
+    if (!d->eval_own && d->eval_holdout != 0)
+        qfl_device_own_compare(d);
     d->state = QFL_DEVICE_IDLE;
     if (!d->waiting)
         return;
@@ -342,6 +362,11 @@ void qfl_device_work(qfl_device *d)
         qfl_device_stats_slice(d);
     else if (d->unkept)
         end_round(d);
-    else if (qfl_device_features_ready(d, qfl_head_fit_next(&d->fit)) && !qfl_head_fit_step(&d->fit))
-        finish_fit(d);
+    else if (d->judged != QFL_JUDGE_NONE) {
+        if (qfl_device_own_slice(d))
+            finish_fit(d);
+    } else if (qfl_device_features_ready(d, qfl_head_fit_next(&d->fit)) && !qfl_head_fit_step(&d->fit)) {
+        if (!qfl_device_own_fitted(d))
+            finish_fit(d);
+    }
 }
