@@ -28,7 +28,7 @@ def build(tf, size: int, width: float = 0.25):
     x = layers.Rescaling(1 / 127.5, -1.0)(x)
 
     def unit(x, layer):
-        return layers.ReLU(6.0)(layers.BatchNormalization()(layer(x)))
+        return layers.ReLU(6.0)(layers.BatchNormalization(momentum=0.9)(layer(x)))
 
     x = unit(x, layers.Conv2D(int(32 * width), 3, 1 if size == 32 else 2, padding="same", use_bias=False))
     for channels, stride in BLOCKS:

@@ -34,7 +34,7 @@ def build(tf, size: int, width: float = 0.35):
     small = size == 32
 
     def unit(x, layer, relu=True):
-        x = layers.BatchNormalization()(layer(x))
+        x = layers.BatchNormalization(momentum=0.9)(layer(x))
         return layers.ReLU(6.0)(x) if relu else x
 
     x = unit(x, layers.Conv2D(_channels(32 * width), 3, 1 if small else 2, padding="same", use_bias=False))

@@ -23,7 +23,7 @@ def build(tf):
     x = layers.Rescaling(1 / 127.5, -1.0)(x)
 
     def unit(x, channels, stride):
-        return layers.BatchNormalization()(layers.Conv2D(channels, 3, stride, padding="same")(x))
+        return layers.BatchNormalization(momentum=0.9)(layers.Conv2D(channels, 3, stride, padding="same")(x))
 
     x = layers.ReLU()(unit(x, 16, 1))
     for channels, stride in ((16, 1), (32, 2), (64, 2)):

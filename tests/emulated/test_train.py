@@ -7,15 +7,17 @@ import asyncio
 import numpy as np
 import pytest
 
+from quantfl.bench.engine import count
 from quantfl.core.codec import Codec
 from quantfl.core.head import FitConfig, head_hash
 from quantfl.core.nn import Engine, device_need
 from quantfl.device import Device, config_bytes
 from quantfl.emulate import boot_fleet, close_all
 from quantfl.fleet import api
-from quantfl.package.convert import convert
+from quantfl.package.convert import convert, convert_bytes
+from quantfl.package.cost import insns
 from quantfl.package.program import open_package
-from tests.support import DEMO_MODEL, demo_config, need_board, need_digits
+from tests.support import DEMO_MODEL, ROOT, demo_config, need_board, need_digits
 
 pytestmark = pytest.mark.emulated
 
@@ -150,3 +152,40 @@ def test_a_personal_run_reports_own_heads(tmp_path):
     plain = demo_config(run={"rounds": 3}, fleet={"boards": 3, "emulate": "inproc"}, train={"holdout": 5})
     other = asyncio.run(api.run(plain, base=DEMO_MODEL.parent, folder=tmp_path / "plain", kind="inproc"))
     assert other.summary["own_heads"] == {} and other.summary["head"] == outcome.summary["head"]
+
+
+@pytest.mark.parametrize("model", ["digits", "activity", "femnist_pooled"])
+def test_estimated_instructions_are_near_those_counted(model):
+    """`convert --cuts` prints an estimate; the emulated Cortex-M4F is what it stands for."""
+    need_board("qemu_m4")
+    data = (ROOT / "models" / model / f"{model}_int8.tflite").read_bytes()
+    for option in convert_bytes(data, source=model).cuts[:3]:
+        for train in ("all", "scales"):
+            done = convert_bytes(data, source=model, cut=str(option.op), train=train)
+            size = open_package(done.package).input_size
+            counted = count(done.package, np.random.default_rng(1).integers(-128, 128, (10, size), np.int8))
+            estimate = insns(done.cut.layers)
+            assert 2 / 3 < 10 * estimate / counted.train_insns < 1.5, (option.text, train, estimate, counted.train_insns)
+
+
+def test_one_dense_layer_meets_its_bounds():
+    """At most 12 instructions per weight and sample, and 4 (F + K) + 512 bytes beside parameters, momentum and features."""
+    need_board("qemu_m4")
+    package = convert(DEMO_MODEL).package
+    counted = count(package, np.random.default_rng(1).integers(-128, 128, (10, 64), np.int8))
+    assert counted.train_insns <= 12 * 10 * 1290
+    assert counted.train_ram <= 4 * (128 + 10) + 512
+
+
+def test_the_trained_bits_are_the_same_in_the_bench_firmware():
+    """The M4's parameters after an epoch, by checksum, for a convolutional head."""
+    need_board("qemu_m4")
+    package = convert(DEMO_MODEL, cut="1").package
+    x = np.random.default_rng(1).integers(-128, 128, (10, 64), np.int8)
+    counted, p = count(package, x), open_package(package)
+    y = np.arange(10, dtype=np.uint16)
+    trained, _ = p.head.fit(p.params, Engine(package).run_batch(x), y, FitConfig(lr=0.001, momentum=0.9, epochs=1, batch=10, seed=1))
+    total = 0
+    for word in trained.view(np.uint32).tolist():
+        total = ((total << 5 | total >> 27) & 0xFFFFFFFF) ^ word
+    assert counted.train_sum == total

@@ -47,7 +47,8 @@ def test_it_compiles_for_cortex_m4(tmp_path):
     if gcc is None:
         pytest.skip("arm-none-eabi-gcc is not installed")
     files, includes = sources()
-    core = ["--specs=picolibc.specs", "-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16", "-ffunction-sections", "-c"]
+    specs = ["--specs=picolibc.specs", "-ffunction-sections", "-c"]
+    core = [*specs, "-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"]
     subprocess.run([gcc, *FLAGS, *core, *includes, str(EXAMPLE / "main.c"), *files], check=True, cwd=tmp_path)
     assert (tmp_path / "main.o").exists()
 

@@ -32,14 +32,16 @@ class Cost:
     samples: dict[str, int]
 
 
-#: Instructions per multiply-accumulate on Cortex-M4F, fitted to `quantfl bench train` (tests hold them within a third): forward and
-#: gradient of kernels by number of outputs, the error passed down, the step per parameter.
-_BACK, _STEP, _SAMPLE = 4.3, 0.8, 600.0
+#: Instructions on Cortex-M4F, fitted to `quantfl bench train` and rounded: the error passed down per weight and pixel, the step per
+#: parameter, what a sample costs beside. How many inputs are 0, and so skipped, is the data's own; the estimate is within a factor of
+#: 1.5 for the models in models/ (a test), and may be 2.5 times too high where nearly all activations are 0.
+_BACK, _STEP, _SAMPLE = 4.3, 0.8, 1500.0
 
 
-def _forward_and_gradient(outputs: int) -> float:
-    """Per weight of a dense layer or a pixel's patch whose inputs are partly 0 and so skipped: two in five."""
-    return 0.6 * (7.0 + 15.0 / min(12, outputs)) + 0.4 * 12.0 / min(12, outputs)
+def _forward_and_gradient(outputs: int, dense: bool) -> float:
+    """Per weight of a dense layer or of one pixel; one in five of a dense layer's inputs is taken to be 0, two in five of a pixel's."""
+    used, block = 0.8 if dense else 0.6, min(12, outputs)
+    return used * (7.0 + 15.0 / block) + (1.0 - used) * 12.0 / block
 
 
 def insns(layers: tuple[Layer, ...]) -> int:
@@ -57,7 +59,7 @@ def insns(layers: tuple[Layer, ...]) -> int:
         elif layer.kind == "depthwise":
             total += macs * (24.0 if i else 21.0)
         else:
-            total += macs * (_forward_and_gradient(layer.out_shape[2]) + (_BACK if i else 0))
+            total += macs * (_forward_and_gradient(layer.out_shape[2], pixels == 1) + (_BACK if i else 0))
             if layer.kernel != (1, 1):
                 total += pixels * layer.weights / layer.out_shape[2] * 20.0
         total += 10.0 * outputs + (12.0 * inputs if i else 0.0) + _STEP * sum(layer.tensors)
