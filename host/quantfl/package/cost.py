@@ -39,7 +39,7 @@ _BACK, _STEP, _SAMPLE = 4.3, 0.8, 1500.0
 
 
 def _forward_and_gradient(outputs: int, dense: bool) -> float:
-    """Per weight of a dense layer or of one pixel; one in five of a dense layer's inputs is taken to be 0, two in five of a pixel's."""
+    """Per weight of a dense layer or of one pixel; one in five of a dense layer's inputs and two in five of a pixel's count as 0."""
     used, block = 0.8 if dense else 0.6, min(12, outputs)
     return used * (7.0 + 15.0 / block) + (1.0 - used) * 12.0 / block
 
