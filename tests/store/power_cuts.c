@@ -182,7 +182,7 @@ static void step(uint32_t state, uint32_t bytes)
 
 static void try_log(const part *part, uint32_t *cuts)
 {
-    uint32_t bytes = part->info.log_size / 2 / 7 < KB(20) ? part->info.log_size / 2 / 7 : KB(20), rounds = 18;
+    uint32_t bytes = part->info.log_size / 2 / 7 < KB(20) ? part->info.log_size / 2 / 7 : KB(20), rounds = part->info.log_size >= KB(128) ? 8 : 18;
     MUST(qfl_store_open(&store, &port) == QFL_OK);
     save();
     flash.ops = 0;
