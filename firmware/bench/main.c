@@ -4,11 +4,15 @@
  *
  * A package with a head is also fitted for one epoch on the features of the inputs, labels counting up modulo the classes.
  *
+ * A package of 0 bytes: the codec's bench instead. JOB then holds, after the number of values n: u32 columns (n is a kernel of whole
+ * rows and a bias of one), u32 code of the step, n float32.
+ *
  * Memory: 0x21400000 package, 0x21300000: u32 package size, u32 inputs, then the inputs; 0x21800000 arena;
  * 0x21C00000 parameters, momentum, scratch and features of the head.
  */
 #include <string.h>
 
+#include "qfl_codec.h"
 #include "qfl_head.h"
 #include "qfl_nn.h"
 
@@ -119,15 +123,67 @@ static void train(const qfl_nn *nn, uint32_t inputs)
     number("train_sum ", sum);
 }
 
+static const char hex[] = "0123456789abcdef";
+
+/* What a board does to a delta: feedback, quantising, writing; and reading it back. In the memory it has at that time. */
+static __attribute__((noinline)) void codec_steps(uint32_t n, const qfl_codec_layout *layout, uint32_t code, uint32_t insns[4],
+                                                  uint32_t *size)
+{
+    float *x = (float *)ARENA;
+    int8_t *residual = (int8_t *)HEAD;
+    uint8_t *out = (uint8_t *)HEAD + 0x40000;
+    qfl_codec_dz_form form = {(uint8_t)code, 1, 0};
+    uint32_t start = ticks();
+    qfl_codec_dz_feed_back(x, n, residual, qfl_codec_dz_value(code), 1.0f);
+    insns[0] = ticks() - start;
+    start = ticks();
+    int32_t *symbols = qfl_codec_dz_quantise(x, n, code, residual);
+    insns[1] = ticks() - start;
+    start = ticks();
+    (void)qfl_codec_dz_write(layout, symbols, &form, out, 0x40000, size);
+    insns[2] = ticks() - start;
+    start = ticks();
+    (void)qfl_codec_dz_read(layout, out, *size, code, symbols, &form);
+    insns[3] = ticks() - start;
+}
+
+static __attribute__((noinline)) void codec(uint32_t n)
+{
+    uint32_t columns = REG(JOB + 8), code = REG(JOB + 12), insns[4], size = 0;
+    uint32_t *here = __builtin_frame_address(0), *p = __stack_limit;
+    qfl_codec_layout layout = {2, {n - columns, columns}};
+    memcpy((void *)ARENA, (const void *)(JOB + 16), 4 * n);
+    for (; p < here - 32; p++)
+        *p = PAINT;
+    codec_steps(n, &layout, code, insns, &size);
+    for (p = __stack_limit; *p == PAINT; p++)
+        ;
+    number("stack ", (uint32_t)((uint8_t *)here - (uint8_t *)p));
+    number("feed_back ", insns[0] * INSNS_PER_TICK);
+    number("quantise ", insns[1] * INSNS_PER_TICK);
+    number("write ", insns[2] * INSNS_PER_TICK);
+    number("read ", insns[3] * INSNS_PER_TICK);
+    text("output ");
+    for (uint32_t k = 0; k < size; k++) {
+        uint8_t v = ((const uint8_t *)HEAD + 0x40000)[k];
+        put(hex[v >> 4]);
+        put(hex[v & 15]);
+    }
+    put('\n');
+}
+
 int main(void)
 {
-    static const char hex[] = "0123456789abcdef";
     uint32_t size = REG(JOB), inputs = REG(JOB + 4), insns = 0, at, n;
     qfl_nn nn;
     REG(TIMER0 + 8) = REG(TIMER0 + 4) = 0xFFFFFFFFu;
     REG(TIMER0) = 1;
     REG(UART0 + 16) = 16;
     REG(UART0 + 8) = 1;
+    if (size == 0) {
+        codec(inputs);
+        leave();
+    }
     uint32_t start = ticks();
     qfl_status status = qfl_nn_open(&nn, (const uint8_t *)PACKAGE, size);
     number("open ", (ticks() - start) * INSNS_PER_TICK);

@@ -11,6 +11,7 @@ BENCHES = {
     "engine": "instructions of an inference on an emulated Cortex-M4F",
     "train": "training of the last layers on real data, against float TensorFlow, and its cost on a Cortex-M4F",
     "bytes": "bytes on the wire to an accuracy, by scheme",
+    "codec": "instructions and stack of coding a delta on an emulated Cortex-M4F",
     "link": "what a session makes of a line, by latency and bit errors",
     "keys": "what keys cost a board: bytes, instructions, code, RAM",
     "quantisers": "what one message loses against its bits, ours and rivals",

@@ -51,7 +51,16 @@ int32_t *qfl_codec_dz_quantise(float *x, uint32_t n, uint32_t code, int8_t *resi
 {
     float step = qfl_codec_dz_value(code);
     for (uint32_t i = 0; i < n; i++) {
-        float v = x[i];
+        float v = x[i], away = (v < 0.0f ? -v : v) / step;
+        if (away + 0.5f < 1.0f) { /* most values: the same as below, in fewer steps */
+            uint32_t zero = 0;
+            if (residual != NULL) {
+                int32_t q = (int32_t)(away * (float)QFL_CODEC_RESIDUAL + 0.5f);
+                residual[i] = (int8_t)(v < 0.0f ? -q : q);
+            }
+            memcpy(&x[i], &zero, 4);
+            continue;
+        }
         int32_t s = qfl_codec_dz_symbol(v, step);
         if (residual != NULL) {
             float r = (v - (float)s * step) / step * (float)QFL_CODEC_RESIDUAL;

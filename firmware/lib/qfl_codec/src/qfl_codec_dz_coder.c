@@ -104,10 +104,15 @@ static void write_tensor(range_encoder *e, model *m, range_bit *zero, const int3
         uint32_t left = 0; /* two bits: the two symbols before, not zero */
         for (uint32_t c = 0; c < row; c++, s++) {
             uint32_t near = (left & 1) + (left >> 1), above = above_of(s, row, rows);
-            range_encode(e, &zero[3 * near + above], *s != 0);
-            left = (left << 1 | (uint32_t)(*s != 0)) & 3;
-            if (*s != 0)
-                encode_nonzero(e, m, *s, sign_context(s, row, rows), near + above > 1);
+            range_bit *flag = &zero[3 * near + above];
+            left = left << 1 & 3;
+            if (*s == 0) {
+                range_encode(e, flag, 0);
+                continue;
+            }
+            left |= 1;
+            range_encode(e, flag, 1);
+            encode_nonzero(e, m, *s, sign_context(s, row, rows), near + above > 1);
         }
     }
 }
