@@ -85,18 +85,25 @@ def engine() -> str:
 
 
 def bytes_() -> str:
-    rows = quantfl("bench", "bytes")
+    rows, parts = quantfl("bench", "bytes"), []
+    for key in dict.fromkeys((r["task"], r["split"], r["participation"]) for r in rows):
+        some = [r for r in rows if (r["task"], r["split"], r["participation"]) == key]
+        first = some[0]
+        parts.append(
+            f"**{key[0]}**, {key[1]}, {key[2]:.0%} of {first['links']} boards a round, "
+            f"{first['rounds']} rounds; backbone: {first['backbone']}\n\n"
+            + table(
+                ["up / down", "accuracy", "up", "down", "bytes to target", "fp32's / these"],
+                [[r["scheme"], f"{r['accuracy']:.3f} ± {r['accuracy_sd']:.3f}", f"{r['up_bytes']:,}", f"{r['down_bytes']:,}",
+                  f"{r['bytes_to_target']:,}" if r["bytes_to_target"] else "not reached",
+                  f"{r['ratio_to_fp32']:.1f}" if r["ratio_to_fp32"] else "–"] for r in some],
+            )
+        )  # fmt: skip
     text = (
         "`quantfl bench bytes`: bytes on the wire per link, everything counted, over all rounds and until the accuracy reaches "
-        f"fp32's final one minus half a point; mean of {rows[0]['seeds']} seeds. digits: 8 boards, all in every round; mnist: "
-        "100 boards, ten a round; both Dirichlet(0.3).\n\n"
+        f"fp32's final one minus half a point; mean of {rows[0]['seeds']} seeds (docs/BENCH.md).\n\n"
     )
-    return text + table(
-        ["task", "up / down", "accuracy", "up", "down", "bytes to target", "fp32's / these"],
-        [[r["task"], r["scheme"], f"{r['accuracy']:.3f} ± {r['accuracy_sd']:.3f}", f"{r['up_bytes']:,}", f"{r['down_bytes']:,}",
-          f"{r['bytes_to_target']:,}" if r["bytes_to_target"] else "not reached",
-          f"{r['ratio_to_fp32']:.1f}" if r["ratio_to_fp32"] else "–"] for r in rows],
-    )  # fmt: skip
+    return text + "\n\n".join(parts)
 
 
 def _num(value: float | None, form: str) -> str:

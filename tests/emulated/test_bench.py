@@ -40,6 +40,20 @@ def test_engine():
     assert rows["digits_cnn"]["macs"] == 105_216
 
 
+def test_codec():
+    need_digits()
+    need_board("qemu_m4")
+    from quantfl.bench import codec
+
+    rows = codec.run(quick=True)
+    for r in rows:
+        assert r["same_bytes"], "the emulated M4 makes other bytes than the host"
+        assert r["stack_bytes"] < 1024
+        if r["step_rms"] >= 4:
+            assert r["encode_insns_per_weight"] <= 120
+    assert {r["weights"] for r in rows} == {1290, 2570}
+
+
 def test_bytes(monkeypatch, tmp_path):
     need_digits()
     monkeypatch.setenv("QUANTFL_CACHE", str(tmp_path))
