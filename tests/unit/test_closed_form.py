@@ -188,7 +188,10 @@ def test_damaged_answers_are_refused_and_leave_nothing_behind():
 
 def test_the_estimate_follows_boards_rounds_and_head():
     small, large, spec = Head((16, 4), 0.1, 0), Head((128, 10), 0.1, 0), StatsSpec()
-    assert estimate(large, spec, 20, 50, 10)[0] > 10 * estimate(small, spec, 20, 50, 10)[0]
-    assert estimate(large, spec, 20, 50, 10)[1] == pytest.approx(10 * estimate(large, spec, 20, 5, 10)[1], rel=1e-3)
-    assert estimate(large, StatsSpec(dims=16), 20, 50, 10)[0] < estimate(large, spec, 20, 50, 10)[0] / 5
+    assert estimate(large, spec, 20, 50, 10, 20)[0] > 10 * estimate(small, spec, 20, 50, 10, 20)[0]
+    assert estimate(large, spec, 20, 50, 10, 20)[1] == pytest.approx(10 * estimate(large, spec, 20, 5, 10, 20)[1], rel=1e-3)
+    assert estimate(large, StatsSpec(dims=16), 20, 50, 10, 20)[0] < estimate(large, spec, 20, 50, 10, 20)[0] / 2
+    # every board of a large fleet must be led to the new head, but only those that take part
+    assert estimate(large, spec, 20, 50, 10, 400)[0] > 4 * estimate(large, spec, 20, 50, 10, 20)[0]
+    assert estimate(large, spec, 20, 2, 10, 400)[0] == estimate(large, spec, 20, 2, 10, 10)[0]
     assert StatsSpec(0.4, 0.4, 32, 7).request() == struct.pack("<BBHI", 6, 6, 32, 7)

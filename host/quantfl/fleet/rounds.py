@@ -236,7 +236,7 @@ class Rounds:
             return False
         run, boards = f.config.run, min(start.boards, len(f.members))
         clients = max(1, round(run.fraction * len(f.members)))
-        cost, plan = estimate(f.strategy.head, start.spec(run.seed), boards, run.rounds, clients)
+        cost, plan = estimate(f.strategy.head, start.spec(run.seed), boards, run.rounds, clients, len(f.members))
         pays = cost <= PAYS * plan and run.rounds > 1
         used = start.how == "closed-form" or pays
         f.progress.phase(f"start in closed form: about {cost:,} bytes; all rounds: about {plan:,}; {'used' if used else 'not used'}")
