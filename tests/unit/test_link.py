@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantfl.core.link import DOWN, UP, Link, cobs_decode, cobs_encode, crc32
+from quantfl.core.link import CLOSED, DOWN, UP, Link, cobs_decode, cobs_encode, crc32
 from quantfl.errors import LinkError
 
 cobs = pytest.importorskip("cobs.cobs", reason="the cobs package is not installed")
@@ -79,7 +79,8 @@ class Line:
                     self.got[name].append(message)
 
     def connect(self) -> None:
-        self.host.connect(self.rng.getrandbits(32), self.now)
+        self.host_nonce = self.rng.getrandbits(32)
+        self.host.connect(self.host_nonce, self.now)
         for _ in range(20_000):
             self.step()
             if self.host.state == UP and self.board.state == UP:
@@ -212,3 +213,146 @@ def test_arbitrary_frames_do_no_harm(body, type_):
         end.pull(line.now)
     line.connect()
     exchange(line, [b"still here"], [b"me too"], 5000)
+
+
+def text_between_frames(line: Line, rng: random.Random) -> bytes:
+    """A board's bytes with what its user's firmware prints between frames."""
+    out = b""
+    while data := line.board.pull_some(line.now):
+        out += b"t=%d ms: %s\r\n" % (line.now, bytes(rng.choices(b"abcdefghij 0123456789", k=rng.randrange(120)))) + data
+    return out
+
+
+def feed_all(end: Link, data: bytes, now: int) -> list[bytes]:
+    got, at = [], 0
+    while at < len(data):
+        at += end.feed(data[at:], now)
+        message = end.message()
+        if message is not None:
+            got.append(message)
+    return got
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_printf_between_frames_costs_no_frame(seed):
+    """Text before every frame is skipped and counted, and no frame behind it has to come again."""
+    rng, line = random.Random(seed), Line(1)
+    line.connect()
+    messages, got, noise = [rng.randbytes(rng.randrange(900)) for _ in range(20)], [], 0
+    todo = list(messages)
+    for _ in range(2000):
+        line.now += 1
+        while todo and line.board.pending < 3:
+            line.board.send(todo.pop(0))
+        before = line.board.counters().tx_bytes
+        data = text_between_frames(line, rng)
+        noise += len(data) - (line.board.counters().tx_bytes - before)
+        got += feed_all(line.host, data, line.now)
+        feed_all(line.board, line.host.pull(line.now), line.now)
+    assert got == messages
+    assert line.host.counters().rx_noise == noise > 1000
+    assert line.board.counters().tx_retransmission == 0
+
+
+def test_resynchronises_within_one_frame():
+    """After a break anywhere in a frame the next one is taken."""
+    for cut in range(1, 60, 7):
+        line = Line(4)
+        line.connect()
+        line.board.send(bytes(range(1, 57)))
+        line.board.send(b"second")
+        first, second = line.board.pull_some(line.now), line.board.pull_one(line.now)
+        assert first and second
+        got = feed_all(line.host, first[:cut] + second, line.now)  # the rest of the first was lost, its delimiter too
+        assert line.host.counters().rx_noise == cut
+        feed_all(line.board, line.host.pull(line.now), line.now)
+        exchange(line, [], [], 3000)
+        assert got + line.got["host"] == [bytes(range(1, 57)), b"second"]
+        assert line.host.counters().rx_noise == cut
+
+
+def test_a_frame_dropped_for_want_of_place_comes_again_at_once():
+    """Frames of the next message ahead of a gap are told, so nothing waits for a time-out."""
+    line = Line(6)
+    line.connect()
+    line.host.send(b"a" * 64)
+    line.host.send(b"b" * 64)
+    lost, behind = line.host.pull_some(line.now), line.host.pull_one(line.now)
+    assert lost and not feed_all(line.board, behind, line.now)
+    exchange(line, [], [], 10)
+    assert line.got["board"] == [b"a" * 64, b"b" * 64]
+
+
+def test_a_busy_peer_is_left_in_peace():
+    """A board that erases flash announces it; the host neither repeats nor gives up until then."""
+    line = Line(1, quiet_ms=1000, give_up=2)
+    line.connect()
+    line.host.send(b"erase")
+    line.step()
+    line.board.busy(9000)
+    feed_all(line.host, line.board.pull(line.now), line.now)
+    assert line.host.peer_busy(line.now) == 9000
+    line.host.send(b"next")
+    assert line.host.pull(line.now)  # not heard: the board is deaf
+    for _ in range(8990):
+        line.now += 1
+        assert line.host.pull(line.now) == b""
+    assert line.host.state == UP
+    exchange(line, [], [], 3000)
+    assert line.got["board"] == [b"erase", b"next"]
+    assert line.host.counters().tx_retransmission > 0
+
+
+def test_silence_is_asked_about_and_answered():
+    line = Line(1, quiet_ms=500)
+    line.connect()
+    sent = line.host.counters().tx_bytes
+    for _ in range(5000):
+        line.step()
+    assert line.host.state == UP
+    h, b = line.host.counters(), line.board.counters()
+    assert 9 <= (h.tx_bytes - sent) // 12 <= 12  # ten questions of a dozen bytes
+    assert h.tx_ack == b.rx_ack > 0 and b.tx_ack == h.rx_ack > 0
+
+
+def test_a_link_that_dies_between_requests_is_noticed():
+    line = Line(1, quiet_ms=500)
+    line.connect()
+    for _ in range(500 + 3 * 2000 + 10):
+        line.now += 1
+        line.host.pull(line.now)
+    assert line.host.state == DOWN
+
+
+def test_a_board_notices_a_dead_host():
+    line = Line(1)
+    line.board = Link(initiator=False, message_max=5000, frame_max=64, quiet_ms=2000)
+    line.connect()
+    line.board.send(b"nobody will hear this")
+    for _ in range(2100):
+        line.now += 1
+        line.board.pull(line.now)
+    assert line.board.state == CLOSED
+    line.host.send(b"back again")  # the host had only been asleep: it is told, and opens a new session
+    line.step()
+    line.step()
+    assert line.host.state == DOWN
+    line.connect()
+    exchange(line, [b"x"], [b"y"], 100)
+    assert (line.got["board"], line.got["host"]) == ([b"x"], [b"y"])
+
+
+def test_no_word_of_an_acknowledgement_does_harm():
+    """All second bytes and lengths an ACK may have, in a plain session."""
+    for n in range(0, 12):
+        for what in range(256):
+            line = Line(2)
+            line.connect()
+            line.host.send(b"q")
+            line.host.pull(line.now)
+            frame = bytes([1 | (line.host_nonce & 3) << 6, 0, 0, 0, what]) + b"\xff" * 12
+            frame = frame[:n] or b"\x01"
+            line.host.feed(cobs.encode(frame + zlib.crc32(frame).to_bytes(4, "little")) + b"\0", line.now)
+            line.host.pull(line.now)
+            assert line.host.state == UP
+            assert line.host.peer_busy(line.now) <= 120_000

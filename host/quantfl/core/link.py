@@ -119,10 +119,12 @@ class Link:
         rto_ms: int = 0,
         rto_min_ms: int = 0,
         give_up: int = 0,
+        quiet_ms: int = 0,
     ):
         config = ffi.new("qfl_link_config *")
         config.message_max, config.frame_max, config.window = message_max, frame_max, window
         config.initiator, config.rto_ms, config.rto_min_ms, config.give_up = initiator, rto_ms, rto_min_ms, give_up
+        config.quiet_ms = quiet_ms
         self._kinds = np.zeros((2, lib.QFL_LINK_KINDS, lib.QFL_LINK_PURPOSES), np.uint32)
         config.kinds = ffi.from_buffer("uint32_t[]", self._kinds)
         size = lib.qfl_link_size(config)
@@ -202,6 +204,11 @@ class Link:
         return lib.qfl_link_peer_message_max(self._link)
 
     @property
+    def window(self) -> int:
+        """Agreed frames in flight."""
+        return lib.qfl_link_window(self._link)
+
+    @property
     def frame_size(self) -> int:
         """Agreed payload bytes per frame."""
         return lib.qfl_link_frame_size(self._link)
@@ -244,6 +251,14 @@ class Link:
         """As pull, but no more than one frame: what a board's firmware asks for at a time."""
         n = lib.qfl_link_pull(self._link, self._out, self._frame_room, now & 0xFFFFFFFF)
         return bytes(ffi.buffer(self._out, n))
+
+    def busy(self, ms: int) -> None:
+        """Announce that this end may be deaf for so long (a board that erases flash)."""
+        lib.qfl_link_busy(self._link, ms)
+
+    def peer_busy(self, now: int) -> int:
+        """Milliseconds for which the peer has announced to be busy, 0: it is not."""
+        return lib.qfl_link_peer_busy(self._link, now & 0xFFFFFFFF)
 
     def wait(self, now: int) -> int:
         """Milliseconds until `pull` has something to do by itself, NEVER when only new bytes or messages matter."""

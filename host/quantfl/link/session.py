@@ -22,6 +22,7 @@ from quantfl.link.keys import KeyRing
 from quantfl.link.trace import RECEIVED, SENT, tap_of
 from quantfl.link.transport import Transport
 
+QUIET_MS = 10_000  # silence after which a board is asked whether it is there; a board takes us for gone after 60 s
 ANSWER, FAILED = lib.QFL_MSG_ANSWER, lib.QFL_MSG_FAILED
 KIND_NAMES = {
     lib.QFL_MSG_INFO: "info",
@@ -64,7 +65,7 @@ class Session:
         self, transport: Transport, link: Link | None = None, *, nonce_seed: int | None = None, keys: KeyRing | None = None
     ):
         self.transport = transport
-        self.link = link or Link()
+        self.link = link or Link(quiet_ms=QUIET_MS)
         self.keys = keys
         self.key_held: bytes | None = None  # the key that the board has proved to hold
         if keys is not None:

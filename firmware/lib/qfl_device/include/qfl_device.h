@@ -89,6 +89,9 @@ const float *qfl_device_head(const qfl_device *d, uint32_t *count);
 /* The head [*count floats] to classify with on the board: its own where that is better, else the global one; NULL without a package. */
 const float *qfl_device_head_in_use(const qfl_device *d, uint32_t *count);
 
+/* What a board with an arena of this size offers in its handshake: more RAM, larger messages, frames and windows. */
+void qfl_device_link_config(uint32_t arena, qfl_link_config *config);
+
 /* What a package needs of a board, computed by the code that lays the memory out. */
 typedef struct qfl_device_need {
     uint32_t fixed;       /* device, link and message buffers, bytes; depends on the arena's size */

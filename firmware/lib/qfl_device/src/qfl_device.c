@@ -4,22 +4,25 @@
 #include "qfl_device_internal.h"
 
 enum { SLICE_US = 4000, IDLE_MS = 20 };
+enum { QUIET_MS = 60000 }; /* hosts that are there ask after 10 s of silence */
+enum { FLUSH_US = 50000, BUSY_WORTH_MS = 200 }; /* shorter erases are not worth a word */
 
 static uint32_t aligned(uint32_t n) { return (n + 15u) & ~15u; }
 
 /* Larger boards get larger frames and messages: fewer headers and acknowledgements for a package. */
-static void link_config_for(uint32_t arena, qfl_link_config *c)
+void qfl_device_link_config(uint32_t arena, qfl_link_config *c)
 {
     memset(c, 0, sizeof *c);
-    c->window = arena >= 24 * 1024 ? 16 : 4;
+    c->quiet_ms = QUIET_MS;
+    c->window = arena >= 24 * 1024 ? 16 : 8;
     c->frame_max = arena >= 24 * 1024 ? 256 : 128;
-    c->message_max = arena >= 96 * 1024 ? 4096 + 64 : arena >= 24 * 1024 ? 1024 + 64 : 256 + 64;
+    c->message_max = arena >= 96 * 1024 ? 4096 + 64 : arena >= 48 * 1024 ? 2048 + 64 : arena >= 24 * 1024 ? 1024 + 64 : 256 + 64;
 }
 
 static uint32_t fixed_size(uint32_t arena)
 {
     qfl_link_config c;
-    link_config_for(arena, &c);
+    qfl_device_link_config(arena, &c);
     return aligned(sizeof(qfl_device)) + aligned((uint32_t)qfl_link_size(&c)) + aligned(qfl_link_pull_size(&c)) + ANSWER_BYTES;
 }
 
@@ -63,7 +66,7 @@ qfl_status qfl_device_create(qfl_device **out, const qfl_port *port)
     d->arena_size = size;
     (void)port->entropy(port->ctx, (uint8_t *)&d->boot, sizeof d->boot);
     qfl_link_config c;
-    link_config_for(size, &c);
+    qfl_device_link_config(size, &c);
     uint32_t at = aligned(sizeof *d);
     qfl_status status = qfl_link_init(&d->link, &c, arena + at, qfl_link_size(&c));
     if (status != QFL_OK)
@@ -186,6 +189,18 @@ static void transmit(qfl_device *d)
     }
 }
 
+/* Tells the host, before an erase of flash that may take long, for how long the board may be deaf. */
+static void announce_erase(qfl_device *d)
+{
+    uint32_t ms = d->store.flash.worst_erase_ms, start = d->port->us(d->port->ctx);
+    if (ms < BUSY_WORTH_MS)
+        return;
+    qfl_link_busy(d->link, ms);
+    do {
+        transmit(d);
+    } while (d->out_at != d->out_n && d->port->us(d->port->ctx) - start < FLUSH_US);
+}
+
 uint32_t qfl_device_poll(qfl_device *d)
 {
     const qfl_port *port = d->port;
@@ -217,8 +232,11 @@ uint32_t qfl_device_poll(qfl_device *d)
         return 0;
     if (d->out_at != d->out_n)
         return 1;
-    if (qfl_link_pending(d->link) == 0 && qfl_store_work(&d->store)) /* one erase, once all that was said is out */
-        return 0;
+    if (qfl_link_pending(d->link) == 0 && qfl_store_busy_ms(&d->store) != 0) { /* one erase, once all that was said is out */
+        announce_erase(d);
+        if (qfl_store_work(&d->store))
+            return 0;
+    }
     uint32_t wait = qfl_link_wait(d->link, port->ms(port->ctx));
     return wait < IDLE_MS ? wait : IDLE_MS;
 }

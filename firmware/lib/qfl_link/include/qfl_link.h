@@ -48,7 +48,7 @@ typedef enum qfl_link_purpose {
 } qfl_link_purpose;
 
 typedef enum qfl_link_state {
-    QFL_LINK_CLOSED = 0,     /* no session yet */
+    QFL_LINK_CLOSED = 0,     /* no session, or none any more (responder) */
     QFL_LINK_CONNECTING = 1, /* SYN sent, no answer yet (initiator) */
     QFL_LINK_UP = 2,         /* messages flow */
     QFL_LINK_DOWN = 3,       /* the peer reset the session or did not acknowledge in time (initiator) */
@@ -66,12 +66,14 @@ typedef enum qfl_link_refusal {
 
 typedef struct qfl_link_config {
     uint32_t message_max; /* longest message received, bytes; costs as much RAM */
-    uint16_t frame_max;   /* payload bytes per frame, 16..1024; costs 2 x (frame_max + 33) bytes of RAM */
+    uint16_t frame_max;   /* payload bytes per frame, 16..1024; costs 2 x (frame_max + 33) + 32 bytes of RAM */
     uint8_t window;       /* frames in flight, 1..16; 20 bytes of RAM each */
     uint8_t initiator;    /* 1: this end opens sessions (host), 0: it answers (board) */
     uint16_t rto_ms;      /* first retransmission time-out, ms; 0: 1000 */
     uint16_t rto_min_ms;  /* smallest adapted time-out, ms; 0: 500 */
     uint16_t give_up;     /* retransmissions of one frame after which an initiator is DOWN; 0: 8 */
+    uint32_t quiet_ms;    /* silence of the peer after which an initiator asks whether it is there, and a responder takes it for
+                             gone; ms; 0: never */
     uint32_t *kinds;      /* [2][QFL_LINK_KINDS][QFL_LINK_PURPOSES] bytes by kind, zeroed; NULL: only their marks are kept */
 } qfl_link_config;
 
@@ -166,6 +168,14 @@ uint32_t qfl_link_pending(const qfl_link *l);
 
 /* Writes whole encoded frames that are due to `out` (cap >= qfl_link_pull_size). Returns the bytes written, 0: nothing due. */
 uint32_t qfl_link_pull(qfl_link *l, uint8_t *out, uint32_t cap, uint32_t now_ms);
+
+/*
+ * Tells the peer that this end may be deaf for up to `ms` ms from now, as while flash is erased: until then, or until it hears from
+ * this end, the peer sends nothing again and does not ask. The word goes out with an acknowledgement at the next qfl_link_pull.
+ */
+void qfl_link_busy(qfl_link *l, uint32_t ms);
+/* Milliseconds for which the peer has announced to be busy, from now; 0: it is not. */
+uint32_t qfl_link_peer_busy(const qfl_link *l, uint32_t now_ms);
 
 /* Milliseconds until qfl_link_pull has something to do by itself, QFL_LINK_NEVER when only new bytes or messages matter. */
 uint32_t qfl_link_wait(const qfl_link *l, uint32_t now_ms);

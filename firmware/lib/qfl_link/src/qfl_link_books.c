@@ -38,7 +38,7 @@ void qfl_link_book_late(qfl_link *l, uint8_t kind)
 
 uint32_t qfl_link_unbooked(const qfl_link *l)
 {
-    return l->lone + l->raw_n + l->rx_late_payload + l->rx_late_framing + l->rx_late_security;
+    return l->lone + l->raw_lost + l->raw_n + l->rx_late_payload + l->rx_late_framing + l->rx_late_security;
 }
 
 uint8_t qfl_link_acked_kind(const qfl_link *l, uint8_t ack)

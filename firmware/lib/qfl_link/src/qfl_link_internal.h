@@ -17,7 +17,13 @@ enum { CHALLENGE_BYTES = 16, COUNTER_BYTES = 2, SEAL_BYTES = COUNTER_BYTES + QFL
 _Static_assert(SEAL_BYTES - CRC_BYTES == QFL_LINK_SEAL, "what a seal adds to a frame");
 enum { SYN_KEYED_BYTES = SYN_BYTES + 1 + CHALLENGE_BYTES };
 enum { SYNACK_MAX = SYN_BYTES + 2 + QFL_LINK_UID_MAX + CHALLENGE_BYTES + QFL_CRYPT_TAG };
-enum { SYN_PERIOD_MS = 250, RTO_MAX_MS = 4000 };
+enum { SYN_PERIOD_MS = 250, RTO_MAX_MS = 4000, ASK_PERIOD_MS = 2000, ASK_TIMES = 3 };
+/* An ACK with more to say has both bytes of its bitmap, then one of these; BUSY is followed by ms u32, DROPPED by seq u8. */
+enum { ACK_BYTES_MAX = 4, SAY_ASK = 1, SAY_BUSY = 2, SAY_DROPPED = 3, ACK_ASK_BYTES = ACK_BYTES_MAX + 1, ACK_DROPPED_BYTES = ACK_BYTES_MAX + 2,
+       ACK_BUSY_BYTES = ACK_BYTES_MAX + 5 };
+enum { BUSY_MAX_MS = 120000 };
+enum { RAW_SLIP = 32 }; /* noise is pushed out of the frame buffer by so many bytes */
+enum { RESCUES = 16 };  /* places in a piece with noise at which a frame is looked for */
 
 typedef struct tx_message {
     const uint8_t *body;
@@ -77,6 +83,14 @@ struct qfl_link {
     uint32_t session;
     uint32_t peer_message_max;
     uint32_t syn_ms;
+    uint32_t now_ms;       /* as last told */
+    uint32_t heard_ms;     /* when the last valid frame of this session came */
+    uint32_t ask_ms;       /* initiator: when the silent peer was last asked */
+    uint32_t owe_busy_ms;  /* busy for so long is to be announced, 0: not */
+    uint32_t busy_until_ms;
+    uint8_t asked;         /* times, since it was last heard */
+    uint8_t owe_ask;
+    uint8_t peer_busy;
 
     /* sending */
     tx_message queue[QFL_LINK_QUEUE];
@@ -95,6 +109,7 @@ struct qfl_link {
     uint8_t rx_number;  /* its message number */
     uint8_t since_ack;  /* frames taken in order since the last acknowledgement */
     uint8_t owe_acks;   /* acknowledgement frames to send */
+    uint8_t dropped, owe_dropped; /* the newest frame that had no place yet, to be told: it has to come again */
     uint8_t lead_ack;   /* the last one got lost, perhaps in noise: lead with a delimiter */
     uint8_t rx_fin_known;
     uint8_t rx_fin;     /* sequence number of the FIN frame, when known */
@@ -109,9 +124,10 @@ struct qfl_link {
     uint32_t rx_n;
     uint32_t lone;      /* delimiters since the last piece */
     uint32_t raw_n;
-    uint32_t raw_cap;
-    uint8_t *raw;     /* encoded bytes of the frame being received */
-    uint8_t *plain;   /* a frame being built */
+    uint32_t raw_lost; /* bytes of this piece pushed out of raw: noise */
+    uint32_t raw_cap;  /* bytes of the longest frame on the wire */
+    uint8_t *raw;      /* [raw_cap + RAW_SLIP] encoded bytes of the frame being received */
+    uint8_t *plain;    /* a frame being built, or one just decoded */
     uint8_t *message; /* message_max bytes */
 
     qfl_link_secure secure;
@@ -142,6 +158,7 @@ int qfl_link_secure_on_syn(qfl_link *l, const uint8_t *p, uint32_t n);       /* 
 uint32_t qfl_link_secure_answer(qfl_link *l, uint8_t *p, uint32_t n);        /* completes a SYNACK; returns its length */
 uint32_t qfl_link_seal(qfl_link *l, uint8_t *p, uint32_t n);                 /* in place; returns n + SEAL_BYTES */
 int32_t qfl_link_unseal(qfl_link *l, uint8_t *p, uint32_t n);                /* in place; the length without seal, or -1 */
+void qfl_link_on_dropped(qfl_link *l, uint8_t seq);
 void qfl_link_on_ack(qfl_link *l, uint8_t ack, uint32_t bitmap, uint32_t now_ms);
 
 #endif

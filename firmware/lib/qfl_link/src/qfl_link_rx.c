@@ -64,8 +64,11 @@ static void on_data(qfl_link *l, const uint8_t *p, uint32_t n, uint32_t wire, ui
     int fits = payload <= l->frame && (fin || payload == l->frame) && at + payload <= l->config.message_max;
     if (!same || !fits) {
         book_unused(l, seq, same, wire);
-        if (!same && ahead != 0)
+        if (!same && ahead != 0) {
             l->owe_acks = l->owe_acks ? l->owe_acks : 1;
+            l->owe_dropped = 1;
+            l->dropped = seq;
+        }
         return;
     }
     if (!l->rx_started) {
@@ -114,6 +117,7 @@ void qfl_link_established(qfl_link *l, const uint8_t *p)
     l->epoch = l->nonce & 3u;
     l->session++;
     put_terms(l, p);
+    l->heard_ms = l->now_ms;
     l->owe_handshake = 0;
     l->state = QFL_LINK_UP;
 }
@@ -149,77 +153,153 @@ static void on_handshake(qfl_link *l, const uint8_t *p, uint32_t n)
     }
 }
 
-/* One piece between delimiters, `wire` bytes with its delimiter. Returns 0 when it is no valid frame. */
-static int on_frame(qfl_link *l, uint32_t wire, uint32_t now_ms)
+/* What an ACK says beyond its bitmap. */
+static void on_more(qfl_link *l, const uint8_t *p, uint32_t n, uint32_t now_ms)
 {
-    int32_t len = qfl_link_cobs_decode(l->raw, l->raw_n);
+    if (n == ACK_ASK_BYTES && p[ACK_BYTES_MAX] == SAY_ASK) {
+        l->owe_acks = l->owe_acks ? l->owe_acks : 1;
+        l->lead_ack = 1;
+        l->since_ack = 0;
+    } else if (n == ACK_DROPPED_BYTES && p[ACK_BYTES_MAX] == SAY_DROPPED) {
+        qfl_link_on_dropped(l, p[ACK_BYTES_MAX + 1]);
+    } else if (n == ACK_BUSY_BYTES && p[ACK_BYTES_MAX] == SAY_BUSY) {
+        uint32_t ms = get32(p + ACK_BYTES_MAX + 1);
+        l->peer_busy = 1;
+        l->busy_until_ms = now_ms + (ms < BUSY_MAX_MS ? ms : BUSY_MAX_MS);
+    }
+}
+
+static int length_ok(uint8_t type, uint32_t n)
+{
+    if (type == TYPE_DATA)
+        return n >= DATA_HEADER;
+    if (type == TYPE_ACK)
+        return (n >= 2 && n <= ACK_DROPPED_BYTES) || n == ACK_BUSY_BYTES;
+    return type <= TYPE_RST;
+}
+
+/* A board without a session says so at once to whoever believes to have one, instead of letting it time out. */
+static void owe_reset(qfl_link *l, uint8_t first)
+{
+    l->epoch = first >> EPOCH_SHIFT;
+    l->owe_handshake = TYPE_RST;
+}
+
+/*
+ * Tries raw[at, raw_n) as a frame of `wire` bytes with its delimiters. Returns 0 when it is none; raw is left as it is. Here every
+ * frame is accepted or refused, with keys and without.
+ */
+static int on_frame(qfl_link *l, uint32_t at, uint32_t wire, uint32_t now_ms)
+{
+    uint8_t *p = l->plain;
+    if (l->raw_n - at > l->raw_cap)
+        return 0;
+    memcpy(p, l->raw + at, l->raw_n - at);
+    int32_t len = qfl_link_cobs_decode(p, l->raw_n - at);
     if (len < 1 + CRC_BYTES)
         return 0;
-    const uint8_t *p = l->raw;
     uint8_t type = p[0] & TYPE_MASK;
-    int32_t unsealed = l->secure.sealed || l->secure.keyed ? qfl_link_unseal(l, l->raw, (uint32_t)len) : -1;
+    int32_t unsealed = l->secure.sealed || l->secure.keyed ? qfl_link_unseal(l, p, (uint32_t)len) : -1;
     uint32_t n = unsealed >= 0 ? (uint32_t)unsealed : (uint32_t)len - CRC_BYTES;
+    int asks = type == TYPE_DATA || (type == TYPE_ACK && n == ACK_ASK_BYTES); /* and so wants to be told that nobody is there */
     if (unsealed < 0 && ((l->secure.sealed && type < TYPE_SYN) || qfl_link_crc32(0, p, n) != get32(p + n))) {
         /* A board that was reset cannot read what is sealed: it says so as it does to plain frames. A frame of the session that
          * is being opened may have suffered on the line; that is no reason to end it. */
         int opening = l->secure.pending && p[0] >> EPOCH_SHIFT == l->secure.syn[0] >> EPOCH_SHIFT;
-        if (l->secure.keyed && l->state != QFL_LINK_UP && !opening && type == TYPE_DATA && n >= DATA_HEADER + SEAL_BYTES - CRC_BYTES) {
-            l->epoch = p[0] >> EPOCH_SHIFT;
-            l->owe_handshake = TYPE_RST;
-        }
+        if (l->secure.keyed && l->state != QFL_LINK_UP && !opening && type != TYPE_RST && n >= DATA_HEADER + SEAL_BYTES - CRC_BYTES)
+            owe_reset(l, p[0]);
         return 0;
     }
-    if (type > TYPE_RST || (type == TYPE_DATA && n < DATA_HEADER) || (type == TYPE_ACK && (n < 2 || n > 4)))
+    if (!length_ok(type, n))
         return 0;
     l->count.rx_frames++;
     if (type >= TYPE_SYN) {
         qfl_link_book(l, QFL_LINK_RX, 0, QFL_LINK_HANDSHAKE, wire);
         on_handshake(l, p, n);
     } else if (l->state != QFL_LINK_UP || p[0] >> EPOCH_SHIFT != l->epoch) {
-        /* Of another session: a board that has none tells the host at once instead of letting it time out. */
         qfl_link_book(l, QFL_LINK_RX, 0, QFL_LINK_RETRANSMISSION, wire);
-        if (!l->config.initiator && l->state != QFL_LINK_UP && type == TYPE_DATA) {
-            l->epoch = p[0] >> EPOCH_SHIFT;
-            l->owe_handshake = TYPE_RST;
-        }
-    } else if (type == TYPE_ACK) {
-        uint32_t security = qfl_link_security_bytes(l);
-        uint8_t kind = qfl_link_acked_kind(l, p[1]);
-        /* One that comes after so many later frames that nobody knows its kind any more is of no use either. */
-        int late = (uint8_t)(l->tx_next - p[1]) >= KINDS_KEPT;
-        qfl_link_book(l, QFL_LINK_RX, kind, late ? QFL_LINK_RETRANSMISSION : QFL_LINK_ACK, wire - security);
-        qfl_link_book(l, QFL_LINK_RX, kind, QFL_LINK_SECURITY, security);
-        uint32_t bitmap = (n > 2 ? p[2] : 0u) | (n > 3 ? (uint32_t)p[3] << 8 : 0u);
-        qfl_link_on_ack(l, p[1], bitmap, now_ms);
+        if (!l->config.initiator && l->state != QFL_LINK_UP && asks)
+            owe_reset(l, p[0]);
     } else {
-        on_data(l, p, n, wire, now_ms);
+        l->heard_ms = now_ms;
+        l->asked = l->owe_ask = l->peer_busy = 0;
+        if (type == TYPE_ACK) {
+            uint32_t security = qfl_link_security_bytes(l);
+            uint8_t kind = qfl_link_acked_kind(l, p[1]);
+            /* One that comes after so many later frames that nobody knows its kind any more is of no use either. */
+            int late = (uint8_t)(l->tx_next - p[1]) >= KINDS_KEPT;
+            qfl_link_book(l, QFL_LINK_RX, kind, late ? QFL_LINK_RETRANSMISSION : QFL_LINK_ACK, wire - security);
+            qfl_link_book(l, QFL_LINK_RX, kind, QFL_LINK_SECURITY, security);
+            uint32_t bitmap = (n > 2 ? p[2] : 0u) | (n > 3 ? (uint32_t)p[3] << 8 : 0u);
+            qfl_link_on_ack(l, p[1], bitmap, now_ms);
+            if (!late)
+                on_more(l, p, n, now_ms);
+        } else {
+            on_data(l, p, n, wire, now_ms);
+        }
     }
     return 1;
+}
+
+/* The codes of raw[at, raw_n) lead from one to the next up to its end, as those of a frame do. */
+static int is_chain(const qfl_link *l, uint32_t at)
+{
+    while (at < l->raw_n)
+        at += l->raw[at];
+    return at == l->raw_n;
+}
+
+/*
+ * A piece that is no frame may have one of the session at its end, behind noise: what a user's firmware has printed, or half a frame
+ * of before a reset. Returns where that frame begins, having taken it, or raw_n.
+ */
+static uint32_t rescue(qfl_link *l, uint32_t first, uint32_t now_ms)
+{
+    uint32_t tries = 0;
+    if (l->state != QFL_LINK_UP)
+        return l->raw_n;
+    for (uint32_t at = first; at + 1 + 2 + CRC_BYTES <= l->raw_n && tries < RESCUES; at++) {
+        uint8_t begins = l->raw[at] == 1 ? 0 : l->raw[at + 1];
+        if ((begins & TYPE_MASK) >= TYPE_SYN || begins >> EPOCH_SHIFT != l->epoch || !is_chain(l, at))
+            continue;
+        tries++;
+        if (on_frame(l, at, l->raw_n - at + 1, now_ms))
+            return at;
+    }
+    return l->raw_n;
+}
+
+/* One piece between delimiters is complete. */
+static void on_piece(qfl_link *l, uint32_t now_ms)
+{
+    uint32_t wire = l->lone + l->raw_lost + l->raw_n + 1;
+    if (l->raw_lost != 0 || !on_frame(l, 0, wire, now_ms)) {
+        uint32_t at = rescue(l, l->raw_lost == 0, now_ms);
+        qfl_link_book(l, QFL_LINK_RX, 0, QFL_LINK_NOISE, at == l->raw_n ? wire : l->lone + l->raw_lost + at);
+        l->count.rx_bad_frames++;
+    }
+    l->lone = l->raw_lost = l->raw_n = 0;
 }
 
 uint32_t qfl_link_feed(qfl_link *l, const uint8_t *bytes, uint32_t n, uint32_t now_ms)
 {
     uint32_t i = 0;
+    l->now_ms = now_ms;
     while (i < n && !l->rx_ready) {
         uint8_t c = bytes[i++];
-        if (c != 0) {
-            if (l->raw_n < l->raw_cap)
-                l->raw[l->raw_n] = c;
-            l->raw_n++;
-            continue;
-        }
-        uint32_t wire = l->lone + l->raw_n + 1;
-        if (l->raw_n == 0) {
+        if (c == 0 && l->raw_n == 0) {
             /* A frame after a silence leads with a delimiter, to end whatever noise came before; it belongs to it. */
             l->lone++;
-            continue;
+        } else if (c == 0) {
+            on_piece(l, now_ms);
+        } else {
+            if (l->raw_n == l->raw_cap + RAW_SLIP) { /* longer than any frame: its front is noise */
+                memmove(l->raw, l->raw + RAW_SLIP, l->raw_cap);
+                l->raw_n = l->raw_cap;
+                l->raw_lost += RAW_SLIP;
+            }
+            l->raw[l->raw_n++] = c;
         }
-        l->lone = 0;
-        if (l->raw_n > l->raw_cap || !on_frame(l, wire, now_ms)) {
-            qfl_link_book(l, QFL_LINK_RX, 0, QFL_LINK_NOISE, wire);
-            l->count.rx_bad_frames++;
-        }
-        l->raw_n = 0;
     }
     return i;
 }

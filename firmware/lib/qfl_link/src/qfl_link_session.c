@@ -15,7 +15,7 @@ size_t qfl_link_size(const qfl_link_config *config)
 {
     if (config == NULL || !config_ok(config))
         return 0;
-    return aligned(sizeof(qfl_link)) + 2 * aligned(qfl_link_pull_size(config)) + aligned(config->message_max);
+    return aligned(sizeof(qfl_link)) + 2 * aligned(qfl_link_pull_size(config)) + RAW_SLIP + aligned(config->message_max);
 }
 
 uint32_t qfl_link_pull_size(const qfl_link_config *config)
@@ -43,7 +43,7 @@ qfl_status qfl_link_init(qfl_link **out, const qfl_link_config *config, void *me
         l->config.give_up = 8;
     l->raw_cap = qfl_link_pull_size(config);
     l->raw = p;
-    p += aligned(l->raw_cap);
+    p += aligned(l->raw_cap) + RAW_SLIP;
     l->plain = p;
     p += aligned(l->raw_cap);
     l->message = p;
@@ -72,6 +72,8 @@ void qfl_link_reset_session(qfl_link *l)
     l->rx_fin_known = l->rx_ready = l->rx_started = 0;
     l->rx_have = 0;
     l->rx_n = 0;
+    l->owe_busy_ms = 0;
+    l->asked = l->owe_ask = l->peer_busy = l->owe_dropped = 0;
 }
 
 qfl_status qfl_link_connect(qfl_link *l, uint32_t nonce, uint32_t now_ms)
@@ -116,4 +118,19 @@ void qfl_link_release(qfl_link *l, int ack)
         l->owe_acks++;
         l->since_ack = 0;
     }
+}
+
+void qfl_link_busy(qfl_link *l, uint32_t ms)
+{
+    if (l->state != QFL_LINK_UP || ms == 0)
+        return;
+    l->owe_busy_ms = ms;
+    l->owe_acks = l->owe_acks ? l->owe_acks : 1;
+    l->since_ack = 0;
+}
+
+uint32_t qfl_link_peer_busy(const qfl_link *l, uint32_t now_ms)
+{
+    int32_t left = (int32_t)(l->busy_until_ms - now_ms);
+    return l->peer_busy && left > 0 ? (uint32_t)left : 0;
 }

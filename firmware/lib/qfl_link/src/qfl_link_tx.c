@@ -92,6 +92,20 @@ void qfl_link_on_ack(qfl_link *l, uint8_t ack, uint32_t bitmap, uint32_t now_ms)
     }
 }
 
+void qfl_link_on_dropped(qfl_link *l, uint8_t seq)
+{
+    uint8_t in_flight = (uint8_t)(l->tx_next - l->tx_base);
+    tx_frame *f = frame_of(l, seq);
+    if ((uint8_t)(seq - l->tx_base) >= in_flight || f->acked)
+        return;
+    f->lost = 1;
+    for (uint8_t i = 0; i < in_flight; i++) { /* it was ahead of a gap: whatever went out before and is not acknowledged is in it */
+        tx_frame *g = frame_of(l, (uint8_t)(l->tx_base + i));
+        if (!g->acked && g->order < f->order)
+            g->lost = 1;
+    }
+}
+
 /*
  * Encodes l->plain[0, n) with its checksum, or sealed, to out; returns the bytes written with the delimiter. lead: 1 puts a delimiter
  * in front, which ends noise on the line that would otherwise spoil the frame.
@@ -146,17 +160,30 @@ static uint32_t make_ack(qfl_link *l, uint8_t *out)
     uint32_t n = 2, later = (uint32_t)l->rx_have >> 1;
     l->plain[0] = (uint8_t)(TYPE_ACK | l->epoch << EPOCH_SHIFT);
     l->plain[1] = l->rx_next;
-    if (later != 0)
+    int say = l->owe_busy_ms != 0 ? SAY_BUSY : l->owe_ask ? SAY_ASK : l->owe_dropped ? SAY_DROPPED : 0, more = say != 0;
+    if (later != 0 || more)
         l->plain[n++] = (uint8_t)later;
-    if (later > 0xFF)
+    if (later > 0xFF || more)
         l->plain[n++] = (uint8_t)(later >> 8);
-    uint32_t w = encode(l, n, out, l->lead_ack);
+    if (more)
+        l->plain[n++] = (uint8_t)say;
+    if (say == SAY_BUSY) {
+        put32(l->plain + n, l->owe_busy_ms);
+        n += 4;
+        l->owe_busy_ms = 0;
+    } else if (say == SAY_ASK) {
+        l->owe_ask = 0;
+    } else if (say == SAY_DROPPED) {
+        l->plain[n++] = l->dropped;
+        l->owe_dropped = 0;
+    }
+    uint32_t w = encode(l, n, out, l->lead_ack || say == SAY_ASK || say == SAY_BUSY);
     uint8_t kind = l->rx_kinds[(uint8_t)(l->rx_next - 1) % KINDS_KEPT];
     uint32_t security = qfl_link_security_bytes(l);
     qfl_link_book(l, QFL_LINK_TX, kind, QFL_LINK_ACK, w - security);
     qfl_link_book(l, QFL_LINK_TX, kind, QFL_LINK_SECURITY, security);
     l->lead_ack = 0;
-    l->owe_acks--;
+    l->owe_acks -= l->owe_acks != 0;
     return w;
 }
 
@@ -221,17 +248,55 @@ static int new_frame(qfl_link *l)
     return 0;
 }
 
+/* Milliseconds until the first frame in flight counts as lost; QFL_LINK_NEVER: none is in flight. */
+static uint32_t until_timeout(const qfl_link *l, uint32_t now_ms)
+{
+    if (l->tx_base == l->tx_next)
+        return QFL_LINK_NEVER;
+    uint32_t rto = l->rto << (l->backoff < 5 ? l->backoff : 5), busy = qfl_link_peer_busy(l, now_ms);
+    if (rto > RTO_MAX_MS)
+        rto = RTO_MAX_MS;
+    uint32_t spent = now_ms - l->flight[l->tx_base % QFL_LINK_WINDOW_MAX].sent_ms;
+    uint32_t left = spent >= rto ? 0 : rto - spent;
+    return left > busy ? left : busy;
+}
+
+/* Milliseconds until a silent peer is asked, taken for dead (responder), or given up; QFL_LINK_NEVER: it is not watched. */
+static uint32_t until_quiet(const qfl_link *l, uint32_t now_ms)
+{
+    if (l->config.quiet_ms == 0 || (l->config.initiator && l->tx_base != l->tx_next))
+        return QFL_LINK_NEVER; /* frames in flight find a dead peer out by themselves */
+    uint32_t since = l->asked != 0 ? l->ask_ms : l->heard_ms, limit = l->asked != 0 ? ASK_PERIOD_MS : l->config.quiet_ms;
+    uint32_t spent = now_ms - since, busy = qfl_link_peer_busy(l, now_ms);
+    uint32_t left = spent >= limit ? 0 : limit - spent;
+    return left > busy ? left : busy;
+}
+
+static void check_quiet(qfl_link *l, uint32_t now_ms)
+{
+    if (l->owe_ask || until_quiet(l, now_ms) != 0)
+        return;
+    if (!l->config.initiator) {
+        l->state = QFL_LINK_CLOSED; /* its next frame is answered with RST, if it comes back at all */
+    } else if (l->asked >= ASK_TIMES) {
+        l->state = QFL_LINK_DOWN;
+    } else {
+        l->asked++;
+        l->ask_ms = now_ms;
+        l->owe_ask = 1;
+    }
+}
+
 static void check_timeouts(qfl_link *l, uint32_t now_ms)
 {
     if (l->state == QFL_LINK_CONNECTING && (int32_t)(now_ms - l->syn_ms) >= 0)
         l->owe_handshake = TYPE_SYN;
-    if (l->state != QFL_LINK_UP || l->tx_base == l->tx_next)
+    if (l->state == QFL_LINK_UP)
+        check_quiet(l, now_ms);
+    if (l->state != QFL_LINK_UP || until_timeout(l, now_ms) != 0)
         return;
     tx_frame *f = frame_of(l, l->tx_base);
-    uint32_t rto = l->rto << (l->backoff < 5 ? l->backoff : 5);
-    if (rto > RTO_MAX_MS)
-        rto = RTO_MAX_MS;
-    if (f->lost || now_ms - f->sent_ms < rto)
+    if (f->lost)
         return;
     if (l->config.initiator && f->tries > l->config.give_up) {
         l->state = QFL_LINK_DOWN;
@@ -250,7 +315,7 @@ static uint32_t pull_one(qfl_link *l, uint8_t *out, uint32_t now_ms)
         return make_handshake(l, out, now_ms);
     if (l->state != QFL_LINK_UP)
         return 0;
-    if (l->owe_acks != 0)
+    if (l->owe_acks != 0 || l->owe_ask)
         return make_ack(l, out);
     for (uint8_t s = l->tx_base; s != l->tx_next; s++)
         if (frame_of(l, s)->lost)
@@ -263,6 +328,7 @@ static uint32_t pull_one(qfl_link *l, uint8_t *out, uint32_t now_ms)
 uint32_t qfl_link_pull(qfl_link *l, uint8_t *out, uint32_t cap, uint32_t now_ms)
 {
     uint32_t w = 0;
+    l->now_ms = now_ms;
     while (cap - w >= l->raw_cap) {
         uint32_t n = pull_one(l, out + w, now_ms);
         if (n == 0)
@@ -274,7 +340,7 @@ uint32_t qfl_link_pull(qfl_link *l, uint8_t *out, uint32_t cap, uint32_t now_ms)
 
 uint32_t qfl_link_wait(const qfl_link *l, uint32_t now_ms)
 {
-    if (l->owe_handshake != 0 || (l->state == QFL_LINK_UP && l->owe_acks != 0))
+    if (l->owe_handshake != 0 || (l->state == QFL_LINK_UP && (l->owe_acks != 0 || l->owe_ask)))
         return 0;
     if (l->state == QFL_LINK_CONNECTING) {
         int32_t left = (int32_t)(l->syn_ms - now_ms);
@@ -288,11 +354,6 @@ uint32_t qfl_link_wait(const qfl_link *l, uint32_t now_ms)
     for (uint8_t s = l->tx_base; s != l->tx_next; s++)
         if (l->flight[s % QFL_LINK_WINDOW_MAX].lost)
             return 0;
-    if (l->tx_base == l->tx_next)
-        return QFL_LINK_NEVER;
-    uint32_t rto = l->rto << (l->backoff < 5 ? l->backoff : 5);
-    if (rto > RTO_MAX_MS)
-        rto = RTO_MAX_MS;
-    uint32_t spent = now_ms - l->flight[l->tx_base % QFL_LINK_WINDOW_MAX].sent_ms;
-    return spent >= rto ? 0 : rto - spent;
+    uint32_t quiet = until_quiet(l, now_ms), timeout = until_timeout(l, now_ms);
+    return quiet < timeout ? quiet : timeout;
 }
