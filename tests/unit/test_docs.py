@@ -20,7 +20,7 @@ def documented(pattern: str) -> bytes:
 
 
 def test_frame_vectors():
-    host, board = Link(), Link(initiator=False, message_max=4160, frame_max=256)
+    host, board = Link(quiet_ms=5000), Link(initiator=False, message_max=4160, frame_max=256)
     host.connect(0x12345678, 0)
     syn = host.pull(0)
     assert syn == documented(r"\| SYN, nonce.*\| `([0-9a-f ]+)` \|")
@@ -34,6 +34,19 @@ def test_frame_vectors():
     board.feed(data, 0)
     assert board.message() == bytes([9, 1])
     assert board.pull(0) == documented(r"\| ACK of it.*\| `([0-9a-f ]+)` \|")
+    board.busy(4000)
+    assert board.pull(0) == documented(r"\| ACK 1, busy.*\| `([0-9a-f ]+)` \|")
+    board.send(b"x")
+    host.feed(board.pull(0), 0)
+    assert host.message() == b"x" and host.pull(0)
+    host.connect(0x12345678 + 4, 0)
+    board.feed(host.pull(0), 0)
+    host.feed(board.pull(0), 0)
+    board.send(b"y")
+    host.feed(board.pull(0), 0)
+    assert host.message() == b"y"
+    board.feed(host.pull(0), 0)
+    assert host.pull(5000) == documented(r"\| ACK 1, are you there.*\| `([0-9a-f ]+)` \|")
 
 
 def test_config_vector():

@@ -261,7 +261,7 @@ def test_resynchronises_within_one_frame():
         line.connect()
         line.board.send(bytes(range(1, 57)))
         line.board.send(b"second")
-        first, second = line.board.pull_some(line.now), line.board.pull_one(line.now)
+        first, second = line.board.pull_some(line.now), line.board.pull_some(line.now)
         assert first and second
         got = feed_all(line.host, first[:cut] + second, line.now)  # the rest of the first was lost, its delimiter too
         assert line.host.counters().rx_noise == cut
@@ -277,7 +277,7 @@ def test_a_frame_dropped_for_want_of_place_comes_again_at_once():
     line.connect()
     line.host.send(b"a" * 64)
     line.host.send(b"b" * 64)
-    lost, behind = line.host.pull_some(line.now), line.host.pull_one(line.now)
+    lost, behind = line.host.pull_some(line.now), line.host.pull_some(line.now)
     assert lost and not feed_all(line.board, behind, line.now)
     exchange(line, [], [], 10)
     assert line.got["board"] == [b"a" * 64, b"b" * 64]

@@ -17,12 +17,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from quantfl.core import ffi, lib
 from quantfl.core.link import UP, Link
 
 OBJECT = 192 * 1024
 CHUNK = 4096 + 6  # a PUT_DATA message
-#: What boards offer by the RAM they have (link_config_for in qfl_device.c): frame, window, longest message.
-BOARDS = {"small": (128, 4, 320), "large": (256, 16, 4160)}
+#: Arenas of boards, bytes; what they offer in their handshake is the firmware's own choice (qfl_device_link_config).
+BOARDS = {"small": 16 << 10, "medium": 48 << 10, "large": 256 << 10}
+
+
+def offer(arena: int) -> tuple[int, int, int]:
+    """Frame, window and longest message of a board with this arena."""
+    config = ffi.new("qfl_link_config *")
+    lib.qfl_device_link_config(arena, config)
+    return config.frame_max, config.window, config.message_max
 
 
 @dataclass
@@ -103,7 +111,7 @@ class Line:
 
 def measure(*, board: str, direction: str, baud: int, latency_ms: float, ber: float, seed: int = 1) -> dict:
     """Move an object of OBJECT bytes in one direction; the row of the table."""
-    frame, window, message = BOARDS[board]
+    frame, window, message = offer(BOARDS[board])
     host, device = Link(), Link(initiator=False, frame_max=frame, window=window, message_max=message)
     line = Line(host, device, baud=baud, latency_ms=latency_ms, ber=ber, seed=seed)
     host.connect(seed * 4 + 1, 0)
@@ -127,7 +135,8 @@ def measure(*, board: str, direction: str, baud: int, latency_ms: float, ber: fl
     sent = used.tx_payload + used.tx_framing + used.tx_retransmission + used.tx_ack
     useful = receiver.counters().rx_payload + receiver.counters().rx_framing
     return {
-        "link": f"serial, {frame} B x {window}", "direction": direction, "baud": baud, "latency_ms": latency_ms, "ber": ber,
+        "link": f"serial, {BOARDS[board] >> 10} KiB of arena: {frame} B x {window}", "direction": direction,
+        "baud": baud, "latency_ms": latency_ms, "ber": ber,
         "goodput": round(len(data) / seconds), "line_rate": round(rate), "utilisation": round(useful / seconds / rate, 4),
         "overhead_ratio": round(sent / len(data), 4), "retransmitted": used.tx_retransmission, "seconds": round(seconds, 3),
     }  # fmt: skip
