@@ -115,3 +115,32 @@ def test_an_independent_reader_agrees(tmp_path):
 def test_a_trace_that_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(UsageError, match="--trace"), trace.tracing(tmp_path / "no" / "folder" / "t"):
         pass
+
+
+def test_words_of_acknowledgements_and_frames_behind_text(tmp_path):
+    path = tmp_path / "t.pcapng"
+    writer = trace.TraceWriter(path)
+    tap = writer.tap("x")
+    tap.take(trace.SENT, documented("ACK 1, are you there?"))
+    tap.take(trace.RECEIVED, documented("ACK 1, busy for at most 4000 ms"))
+    tap.take(trace.RECEIVED, b"free heap: 81 KiB\r\n" + documented("ACK of it"))
+    writer.close()
+    asks, busy, noise, ack = trace.read(path)
+    assert (asks.type, asks.ack, asks.detail) == ("ACK", 1, "are you there?")
+    assert busy.detail == "busy for at most 4000 ms"
+    assert noise.type == "noise" and "free heap" in noise.detail and noise.bytes == 19
+    assert (ack.type, ack.ack, ack.bytes) == ("ACK", 1, len(documented("ACK of it")))
+    if shutil.which("tshark"):
+        script = ROOT / "tools" / "wireshark" / "quantfl.lua"
+        done = subprocess.run(
+            ["tshark", "-X", f"lua_script:{script}", "-r", str(path), "-T", "fields", "-e", "quantfl.word", "-e", "quantfl.busy_ms"],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.stdout.split() == ["1", "2", "4000"], done.stderr
+
+
+def documented(name: str) -> bytes:
+    """A vector of docs/PROTOCOL.md."""
+    lines = (ROOT / "docs" / "PROTOCOL.md").read_text().splitlines()
+    (line,) = (x for x in lines if x.startswith(f"| {name} |"))
+    return bytes.fromhex(line.split("`")[1].replace(" ", ""))

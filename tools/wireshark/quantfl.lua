@@ -2,6 +2,7 @@
 --   wireshark -X lua_script:tools/wireshark/quantfl.lua FILE
 -- Frames: docs/PROTOCOL.md. The packets hold COBS-encoded frames with their delimiters.
 local p = Proto("quantfl", "quantfl link")
+local words = {[1] = "are you there?", [2] = "busy", [3] = "a frame had no place yet"}
 local types = { [0] = "DATA", [1] = "ACK", [2] = "SYN", [3] = "SYNACK", [4] = "RST" }
 local kinds = { [1] = "INFO", [2] = "PUT_BEGIN", [3] = "PUT_DATA", [4] = "PUT_END", [5] = "CONFIG", [6] = "TRAIN", [7] = "UPDATE",
   [8] = "EVAL", [9] = "STATUS", [10] = "COUNTERS", [11] = "TRAIN_UPDATE", [12] = "STATS", [13] = "SELFTEST" }
@@ -12,6 +13,8 @@ f.message = ProtoField.uint8("quantfl.message", "Message number")
 f.session = ProtoField.uint8("quantfl.session", "Session number")
 f.seq = ProtoField.uint8("quantfl.seq", "Frame")
 f.ack = ProtoField.uint8("quantfl.ack", "Next frame expected")
+f.word = ProtoField.uint8("quantfl.word", "Says", base.DEC, words)
+f.busy = ProtoField.uint32("quantfl.busy_ms", "Busy for at most (ms)")
 f.payload = ProtoField.bytes("quantfl.payload", "Payload")
 f.version = ProtoField.uint8("quantfl.version", "Version")
 f.nonce = ProtoField.uint32("quantfl.nonce", "Nonce", base.HEX)
@@ -66,6 +69,11 @@ function p.dissector(buffer, info, tree)
   elseif kind == 1 and n >= 2 then
     s:add(f.ack, t(1, 1))
     text = text .. " " .. t(1, 1):uint()
+    if n >= 5 then
+      s:add(f.word, t(4, 1))
+      text = text .. ", " .. (words[t(4, 1):uint()] or "?")
+    end
+    if n == 9 then s:add_le(f.busy, t(5, 4)) end
   elseif (kind == 2 or kind == 3) and n >= 13 then
     s:add(f.version, t(1, 1))
     s:add_le(f.nonce, t(2, 4))

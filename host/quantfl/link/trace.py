@@ -14,7 +14,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -174,9 +174,7 @@ def decode(at: float, link: str, direction: str, piece: bytes, starts: dict[tupl
         return Frame(**common, type=kind, session=session, seq=body[1], ack=body[2], message=head >> 4 & 3, fin=fin,
                      payload=len(body) - 3, kind=named)  # fmt: skip
     if kind == "ACK" and len(body) >= 2:
-        gaps = int.from_bytes(body[2:], "little")
-        arrived = [body[1] + 1 + i for i in range(16) if gaps >> i & 1]
-        return Frame(**common, type=kind, session=session, ack=body[1], detail=f"also arrived {arrived}" if arrived else "")
+        return Frame(**common, type=kind, session=session, ack=body[1], detail=_ack_detail(body))
     if kind in ("SYN", "SYNACK") and len(body) >= 13:
         version, nonce, window, size, longest = struct.unpack_from("<BIBHI", body, 1)
         starts[link, SENT] = starts[link, RECEIVED] = True
@@ -184,6 +182,28 @@ def decode(at: float, link: str, direction: str, piece: bytes, starts: dict[tupl
         text = f"version {version}, nonce {nonce:08x}, window {window}, frame {size}, message {longest:,}"
         return Frame(**common, type=kind, session=session, detail=text + (", with keys" if len(body) > 13 else ""))
     return Frame(**common, type=kind, session=session)
+
+
+def _ack_detail(body: bytes) -> str:
+    gaps = int.from_bytes(body[2:4], "little")
+    arrived = [(body[1] + 1 + i) & 0xFF for i in range(16) if gaps >> i & 1]
+    more = int.from_bytes(body[5:], "little")
+    words = {1: "are you there?", 2: f"busy for at most {more} ms", 3: f"frame {more} had no place yet"}
+    said = [f"also arrived {arrived}"] * bool(arrived) + [words.get(b, "?") for b in body[4:5]]
+    return ", ".join(said)
+
+
+def _behind_noise(piece: bytes) -> int:
+    """Where in a piece that is no frame one begins behind text, as the receiver finds it; 0: nowhere."""
+    body = piece.strip(b"\0")
+    for at in range(1, len(body) - 6):
+        try:
+            plain = cobs_decode(body[at:])
+        except ValueError:
+            continue
+        if len(plain) > 5 and plain[0] & 7 < 2 and zlib.crc32(plain[:-4]) == int.from_bytes(plain[-4:], "little"):
+            return piece.index(body) + at
+    return 0
 
 
 def _printable(piece: bytes) -> str:
@@ -213,7 +233,13 @@ def read(path: Path) -> Iterator[Frame]:
                 raise UsageError(f"{path} is damaged at byte {at}")
             flags = _flags(body[20 + -(-length // 4) * 4 :])
             direction = SENT if flags & 3 == 2 else RECEIVED
-            yield decode((high << 32 | low) / 1e6, links[link], direction, body[20 : 20 + length], starts)
+            now, piece = (high << 32 | low) / 1e6, body[20 : 20 + length]
+            frame = decode(now, links[link], direction, piece, starts)
+            behind = _behind_noise(piece) if frame.type == "noise" else 0
+            if behind:
+                yield replace(frame, bytes=behind, detail=_printable(piece[:behind]))
+                frame = decode(now, links[link], direction, piece[behind:], starts)
+            yield frame
         at += size
 
 
