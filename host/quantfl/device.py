@@ -111,6 +111,14 @@ class Delta:
     head: int = 0
 
 
+def uid_of(info: bytes) -> str:
+    """The unique id, as hex, in an answer to INFO; empty when it makes no sense."""
+    try:
+        return bytes(cbor2.loads(info)["uid"]).hex()
+    except (cbor2.CBORDecodeError, KeyError, TypeError, ValueError):
+        return ""
+
+
 class StaleHead(DeviceError):
     """The board holds another global head than the request names; `head` is the hash of the one it holds."""
 
@@ -182,6 +190,23 @@ class Device:
         with self.session.engaged():
             return await self._persist(kind, body, timeout, number)
 
+    async def _reopen(self, timeout: float) -> None:
+        """Open the session again; at a port of this machine another board may answer by now, which is not asked anything."""
+        session, transport = self.session, self.session.transport
+        known = getattr(transport, "uid", None)
+        try:
+            await session.open(timeout)
+            if known is None or "://" in (transport.place or ""):
+                return
+            answer = await session.request(lib.QFL_MSG_INFO, timeout=timeout)
+            if answer.status == 0 and not uid_of(answer.body).startswith(known):
+                raise LinkError(f"{transport.place}: another board answers there")
+        except LinkError:
+            if known is not None:
+                transport.misplaced()
+                await session.close()
+            raise
+
     async def _persist(self, kind: int, body: bytes, timeout: float, number: int | None) -> Answer:
         deadline = monotonic() + timeout
         pause, away = 0.05, None
@@ -192,7 +217,7 @@ class Device:
                     away = away or monotonic()
                     queued = await self.session.turn(TURN_S)
                     away, began = away + queued, monotonic()
-                    await self.session.open(self.session.open_s(max(0.1, min(left, 2.0))))
+                    await self._reopen(self.session.open_s(max(0.1, min(left, 2.0))))
                     # Connecting over BLE takes seconds, and the queue before it any time: neither is the request's.
                     deadline += queued + (monotonic() - began if self.session.open_s(0.0) else 0.0)
                     left = deadline - monotonic()
@@ -240,6 +265,8 @@ class Device:
             )
         except (cbor2.CBORDecodeError, KeyError, TypeError, ValueError):
             raise self._garbled("the hello") from None
+        if hasattr(self.session.transport, "know"):
+            self.session.transport.know(self.info.uid)
         if not self.session.link.sealed and not provisioning and not is_emulated(self.info.board):
             warn_plain(self.name, self.info.uid)
         if self.info.selftest:

@@ -31,7 +31,7 @@ def test_defaults_fill_in():
         (GOOD + '[run]\nname = "a/b"\n', ["run.name"]),
         ('[model]\npath = "m"\n[fleet]\nboards = 3\n', ["fleet", "emulate"]),
         ('[model]\npath = "m"\n[fleet]\nemulate = "native"\n[[fleet.board]]\nurl = "x"\n', ["fleet", "either"]),
-        ('[model]\npath = "m"\n[[fleet.board]]\nsamples = "x"\n', ["fleet.board[0].url", "is missing"]),
+        ('[model]\npath = "m"\n[[fleet.board]]\nsamples = "x"\n', ["fleet.board[0]", "needs url, or the board's id"]),
         ('[model]\npath = "m"\n[fleet]\nemulate = "avr"\n', ["fleet.emulate"]),
     ],
 )

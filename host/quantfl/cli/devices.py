@@ -15,21 +15,26 @@ def command(
     baud: int = typer.Option(921_600, min=300, help="Bits per second on a serial port."),
     timeout: float = typer.Option(5.0, min=0.1, help="Seconds to wait for each board; at most 3 of them to scan."),
     ble: bool = typer.Option(True, "--ble/--no-ble", help="Without URLS: also look for BLE boards, where there is Bluetooth."),
+    ask: bool = typer.Option(True, "--ask/--no-ask", help="Without URLS: ask at USB serial ports who is there."),
     keys: Path = typer.Option(None, "--keys", envvar="QUANTFL_KEYS", help="Key file: talk to boards that hold its keys only."),
+    trace: Path = typer.Option(None, "--trace", help="Write every frame to this file (quantfl trace, Wireshark)."),
     as_json: bool = typer.Option(False, "--json", help="Print a JSON list."),
 ) -> int:
-    """Show boards: firmware, protocol, memory, model and head, samples. Without URLS: list this machine's serial ports, and the
-    BLE boards in reach with board, firmware, battery and signal.
+    """Show boards: firmware, protocol, memory, model and head, samples. Without URLS: this machine's serial ports, with the
+    boards that answer at those on USB, and the BLE boards in reach with board, firmware, battery and signal.
 
     Exit code 5 when a named board does not answer, 10 when it has another key; the others are shown nevertheless.
     """
     from quantfl.cli.output import console, print_json
     from quantfl.link.keys import KeyRing
+    from quantfl.link.trace import tracing
 
     ring = KeyRing.load(keys) if keys else None
     if not urls:
-        return _list(baud, timeout, ble, as_json, ring)
-    rows = asyncio.run(_ask(urls, baud, timeout, ring))
+        with tracing(trace):
+            return _list(baud, timeout, ble, ask, as_json, ring)
+    with tracing(trace):
+        rows = asyncio.run(_ask(urls, baud, timeout, ring))
     code = next((row.pop("exit_code") for row in rows if "exit_code" in row), 0)
     if as_json:
         print_json(rows)
@@ -87,21 +92,32 @@ async def _ask(urls: list[str], baud: int, timeout: float, keys=None) -> list[di
     return list(await asyncio.gather(*(one(u) for u in urls)))
 
 
-def _list(baud: int, timeout: float, ble: bool, as_json: bool, keys) -> int:
-    from serial.tools import list_ports
+def _list(baud: int, timeout: float, ble: bool, ask: bool, as_json: bool, keys) -> int:
+    from dataclasses import asdict as plain
 
     from quantfl.cli.output import console, print_json, stderr_console
+    from quantfl.link import ports
 
-    ports = [{"url": p.device, "description": p.description, "hardware": p.hwid} for p in list_ports.comports()]
+    found = {p.url: {k: v for k, v in plain(p).items() if v} for p in ports.serial_ports()}
+    found |= {url: {"url": url, "description": "from QUANTFL_PORTS"} for url in ports.listed() if url not in found}
+    if ask:
+        for row in asyncio.run(_ask(ports.candidates(), baud, timeout, keys)):
+            row.pop("exit_code", None)
+            found[row["url"]] |= row
     boards, note = asyncio.run(_ble(baud, timeout, keys)) if ble else ([], None)
     if note is not None:
         stderr_console().print(note, highlight=False, markup=False)
     if as_json:
-        print_json([*ports, *boards])
+        print_json([*found.values(), *boards])
         return 0
-    for port in ports:
-        console().print(f"{port['url']}  {port['description']}  {port['hardware']}", highlight=False)
-    if not ports:
+    for row in found.values():
+        what = [row.get("description", ""), row.get("usb", ""), row.get("guess", "")]
+        if "uid" in row:
+            what = [row["board"], row["uid"], f"firmware {row['firmware']}", row["state"], *what[1:]]
+        elif "error" in row:
+            what.append("no quantfl board answers")
+        console().print("  ".join([row["url"], *filter(None, what)]), highlight=False, markup=False, soft_wrap=True)
+    if not found:
         console().print("no serial ports on this machine; name a port, or boot boards with `quantfl emulate`")
     for row in boards:
         what = row["error"] if "error" in row else f"{row['board']}  firmware {row['firmware']}  {row['state']}"

@@ -51,7 +51,7 @@ async def _push(data: bytes, urls: list[str], baud: int, timeout: float, keys) -
     sha = hashlib.sha256(data).hexdigest()
 
     async def one(url: str) -> dict:
-        device = Device(url, baud=baud, keys=keys)
+        device = Device(url, baud=baud, keys=keys, patience=timeout)  # time to plug a cable in again
         try:
             await device.open(min(timeout, 10.0))
             await device.hello()

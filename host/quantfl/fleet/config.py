@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -51,11 +51,22 @@ class ModelTable(_Table):
 
 
 class BoardTable(_Table):
-    """[[fleet.board]]: one board at a port; samples: the channel its data is fed through, emulated boards only."""
+    """[[fleet.board]]: one board at a port, or by its id at whichever port it is; samples: the channel its data is fed through,
+    emulated boards only."""
 
-    url: str
+    url: str = ""
+    id: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{2,64}$")] | None = None
     samples: str | None = None
     name: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _place(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and isinstance(raw.get("id"), str) and "url" not in raw:
+            return raw | {"url": f"id://{raw['id'].lower()}"}
+        if isinstance(raw, dict) and "url" not in raw:
+            raise ValueError("needs url, or the board's id")
+        return raw
 
 
 class FleetTable(_Table):

@@ -1,7 +1,8 @@
 """Transports: how bytes reach a board. Every port a user may name is accepted everywhere.
 
 `/dev/tty…`, `COM3`, `socket://host:port`, `rfc2217://host:port`, `loop://`, `hwgrep://…` go through pyserial's
-`serial_for_url`; `ble://NAME-or-ADDRESS` through bleak (quantfl.link.ble); `inproc://…` names a board inside this process
+`serial_for_url`; `id://UID` is the port at which the board with this id is found (quantfl.link.ports);
+`ble://NAME-or-ADDRESS` through bleak (quantfl.link.ble); `inproc://…` names a board inside this process
 (quantfl.emulate.inproc).
 """
 
@@ -16,7 +17,8 @@ from typing import Protocol
 
 import serial
 
-from quantfl.errors import LinkError
+from quantfl.errors import LinkError, UsageError
+from quantfl.link import ports
 
 BAUD = 921_600
 
@@ -52,10 +54,21 @@ class TurnTaking(Protocol):
 
 
 class SerialTransport:
-    """Anything pyserial can open. DTR and RTS are low before the port opens: many boards reset on their edges."""
+    """Anything pyserial can open. DTR and RTS are low before the port opens: many boards reset on their edges.
+
+    uid: the board's id as hex, where it is known (`id://`, or `know` after its hello). With it a board that comes back at another
+    port is found there. place: the port it was last seen at.
+    """
 
     def __init__(self, url: str, baud: int = BAUD):
         self.url, self.baud = url, baud
+        self.uid: str | None = None
+        self.place: str | None = url
+        self._misplaced = False
+        if url.startswith("id://"):
+            self.uid, self.place, self._misplaced = url.removeprefix("id://").strip("/").lower(), None, True
+            if not self.uid or set(self.uid) - set("0123456789abcdef"):
+                raise UsageError(f"{url}: an id is written in hexadecimal digits, as `quantfl devices` shows it")
         self._port: serial.SerialBase | None = None
         self._reader: threading.Thread | None = None
         self._fd: int | None = None
@@ -65,10 +78,15 @@ class SerialTransport:
 
     async def open(self, on_bytes: Callable[[bytes], None], on_lost: Callable[[str], None]) -> None:
         loop = asyncio.get_running_loop()
+        if self._misplaced and self.uid is not None:
+            self.place = await ports.locate(self.uid, baud=self.baud, first=self.place)
+            self._misplaced = False
         try:
             port = await loop.run_in_executor(None, self._open_port)
         except (serial.SerialException, OSError, ValueError) as error:
-            raise LinkError(f"cannot open {self.url}: {_reason(error)}; check the port and its cable or address") from None
+            self.misplaced()
+            raise LinkError(f"cannot open {self.place}: {_reason(error)}; check the port and its cable or address") from None
+        ports.claim(self.place)
         self._port, self._lost = port, on_lost
         self._out = asyncio.Queue()
         self._writer = asyncio.create_task(self._write_all())
@@ -79,10 +97,26 @@ class SerialTransport:
             self._reader = threading.Thread(target=self._read_all, args=(loop, on_bytes), daemon=True)
             self._reader.start()
 
+    @property
+    def open_s(self) -> float:
+        """Seconds that opening may take where the board has to be looked for first."""
+        if not self._misplaced:
+            raise AttributeError("open_s")  # as usual
+        return 2.0 + 2 * ports.PROBE_S * len(ports.candidates())
+
+    def know(self, uid: str) -> None:
+        """The board here is this one: should it come back elsewhere, it is to be looked for. Ports of this machine only."""
+        if self.uid is None and "://" not in self.url:
+            self.uid = uid
+
+    def misplaced(self) -> None:
+        """The board is not here, or another is: look for it when opening next."""
+        self._misplaced = self.uid is not None
+
     def _open_port(self) -> serial.SerialBase:
-        port = serial.serial_for_url(self.url, do_not_open=True)
+        port = serial.serial_for_url(self.place, do_not_open=True)
         port.baudrate = self.baud
-        if "://" not in self.url:
+        if "://" not in self.place:
             port.dtr = port.rts = False
             with contextlib.suppress(AttributeError, ValueError):
                 port.exclusive = True
@@ -141,6 +175,7 @@ class SerialTransport:
 
     def _fail(self, reason: str) -> None:
         lost, self._lost = self._lost, None
+        ports.release(self.place)
         self._stop_reading()
         if lost is not None:
             lost(reason)
@@ -153,6 +188,8 @@ class SerialTransport:
 
     async def close(self) -> None:
         self._lost = None
+        if self.place is not None:
+            ports.release(self.place)
         self._stop_reading()
         if self._writer is not None:
             self._writer.cancel()

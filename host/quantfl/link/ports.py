@@ -1,0 +1,117 @@
+"""Ports of this machine, and which board is behind which: a board is known by its own id, wherever it is plugged in.
+
+`id://UID` names a board by its unique id (or its beginning); it is looked for at every USB serial port, and at the ports that the
+environment variable QUANTFL_PORTS lists (URLs or patterns of paths, separated by commas). Opening a port to ask who is there sends a
+SYN to whatever it is: ports that are no USB serial ports are left alone unless they are listed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import glob
+import os
+import weakref
+from dataclasses import dataclass
+
+import cbor2
+
+from quantfl.core import lib
+from quantfl.errors import LinkError, SecurityError
+
+PROBE_S = 1.5
+#: (vendor, product or None for any) -> what it probably is.
+USB = {
+    (0x303A, None): "ESP32 with USB of its own", (0x10C4, 0xEA60): "ESP32 or another behind a CP210x",
+    (0x1A86, 0x7523): "ESP32 or another behind a CH340", (0x1A86, 0x55D4): "ESP32 or another behind a CH9102",
+    (0x0403, None): "a board behind an FTDI chip", (0x239A, None): "Adafruit board (nRF52840, RP2040 or SAMD)",
+    (0x2341, 0x805A): "Arduino Nano 33 BLE", (0x2341, None): "Arduino board", (0x0483, 0x374B): "STM32 Nucleo (ST-Link V2-1)",
+    (0x0483, 0x374E): "STM32 Nucleo (ST-Link V3)", (0x0483, 0x5740): "STM32 with USB of its own", (0x0483, None): "STM32",
+    (0x2E8A, None): "RP2040 or RP2350 (Pico)", (0x16C0, 0x0483): "Teensy", (0x0D28, 0x0204): "micro:bit or another behind DAPLink",
+    (0x1366, None): "a board behind a J-Link (nRF52840 DK)", (0x1915, None): "Nordic board",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Port:
+    """A serial port. guess: what is probably plugged in there, by its USB ids; empty when unknown."""
+
+    url: str
+    description: str
+    hardware: str
+    usb: str = ""  # vendor:product
+    serial_number: str = ""
+    guess: str = ""
+
+
+def serial_ports() -> list[Port]:
+    """This machine's serial ports, USB first."""
+    from serial.tools import list_ports
+
+    found = []
+    for p in list_ports.comports():
+        usb = "" if p.vid is None else f"{p.vid:04x}:{p.pid or 0:04x}"
+        guess = "" if p.vid is None else USB.get((p.vid, p.pid)) or USB.get((p.vid, None)) or ""
+        found.append(Port(p.device, p.description or "", p.hwid or "", usb, p.serial_number or "", guess))
+    return sorted(found, key=lambda p: (not p.usb, p.url))
+
+
+def listed() -> list[str]:
+    """Ports that QUANTFL_PORTS names, patterns resolved."""
+    names = [n.strip() for n in os.environ.get("QUANTFL_PORTS", "").split(",") if n.strip()]
+    return [p for n in names for p in ([n] if "://" in n else sorted(glob.glob(n)) or ([] if glob.has_magic(n) else [n]))]
+
+
+def candidates() -> list[str]:
+    """Ports at which a board may be found."""
+    return list(dict.fromkeys([*(p.url for p in serial_ports() if p.usb), *listed()]))
+
+
+_in_use: set[str] = set()  # ports open in this process: nobody is to knock there
+
+
+def claim(url: str) -> None:
+    _in_use.add(url)
+
+
+def release(url: str) -> None:
+    _in_use.discard(url)
+
+
+async def identify(url: str, *, baud: int, timeout: float = PROBE_S) -> str | None:
+    """The unique id, as hex, of the board at a port; None when no board answers. Costs a session and INFO, in nobody's ledger."""
+    from quantfl.link.session import Session
+    from quantfl.link.transport import SerialTransport
+
+    session = Session(SerialTransport(url, baud))
+    try:
+        await session.open(timeout)
+        answer = await session.request(lib.QFL_MSG_INFO, timeout=timeout)
+        return bytes(cbor2.loads(answer.body)["uid"]).hex() if answer.status == 0 else None
+    except SecurityError:
+        return session.link.peer_uid.hex() or None  # it has keys, and has said who it is
+    except (LinkError, cbor2.CBORDecodeError, KeyError, TypeError, ValueError):
+        return None
+    finally:
+        await session.close()
+
+
+_searches: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
+_seen: dict[str, str] = {}  # port -> id of the board last found there
+
+
+async def locate(uid: str, *, baud: int, first: str | None = None) -> str:
+    """The port of the board whose id begins with `uid`. first: where it was last. LinkError when it is nowhere, or not alone."""
+    lock = _searches.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+    async with lock:  # one search at a time: a port has room for one
+        free = [url for url in candidates() if url not in _in_use]
+        order = dict.fromkeys([*([first] if first in free else []), *(u for u in free if _seen.get(u, "").startswith(uid)), *free])
+        for url in order:
+            found = await identify(url, baud=baud)
+            if found is None:
+                _seen.pop(url, None)
+                continue
+            _seen[url] = found
+            if found.startswith(uid):
+                return url
+    where = f"{len(free)} ports were asked" if free else "no USB serial port is free, and QUANTFL_PORTS lists none"
+    raise LinkError(f"board {uid} is not to be found: {where}; is it plugged in and powered?")
