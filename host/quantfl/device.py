@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cbor2
 
@@ -183,12 +183,27 @@ class Device:
         return self.session.counters()
 
     async def _request(
-        self, kind: int, body: bytes = b"", *, timeout: float = _REQUEST_S, number: int | None = None
+        self, kind: int, body: bytes = b"", *, timeout: float = _REQUEST_S, number: int | None = None, head: int | None = None
     ) -> Answer:
         """A request that survives a broken link: reconnects and asks again until `timeout` s have passed, or until
-        the board has been away for `patience` s."""
+        the board has been away for `patience` s.
+
+        head: bytes before the object in a long answer, which goes on after a break where it stopped."""
+        rest = None if head is None else _Rest(kind, number, body, head)
         with self.session.engaged():
-            return await self._persist(kind, body, timeout, number)
+            return await self._persist(kind, body, timeout, number, rest)
+
+    async def _ask(self, kind: int, body: bytes, timeout: float, number: int | None, rest: _Rest | None) -> Answer:
+        session = self.session
+        if rest is not None and session.partial:
+            rest.take(session.partial)
+        session.partial = b""
+        if rest is not None and rest.data:
+            offset = struct.pack("<I", len(rest.data))
+            whole = rest.whole(await session.request(lib.QFL_MSG_REST, rest.named + offset, timeout=timeout, number=number))
+            if whole is not None:
+                return whole
+        return await session.request(kind, body, timeout=timeout, number=number)
 
     async def _reopen(self, timeout: float) -> None:
         """Open the session again; at a port of this machine another board may answer by now, which is not asked anything."""
@@ -207,7 +222,7 @@ class Device:
                 await session.close()
             raise
 
-    async def _persist(self, kind: int, body: bytes, timeout: float, number: int | None) -> Answer:
+    async def _persist(self, kind: int, body: bytes, timeout: float, number: int | None, rest: _Rest | None) -> Answer:
         deadline = monotonic() + timeout
         pause, away = 0.05, None
         while True:
@@ -223,7 +238,7 @@ class Device:
                     left = deadline - monotonic()
                 away = None
                 patience = min(left, _AGAIN_S) if kind in _QUICK else left
-                answer = await self.session.request(kind, body, timeout=max(0.1, patience), number=number)
+                answer = await self._ask(kind, body, max(0.1, patience), number, rest)
             except SecurityError:
                 raise  # asking again would not change it
             except LinkError:
@@ -410,7 +425,7 @@ class Device:
         body = struct.pack("<IB", head, step) + (update or b"")
         deadline = monotonic() + timeout
         for attempt in (0, 1):
-            answer = await self._request(kind, body, timeout=max(0.1, deadline - monotonic()), number=round_ & 0xFF)
+            answer = await self._request(kind, body, timeout=max(0.1, deadline - monotonic()), number=round_ & 0xFF, head=5)
             if answer.status == lib.QFL_E_STATE and self._config is not None and attempt == 0:
                 await self.configure(self._config)  # the board was reset since
                 continue
@@ -427,7 +442,7 @@ class Device:
 
     async def sums(self, request: bytes, *, timeout: float) -> bytes:
         """Class sums and scatter of the cached features, coded (quantfl.strategy.closed_form.Sums). DeviceError: refused."""
-        answer = await self._request(lib.QFL_MSG_STATS, request, timeout=timeout)
+        answer = await self._request(lib.QFL_MSG_STATS, request, timeout=timeout, head=0)
         if answer.status < 0:
             raise self._refused(answer, "to sum its features")
         return answer.body
@@ -528,6 +543,39 @@ class Device:
 def _loss(packed: int) -> float:
     """The loss a board packs into one byte, in nats (docs/PROTOCOL.md)."""
     return 0.0 if packed == 0 else (16 + packed % 16) * 2.0 ** (packed // 16 - 12)
+
+
+class _Rest:
+    """What has come of a long answer before the link broke, so that only the rest is asked for.
+
+    kind, number, body: of the request; head: bytes before the object in its answer.
+    """
+
+    def __init__(self, kind: int, number: int | None, body: bytes, head: int):
+        self.kind, self.number, self.body, self.head = kind, number, body, head
+        self.data = b""
+
+    @property
+    def named(self) -> bytes:
+        """How REST names the answer."""
+        return bytes((lib.QFL_MSG_TRAIN,)) + self.body[:4] if self.head else bytes((lib.QFL_MSG_STATS,)) + self.body
+
+    def take(self, partial: bytes) -> None:
+        """Keep the front of an answer, or of the rest of one."""
+        if len(partial) < 2 or (self.number is not None and partial[1] != self.number):
+            return
+        if partial[0] == self.kind | lib.QFL_MSG_ANSWER:
+            self.data = partial[2 + self.head :]
+        elif partial[0] == lib.QFL_MSG_REST | lib.QFL_MSG_ANSWER:
+            self.data += partial[2 + self.head + 32 :]
+
+    def whole(self, answer: Answer) -> Answer | None:
+        """The answer as it would have come without a break; None: the pieces do not fit together, so it is asked anew."""
+        digest, rest = answer.body[self.head : self.head + 32], answer.body[self.head + 32 :]
+        data, self.data = self.data + rest, b""
+        if answer.status < 0 or hashlib.sha256(data).digest() != digest:
+            return None
+        return replace(answer, kind=self.kind, body=answer.body[: self.head] + data)
 
 
 class _Resume(Exception):

@@ -233,6 +233,12 @@ class Link:
         lib.qfl_link_release(self._link, int(ack))
         return data
 
+    def partial(self) -> bytes:
+        """The front of a message under way that has come in order; gone after `connect`."""
+        n = ffi.new("uint32_t *")
+        p = lib.qfl_link_partial(self._link, n)
+        return bytes(ffi.buffer(p, n[0]))
+
     def send(self, message: bytes) -> None:
         """Queue one message. LinkError when there is no session, the queue is full or the message too long."""
         body = ffi.new("uint8_t[]", message) if message else ffi.NULL

@@ -37,6 +37,7 @@ KIND_NAMES = {
     lib.QFL_MSG_STATUS: "status",
     lib.QFL_MSG_COUNTERS: "counters",
     lib.QFL_MSG_KEYS: "keys",
+    lib.QFL_MSG_REST: "rest",
 }
 
 
@@ -73,6 +74,7 @@ class Session:
         self.late = 0  # answers nobody waits for any more
         self.payload_by_kind: Counter[tuple[str, str]] = Counter()  # (direction, kind) -> message bytes
         self.sessions = 0
+        self.partial = b""  # front of an answer that a break has cut off
         self.tamper: Callable[[bytes], bytes] | None = None  # changes the board's messages: chaos only
         self._rng = random.Random(nonce_seed)
         self._nonce = self._rng.getrandbits(32)
@@ -153,6 +155,7 @@ class Session:
         if self.keys is not None:
             self.link.require_keys(not plain)
         self.key_held = None
+        self.partial = self.link.partial() or self.partial
         self.link.connect(self._nonce, now_ms())
         self._pump()
         while self.link.state != UP:

@@ -39,6 +39,7 @@ typedef enum qfl_msg {
     QFL_MSG_STATS = 12, /* class sums and scatter of the cached features */
     QFL_MSG_SELFTEST = 13, /* run the kernels' known answers again -> cases u16, failed u16, first of them u16 (from 1) */
     QFL_MSG_KEYS = 14,  /* flags u8 (QFL_KEYS_*), link key 32, owner's public key 32: what the board holds from now on */
+    QFL_MSG_REST = 15,  /* what a break cut off of the answer to TRAIN or STATS, with the SHA-256 of the whole */
     QFL_MSG_FAILED = 0x40,
     QFL_MSG_ANSWER = 0x80
 } qfl_msg;

@@ -135,6 +135,7 @@ static void dispatch(qfl_device *d, const uint8_t *m, uint32_t n)
     case QFL_MSG_UPDATE: qfl_device_on_update(d, number, p, n); break;
     case QFL_MSG_EVAL: qfl_device_on_eval(d, number, p, n); break;
     case QFL_MSG_STATS: qfl_device_on_stats(d, number, p, n); break;
+    case QFL_MSG_REST: qfl_device_on_rest(d, number, p, n); break;
     case QFL_MSG_STATUS: qfl_device_on_status(d, number); break;
     case QFL_MSG_SELFTEST: qfl_device_on_selftest(d, number); break;
     case QFL_MSG_COUNTERS: qfl_device_on_counters(d, number); break;

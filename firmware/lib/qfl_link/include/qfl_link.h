@@ -153,6 +153,12 @@ uint32_t qfl_link_feed(qfl_link *l, const uint8_t *bytes, uint32_t n, uint32_t n
 /* The complete message, or NULL. It stays until qfl_link_release. */
 const uint8_t *qfl_link_message(const qfl_link *l, uint32_t *n);
 
+/*
+ * The front of a message under way that has come in order, *n bytes; it stands until qfl_link_connect. After a break this is what need
+ * not be sent again.
+ */
+const uint8_t *qfl_link_partial(const qfl_link *l, uint32_t *n);
+
 /* Gives the message buffer back. ack: 1 acknowledges at once, 0 leaves it to a data frame that is sent now anyway. */
 void qfl_link_release(qfl_link *l, int ack);
 

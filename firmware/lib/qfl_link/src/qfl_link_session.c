@@ -134,3 +134,9 @@ uint32_t qfl_link_peer_busy(const qfl_link *l, uint32_t now_ms)
     int32_t left = (int32_t)(l->busy_until_ms - now_ms);
     return l->peer_busy && left > 0 ? (uint32_t)left : 0;
 }
+
+const uint8_t *qfl_link_partial(const qfl_link *l, uint32_t *n)
+{
+    *n = l->rx_ready ? 0 : l->rx_frames * l->frame;
+    return l->message;
+}

@@ -1,0 +1,49 @@
+/*
+ * REST: the end of a delta or of sums whose answer a break cut off, from the byte that the host has come to. The object stays where it
+ * is until it is no longer wanted, so nothing is computed twice; what the host puts together is checked by the SHA-256 of the whole.
+ */
+#include <string.h>
+
+#include "qfl_device_internal.h"
+
+enum { TRAIN_REQUEST = 1 + 4 + 4, STATS_REQUEST = 1 + QFL_STATS_BYTES + 4, HEAD = 5 };
+
+/* Request: the kind asked before (TRAIN or STATS) u8, its head u32 or its request (8), offset u32. Answer: for TRAIN samples u16,
+ * loss u8, books u16; then SHA-256 (32) of the whole object, its bytes from offset. STATE: it is not held; ask anew. */
+void qfl_device_on_rest(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
+{
+    const uint8_t *object = NULL;
+    uint8_t body[HEAD + QFL_SHA256_BYTES];
+    uint32_t size = 0, at = 0, offset = n >= 4 ? qfl_get32(p + n - 4) : 0;
+    if (n == TRAIN_REQUEST && p[0] == QFL_MSG_TRAIN) {
+        uint32_t head = qfl_get32(p + 1);
+        if (d->have_package && d->have_config && d->delta_done && d->delta_status == QFL_OK && number == d->round &&
+            head == d->round_head && head == d->head_hash) {
+            qfl_link_counters c;
+            qfl_link_get_counters(d->link, &c);
+            qfl_put16(body, d->delta_samples);
+            body[2] = d->delta_loss;
+            qfl_put16(body + 3, (uint16_t)qfl_device_books(&c, 0));
+            at = HEAD;
+            object = (const uint8_t *)d->work;
+            size = d->delta_size;
+        }
+    } else if (n == STATS_REQUEST && p[0] == QFL_MSG_STATS) {
+        if (d->have_package && d->stats_done && memcmp(p + 1, d->stats_request, QFL_STATS_BYTES) == 0) {
+            object = d->stats_out;
+            size = d->stats_size;
+        }
+    } else {
+        qfl_device_answer(d, QFL_MSG_REST, number, QFL_E_FORMAT, NULL, 0, NULL, 0);
+        return;
+    }
+    if (object == NULL || offset > size) {
+        qfl_device_answer(d, QFL_MSG_REST, number, QFL_E_STATE, NULL, 0, NULL, 0);
+        return;
+    }
+    qfl_sha256 h;
+    qfl_sha256_begin(&h);
+    qfl_sha256_add(&h, object, size);
+    qfl_sha256_end(&h, body + at);
+    qfl_device_answer(d, QFL_MSG_REST, number, QFL_OK, body, at + QFL_SHA256_BYTES, object + offset, size - offset);
+}

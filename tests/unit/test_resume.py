@@ -1,0 +1,201 @@
+"""Breaks in the middle of things: long answers go on where they stopped, nothing is trained twice, late answers are counted and not used."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from quantfl.core import lib
+from quantfl.core.codec import Codec
+from quantfl.core.head import FitConfig
+from quantfl.device import Device, config_bytes
+from quantfl.emulate import boot_fleet, close_all
+from quantfl.emulate.inproc import InprocTransport
+from quantfl.link.session import Session
+from tests.support import DEMO_MODEL
+
+
+@pytest.fixture(scope="module")
+def package() -> bytes:
+    from quantfl.package.convert import convert
+
+    return convert(DEMO_MODEL).package
+
+
+@pytest.fixture
+def board():
+    (one,) = boot_fleet("inproc", 1)
+    yield one
+    close_all([one])
+
+
+class Cut(InprocTransport):
+    """A line that breaks after so many bytes from the board, each time it has been opened; `after` is used up one by one."""
+
+    after: list[int]
+    on_break = staticmethod(lambda: None)
+
+    async def open(self, on_bytes, on_lost) -> None:
+        left = [self.after.pop(0) if self.after else 1 << 30]
+
+        def some(data: bytes) -> None:
+            piece = data[: left[0]]
+            left[0] -= len(piece)
+            if piece:
+                on_bytes(piece)
+            if len(piece) < len(data):
+                left[0] = 0
+                self._task.cancel()
+                self.on_break()
+                on_lost("cut")
+
+        await super().open(some, on_lost)
+
+
+def sessions(board, codec: Codec, package: bytes):
+    """An opened device, ready to train."""
+
+    async def make(cuts: list[int]) -> Device:
+        transport = Cut(board.url)
+        transport.after = []
+        device = Device(board.url, session=Session(transport), patience=20)
+        await device.open()
+        await device.hello()
+        await device.push(package)
+        if device.info.samples == 0:
+            rng = np.random.default_rng(1)
+            board.feed(rng.integers(-128, 128, (40, 64), np.int8), rng.integers(0, 10, 40).astype(np.uint16))
+        await device.wait_samples(40, timeout=10)
+        await device.configure(config_bytes(FitConfig(lr=0.01, epochs=2, batch=10), codec, run_id=1, seed=7))
+        if cuts:
+            await device.close()
+            transport.after = cuts
+        return device
+
+    return make
+
+
+def up_payload(device: Device) -> int:
+    return device.counters().rx_payload
+
+
+@pytest.mark.parametrize("codec", [Codec("fp32"), Codec("dz", 8)])
+@pytest.mark.parametrize("cuts", [[], [600], [1400], [1400, 900], [2000, 500, 500]])
+def test_a_delta_goes_on_where_it_was_cut_off(board, package, codec, cuts):
+    async def go() -> tuple[bytes, bytes, int]:
+        make = sessions(board, codec, package)
+        device = await make(cuts)
+        head = device.info.head
+        before = up_payload(device)
+        delta = await device.train(1, head, timeout=30)
+        moved = up_payload(device) - before
+        again = await device.train(1, head, timeout=30)
+        await device.close()
+        return delta.data, again.data, moved
+
+    first, again, moved = asyncio.run(go())
+    assert first == again  # with error feedback a second training would give another delta
+    if codec.kind == "fp32" and cuts:
+        # The pieces add up to the delta once, each break costing at most the frame it cut and the head of an answer.
+        assert moved < len(first) + (len(cuts) + 1) * (39 + 300)
+
+
+def test_what_was_cut_off_is_asked_for_and_checked(board, package):
+    """REST by hand: right rest and hash, refusals for what is not held."""
+
+    async def go() -> None:
+        import hashlib
+        import struct
+
+        device = await sessions(board, Codec("fp32"), package)([])
+        head = device.info.head
+        whole = (await device.train(3, head, timeout=30)).data
+        for offset in (0, 1, len(whole) - 1, len(whole)):
+            answer = await device.session.request(lib.QFL_MSG_REST, struct.pack("<BII", 6, head, offset), timeout=5, number=3)
+            assert answer.body[5:37] == hashlib.sha256(whole).digest() and answer.body[37:] == whole[offset:]
+        for number, name, offset in ((4, head, 0), (3, head ^ 1, 0), (3, head, len(whole) + 1)):
+            answer = await device.session.request(lib.QFL_MSG_REST, struct.pack("<BII", 6, name, offset), timeout=5, number=number)
+            assert answer.status == lib.QFL_E_STATE
+        for junk in (b"", b"\x06", bytes(9), bytes(40)):
+            assert (await device.session.request(lib.QFL_MSG_REST, junk, timeout=5)).status == lib.QFL_E_FORMAT
+        await device.close()
+
+    asyncio.run(go())
+
+
+def test_sums_go_on_where_they_were_cut_off(board, package):
+    from quantfl.strategy.closed_form import StatsSpec
+
+    async def go() -> tuple[bytes, bytes, int]:
+        device = await sessions(board, Codec("fp32"), package)([])
+        request = StatsSpec(0.4, 0.4, 24, 5).request()
+        whole = await device.sums(request, timeout=30)
+        await device.close()
+        device = await sessions(board, Codec("fp32"), package)([len(whole) // 2])
+        before = up_payload(device)
+        again = await device.sums(request, timeout=30)
+        moved = up_payload(device) - before
+        await device.close()
+        return whole, again, moved
+
+    whole, again, moved = asyncio.run(go())
+    assert whole == again
+    assert moved < len(whole) + 600
+
+
+def test_a_board_that_was_reset_meanwhile_trains_again(board, package):
+    """Its answer is gone with its memory: the host's front of it is thrown away, not glued to another."""
+
+    async def go() -> tuple[bytes, bytes]:
+        make = sessions(board, Codec("fp32"), package)
+        device = await make([1400])
+        transport = device.session.transport
+        transport.on_break = board.reset
+        device._config = config_bytes(FitConfig(lr=0.01, epochs=2, batch=10), Codec("fp32"), run_id=1, seed=7)
+        head = device.info.head
+        first = await device.train(1, head, timeout=30)
+        transport.on_break = lambda: None
+        await device.wait_samples(40, timeout=10)
+        await device.close()
+        return first.data, head
+
+    data, _ = asyncio.run(go())
+    assert data
+
+
+def test_a_host_that_died_and_came_back_gets_the_same_delta(board, package):
+    """A new process knows nothing: it greets, configures the same run, asks for the same round, and nothing is trained again."""
+
+    async def go() -> tuple[bytes, bytes]:
+        make = sessions(board, Codec("dz", 8), package)
+        one = await make([])
+        first = await one.train(5, one.info.head, timeout=30)
+        one.session.transport._task.cancel()  # killed: no goodbye
+        two = await make([])
+        second = await two.train(5, two.info.head, timeout=30)
+        third = await two.train(6, two.info.head, timeout=30)
+        await two.close()
+        assert third.data != second.data  # the residual has moved on: had round 5 been trained twice, second would differ too
+        return first.data, second.data
+
+    first, second = asyncio.run(go())
+    assert first == second
+
+
+def test_a_late_answer_to_an_old_round_is_counted_and_not_used(board, package):
+    async def go() -> None:
+        device = await sessions(board, Codec("dz", 8), package)([])
+        session, head = device.session, device.info.head
+        await session.send(lib.QFL_MSG_TRAIN, 1, head.to_bytes(4, "little") + b"\0", timeout=5)  # nobody waits for this one
+        await session.drained(5)
+        while session.late == 0:
+            await asyncio.sleep(0.01)
+        late = session.late
+        delta = await device.train(2, head, timeout=30)
+        assert delta.round == 2 and session.late == late == 1
+        assert (await device.status()).round == 2
+        await device.close()
+
+    asyncio.run(go())
