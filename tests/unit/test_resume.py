@@ -1,4 +1,4 @@
-"""Breaks in the middle of things: long answers go on where they stopped, nothing is trained twice, late answers are counted and not used."""
+"""Breaks in the middle of things: long answers go on where they stopped, nothing is trained twice, late answers are not used."""
 
 from __future__ import annotations
 
