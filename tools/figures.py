@@ -86,7 +86,8 @@ def engine() -> str:
         ["model", "MACs", "instructions", "portable kernels", "arena bytes", "stack bytes", "start-up", "bit-exact",
          "training, per weight and sample"],
         [[r["model"], f"{r['macs']:,}", f"{r['insns']:,}{share(r['insns_ratio'])}",
-          f"{r['portable_insns']:,}{share(r['portable_ratio'])}", f"{r['arena_bytes']:,}{share(r['arena_ratio'])}", f"{r['stack_bytes']:,}", f"{r['open_share']:.1%}",
+          f"{r['portable_insns']:,}{share(r['portable_ratio'])}", f"{r['arena_bytes']:,}{share(r['arena_ratio'])}",
+          f"{r['stack_bytes']:,}", f"{r['open_share']:.1%}",
           f"{r['bit_exact']} ({r['inputs_checked']} inputs)",
           f"{r['train_insns_per_weight']:.1f}" if r["train_insns_per_weight"] else "–"] for r in rows],
     )  # fmt: skip
@@ -99,7 +100,7 @@ def link() -> str:
         "which the line carried bytes of use.\n\n"
     )
     return text + table(
-        ["link", "direction", "baud", "latency, ms", "bit error rate", "goodput, B/s", "line used", "bytes sent per byte", "sent again"],
+        ["link", "direction", "baud", "latency, ms", "bit error rate", "goodput, B/s", "line used", "bytes per byte", "sent again"],
         [[r["link"], r["direction"], f"{r['baud']:,}", f"{r['latency_ms']:g}", f"{r['ber']:g}", f"{r['goodput']:,}",
           f"{r['utilisation']:.1%}", f"{r['overhead_ratio']:.3f}", f"{r['retransmitted']:,}"] for r in rows],
     )  # fmt: skip
