@@ -35,7 +35,7 @@ FAULTS = [
     ("qfl_nn_depthwise.c", "y >= 0 && y < op->in_h", "y >= 0 && y <= op->in_h"),
     ("qfl_nn_depthwise.c", "a3 += (int32_t)p[3] * w[3]", "a3 += (int32_t)p[3] * w[2]"),
     ("qfl_nn_pool.c", "sum > 0 ? (sum + count / 2)", "sum > 0 ? (sum + count / 2 + 1)"),
-    ("qfl_nn_pool.c", "if (*p > dst[k])", "if (*p > dst[k] + 20)"),
+    ("qfl_nn_pool.c", "if (q[x * c] > m)", "if (q[x * c] > m + 20)"),
     ("qfl_nn_pool.c", "(int32_t)n * op->src_zero", "(int32_t)(n - 1) * op->src_zero"),
     ("qfl_nn_pool.c", "(y + op->pad_t) * out_row", "(y + op->pad_t + 1) * out_row"),
     ("qfl_nn_elementwise.c", "requantise(u + v,", "requantise(u + v + 65536,"),
