@@ -18,7 +18,7 @@ demo: firmware
 	$(BIN)/quantfl demo $(if $(QUANTFL_NO_ARM),--board native)
 
 test: $(VENV)/.test firmware cores
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # The system's compilers and emulators, where its package manager can give them.
 tools:

@@ -39,8 +39,10 @@ else sudo="none"
 fi
 if command -v apt-get >/dev/null 2>&1 && [ "$sudo" != none ]; then
     echo "installing:$need"
-    { $sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends $need; } \
-        >/dev/null 2>&1 || echo "some of these could not be installed:$need"
+    install() { DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "$@" >/dev/null 2>&1; }
+    $sudo apt-get update -qq >/dev/null 2>&1
+    # All at once; where one is not to be had, the others one by one.
+    install $need || for package in $need; do install "$package" || echo "could not be installed: $package"; done
 else
     echo "not installed, and no package manager to use without a password:$need"
 fi
