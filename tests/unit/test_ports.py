@@ -70,6 +70,10 @@ class PluggedBoard:
             os.close(self.master)
             self.master = None
 
+    def reset(self) -> None:
+        with self._lock:  # the board is not safe for use from two threads
+            self.board.reset()
+
     def close(self) -> None:
         self._stop = True
         self._thread.join()
@@ -146,7 +150,7 @@ def test_a_cable_pulled_in_mid_push_and_put_in_elsewhere(plugs, package, reset):
         board.unplug()
         await asyncio.sleep(0.3)
         if reset:
-            board.board.reset()
+            board.reset()
         stranger.plug("ttyFAKE0")
         board.plug("ttyFAKE7")
         assert await task
