@@ -28,8 +28,8 @@ from quantfl.package.program import open_package
 
 @dataclass(frozen=True)
 class Form:
-    """What is trained. layers: how many layers with weights before the last one; lr: the best of 0.003, 0.01
-    and 0.03 for the first 15 persons, but the same for all of them."""
+    """What is trained. layers: how many layers with weights before the last one; lr: one of 0.003, 0.01
+    and 0.03, tried on the first 15 persons (nearly always the best of them), the same for all of them."""
 
     name: str
     layers: int
