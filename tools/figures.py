@@ -3,6 +3,7 @@
 
     python tools/figures.py            # runs the demo and `quantfl bench engine` and `bytes`, some minutes
     python tools/figures.py engine     # only some of them
+    python tools/figures.py bytes=FILE # from the rows that `quantfl bench bytes --json` printed before
 """
 
 from __future__ import annotations
@@ -106,26 +107,46 @@ def link() -> str:
     )  # fmt: skip
 
 
+SAVED: dict[str, Path] = {}  # benches whose rows come from a file: `quantfl bench NAME --json > FILE` of a longer run
+
+
+def bench_rows(name: str) -> list[dict]:
+    return json.loads(SAVED[name].read_text()) if name in SAVED else quantfl("bench", name)
+
+
+def _bytes_row(r: dict) -> list[str]:
+    return [r["scheme"], str(r["seeds"]), f"{r['accuracy']:.3f} ± {r['accuracy_sd']:.3f}",
+            f"{r['up_bytes']:,}", f"{r['down_bytes']:,}",
+            f"{r['bytes_to_target']:,}" if r["bytes_to_target"] else "not reached",
+            f"{r['ratio_to_fp32']:.1f}" if r["ratio_to_fp32"] else "–"]  # fmt: skip
+
+
+BYTES_HEAD = ["up / down", "seeds", "accuracy", "up", "down", "bytes to target", "fp32's / these"]
+
+
 def bytes_() -> str:
-    rows, parts = quantfl("bench", "bytes"), []
+    """The rows with the most seeds, of the tasks' central setting."""
+    rows = bench_rows("bytes")
+    seeds = max(r["seeds"] for r in rows)
+    some = [r for r in rows if r["seeds"] == seeds]
+    text = (
+        "`quantfl bench bytes`: bytes on the wire per link, everything counted, over all rounds and until the accuracy reaches "
+        f"fp32's final one minus half a point; mean of {seeds} seeds. Every scheme, rivals too: [docs/BENCH.md](docs/BENCH.md).\n\n"
+    )
+    body = [[f"{r['task']}, {r['split']}, {r['participation']:.0%} a round", *_bytes_row(r)] for r in some]
+    return text + table(["task", *BYTES_HEAD], body)
+
+
+def bytes_all() -> str:
+    rows, parts = bench_rows("bytes"), []
     for key in dict.fromkeys((r["task"], r["split"], r["participation"]) for r in rows):
         some = [r for r in rows if (r["task"], r["split"], r["participation"]) == key]
         first = some[0]
         parts.append(
             f"**{key[0]}**, {key[1]}, {key[2]:.0%} of {first['links']} boards a round, "
-            f"{first['rounds']} rounds; backbone: {first['backbone']}\n\n"
-            + table(
-                ["up / down", "accuracy", "up", "down", "bytes to target", "fp32's / these"],
-                [[r["scheme"], f"{r['accuracy']:.3f} ± {r['accuracy_sd']:.3f}", f"{r['up_bytes']:,}", f"{r['down_bytes']:,}",
-                  f"{r['bytes_to_target']:,}" if r["bytes_to_target"] else "not reached",
-                  f"{r['ratio_to_fp32']:.1f}" if r["ratio_to_fp32"] else "–"] for r in some],
-            )
-        )  # fmt: skip
-    text = (
-        "`quantfl bench bytes`: bytes on the wire per link, everything counted, over all rounds and until the accuracy reaches "
-        f"fp32's final one minus half a point; mean of {rows[0]['seeds']} seeds (docs/BENCH.md).\n\n"
-    )
-    return text + "\n\n".join(parts)
+            f"{first['rounds']} rounds; backbone: {first['backbone']}\n\n" + table(BYTES_HEAD, [_bytes_row(r) for r in some])
+        )
+    return "\n\n".join(parts)
 
 
 def _num(value: float | None, form: str) -> str:
@@ -207,12 +228,18 @@ def ablations() -> str:
     return f"Mean of {rows[0]['seeds']} seeds.\n\n" + "\n\n".join(parts)
 
 
-FIGURES = {"demo": demo, "engine": engine, "link": link, "bytes": bytes_, "quantisers": quantisers, "ablations": ablations}
+FIGURES = {
+    "demo": demo, "engine": engine, "link": link, "bytes": bytes_, "bytes-all": bytes_all,
+    "quantisers": quantisers, "ablations": ablations,
+}  # fmt: skip
 PAGES = (ROOT / "README.md", ROOT / "docs" / "BENCH.md")
 
 
 def main() -> None:
-    for name in sys.argv[1:] or FIGURES:
+    for word in sys.argv[1:] or FIGURES:
+        name, _, file = word.partition("=")
+        if file:
+            SAVED[name.removesuffix("-all")] = Path(file)
         block = f"<!-- figures:{name} -->\n{FIGURES[name]()}\n<!-- end -->"
         pattern = rf"<!-- figures:{name} -->.*?<!-- end -->"
         for page in PAGES:
