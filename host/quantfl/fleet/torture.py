@@ -4,8 +4,8 @@ For a seed a schedule of faults is drawn and a small fleet trained under it. The
 
 * every round ends by its deadline, and the run ends;
 * the global head after every round is, bit for bit, that of a clean run in which exactly the boards that delivered were asked
-  (a replay of a delta that the host never saw, and dz, where a delta got lost or a board was reset: the head that the same deltas give when they are aggregated anew, since a board
-  whose delta got lost has a residual that a clean run knows nothing of);
+  (where a replay came before its original, and for dz where a delta got lost or a board was reset: the head that the same deltas give
+  when they are aggregated anew, since a board whose delta got lost has a residual that a clean run knows nothing of);
 * no lie was aggregated;
 * the ledger balances: on each line bytes taken + added = given + swallowed + held, the host has booked every byte it sent and got, so
   has a board that was not reset, both ends' books differ by counted faults only, and not at all once the faults have ended.
