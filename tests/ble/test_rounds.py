@@ -111,7 +111,8 @@ def test_boards_that_train_long_give_their_place_to_others(air, monkeypatch):
     assert record["failed"] == {} and len(record["contributors"]) == 4
     assert run(there.meters())["most_connections"] == 1
     connections = [m.device.session.transport.connections for m in rounds.f.members]
-    assert max(connections) >= 4  # set-up, TRAIN, the delta, and at least once in between to ask
+    # Set-up, TRAIN, the delta: its place went to others while it trained. On a slow machine it is asked in between as well.
+    assert max(connections) >= 3
 
 
 def test_the_ledger_holds_the_layers_of_ble(air):
