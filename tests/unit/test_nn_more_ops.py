@@ -78,6 +78,10 @@ def cases():
     case("transpose 2", (4, 5, 3), lambda L, x: L.Permute((2, 1, 3))(x), "TRANSPOSE")
     case("global max", (6, 5, 4), lambda L, x: L.GlobalMaxPooling2D()(x), "REDUCE_MAX")
     case("global max 1d", (19, 5), lambda L, x: L.GlobalMaxPooling1D()(x), "REDUCE_MAX")
+    case("mean of channels", (4, 4, 6), lambda L, x: ops.mean(x, axis=-1), "MEAN")
+    case("mean of rows", (4, 5, 6), lambda L, x: ops.mean(x, axis=1), "MEAN")
+    case("max of columns", (4, 5, 6), lambda L, x: ops.max(x, axis=2), "REDUCE_MAX")
+    case("channels first", (6, 5, 4), lambda L, x: ops.mean(ops.mean(ops.transpose(x, (0, 3, 1, 2)), axis=3), axis=2), "MEAN")
     case("global mean kept", (6, 5, 4), lambda L, x: L.GlobalAveragePooling2D(keepdims=True)(x), "MEAN")
     case("dense on a sequence", (7, 5), lambda L, x: L.Dense(3, activation="relu")(x))
     case("dense on an image", (4, 3, 6), lambda L, x: L.Dense(5)(x))
@@ -117,7 +121,7 @@ REFUSED = {
     "up-sampling by TILE": ((3, 4, 5), lambda L, x: L.UpSampling2D((2, 3), interpolation="nearest")(x), "TILE"),
     "gelu": ((6,), lambda L, x: L.Activation("gelu")(L.Dense(4)(x)), "GELU"),
     "exponential": ((6,), lambda L, x: L.Activation("exponential")(L.Dense(4)(x)), "EXP"),
-    "mean over channels": ((4, 4, 6), lambda L, x: __import__("keras").ops.mean(x, axis=-1), "MEAN"),
+    "mean of rows and channels": ((4, 4, 6), lambda L, x: __import__("keras").ops.mean(x, axis=(1, 3)), "MEAN"),
 }
 
 

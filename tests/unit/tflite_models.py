@@ -232,9 +232,12 @@ class Generator:
     def mean(self) -> bytes:
         b, o = Builder(), schema.ReducerOptionsT()
         o.keepDims = bool(self.rng.random() < 0.5)
-        h, w, c, s = self.int(1, 9), self.int(1, 9), self.channels(), self.scale()
-        x, axes = b.add([1, h, w, c], scales=s, zero=self.zero()), b.add([2], "int32", data=np.array([1, 2], np.int32))
-        y = b.add([1, 1, 1, c] if o.keepDims else [1, c], scales=s * float(self.rng.uniform(0.3, 1.5)), zero=self.zero())
+        shape, s = [1, self.int(1, 9), self.int(1, 9), self.channels()], self.scale()
+        axes = [[1, 2], [1], [2], [3], [2, 3], [-1]][self.rng.choice(6, p=[0.5, 0.1, 0.1, 0.1, 0.1, 0.1])]
+        gone = {i % 4 for i in axes}
+        left = [1 if i in gone else n for i, n in enumerate(shape) if o.keepDims or i not in gone]
+        x, axes = b.add(shape, scales=s, zero=self.zero()), b.add([len(axes)], "int32", data=np.array(axes, np.int32))
+        y = b.add(left, scales=s * float(self.rng.uniform(0.3, 1.5)), zero=self.zero())
         return b.finish("MEAN", [x, axes], [y], o)
 
     def moved(self) -> tuple[Builder, int, list[int], float, int]:

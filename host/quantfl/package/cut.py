@@ -129,6 +129,8 @@ def _layer(model: ModelFile, op: Op) -> Layer | None:
     d = record.dims
     if op.name == "FULLY_CONNECTED" and record.code == CODES["FULLY_CONNECTED"]:  # else one on every row
         d = [1, 1, d[2], 1, 1, d[5], 1, 1, 1, 1, 0, 0, 1, 1, 0, 0]
+    elif op.name in ("MEAN", "REDUCE_MAX") and d[3] != 1:  # over other axes than height and width
+        return None
     elif op.name == "MEAN":
         d = [*d[:6], d[0], d[1], 1, 1, 0, 0, 1, 1, 0, 0]
     fused = "linear" if op.name in ("MEAN", "REDUCE_MAX") else _FUSED.get(op.options.FusedActivationFunction())

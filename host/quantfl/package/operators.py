@@ -288,31 +288,38 @@ class BaseOperators:
         if x.scale != y.scale or x.zero_point != y.zero_point:
             raise self.unsupported(op, "input and output are quantised differently", "quantise with TFLite's converter")
 
-    def reduced(self, op: Op, x: Tensor, y: Tensor, axes: Tensor) -> tuple[int, int, int]:
-        """Height, width and channels of a reduction over height and width, or over the time axis of a 1-D network."""
-        dims = sorted({int(a) % len(x.shape) for a in axes.data.reshape(-1)})
-        if len(x.shape) == 3 and dims == [1] and max(x.shape) <= 65535:
-            h, w, c, dims = 1, x.shape[1], x.shape[2], [1, 2]
-        else:
-            h, w, c = self.image(op, x)
-        if dims != [1, 2] or y.size != c:
-            raise self.unsupported(op, f"reduction over axes {dims}; only height and width, or time, are supported")
-        return h, w, c
+    def reduced(self, op: Op, x: Tensor, y: Tensor, axes: Tensor) -> tuple[int, int, int, int]:
+        """Groups, height, width, channels: groups x (height * width) x channels lie in memory, one result per group and channel.
+
+        Height and width of an image or the time axis of a 1-D network are one group; other axes are taken when they lie side by side.
+        """
+        dims = {int(a) % len(x.shape) for a in axes.data.reshape(-1)}
+        real = [i for i, n in enumerate(x.shape) if n != 1]  # axes of one element change nothing
+        gone = [i for i in real if i in dims]
+        if gone and [i for i in real if gone[0] <= i <= gone[-1]] != gone:
+            raise self.unsupported(op, f"reduction over axes {sorted(dims)}, which do not lie side by side")
+        first, last = (gone[0], gone[-1]) if gone else (min(dims), min(dims))
+        sizes = [int(np.prod(part)) for part in (x.shape[:first], x.shape[first : last + 1], x.shape[last + 1 :])]
+        groups, count, c = sizes
+        if max(sizes) > 65535 or y.size != groups * c:
+            raise self.unsupported(op, f"tensor {x.name} is too large or of a wrong shape: {x.shape}")
+        h = x.shape[1] if len(x.shape) == 4 and groups == 1 and dims == {1, 2} else 1
+        return groups, h, count // h, c
 
     def op_reduce_max(self, op: Op, r: Record) -> None:
         x, y = self.src(op), self.dst(op)
         self.same_quantisation(op, x, y)
-        h, w, c = self.reduced(op, x, y, self.tensor(op, 1, constant=True))
-        r.dims[:14] = [h, w, c, 1, 1, c, h, w, 1, 1, 0, 0, 1, 1]
+        groups, h, w, c = self.reduced(op, x, y, self.tensor(op, 1, constant=True))
+        r.dims[:14] = [groups * h, w, c, groups, 1, c, h, w, h, 1, 0, 0, 1, 1]
 
     def op_mean(self, op: Op, r: Record) -> None:
         x, y, axes = self.src(op), self.dst(op), self.tensor(op, 1, constant=True)
-        h, w, c = self.reduced(op, x, y, axes)
+        groups, h, w, c = self.reduced(op, x, y, axes)
         count = h * w
         q, shift = quantize_multiplier(x.scale / y.scale)
         # TFLite folds 1/count into the multiplier: as many bits as fit are gained first.
         extra = min(count.bit_length() - 1, 32, 31 + shift)
-        r.dims[:6] = [h, w, c, 1, 1, c]
+        r.dims[:6] = [groups * h, w, c, groups, 1, c]
         r.extra[:3] = [(q << extra) // count, shift - extra, count]
         r.scratch_size = 4 * c
 

@@ -133,8 +133,8 @@ static int kernel_ok(const qfl_nn *nn, const op_record *op)
         return window_ok(op) && op->in_c == op->out_c && op->dil_h == 1 && op->dil_w == 1 && op->k_h > op->pad_t &&
                op->k_w > op->pad_l && (uint64_t)taps <= 1u << 20;
     case OP_MEAN:
-        return images_ok(op) && op->out_h == 1 && op->out_w == 1 && op->in_c == op->out_c &&
-               op->extra[2] == (int32_t)op->in_h * op->in_w && op->extra[2] <= 1 << 20 && op->extra[1] >= -31 &&
+        return images_ok(op) && op->out_w == 1 && op->in_c == op->out_c && op->in_h % op->out_h == 0 &&
+               op->extra[2] == (int32_t)(op->in_h / op->out_h) * op->in_w && op->extra[2] <= 1 << 20 && op->extra[1] >= -31 &&
                op->extra[1] <= 30 && op->scratch_size >= 4u * op->in_c && (op->scratch & 3u) == 0;
     case OP_ADD:
         return operands_ok(op) && table_ok(nn, op, 3) && rows_ok(nn, op, 0) &&

@@ -1,4 +1,4 @@
-/* AVERAGE_POOL_2D (mean of the taps inside, half away from zero), MAX_POOL_2D, MEAN over height and width, PAD. */
+/* AVERAGE_POOL_2D (mean of the taps inside, half away from zero), MAX_POOL_2D, MEAN, PAD. */
 #include "qfl_nn_dsp.h"
 
 typedef struct span {
@@ -86,6 +86,7 @@ void qfl_nn_max_pool(const kernel_args *a)
     }
 }
 
+/* Of each of out_h groups of pixels; height and width of an image are one group. */
 void qfl_nn_mean(const kernel_args *a)
 {
     const op_record *op = a->op;
@@ -93,13 +94,15 @@ void qfl_nn_mean(const kernel_args *a)
     int8_t *dst = op_dst(a);
     int32_t *sum = (int32_t *)(void *)(a->arena + op->scratch);
     uint32_t c = op->in_c, n = (uint32_t)op->extra[2];
-    memset(sum, 0, 4 * c);
-    for (uint32_t i = 0; i < n; i++)
-        for (uint32_t k = 0; k < c; k++)
-            sum[k] += *p++;
-    for (uint32_t k = 0; k < c; k++) {
-        int32_t y = requantise(sum[k] - (int32_t)n * op->src_zero, op->extra[0], op->extra[1]) + op->dst_zero;
-        dst[k] = (int8_t)clamp(y, -128, 127);
+    for (uint32_t g = 0; g < op->out_h; g++) {
+        memset(sum, 0, 4 * c);
+        for (uint32_t i = 0; i < n; i++)
+            for (uint32_t k = 0; k < c; k++)
+                sum[k] += *p++;
+        for (uint32_t k = 0; k < c; k++) {
+            int32_t y = requantise(sum[k] - (int32_t)n * op->src_zero, op->extra[0], op->extra[1]) + op->dst_zero;
+            *dst++ = (int8_t)clamp(y, -128, 127);
+        }
     }
 }
 
