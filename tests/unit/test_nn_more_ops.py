@@ -117,6 +117,31 @@ def test_equals_tflite_micro(tf, name, shape, build, needs):  # noqa: F811
     assert compare(data, np.concatenate([random, structured(size, 20)]), name) > 0
 
 
+@pytest.mark.parametrize("name", ["MobileNetV2", "MobileNetV3Small"])
+def test_keras_applications_equal_tflite_micro(tf, name):  # noqa: F811
+    """Random weights, but statistics as after training: without them activations fade, and tflite-micro aborts at the SOFTMAX."""
+    from quantfl.package.flatfile import ModelFile
+
+    keras, shape = tf.keras, (32, 32, 3)
+    keras.utils.set_random_seed(5)
+    more = {"include_preprocessing": False} if name == "MobileNetV3Small" else {}
+    images = np.random.default_rng(1).random((16, 1, *shape)).astype(np.float32)
+    net = getattr(keras.applications, name)(shape, alpha=0.35, weights=None, classes=10, classifier_activation="softmax", **more)
+    for layer in net.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    net(images[:, 0], training=True)
+    entry = keras.Input(batch_shape=(1, *shape))
+    c = tf.lite.TFLiteConverter.from_keras_model(keras.Model(entry, net(entry)))
+    c.optimizations = [tf.lite.Optimize.DEFAULT]
+    c.representative_dataset = lambda: ([s] for s in images)
+    c.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    c.inference_input_type = c.inference_output_type = tf.int8
+    data = c.convert()
+    assert len(ModelFile(data).ops) > 60
+    assert compare(data, structured(32 * 32 * 3, 12)[::4], name) > 0
+
+
 REFUSED = {
     "up-sampling by TILE": ((3, 4, 5), lambda L, x: L.UpSampling2D((2, 3), interpolation="nearest")(x), "TILE"),
     "gelu": ((6,), lambda L, x: L.Activation("gelu")(L.Dense(4)(x)), "GELU"),
@@ -137,6 +162,23 @@ def test_what_is_not_supported_is_refused_by_name(tf, name):  # noqa: F811
         compile_program(data)
     text = str(refused.value)
     assert operator in text and "layer" in text and ";" in text and "\n" not in text
+
+
+def test_softmax_of_an_untrained_network_is_refused():
+    """tflite-micro aborts on an input scale of 2^-26 or less."""
+    from quantfl.errors import UnsupportedError
+    from quantfl.package.program import compile_program
+    from tests.unit.tflite_models import Builder, schema
+
+    for scale, fits in ((2.0**-26, False), (1e-12, False), (2.0**-25, True)):
+        b, o = Builder(), schema.SoftmaxOptionsT()
+        o.beta = 1.0
+        data = b.finish("SOFTMAX", [b.add([1, 4], scales=scale)], [b.add([1, 4], scales=1 / 256, zero=-128)], o)
+        if fits:
+            assert compare(data, structured(4, 20), "softmax") > 0
+        else:
+            with pytest.raises(UnsupportedError, match="SOFTMAX.*layer.*scale.*train the model"):
+                compile_program(data)
 
 
 def test_float_edges(tf):  # noqa: F811
