@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+ERASE_UNIT = 4096
+
 
 @dataclass(frozen=True)
 class Board:
@@ -16,6 +18,11 @@ class Board:
     flash: int
     arena: int
     store: int
+
+    @property
+    def slot(self) -> int:
+        """Bytes of one of the two places for a package: an eighth of the store holds the log of rounds, two units the keys."""
+        return (self.store // 8 * 7 - 2 * ERASE_UNIT) // 2 - ERASE_UNIT
 
 
 def _b(name: str, core: str, ram_k: int, flash_k: int, arena_k: int, store_k: int) -> Board:

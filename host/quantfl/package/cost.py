@@ -70,7 +70,7 @@ def cost(package: bytes, cut: Cut, *, boards: tuple[Board, ...] = BOARDS) -> Cos
     """The cost of a package that was made with this cut."""
     needs = {b.name: device_need(package, b.arena) for b in boards}
     one = needs[boards[0].name]
-    fits = {b.name: needs[b.name]["capacity"] if len(package) <= b.store // 2 - 4096 else 0 for b in boards}
+    fits = {b.name: needs[b.name]["capacity"] if len(package) <= b.slot else 0 for b in boards}
     tensors = tuple(n for layer in cut.layers for n in layer.tensors)
     ramp = np.linspace(-1.0, 1.0, cut.params, dtype=np.float32)
     return Cost(

@@ -8,7 +8,6 @@ from quantfl.core.nn import device_need
 from quantfl.package.boards import BOARDS, Board
 
 SAMPLES = 100
-_ERASE_UNIT = 4096
 
 
 @dataclass(frozen=True)
@@ -31,10 +30,8 @@ def check(package: bytes, *, samples: int = SAMPLES, boards: tuple[Board, ...] =
     for board in boards:
         need = device_need(package, board.arena)
         ram = need["fixed"] + need["params"] + need["activations"] + 16 + samples * need["per_sample"]
-        # An eighth holds the log of rounds, the last two units the board's keys.
-        slot = (board.store // 8 * 7 - 2 * _ERASE_UNIT) // 2 - _ERASE_UNIT
         rows.append(
-            Fit(board.name, board.core, ram, board.arena, len(package), slot, need["capacity"],
-                ram <= board.arena and len(package) <= slot)
+            Fit(board.name, board.core, ram, board.arena, len(package), board.slot, need["capacity"],
+                ram <= board.arena and len(package) <= board.slot)
         )  # fmt: skip
     return rows
