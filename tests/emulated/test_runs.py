@@ -254,7 +254,7 @@ def test_a_run_on_boards_at_ports_and_partial_participation(tmp_path):
     need_board("native")
     boards = boot_fleet("native", 4)
     try:
-        run_with_boards(boards, None, tmp_path / "r", run={"rounds": 6, "fraction": 0.5, "deadline_s": 20.0})
+        run_with_boards(boards, None, tmp_path / "r", run={"rounds": 6, "participation": 0.5, "deadline_s": 20.0})
     finally:
         close_all(boards)
     history = RunFolder(tmp_path / "r").load().history
@@ -290,7 +290,7 @@ def test_boards_with_heads_of_their_own_and_one_that_is_reset(tmp_path):
 
         own = {"codec": "dz", "step": 4.0, "dither": 0.6}
         outcome = run_with_boards(boards, None, tmp_path / "r", on_round=reset, downlink=own,
-                                  run={"rounds": 14, "fraction": 0.5, "deadline_s": 20.0})  # fmt: skip
+                                  run={"rounds": 14, "participation": 0.5, "deadline_s": 20.0})  # fmt: skip
     finally:
         close_all(boards)
     state = RunFolder(tmp_path / "r").load()

@@ -66,7 +66,7 @@ class Plan:
 
     domain: Callable[[], Domain]
     boards: int
-    fraction: float
+    participation: float
     rounds: int
     samples: int | None
     epochs_before: int
@@ -112,7 +112,7 @@ def setting(task: str, start: str, seed: int, rate: float, rounds: int | None = 
     parts = split("dirichlet:0.3", y, None, plan.boards, seed, per_client=plan.samples)
     config = RunConfig(
         model=ModelTable(path="none"), fleet=FleetTable(emulate="inproc", boards=plan.boards),
-        run=RunTable(rounds=rounds or plan.rounds, seed=seed, fraction=plan.fraction), data=DataTable(name=task),
+        run=RunTable(rounds=rounds or plan.rounds, seed=seed, participation=plan.participation), data=DataTable(name=task),
         train=TrainTable(lr=rate, epochs=2, batch=10),
     )  # fmt: skip
     clients = [(x[p], y[p].astype(np.uint16)) for p in parts]

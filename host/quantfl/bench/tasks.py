@@ -64,7 +64,7 @@ def task(source: Source, split: str, participation: float, *, central: bool, rou
     c = config.load(source.file)
     boards = c.fleet.size if source.natural or participation < 1 else source.few
     update = {
-        "run": c.run.model_copy(update={"fraction": participation} | ({"rounds": rounds} if rounds else {})),
+        "run": c.run.model_copy(update={"participation": participation} | ({"rounds": rounds} if rounds else {})),
         "fleet": c.fleet.model_copy(update={"emulate": "inproc", "boards": boards}),
         "data": c.data.model_copy(update={"split": split, "test_samples": source.test}),
     }

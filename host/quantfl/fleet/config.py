@@ -5,9 +5,10 @@ Paths in the file are relative to the file. All fields with their defaults are l
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -32,7 +33,7 @@ class RunTable(_Table):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "run"
     rounds: Annotated[int, Field(ge=1, le=65535)] = 20
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
-    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    participation: Annotated[float, Field(gt=0, le=1)] = 1.0
     min_boards: Annotated[int, Field(ge=1)] = 1
     deadline_s: Annotated[float, Field(gt=0)] = 60.0
     setup_s: Annotated[float, Field(gt=0)] = 120.0
@@ -288,6 +289,25 @@ def _key(location: tuple[int | str, ...]) -> str:
     return text or "the file"
 
 
+def _known(table: type[BaseModel], prefix: str = "") -> list[str]:
+    """All keys of a description, dotted."""
+    keys = []
+    for name, field in table.model_fields.items():
+        kinds = (field.annotation, *get_args(field.annotation))
+        kind = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+        keys += [prefix + name] if kind is None else _known(kind, f"{prefix}{name}.")
+    return keys
+
+
+def _meant(location: tuple[int | str, ...]) -> str:
+    """A question about a key that is like one of ours, or stands in the wrong table."""
+    given = ".".join(str(part) for part in location if isinstance(part, str))
+    known = _known(RunConfig)
+    last = given.rsplit(".", 1)[-1]
+    there = [key for key in known if key.rsplit(".", 1)[-1] == last] or difflib.get_close_matches(given, known, 1, 0.75)
+    return f" (is {there[0]} meant?)" if there else ""
+
+
 def parse(text: str, source: str = "FLEET.toml") -> RunConfig:
     """A description from TOML text. UsageError names `source` and the line or key."""
     try:
@@ -301,7 +321,7 @@ def parse(text: str, source: str = "FLEET.toml") -> RunConfig:
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            message = "no such key; see docs/FLEET.md"
+            message = f"no such key{_meant(first['loc'])}; see docs/FLEET.md"
         elif first["type"] == "missing":
             message = "is missing"
         given = first.get("input")

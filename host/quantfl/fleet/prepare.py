@@ -115,7 +115,7 @@ def shards(config: RunConfig, package: Package, base: Path) -> Shards:
 def make_strategy(config: RunConfig, head: Head, params: np.ndarray) -> FedAvg:
     """The strategy of a description from the first head's parameters."""
     run, down = config.run, config.downlink
-    absence = config.fleet.size / max(1, round(run.fraction * config.fleet.size))
+    absence = config.fleet.size / max(1, round(run.participation * config.fleet.size))
     rate = Rate(run.rounds, config.uplink.rate(), down.rate(), config.uplink.step, window=max(5, math.ceil(absence)),
                 budget=config.budget.limit())  # fmt: skip
     if down.codec == "dz":

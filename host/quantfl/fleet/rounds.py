@@ -74,9 +74,9 @@ class Federation:
     chaos: Unleashed | None = None
 
 
-def select(seed: int, round_: int, count: int, fraction: float) -> list[int]:
+def select(seed: int, round_: int, count: int, participation: float) -> list[int]:
     """Indices of the clients of a round, ascending; the same for the same seed and round."""
-    take = max(1, round(fraction * count))
+    take = max(1, round(participation * count))
     return sorted(int(i) for i in np.random.default_rng([seed, round_]).choice(count, take, replace=False))
 
 
@@ -180,7 +180,7 @@ class Rounds:
     def choose(self, round_: int) -> list[Member]:
         """The boards to be asked in a round."""
         run = self.f.config.run
-        return [self.f.members[i] for i in select(run.seed, round_, len(self.f.members), run.fraction)]
+        return [self.f.members[i] for i in select(run.seed, round_, len(self.f.members), run.participation)]
 
     async def _one_round(self, round_: int) -> dict | None:
         f, run = self.f, self.f.config.run
@@ -235,7 +235,7 @@ class Rounds:
                 )
             return False
         run, boards = f.config.run, min(start.boards, len(f.members))
-        clients = max(1, round(run.fraction * len(f.members)))
+        clients = max(1, round(run.participation * len(f.members)))
         cost, plan = estimate(f.strategy.head, start.spec(run.seed), boards, run.rounds, clients, len(f.members))
         pays = cost <= PAYS * plan and run.rounds > 1
         used = start.how == "closed-form" or pays

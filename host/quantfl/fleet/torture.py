@@ -108,10 +108,10 @@ def _package(path: str) -> Package:
 def _description(seed: int, model: str, boards: int, rounds: int, *, real: bool) -> RunConfig:
     rng = random.Random(f"description {seed}")
     codec = rng.choice(["bu", "bu", "fp32", "bq", "dz"])
-    fraction = rng.choice([1.0, 1.0, 0.75])
+    participation = rng.choice([1.0, 1.0, 0.75])
     return RunConfig.model_validate({
         "model": {"path": model}, "fleet": {"emulate": "inproc", "boards": boards}, "start": {"how": "none"},
-        "run": {"name": "torture", "seed": seed % 2**32, "rounds": rounds, "fraction": fraction, "setup_s": SETUP_S,
+        "run": {"name": "torture", "seed": seed % 2**32, "rounds": rounds, "participation": participation, "setup_s": SETUP_S,
                 "deadline_s": 6.0 if real else DEADLINE_S},
         "train": {"lr": 0.003, "batch": 4}, "admission": {"max_norm": 1e4},
         "uplink": {"codec": codec}, "downlink": {"codec": codec, "dither": 0.0},

@@ -66,7 +66,7 @@ class Fleet:
         self.s, self.rival = s, rival
         self.params = np.ascontiguousarray(s.params, np.float32).copy()
         down: Quantiser = Float(32) if isinstance(rival.down, str) else rival.down
-        absence = config.fleet.size / max(1, round(run.fraction * config.fleet.size))
+        absence = config.fleet.size / max(1, round(run.participation * config.fleet.size))
         self.rate = Rate(run.rounds, config.uplink.rate(), config.downlink.rate(), config.uplink.step,
                          window=max(5, math.ceil(absence)))  # fmt: skip
         self.downlink: Chain | Lattice
@@ -106,7 +106,7 @@ class Fleet:
         """One round. RunError when a board or the head is no longer finite."""
         run = self.s.config.run
         total, weight, loss, boards = np.zeros(self.params.size), 0, 0.0, {}
-        for index in select(run.seed, round_, len(self.lines), run.fraction):
+        for index in select(run.seed, round_, len(self.lines), run.participation):
             try:
                 samples, mine, data = self._train(index, round_)
             except DeviceError as error:
