@@ -302,3 +302,10 @@ def test_shared_bias_buffers_are_parted():
     assert cut.without_own_bias(parted, cut.choose(parted, "1")) == []
     x = np.random.default_rng(1).integers(-128, 128, (10, 64), np.int8)
     assert (Engine(compile_program(ORIGINAL)).classify(x) == Engine(compile_program(parted.data)).classify(x)).all()
+
+
+def test_a_last_layer_of_one_output_is_refused():
+    """TensorFlow's hello world, a regression: a softmax of one class has no gradient."""
+    data = (shared_data("models/tflite_micro") / "examples__hello_world__models__hello_world_int8.tflite").read_bytes()
+    with pytest.raises(UnsupportedError, match="one output.*an output per class"):
+        convert_bytes(data, source="hello")

@@ -192,6 +192,11 @@ def choose(model: ModelFile, layer: str | None = None) -> Cut:
             "boards can train; end the model in convolutions, pooling and Dense layers (ReLU, ReLU6 or none after each), at most a "
             "softmax after"
         )
+    if cuts[0].layers[-1].out_shape[2] == 1:
+        raise UnsupportedError(
+            f"{model.name}: {cuts[0].layer} has one output: boards train classes against each other (softmax), and one alone learns "
+            "nothing; give the last layer an output per class, two for yes or no"
+        )
     if layer is None:
         small = [c for c in cuts if c.dense and c.params <= DEFAULT_PARAMS]
         return small[-1] if small else cuts[0]
