@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import cbor2
 
 from quantfl.core import lib, status_text
+from quantfl.core.codec import KINDS as CODECS
 from quantfl.core.codec import Codec
 from quantfl.core.head import FitConfig, Score
 from quantfl.core.link import Counters, unpack_counters
@@ -24,13 +25,14 @@ from quantfl.link.clock import monotonic
 from quantfl.link.keys import KeyRing, is_emulated, warn_plain
 from quantfl.link.session import Answer, Session
 from quantfl.link.transport import BAUD, open_transport
-from quantfl.package.program import missing_operators
+from quantfl.package.build import PARTS, codec_linked, codec_name, lacking
 
 STATES = {0: "empty", 1: "idle", 2: "training", 3: "evaluating", 4: "summing"}
 #: What a board says of its flash: bits of INFO's `kept` (docs/STORE.md).
 KEPT = ("package", "log", "cut package", "cut log", "no room for a log", "keeps rounds", "log failed")
 RESETS = {0: "power", 1: "pin", 2: "software", 3: "watchdog", 4: "other"}
 _REQUEST_S = 5.0
+_CODEC_AT = 30  # of a CONFIG message: kind and flags of the codec
 TURN_S = 600.0  # seconds that a board waits for its turn at a BLE adapter; in a run the round's deadline ends it earlier
 #: Requests that are answered at once: a board whose queue was full has dropped the answer, and is asked again after so many seconds.
 _QUICK, _AGAIN_S = {lib.QFL_MSG_INFO, lib.QFL_MSG_STATUS, lib.QFL_MSG_COUNTERS}, 2.5
@@ -43,7 +45,8 @@ class DeviceInfo:
     """A board's self-description. package: SHA-256 as hex, None when it holds none; head: hash of its global head.
 
     keys: its flags of keys (lib.QFL_KEYS_*). operators: bit c for every operator code c its engine has. selftest: 0, or the
-    number of the first kernel case that failed. kept: what its flash held at the start and holds now (KEPT).
+    number of the first kernel case that failed. kept: what its flash held at the start and holds now (KEPT). codecs, kinds: masks of
+    the codecs and of the trainable layers it has; parts: what else its build holds (lib.QFL_PART_*).
     """
 
     protocol: int
@@ -69,6 +72,9 @@ class DeviceInfo:
     capacity: int = 0
     keys: int = 0
     kept: tuple[str, ...] = ()
+    codecs: int = 0x0F
+    kinds: int = 0x7E
+    parts: int = 0x0F
 
 
 @dataclass(frozen=True)
@@ -277,6 +283,7 @@ class Device:
                 kept=tuple(text for bit, text in enumerate(KEPT) if int(raw.get("kept", 0)) >> bit & 1),
                 **{k: int(raw[k]) for k in ("ram", "flash", "arena", "store", "uptime_ms", "lost", "operators", "selftest")},
                 **{k: int(raw.get(k, 0)) for k in ("params", "features", "classes", "samples", "capacity", "keys")},
+                **{k: int(raw[k]) for k in ("codecs", "kinds", "parts") if k in raw},
             )
         except (cbor2.CBORDecodeError, KeyError, TypeError, ValueError):
             raise self._garbled("the hello") from None
@@ -296,6 +303,7 @@ class Device:
 
         quantfl.provision does this together with the key file.
         """
+        self._require("keys", "keys")
         flags = (lib.QFL_KEYS_LINK if key is not None else 0) | (lib.QFL_KEYS_OWNER if owner is not None else 0)
         body = bytes((flags,)) + (key or b"") + (owner or b"")
         answer = await self._request(lib.QFL_MSG_KEYS, body, timeout=timeout)
@@ -335,11 +343,8 @@ class Device:
         sha = hashlib.sha256(package).hexdigest()
         if self.info is not None and self.info.package == sha:
             return False
-        if self.info is not None and (missing := missing_operators(package, self.info.operators)):
-            raise DeviceError(
-                f"{self.name} has no {', '.join(missing)} in its engine, which this package needs; build its firmware with them "
-                "(QFL_NN_OPS, see docs/PACKAGE.md)"
-            )
+        if self.info is not None and (missing := lacking(package, self.info.operators, self.info.kinds)):
+            raise DeviceError(f"{self.name} {missing}", lib.QFL_E_UNSUPPORTED)
         moved = await self._put(lib.QFL_OBJECT_PACKAGE, package, "the package", timeout, progress)
         self._config = None
         await self.hello()
@@ -405,8 +410,25 @@ class Device:
         await session.drained(timeout)
         return at - start
 
+    def _require(self, part: str, what: str) -> None:
+        """DeviceError when the board's firmware was built without this part (package.build.PARTS)."""
+        if self.info is not None and not self.info.parts & PARTS[part]:
+            raise DeviceError(f"{self.name} has no {what} in its firmware; build it with QFL_{part.upper()}=1 (docs/PORTING.md)",
+                              lib.QFL_E_UNSUPPORTED)  # fmt: skip
+
+    def require_codec(self, name: str) -> None:
+        """DeviceError when the board's firmware has not this codec ("dz", "bu" ...)."""
+        if self.info is not None and not codec_linked(name, self.info.codecs):
+            has = ", ".join(n for n in CODECS if codec_linked(n, self.info.codecs))
+            raise DeviceError(f"{self.name} has no codec {name} in its firmware, only {has}; choose one of these, or build it with "
+                              "QFL_CODECS (docs/PORTING.md)", lib.QFL_E_UNSUPPORTED)  # fmt: skip
+
     async def configure(self, config: bytes, *, timeout: float = _REQUEST_S) -> None:
-        """Set a run's hyper-parameters (`config_bytes`); repeated on the board's demand after a reset."""
+        """Set a run's hyper-parameters (`config_bytes`); repeated on the board's demand after a reset. DeviceError when the board
+        has not the codec, or no head of its own, that the configuration asks for."""
+        self.require_codec(codec_name(config[_CODEC_AT]))
+        if config[_CODEC_AT + 1] & lib.QFL_CONFIG_PERSONAL:
+            self._require("personal", "head of its own")
         answer = await self._request(lib.QFL_MSG_CONFIG, config, timeout=timeout)
         if answer.status < 0:
             raise self._refused(answer, "the run's configuration")
@@ -442,6 +464,7 @@ class Device:
 
     async def sums(self, request: bytes, *, timeout: float) -> bytes:
         """Class sums and scatter of the cached features, coded (quantfl.strategy.closed_form.Sums). DeviceError: refused."""
+        self._require("stats", "sums for a start in closed form")
         answer = await self._request(lib.QFL_MSG_STATS, request, timeout=timeout, head=0)
         if answer.status < 0:
             raise self._refused(answer, "to sum its features")

@@ -26,8 +26,8 @@ def command(
     from quantfl.cli.output import console, print_json
     from quantfl.errors import UsageError
     from quantfl.fleet.checkpoint import write_atomic
+    from quantfl.package.build import build_flags
     from quantfl.package.convert import convert, cut_costs
-    from quantfl.package.program import operator_mask
 
     if cuts:
         return _costs(cut_costs(model, calibrate=calibrate, train=train, recompute=recompute), train, as_json)
@@ -45,7 +45,7 @@ def command(
     c.print(f"{out}: {len(done.package):,} bytes, sha256 {done.sha256[:16]}…", highlight=False)
     c.print(
         f"cut at layer {done.cut.layer}: head {done.cut.text}, {done.cut.params:,} parameters; "
-        f"activations {done.arena_size:,} bytes; operators: QFL_NN_OPS={operator_mask(done.package):#x}", highlight=False,
+        f"activations {done.arena_size:,} bytes; its smallest firmware: {build_flags(done.package)}", highlight=False,
     )  # fmt: skip
     if len(done.cuts) > 1:
         listed = Table(title="possible cuts (--cuts says what each costs)")

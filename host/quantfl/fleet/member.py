@@ -36,6 +36,7 @@ class Member:
     emulated: Any = None
     head: int | None = None  # hash of the head it holds, as far as we know
     agreed_steps: bool = False  # the uplink's steps are named by the host
+    codecs: tuple[str, ...] = ()  # that the run's deltas and updates are coded by
     ready: bool = False
     state: str = "new"
     samples: int = 0
@@ -57,6 +58,8 @@ class Member:
         if not self.device.session.up:
             await self.connect(min(left(), 10.0))
         info = await self.device.hello(min(left(), 5.0))
+        for codec in self.codecs:
+            self.device.require_codec(codec)
         self.comparison = await self.device.compare(min(left(), 5.0))
         progress("pushing")
         await self.device.push(package, timeout=left())

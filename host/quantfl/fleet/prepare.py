@@ -206,7 +206,7 @@ def make_member(
     if chaos is not None:
         session = chaos.session(name, open_transport(url), board.reset if board is not None else None, keys)
     return Member(index, name, Device(url, name=name, session=session, keys=keys), message, feed, expected, board,
-                  agreed_steps=config.uplink.codec == "dz")  # fmt: skip
+                  agreed_steps=config.uplink.codec == "dz", codecs=(config.uplink.codec, config.downlink.codec))  # fmt: skip
 
 
 def run_id(config: RunConfig, package: Package) -> int:

@@ -47,6 +47,9 @@ typedef struct qfl_codec_layout {
     uint32_t size[QFL_CODEC_MAX_TENSORS];
 } qfl_codec_layout;
 
+/* The codecs of this build (QFL_CODECS, qfl_options.h): bit k for every qfl_codec_kind k. */
+uint32_t qfl_codec_kinds(void);
+
 /* QFL_OK when the spec is one this build can do, QFL_E_UNSUPPORTED otherwise. */
 qfl_status qfl_codec_check(const qfl_codec_spec *spec);
 

@@ -27,14 +27,18 @@ int qfl_codec_finite(const float *x, uint32_t n)
     return 1;
 }
 
-qfl_status qfl_codec_check(const qfl_codec_spec *spec)
+uint32_t qfl_codec_kinds(void) { return (QFL_CODECS & 0x0Fu) | 1u << QFL_CODEC_FP32; }
+
+QFL_COLD qfl_status qfl_codec_check(const qfl_codec_spec *spec)
 {
+    if (spec->kind > QFL_CODEC_BQ || !(qfl_codec_kinds() >> spec->kind & 1u))
+        return QFL_E_UNSUPPORTED;
     switch (spec->kind) {
     case QFL_CODEC_FP32:
         return spec->levels == 0 && spec->flags == 0 ? QFL_OK : QFL_E_UNSUPPORTED;
     case QFL_CODEC_BU:
     case QFL_CODEC_BQ:
-        return qfl_codec_bucket_bits(spec->levels) != 0 && (spec->levels <= 64 || !(spec->flags & QFL_CODEC_CODED)) &&
+        return BUCKETS_LINKED && qfl_codec_bucket_bits(spec->levels) != 0 && (spec->levels <= 64 || !(spec->flags & QFL_CODEC_CODED)) &&
                        (spec->flags & ~(QFL_CODEC_PER_TENSOR | QFL_CODEC_MEANS | QFL_CODEC_CODED)) == 0
                    ? QFL_OK
                    : QFL_E_UNSUPPORTED;
@@ -45,17 +49,17 @@ qfl_status qfl_codec_check(const qfl_codec_spec *spec)
     }
 }
 
-uint32_t qfl_codec_bound(const qfl_codec_spec *spec, const qfl_codec_layout *layout)
+QFL_COLD uint32_t qfl_codec_bound(const qfl_codec_spec *spec, const qfl_codec_layout *layout)
 {
     uint32_t n = qfl_codec_values(layout);
     if (n == 0 || qfl_codec_check(spec) != QFL_OK)
         return 0;
-    if (spec->kind == QFL_CODEC_BU || spec->kind == QFL_CODEC_BQ)
+    if (BUCKETS_LINKED && (spec->kind == QFL_CODEC_BU || spec->kind == QFL_CODEC_BQ))
         return qfl_codec_bucket_bound(spec, layout);
     return 1 + 4 * n;
 }
 
-qfl_status qfl_codec_encode(const qfl_codec_spec *spec, const qfl_codec_layout *layout, float *x, uint8_t *out, uint32_t cap,
+QFL_COLD qfl_status qfl_codec_encode(const qfl_codec_spec *spec, const qfl_codec_layout *layout, float *x, uint8_t *out, uint32_t cap,
                             uint32_t *size)
 {
     uint32_t n = qfl_codec_values(layout);
@@ -66,11 +70,11 @@ qfl_status qfl_codec_encode(const qfl_codec_spec *spec, const qfl_codec_layout *
         return QFL_E_UNSUPPORTED;
     if (!qfl_codec_finite(x, n))
         return QFL_E_NONFINITE;
-    if (spec->kind == QFL_CODEC_DZ) {
+    if (LINKED(QFL_CODEC_DZ) && spec->kind == QFL_CODEC_DZ) {
         qfl_codec_dz_form form = {(uint8_t)qfl_codec_dz_step(x, n, spec->levels), 0, 0};
         return qfl_codec_dz_write(layout, qfl_codec_dz_quantise(x, n, form.code, NULL), &form, out, cap, size);
     }
-    if (spec->kind != QFL_CODEC_FP32)
+    if (BUCKETS_LINKED && spec->kind != QFL_CODEC_FP32)
         return qfl_codec_bucket_encode(spec, layout, x, out, cap, size);
     if (cap < 1 + 4 * n)
         return QFL_E_NOMEM;
@@ -104,19 +108,21 @@ static qfl_status dz_decode(const qfl_codec_layout *layout, uint32_t values, con
     return QFL_OK;
 }
 
-qfl_status qfl_codec_decode(const qfl_codec_layout *layout, const uint8_t *in, uint32_t n, uint32_t agreed, float *x)
+QFL_COLD qfl_status qfl_codec_decode(const qfl_codec_layout *layout, const uint8_t *in, uint32_t n, uint32_t agreed, float *x)
 {
     uint32_t values = qfl_codec_values(layout);
     if (values == 0)
         return QFL_E_INVAL;
     if (n < 1)
         return QFL_E_FORMAT;
-    switch (in[0] & 0x0F) {
-    case QFL_CODEC_FP32: return fp32_decode(values, in, n, x);
-    case QFL_CODEC_BU:
-    case QFL_CODEC_BQ: return qfl_codec_bucket_decode(layout, in, n, x);
-    case QFL_CODEC_DZ:
-    case QFL_CODEC_DZ_AGREED: return dz_decode(layout, values, in, n, agreed, x);
-    default: return QFL_E_UNSUPPORTED;
-    }
+    uint32_t kind = in[0] & 0x0F;
+    if (kind == QFL_CODEC_FP32)
+        return fp32_decode(values, in, n, x);
+    if (kind == QFL_CODEC_DZ_AGREED)
+        kind = QFL_CODEC_DZ;
+    if (LINKED(QFL_CODEC_DZ) && kind == QFL_CODEC_DZ)
+        return dz_decode(layout, values, in, n, agreed, x);
+    if (BUCKETS_LINKED && kind <= QFL_CODEC_BQ && (qfl_codec_kinds() >> kind & 1u))
+        return qfl_codec_bucket_decode(layout, in, n, x);
+    return QFL_E_UNSUPPORTED;
 }

@@ -13,7 +13,10 @@
 enum { HEADER = 2, RANGE = 8, FLAGS = QFL_CODEC_PER_TENSOR | QFL_CODEC_MEANS | QFL_CODEC_CODED,
        MAX_CODED = 64 /* levels: 4 bytes of stack each */ };
 
-uint32_t qfl_codec_bucket_bits(uint32_t levels)
+/* A constant where only one of the two is linked. */
+#define IS_BU(k) (LINKED(QFL_CODEC_BU) && (!LINKED(QFL_CODEC_BQ) || (k) == QFL_CODEC_BU))
+
+QFL_COLD uint32_t qfl_codec_bucket_bits(uint32_t levels)
 {
     switch (levels) {
     case 4: return 2;
@@ -38,13 +41,13 @@ static uint32_t table_bytes(uint32_t kind, uint32_t flags, uint32_t levels)
 {
     if (flags & QFL_CODEC_MEANS)
         return RANGE + 4 * levels;
-    return kind == QFL_CODEC_BQ ? 4 * (levels + 1) : RANGE;
+    return !IS_BU(kind) ? 4 * (levels + 1) : RANGE;
 }
 
-uint32_t qfl_codec_bucket_bound(const qfl_codec_spec *spec, const qfl_codec_layout *layout)
+QFL_COLD uint32_t qfl_codec_bucket_bound(const qfl_codec_spec *spec, const qfl_codec_layout *layout)
 {
     uint32_t bits = qfl_codec_bucket_bits(spec->levels), per_tensor = spec->flags & QFL_CODEC_PER_TENSOR;
-    uint32_t n = HEADER, edges = spec->kind == QFL_CODEC_BQ ? 4u * (spec->levels + 1u) : 0;
+    uint32_t n = HEADER, edges = !IS_BU(spec->kind) ? 4u * (spec->levels + 1u) : 0;
     for (uint32_t i = 0; i < (per_tensor ? layout->tensors : 1); i++) {
         uint32_t values = per_tensor ? layout->size[i] : qfl_codec_values(layout);
         n += table_bytes(spec->kind, spec->flags, spec->levels) + (values * bits + 7) / 8;
@@ -63,7 +66,7 @@ typedef struct buckets {
 
 static uint32_t index_of(const buckets *b, float x)
 {
-    if (b->kind == QFL_CODEC_BU) {
+    if (IS_BU(b->kind)) {
         float t = (x - b->lo) / b->step;
         return t >= (float)b->levels ? b->levels - 1 : (uint32_t)t;
     }
@@ -80,14 +83,14 @@ static uint32_t index_of(const buckets *b, float x)
 
 static float middle_of(const buckets *b, uint32_t index)
 {
-    if (b->kind == QFL_CODEC_BU)
+    if (IS_BU(b->kind))
         return b->lo + ((float)index + 0.5f) * b->step;
     float lo = get_float(b->edges + 4 * index), hi = get_float(b->edges + 4 * index + 4);
     return lo + (hi - lo) * 0.5f;
 }
 
 /* The L means, one pass per bucket: no memory, and L passes over a small head. */
-static void put_means(const buckets *b, const float *x, uint32_t n, float lo, float hi, uint8_t *out)
+static QFL_HOT void put_means(const buckets *b, const float *x, uint32_t n, float lo, float hi, uint8_t *out)
 {
     for (uint32_t k = 0; k < b->levels; k++) {
         float offset = 0.0f;
@@ -110,7 +113,7 @@ static void tree_init(range_bit *tree, uint32_t levels)
         range_bit_init(&tree[i], 32768);
 }
 
-static uint32_t put_indices(const buckets *b, const float *x, uint32_t n, int coded, uint8_t *out, uint32_t cap)
+static QFL_HOT uint32_t put_indices(const buckets *b, const float *x, uint32_t n, int coded, uint8_t *out, uint32_t cap)
 {
     uint32_t at = 0, acc = 0, filled = 0;
     if (coded) {
@@ -162,11 +165,11 @@ static qfl_status encode_range(const qfl_codec_spec *spec, const float *x, uint3
     *size = RANGE;
     if (hi == lo)
         return QFL_OK;
-    if (spec->kind == QFL_CODEC_BQ)
+    if (!IS_BU(spec->kind))
         qfl_codec_quantile_edges(x, n, spec->levels, scratch);
     if (means) {
         put_means(&b, x, n, lo, hi, out + RANGE);
-    } else if (spec->kind == QFL_CODEC_BQ) { /* lo, hi, then the inner edges */
+    } else if (!IS_BU(spec->kind)) { /* lo, hi, then the inner edges */
         memcpy(out + RANGE, scratch + 4, 4 * (spec->levels - 1));
     }
     uint32_t used = put_indices(&b, x, n, coded != 0, out + at + prefix, cap - at - prefix);
@@ -178,14 +181,14 @@ static qfl_status encode_range(const qfl_codec_spec *spec, const float *x, uint3
     return QFL_OK;
 }
 
-qfl_status qfl_codec_bucket_encode(const qfl_codec_spec *spec, const qfl_codec_layout *layout, const float *x, uint8_t *out,
+QFL_COLD qfl_status qfl_codec_bucket_encode(const qfl_codec_spec *spec, const qfl_codec_layout *layout, const float *x, uint8_t *out,
                                    uint32_t cap, uint32_t *size)
 {
     int per_tensor = (spec->flags & QFL_CODEC_PER_TENSOR) != 0;
     uint32_t ranges = per_tensor ? layout->tensors : 1, at = HEADER, bound = qfl_codec_bucket_bound(spec, layout);
     if (cap < bound)
         return QFL_E_NOMEM;
-    uint8_t *scratch = out + bound - (spec->kind == QFL_CODEC_BQ ? 4u * (spec->levels + 1u) : 0);
+    uint8_t *scratch = out + bound - (!IS_BU(spec->kind) ? 4u * (spec->levels + 1u) : 0);
     out[0] = (uint8_t)(spec->kind | spec->flags);
     out[1] = (uint8_t)qfl_codec_bucket_bits(spec->levels);
     for (uint32_t r = 0; r < ranges; r++) {
@@ -252,7 +255,7 @@ static float value_of(const part *p, const uint8_t *in, float lo, float hi, uint
 {
     if (p->flags & QFL_CODEC_MEANS)
         return get_float(in + RANGE + 4 * index);
-    if (p->kind == QFL_CODEC_BU)
+    if (IS_BU(p->kind))
         return lo + ((float)index + 0.5f) * ((hi - lo) / (float)p->levels);
     float a = index == 0 ? lo : get_float(in + RANGE + 4 * (index - 1));
     float b = index == p->levels - 1 ? hi : get_float(in + RANGE + 4 * index);
@@ -260,7 +263,7 @@ static float value_of(const part *p, const uint8_t *in, float lo, float hi, uint
 }
 
 /* 0: the coder's bytes are not all used, or end in a zero that no encoder leaves. */
-static int decode_coded(const part *p, const uint8_t *in, uint32_t at, uint32_t n, float lo, float hi, float *x)
+static QFL_HOT int decode_coded(const part *p, const uint8_t *in, uint32_t at, uint32_t n, float lo, float hi, float *x)
 {
     range_bit tree[MAX_CODED];
     range_decoder d;
@@ -277,7 +280,7 @@ static int decode_coded(const part *p, const uint8_t *in, uint32_t at, uint32_t 
     return d.at >= d.n;
 }
 
-static int decode_range(const part *p, const uint8_t *in, uint32_t n, float *x)
+static QFL_HOT int decode_range(const part *p, const uint8_t *in, uint32_t n, float *x)
 {
     float lo = get_float(in), hi = get_float(in + 4);
     if (hi == lo) {
@@ -300,7 +303,7 @@ static int decode_range(const part *p, const uint8_t *in, uint32_t n, float *x)
     return 1;
 }
 
-qfl_status qfl_codec_bucket_decode(const qfl_codec_layout *layout, const uint8_t *in, uint32_t n, float *x)
+QFL_COLD qfl_status qfl_codec_bucket_decode(const qfl_codec_layout *layout, const uint8_t *in, uint32_t n, float *x)
 {
     uint32_t at = HEADER, offset[QFL_CODEC_MAX_TENSORS + 1];
     if (n < HEADER || (in[0] & 0xF0u & ~(uint32_t)FLAGS) != 0 || in[1] > 8 || qfl_codec_bucket_bits(1u << in[1]) == 0)

@@ -3,6 +3,10 @@
 #define QFL_CODEC_INTERNAL_H
 
 #include "qfl_codec.h"
+#include "qfl_options.h"
+
+#define LINKED(kind) ((QFL_CODECS >> (kind)) & 1u)
+#define BUCKETS_LINKED (LINKED(QFL_CODEC_BU) || LINKED(QFL_CODEC_BQ))
 
 uint32_t qfl_codec_values(const qfl_codec_layout *layout); /* 0: out of range */
 int qfl_codec_finite(const float *x, uint32_t n);

@@ -4,10 +4,11 @@
 #include <string.h>
 
 #include "monocypher.h"
+#include "qfl_options.h"
 
 enum { LABEL_MAX = 32, SIGNED_MAX = 64 };
 
-void qfl_crypt_seal(const uint8_t *key, const uint8_t *nonce, const uint8_t *ad, uint32_t ad_n, uint8_t *text, uint32_t n,
+QFL_COLD void qfl_crypt_seal(const uint8_t *key, const uint8_t *nonce, const uint8_t *ad, uint32_t ad_n, uint8_t *text, uint32_t n,
                     uint8_t *tag)
 {
     crypto_aead_ctx c;
@@ -16,7 +17,7 @@ void qfl_crypt_seal(const uint8_t *key, const uint8_t *nonce, const uint8_t *ad,
     crypto_wipe(&c, sizeof c);
 }
 
-qfl_status qfl_crypt_open(const uint8_t *key, const uint8_t *nonce, const uint8_t *ad, uint32_t ad_n, uint8_t *text, uint32_t n,
+QFL_COLD qfl_status qfl_crypt_open(const uint8_t *key, const uint8_t *nonce, const uint8_t *ad, uint32_t ad_n, uint8_t *text, uint32_t n,
                           const uint8_t *tag)
 {
     crypto_aead_ctx c;
@@ -26,7 +27,7 @@ qfl_status qfl_crypt_open(const uint8_t *key, const uint8_t *nonce, const uint8_
     return bad ? QFL_E_AUTH : QFL_OK;
 }
 
-void qfl_crypt_mac(const uint8_t *key, const char *label, const qfl_crypt_part *parts, uint32_t count, uint8_t *out, uint32_t out_n)
+QFL_COLD void qfl_crypt_mac(const uint8_t *key, const char *label, const qfl_crypt_part *parts, uint32_t count, uint8_t *out, uint32_t out_n)
 {
     crypto_blake2b_ctx c;
     crypto_blake2b_keyed_init(&c, out_n, key, QFL_CRYPT_KEY);
@@ -36,12 +37,12 @@ void qfl_crypt_mac(const uint8_t *key, const char *label, const qfl_crypt_part *
     crypto_blake2b_final(&c, out); /* wipes c */
 }
 
-int qfl_crypt_equal(const uint8_t *a, const uint8_t *b, uint32_t n)
+QFL_COLD int qfl_crypt_equal(const uint8_t *a, const uint8_t *b, uint32_t n)
 {
     return n == 16 ? !crypto_verify16(a, b) : n == 32 ? !crypto_verify32(a, b) : n == 64 ? !crypto_verify64(a, b) : 0;
 }
 
-void qfl_crypt_wipe(void *p, uint32_t n) { crypto_wipe(p, n); }
+QFL_COLD void qfl_crypt_wipe(void *p, uint32_t n) { crypto_wipe(p, n); }
 
 /* label, zero byte, message: what is really signed. Returns its length, 0 when it is too long. */
 static uint32_t labelled(uint8_t *out, const char *label, const uint8_t *message, uint32_t n)
@@ -54,7 +55,7 @@ static uint32_t labelled(uint8_t *out, const char *label, const uint8_t *message
     return k + n;
 }
 
-void qfl_crypt_public(const uint8_t *secret, uint8_t *public_key)
+QFL_COLD void qfl_crypt_public(const uint8_t *secret, uint8_t *public_key)
 {
     uint8_t seed[QFL_CRYPT_KEY], pair[64];
     memcpy(seed, secret, sizeof seed);
@@ -62,7 +63,7 @@ void qfl_crypt_public(const uint8_t *secret, uint8_t *public_key)
     crypto_wipe(pair, sizeof pair);
 }
 
-qfl_status qfl_crypt_sign(const uint8_t *secret, const char *label, const uint8_t *message, uint32_t n, uint8_t *signature)
+QFL_COLD qfl_status qfl_crypt_sign(const uint8_t *secret, const char *label, const uint8_t *message, uint32_t n, uint8_t *signature)
 {
     uint8_t text[LABEL_MAX + SIGNED_MAX], seed[QFL_CRYPT_KEY], pair[64], public_key[QFL_CRYPT_KEY];
     uint32_t k = labelled(text, label, message, n);
@@ -75,7 +76,7 @@ qfl_status qfl_crypt_sign(const uint8_t *secret, const char *label, const uint8_
     return QFL_OK;
 }
 
-qfl_status qfl_crypt_check(const uint8_t *public_key, const char *label, const uint8_t *message, uint32_t n,
+QFL_COLD qfl_status qfl_crypt_check(const uint8_t *public_key, const char *label, const uint8_t *message, uint32_t n,
                            const uint8_t *signature)
 {
     uint8_t text[LABEL_MAX + SIGNED_MAX];

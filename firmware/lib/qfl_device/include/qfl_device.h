@@ -66,6 +66,9 @@ enum {
     QFL_SIGNED_BYTES = 72 /* at the end of a signed package: signature of its SHA-256 (64), "QFLSIG1" and a zero byte */
 };
 
+/* What a firmware may have been built without (qfl_options.h); INFO lists what it has, as `parts`. */
+enum { QFL_PART_KEYS = 1, QFL_PART_STATS = 2, QFL_PART_PERSONAL = 4, QFL_PART_LOG = 8 };
+
 typedef enum qfl_device_state {
     QFL_DEVICE_EMPTY = 0,     /* no package */
     QFL_DEVICE_IDLE = 1,

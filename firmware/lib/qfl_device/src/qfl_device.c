@@ -10,7 +10,7 @@ enum { FLUSH_US = 50000, BUSY_WORTH_MS = 200 }; /* shorter erases are not worth 
 static uint32_t aligned(uint32_t n) { return (n + 15u) & ~15u; }
 
 /* Larger boards get larger frames and messages: fewer headers and acknowledgements for a package. */
-void qfl_device_link_config(uint32_t arena, qfl_link_config *c)
+QFL_COLD void qfl_device_link_config(uint32_t arena, qfl_link_config *c)
 {
     memset(c, 0, sizeof *c);
     c->quiet_ms = QUIET_MS;
@@ -26,13 +26,13 @@ static uint32_t fixed_size(uint32_t arena)
     return aligned(sizeof(qfl_device)) + aligned((uint32_t)qfl_link_size(&c)) + aligned(qfl_link_pull_size(&c)) + ANSWER_BYTES;
 }
 
-qfl_head_shape qfl_device_shape(const qfl_nn *nn)
+QFL_COLD qfl_head_shape qfl_device_shape(const qfl_nn *nn)
 {
     qfl_head_shape s = {nn->head_layers, (const qfl_head_layer *)nn->head_list, nn->file, nn->file_size};
     return s;
 }
 
-qfl_status qfl_device_plan(const qfl_nn *nn, uint32_t arena, qfl_device_need *need)
+QFL_COLD qfl_status qfl_device_plan(const qfl_nn *nn, uint32_t arena, qfl_device_need *need)
 {
     qfl_head_shape shape = qfl_device_shape(nn);
     memset(need, 0, sizeof *need);
@@ -51,7 +51,7 @@ qfl_status qfl_device_plan(const qfl_nn *nn, uint32_t arena, qfl_device_need *ne
     return need->capacity != 0 ? QFL_OK : QFL_E_NOMEM;
 }
 
-qfl_status qfl_device_create(qfl_device **out, const qfl_port *port)
+QFL_COLD qfl_status qfl_device_create(qfl_device **out, const qfl_port *port)
 {
     uint32_t size = 0;
     uint8_t *arena = port->arena(port->ctx, &size);
@@ -89,16 +89,16 @@ qfl_status qfl_device_create(qfl_device **out, const qfl_port *port)
     return QFL_OK;
 }
 
-qfl_device_state qfl_device_get_state(const qfl_device *d) { return (qfl_device_state)d->state; }
-uint32_t qfl_device_samples(const qfl_device *d) { return d->samples; }
+QFL_COLD qfl_device_state qfl_device_get_state(const qfl_device *d) { return (qfl_device_state)d->state; }
+QFL_COLD uint32_t qfl_device_samples(const qfl_device *d) { return d->samples; }
 
-const float *qfl_device_head(const qfl_device *d, uint32_t *count)
+QFL_COLD const float *qfl_device_head(const qfl_device *d, uint32_t *count)
 {
     *count = d->params;
     return d->have_package ? d->global : NULL;
 }
 
-void qfl_device_answer(qfl_device *d, uint8_t kind, uint8_t number, qfl_status status, const uint8_t *p, uint32_t n,
+QFL_COLD void qfl_device_answer(qfl_device *d, uint8_t kind, uint8_t number, qfl_status status, const uint8_t *p, uint32_t n,
                        const uint8_t *body, uint32_t body_n)
 {
     uint8_t head[QFL_LINK_HEAD_MAX];
@@ -120,7 +120,7 @@ static void dispatch(qfl_device *d, const uint8_t *m, uint32_t n)
     uint8_t kind = m[0], number = m[1];
     const uint8_t *p = m + 2;
     n -= 2;
-    if (!qfl_device_may_talk(d) && kind != QFL_MSG_KEYS) { /* the plain session in which the key came */
+    if (QFL_KEYS && !qfl_device_may_talk(d) && kind != QFL_MSG_KEYS) { /* the plain session in which the key came */
         qfl_device_answer(d, kind, number, QFL_E_AUTH, NULL, 0, NULL, 0);
         return;
     }
@@ -134,12 +134,16 @@ static void dispatch(qfl_device *d, const uint8_t *m, uint32_t n)
     case QFL_MSG_TRAIN_UPDATE: qfl_device_on_train(d, kind, number, p, n); break;
     case QFL_MSG_UPDATE: qfl_device_on_update(d, number, p, n); break;
     case QFL_MSG_EVAL: qfl_device_on_eval(d, number, p, n); break;
+#if QFL_STATS
     case QFL_MSG_STATS: qfl_device_on_stats(d, number, p, n); break;
+#endif
     case QFL_MSG_REST: qfl_device_on_rest(d, number, p, n); break;
     case QFL_MSG_STATUS: qfl_device_on_status(d, number); break;
     case QFL_MSG_SELFTEST: qfl_device_on_selftest(d, number); break;
     case QFL_MSG_COUNTERS: qfl_device_on_counters(d, number); break;
+#if QFL_KEYS
     case QFL_MSG_KEYS: qfl_device_on_keys(d, number, p, n); break;
+#endif
     default: qfl_device_answer(d, kind, number, QFL_E_UNSUPPORTED, NULL, 0, NULL, 0); break;
     }
 }
@@ -202,7 +206,7 @@ static void announce_erase(qfl_device *d)
     } while (d->out_at != d->out_n && d->port->us(d->port->ctx) - start < FLUSH_US);
 }
 
-uint32_t qfl_device_poll(qfl_device *d)
+QFL_COLD uint32_t qfl_device_poll(qfl_device *d)
 {
     const qfl_port *port = d->port;
     port->poll(port->ctx);

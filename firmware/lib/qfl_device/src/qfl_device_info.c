@@ -45,13 +45,16 @@ static void put_bytes(writer *w, uint8_t major, const void *s, uint32_t n)
 
 static void put_text(writer *w, const char *s) { put_bytes(w, 3, s, (uint32_t)strlen(s)); }
 
-static void put_number(writer *w, const char *key, uint32_t v)
-{
-    put_text(w, key);
-    put_head(w, 0, v);
-}
+/* Names of the numbers, in the order in which qfl_device_on_info lists them; the last six only with a package. */
+static const char NUMBERS[] = "protocol\0ram\0flash\0arena\0store\0state\0reset\0lost\0uptime_ms\0operators\0selftest\0keys\0kept\0"
+                              "codecs\0kinds\0parts\0head\0params\0features\0classes\0samples\0capacity";
+enum { ALWAYS = 16, WITH_PACKAGE = 6, TEXTS = 3 };
 
-void qfl_device_on_info(qfl_device *d, uint8_t number)
+/* What this build has of what may be left out (qfl_options.h). */
+enum { PARTS = (QFL_KEYS ? QFL_PART_KEYS : 0) | (QFL_STATS ? QFL_PART_STATS : 0) | (QFL_PERSONAL ? QFL_PART_PERSONAL : 0) |
+               (QFL_LOG ? QFL_PART_LOG : 0) };
+
+QFL_COLD void qfl_device_on_info(qfl_device *d, uint8_t number)
 {
     const qfl_port *port = d->port;
     writer w = {d->answer, 0, ANSWER_BYTES};
@@ -62,40 +65,34 @@ void qfl_device_on_info(qfl_device *d, uint8_t number)
         qfl_device_answer(d, QFL_MSG_INFO, number, QFL_E_BUSY, NULL, 0, NULL, 0);
         return;
     }
-    put_head(&w, 5, d->have_package ? 23 : 16);
-    put_number(&w, "protocol", QFL_DEVICE_PROTOCOL);
+    const uint32_t v[ALWAYS + WITH_PACKAGE] = {
+        QFL_DEVICE_PROTOCOL, port->ram_bytes, port->flash_bytes, d->arena_size,
+        d->store.flash.map != NULL ? qfl_store_capacity(&d->store) : 0, d->state, port->reset_cause(port->ctx),
+        port->link_lost(port->ctx, 0), port->ms(port->ctx), qfl_nn_operators(), d->selftest_failed != 0 ? d->selftest_first : 0,
+        qfl_device_keys(d), qfl_device_kept(d), qfl_codec_kinds(), qfl_head_kinds(), PARTS,
+        d->head_hash, d->params, d->nn.feature_count, d->have_package ? qfl_head_classes(&d->shape) : 0, d->samples, d->capacity,
+    };
+    uint32_t count = d->have_package ? ALWAYS + WITH_PACKAGE : ALWAYS;
+    put_head(&w, 5, count + TEXTS + d->have_package);
     put_text(&w, "firmware");
     put_text(&w, QFL_FIRMWARE_VERSION);
     put_text(&w, "board");
     put_text(&w, port->board);
     put_text(&w, "uid");
     put_bytes(&w, 2, uid, uid_n > 0 ? (uint32_t)uid_n : 0);
-    put_number(&w, "ram", port->ram_bytes);
-    put_number(&w, "flash", port->flash_bytes);
-    put_number(&w, "arena", d->arena_size);
-    put_number(&w, "store", d->store.flash.map != NULL ? qfl_store_capacity(&d->store) : 0);
-    put_number(&w, "state", d->state);
-    put_number(&w, "reset", port->reset_cause(port->ctx));
-    put_number(&w, "lost", port->link_lost(port->ctx, 0));
-    put_number(&w, "uptime_ms", port->ms(port->ctx));
-    put_number(&w, "operators", qfl_nn_operators());
-    put_number(&w, "selftest", d->selftest_failed != 0 ? d->selftest_first : 0);
-    put_number(&w, "keys", qfl_device_keys(d));
-    put_number(&w, "kept", qfl_device_kept(d));
     if (d->have_package) {
         put_text(&w, "package");
         put_bytes(&w, 2, d->store.sha256, QFL_SHA256_BYTES);
-        put_number(&w, "head", d->head_hash);
-        put_number(&w, "params", d->params);
-        put_number(&w, "features", d->nn.feature_count);
-        put_number(&w, "classes", qfl_head_classes(&d->shape));
-        put_number(&w, "samples", d->samples);
-        put_number(&w, "capacity", d->capacity);
+    }
+    const char *name = NUMBERS;
+    for (uint32_t i = 0; i < count; i++, name += strlen(name) + 1) {
+        put_text(&w, name);
+        put_head(&w, 0, v[i]);
     }
     qfl_device_answer(d, QFL_MSG_INFO, number, QFL_OK, NULL, 0, w.p, w.n);
 }
 
-void qfl_device_on_status(qfl_device *d, uint8_t number)
+QFL_COLD void qfl_device_on_status(qfl_device *d, uint8_t number)
 {
     uint8_t b[22];
     const qfl_port *port = d->port;
@@ -113,7 +110,7 @@ void qfl_device_on_status(qfl_device *d, uint8_t number)
     qfl_device_answer(d, QFL_MSG_STATUS, number, QFL_OK, b, sizeof b, NULL, 0);
 }
 
-void qfl_device_selftest(qfl_device *d, void *mem)
+QFL_COLD void qfl_device_selftest(qfl_device *d, void *mem)
 {
     uint32_t first;
     d->selftest_failed = (uint16_t)qfl_nn_selftest(mem, &first);
@@ -135,7 +132,7 @@ static void *spare_memory(const qfl_device *d)
     return at + QFL_NN_SELFTEST_BYTES <= end ? (void *)at : NULL;
 }
 
-void qfl_device_on_selftest(qfl_device *d, uint8_t number)
+QFL_COLD void qfl_device_on_selftest(qfl_device *d, uint8_t number)
 {
     uint8_t b[6];
     void *mem = spare_memory(d);
@@ -159,7 +156,7 @@ static void pack_books(const qfl_link_counters *c, int peer, uint32_t *v)
     memcpy(v + BOOKS / 2, peer ? tx : rx, sizeof rx);
 }
 
-uint32_t qfl_device_books(const qfl_link_counters *c, int peer)
+QFL_COLD uint32_t qfl_device_books(const qfl_link_counters *c, int peer)
 {
     uint32_t v[BOOKS];
     uint8_t b[4 * BOOKS];
@@ -169,7 +166,7 @@ uint32_t qfl_device_books(const qfl_link_counters *c, int peer)
     return qfl_link_crc32(0, b, sizeof b) & 0xFFFFu;
 }
 
-void qfl_device_on_counters(qfl_device *d, uint8_t number)
+QFL_COLD void qfl_device_on_counters(qfl_device *d, uint8_t number)
 {
     qfl_link_counters c;
     uint32_t v[ALL_BOOKS];
@@ -190,4 +187,4 @@ void qfl_device_on_counters(qfl_device *d, uint8_t number)
     qfl_device_answer(d, QFL_MSG_COUNTERS, number, QFL_OK, NULL, 0, d->answer, 4 * ALL_BOOKS);
 }
 
-void qfl_device_counters(const qfl_device *d, qfl_link_counters *out) { qfl_link_get_counters(d->link, out); }
+QFL_COLD void qfl_device_counters(const qfl_device *d, qfl_link_counters *out) { qfl_link_get_counters(d->link, out); }

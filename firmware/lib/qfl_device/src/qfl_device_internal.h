@@ -7,6 +7,7 @@
 #include "qfl_head_stats.h"
 #include "qfl_keep.h"
 #include "qfl_nn_selftest.h"
+#include "qfl_options.h"
 #include "qfl_store.h"
 
 enum { ANSWER_BYTES = 448, SLACK_BYTES = 64 };

@@ -12,19 +12,21 @@ enum { BIND = 4 + QFL_SHA256_BYTES, CONFIG_AT = BIND + 4, HEAD_AT = CONFIG_AT + 
 enum { QUICK_MS = 200, OVERHEAD = 2 * 256 + 64 };
 _Static_assert(QFL_CONFIG_BYTES <= 36 && HEAD_AT % 4 == 0, "a snapshot's fields");
 
-/* 1: the log can take a snapshot of this package's state. */
+/* 1: the log can take a snapshot of this package's state. Without QFL_LOG nothing behind this question is linked. */
 static int keeps(const qfl_device *d)
 {
+    if (!QFL_LOG)
+        return 0;
     uint32_t most = HEAD_AT + 4 * d->params + ROUND_HEAD + d->params + 4 * d->params + SLACK_BYTES;
     return d->have_package && d->params != 0 && qfl_store_log_capacity(&d->store) >= most;
 }
 
-uint32_t qfl_device_kept(const qfl_device *d)
+QFL_COLD uint32_t qfl_device_kept(const qfl_device *d)
 {
     return d->store.found | (keeps(d) ? 32u : 0) | (d->keep_failed ? 64u : 0);
 }
 
-int qfl_device_keep_ready(qfl_device *d, uint32_t n)
+QFL_COLD int qfl_device_keep_ready(qfl_device *d, uint32_t n)
 {
     qfl_store *s = &d->store;
     if (!keeps(d) || s->log_rolling || qfl_store_log_room(s) >= n + OVERHEAD)
@@ -79,13 +81,13 @@ static void record(qfl_device *d, uint8_t type, const qfl_store_part *parts, uin
         qfl_store_log_prepare(s);
 }
 
-void qfl_device_keep_config(qfl_device *d)
+QFL_COLD void qfl_device_keep_config(qfl_device *d)
 {
     const qfl_store_part part = {d->config_bytes, QFL_CONFIG_BYTES};
     record(d, CONFIG, &part, 1);
 }
 
-void qfl_device_keep_update(qfl_device *d, const uint8_t *p, uint32_t n)
+QFL_COLD void qfl_device_keep_update(qfl_device *d, const uint8_t *p, uint32_t n)
 {
     uint8_t result[4];
     qfl_put32(result, d->head_hash);
@@ -93,13 +95,13 @@ void qfl_device_keep_update(qfl_device *d, const uint8_t *p, uint32_t n)
     record(d, UPDATE, parts, 2);
 }
 
-void qfl_device_keep_head(qfl_device *d)
+QFL_COLD void qfl_device_keep_head(qfl_device *d)
 {
     const qfl_store_part part = {d->global, 4 * d->params};
     record(d, HEAD, &part, 1);
 }
 
-void qfl_device_keep_round(qfl_device *d)
+QFL_COLD void qfl_device_keep_round(qfl_device *d)
 {
     uint8_t round[ROUND_HEAD];
     pack_round(d, round);
@@ -162,7 +164,7 @@ static int take_snapshot(qfl_device *d, const uint8_t *p, uint32_t n)
     return take_head(d, p + HEAD_AT) && take_round(d, p + round, n - round);
 }
 
-void qfl_device_restore(qfl_device *d)
+QFL_COLD void qfl_device_restore(qfl_device *d)
 {
     uint32_t at = 0, n;
     uint8_t type;

@@ -3,15 +3,27 @@
 
 #include "qfl_device_internal.h"
 
+static const uint8_t signed_magic[8] = "QFLSIG1";
+
+QFL_COLD uint32_t qfl_device_unsigned_length(const uint8_t *file, uint32_t n)
+{
+    int is_signed = n > QFL_SIGNED_BYTES && memcmp(file + n - sizeof signed_magic, signed_magic, sizeof signed_magic) == 0;
+    return is_signed ? n - QFL_SIGNED_BYTES : n;
+}
+
+#if QFL_KEYS
+
+static const char signed_label[] = "quantfl package 1";
+
 /* Body of the record in flash. */
 enum { AT_FLAGS = 0, AT_STARTS = 4, AT_KEY = 8, AT_OWNER = 40, ENTROPY = 32 };
 _Static_assert(AT_OWNER + QFL_CRYPT_KEY <= QFL_KEEP_BYTES, "keys fit the record");
 
 static uint8_t flags(const qfl_device *d) { return qfl_keep_has(&d->keep) ? d->keep.body[AT_FLAGS] : 0; }
 
-uint8_t qfl_device_keys(const qfl_device *d) { return flags(d) & (QFL_KEYS_LINK | QFL_KEYS_OWNER); }
+QFL_COLD uint8_t qfl_device_keys(const qfl_device *d) { return flags(d) & (QFL_KEYS_LINK | QFL_KEYS_OWNER); }
 
-int qfl_device_may_talk(const qfl_device *d) { return !(flags(d) & QFL_KEYS_LINK) || qfl_link_is_sealed(d->link); }
+QFL_COLD int qfl_device_may_talk(const qfl_device *d) { return !(flags(d) & QFL_KEYS_LINK) || qfl_link_is_sealed(d->link); }
 
 /*
  * Seeds the link's challenges and gives it the key. A board with a random number generator needs nothing else; one without counts
@@ -42,29 +54,20 @@ static qfl_status take_keys(qfl_device *d, int starting)
     return status == QFL_OK ? qfl_link_set_key(d->link, d->keep.body + AT_KEY) : status;
 }
 
-qfl_status qfl_device_open_keys(qfl_device *d)
+QFL_COLD qfl_status qfl_device_open_keys(qfl_device *d)
 {
     if (qfl_keep_open(&d->keep, d->port) != QFL_OK)
         return QFL_OK; /* no place for keys: a plain board, and it says so */
     return take_keys(d, 1);
 }
 
-static const char signed_label[] = "quantfl package 1";
-static const uint8_t signed_magic[8] = "QFLSIG1";
-
-uint32_t qfl_device_unsigned_length(const uint8_t *file, uint32_t n)
-{
-    int is_signed = n > QFL_SIGNED_BYTES && memcmp(file + n - sizeof signed_magic, signed_magic, sizeof signed_magic) == 0;
-    return is_signed ? n - QFL_SIGNED_BYTES : n;
-}
-
-qfl_status qfl_device_sign(const uint8_t *secret, const uint8_t *sha256, uint8_t *out)
+QFL_COLD qfl_status qfl_device_sign(const uint8_t *secret, const uint8_t *sha256, uint8_t *out)
 {
     memcpy(out + QFL_CRYPT_SIGNATURE, signed_magic, sizeof signed_magic);
     return qfl_crypt_sign(secret, signed_label, sha256, QFL_SHA256_BYTES, out);
 }
 
-qfl_status qfl_device_check_signed(const uint8_t *owner, const uint8_t *file, uint32_t n)
+QFL_COLD qfl_status qfl_device_check_signed(const uint8_t *owner, const uint8_t *file, uint32_t n)
 {
     uint8_t digest[QFL_SHA256_BYTES];
     uint32_t length = qfl_device_unsigned_length(file, n);
@@ -77,7 +80,7 @@ qfl_status qfl_device_check_signed(const uint8_t *owner, const uint8_t *file, ui
     return qfl_crypt_check(owner, signed_label, digest, sizeof digest, file + length);
 }
 
-qfl_status qfl_device_check_package(const qfl_device *d, const uint8_t *file, uint32_t *length)
+QFL_COLD qfl_status qfl_device_check_package(const qfl_device *d, const uint8_t *file, uint32_t *length)
 {
     uint32_t n = *length;
     *length = qfl_device_unsigned_length(file, n);
@@ -116,7 +119,22 @@ static qfl_status set_keys(qfl_device *d, const uint8_t *p, uint32_t n)
     return status;
 }
 
-void qfl_device_on_keys(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
+QFL_COLD void qfl_device_on_keys(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
 {
     qfl_device_answer(d, QFL_MSG_KEYS, number, set_keys(d, p, n), NULL, 0, NULL, 0);
 }
+
+#else /* any package is taken, signed or not */
+
+QFL_COLD uint8_t qfl_device_keys(const qfl_device *d) { (void)d; return 0; }
+QFL_COLD int qfl_device_may_talk(const qfl_device *d) { (void)d; return 1; }
+QFL_COLD qfl_status qfl_device_open_keys(qfl_device *d) { (void)d; return QFL_OK; }
+
+QFL_COLD qfl_status qfl_device_check_package(const qfl_device *d, const uint8_t *file, uint32_t *length)
+{
+    (void)d;
+    *length = qfl_device_unsigned_length(file, *length);
+    return QFL_OK;
+}
+
+#endif

@@ -5,7 +5,7 @@
 
 static uint32_t aligned(uint32_t n) { return (n + 15u) & ~15u; }
 
-uint32_t qfl_device_head_hash(const float *params, uint32_t count)
+QFL_COLD uint32_t qfl_device_head_hash(const float *params, uint32_t count)
 {
     uint8_t digest[QFL_SHA256_BYTES];
     qfl_sha256 h;
@@ -15,7 +15,7 @@ uint32_t qfl_device_head_hash(const float *params, uint32_t count)
     return qfl_get32(digest);
 }
 
-void qfl_device_unload(qfl_device *d)
+QFL_COLD void qfl_device_unload(qfl_device *d)
 {
     qfl_device_cancel(d);
     d->have_package = d->have_config = d->delta_done = 0;
@@ -34,7 +34,7 @@ static uint8_t *take(qfl_device *d, uint32_t *at, uint32_t n)
     return p;
 }
 
-qfl_status qfl_device_load(qfl_device *d)
+QFL_COLD qfl_status qfl_device_load(qfl_device *d)
 {
     uint32_t length;
     qfl_device_need need;
@@ -82,7 +82,7 @@ qfl_status qfl_device_load(qfl_device *d)
 }
 
 /* The samples as qfl_head sees them: all cached features, or those computed for the visit at hand. */
-qfl_head_data qfl_device_data(const qfl_device *d)
+QFL_COLD qfl_head_data qfl_device_data(const qfl_device *d)
 {
     qfl_head_data data = {d->features, d->labels, d->samples, d->nn.feature_scale, d->nn.feature_zero_point, d->nn.recompute};
     if (d->nn.recompute)
@@ -91,7 +91,7 @@ qfl_head_data qfl_device_data(const qfl_device *d)
 }
 
 /* With recompute: one operator towards the features of sample i. 1: they are there. */
-int qfl_device_features_ready(qfl_device *d, uint32_t i)
+QFL_COLD int qfl_device_features_ready(qfl_device *d, uint32_t i)
 {
     if (!d->nn.recompute)
         return 1;
@@ -110,7 +110,7 @@ int qfl_device_features_ready(qfl_device *d, uint32_t i)
     return 1;
 }
 
-int qfl_device_take_sample(qfl_device *d)
+QFL_COLD int qfl_device_take_sample(qfl_device *d)
 {
     const qfl_port *port = d->port;
     if (!d->have_package || d->samples >= d->capacity)

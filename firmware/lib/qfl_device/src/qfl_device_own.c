@@ -8,9 +8,11 @@
 #include "qfl_device_internal.h"
 
 /* Room for it is taken from the end of the sample cache, and given back when it is no longer asked for. */
-qfl_status qfl_device_own_reserve(qfl_device *d, int personal, uint32_t holdout)
+QFL_COLD qfl_status qfl_device_own_reserve(qfl_device *d, int personal, uint32_t holdout)
 {
     uint32_t whole = d->capacity + d->own_rows, rows = 0;
+    if (!QFL_PERSONAL)
+        return personal ? QFL_E_UNSUPPORTED : QFL_OK;
     if (personal) {
         if (holdout < 2)
             return QFL_E_RANGE;
@@ -44,22 +46,22 @@ static void judge(qfl_device *d, qfl_judge what)
     qfl_device_score_begin(d, d->config.holdout);
 }
 
-void qfl_device_own_begin(qfl_device *d)
+QFL_COLD void qfl_device_own_begin(qfl_device *d)
 {
-    if (d->personal && d->samples >= d->config.holdout)
+    if (QFL_PERSONAL && d->personal && d->samples >= d->config.holdout)
         judge(d, QFL_JUDGE_GLOBAL);
 }
 
-int qfl_device_own_fitted(qfl_device *d)
+QFL_COLD int qfl_device_own_fitted(qfl_device *d)
 {
-    if (!d->personal || d->held == 0)
+    if (!QFL_PERSONAL || !d->personal || d->held == 0)
         return 0;
     judge(d, QFL_JUDGE_FITTED);
     return 1;
 }
 
 /* The global head has been scored: if it is at least as good as the board's own, that is given up. */
-void qfl_device_own_compare(qfl_device *d)
+QFL_COLD void qfl_device_own_compare(qfl_device *d)
 {
     d->held = short_of(d->score.count);
     d->held_global = short_of(d->score.correct);
@@ -72,7 +74,7 @@ void qfl_device_own_compare(qfl_device *d)
     }
 }
 
-int qfl_device_own_slice(qfl_device *d)
+QFL_COLD int qfl_device_own_slice(qfl_device *d)
 {
     const float *head = d->judged == QFL_JUDGE_GLOBAL ? d->global : d->judged == QFL_JUDGE_OWN ? d->own : d->work;
     if (!qfl_device_score_slice(d, head))
@@ -109,7 +111,7 @@ int qfl_device_own_slice(qfl_device *d)
     return 0;
 }
 
-const float *qfl_device_head_in_use(const qfl_device *d, uint32_t *count)
+QFL_COLD const float *qfl_device_head_in_use(const qfl_device *d, uint32_t *count)
 {
     *count = d->params;
     return !d->have_package ? NULL : d->own_in_use ? d->own : d->global;

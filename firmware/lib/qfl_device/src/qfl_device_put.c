@@ -164,7 +164,7 @@ static void on_end(qfl_device *d, uint8_t number)
     qfl_device_answer(d, QFL_MSG_PUT_END, number, status, body, 4, NULL, 0);
 }
 
-void qfl_device_on_put(qfl_device *d, uint8_t kind, uint8_t number, const uint8_t *p, uint32_t n)
+QFL_COLD void qfl_device_on_put(qfl_device *d, uint8_t kind, uint8_t number, const uint8_t *p, uint32_t n)
 {
     if (kind == QFL_MSG_PUT_BEGIN)
         on_begin(d, number, p, n);

@@ -10,7 +10,7 @@ enum { TRAIN_REQUEST = 1 + 4 + 4, STATS_REQUEST = 1 + QFL_STATS_BYTES + 4, HEAD 
 
 /* Request: the kind asked before (TRAIN or STATS) u8, its head u32 or its request (8), offset u32. Answer: for TRAIN samples u16,
  * loss u8, books u16; then SHA-256 (32) of the whole object, its bytes from offset. STATE: it is not held; ask anew. */
-void qfl_device_on_rest(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
+QFL_COLD void qfl_device_on_rest(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
 {
     const uint8_t *object = NULL;
     uint8_t body[HEAD + QFL_SHA256_BYTES];
@@ -28,7 +28,7 @@ void qfl_device_on_rest(qfl_device *d, uint8_t number, const uint8_t *p, uint32_
             object = (const uint8_t *)d->work;
             size = d->delta_size;
         }
-    } else if (n == STATS_REQUEST && p[0] == QFL_MSG_STATS) {
+    } else if (QFL_STATS && n == STATS_REQUEST && p[0] == QFL_MSG_STATS) {
         if (d->have_package && d->stats_done && memcmp(p + 1, d->stats_request, QFL_STATS_BYTES) == 0) {
             object = d->stats_out;
             size = d->stats_size;

@@ -13,7 +13,7 @@ static float get_float(const uint8_t *p)
     return f;
 }
 
-void qfl_device_cancel(qfl_device *d)
+QFL_COLD void qfl_device_cancel(qfl_device *d)
 {
     if (d->have_package)
         d->state = QFL_DEVICE_IDLE;
@@ -23,7 +23,7 @@ void qfl_device_cancel(qfl_device *d)
     d->waiting = d->stats_done = d->unkept = 0;
 }
 
-qfl_status qfl_device_take_config(qfl_device *d, const uint8_t *p)
+QFL_COLD qfl_status qfl_device_take_config(qfl_device *d, const uint8_t *p)
 {
     qfl_head_config c;
     qfl_codec_spec codec;
@@ -63,7 +63,7 @@ qfl_status qfl_device_take_config(qfl_device *d, const uint8_t *p)
     return QFL_OK;
 }
 
-void qfl_device_on_config(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
+QFL_COLD void qfl_device_on_config(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
 {
     qfl_status status = QFL_OK;
     if (!d->have_package)
@@ -103,7 +103,7 @@ static qfl_status apply_update(qfl_device *d, uint32_t result, int staged, const
     return status;
 }
 
-qfl_status qfl_device_lead(qfl_device *d, uint32_t result, const uint8_t *p, uint32_t n)
+QFL_COLD qfl_status qfl_device_lead(qfl_device *d, uint32_t result, const uint8_t *p, uint32_t n)
 {
     d->delta_done = 0;
     qfl_status status = qfl_codec_decode(&d->layout, p, n, 0, d->work);
@@ -119,7 +119,7 @@ qfl_status qfl_device_lead(qfl_device *d, uint32_t result, const uint8_t *p, uin
     return QFL_OK;
 }
 
-void qfl_device_on_update(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
+QFL_COLD void qfl_device_on_update(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
 {
     uint8_t body[4];
     qfl_status status;
@@ -154,7 +154,7 @@ static void refuse_train(qfl_device *d, uint8_t kind, uint8_t number, qfl_status
     qfl_device_answer(d, kind, number, status, body, 4, NULL, 0);
 }
 
-void qfl_device_on_train(qfl_device *d, uint8_t kind, uint8_t number, const uint8_t *p, uint32_t n)
+QFL_COLD void qfl_device_on_train(qfl_device *d, uint8_t kind, uint8_t number, const uint8_t *p, uint32_t n)
 {
     int update = kind == QFL_MSG_TRAIN_UPDATE;
     if (n < TRAIN_BYTES || (!update && n != TRAIN_BYTES)) {
@@ -290,13 +290,13 @@ static void finish_fit(qfl_device *d)
     end_round(d);
 }
 
-void qfl_device_answer_waiting(qfl_device *d)
+QFL_COLD void qfl_device_answer_waiting(qfl_device *d)
 {
     if (d->waiting && (d->waiting_kind == QFL_MSG_TRAIN || d->waiting_kind == QFL_MSG_TRAIN_UPDATE) && d->delta_done)
         answer_delta(d);
 }
 
-void qfl_device_on_eval(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
+QFL_COLD void qfl_device_on_eval(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
 {
     if (!d->have_package || d->samples == 0 || n != 1) {
         qfl_device_answer(d, QFL_MSG_EVAL, number, n != 1 ? QFL_E_FORMAT : QFL_E_STATE, NULL, 0, NULL, 0);
@@ -314,14 +314,14 @@ void qfl_device_on_eval(qfl_device *d, uint8_t number, const uint8_t *p, uint32_
     d->state = QFL_DEVICE_EVALUATING;
 }
 
-void qfl_device_score_begin(qfl_device *d, uint32_t holdout)
+QFL_COLD void qfl_device_score_begin(qfl_device *d, uint32_t holdout)
 {
     memset(&d->score, 0, sizeof d->score);
     d->eval_at = 0;
     d->eval_holdout = holdout;
 }
 
-int qfl_device_score_slice(qfl_device *d, const float *head)
+QFL_COLD int qfl_device_score_slice(qfl_device *d, const float *head)
 {
     qfl_head_data data = qfl_device_data(d);
     uint32_t slice = d->nn.recompute ? 1 : EVAL_SLICE;
@@ -341,7 +341,7 @@ static void evaluate_slice(qfl_device *d)
     uint32_t loss;
     if (!qfl_device_score_slice(d, d->eval_own ? d->own : d->global))
         return;
-    if (!d->eval_own && d->eval_holdout != 0)
+    if (QFL_PERSONAL && !d->eval_own && d->eval_holdout != 0)
         qfl_device_own_compare(d);
     d->state = QFL_DEVICE_IDLE;
     if (!d->waiting)
@@ -354,15 +354,15 @@ static void evaluate_slice(qfl_device *d)
     d->waiting = 0;
 }
 
-void qfl_device_work(qfl_device *d)
+QFL_COLD void qfl_device_work(qfl_device *d)
 {
     if (d->state == QFL_DEVICE_EVALUATING)
         evaluate_slice(d);
-    else if (d->state == QFL_DEVICE_SUMMING)
+    else if (QFL_STATS && d->state == QFL_DEVICE_SUMMING)
         qfl_device_stats_slice(d);
     else if (d->unkept)
         end_round(d);
-    else if (d->judged != QFL_JUDGE_NONE) {
+    else if (QFL_PERSONAL && d->judged != QFL_JUDGE_NONE) {
         if (qfl_device_own_slice(d))
             finish_fit(d);
     } else if (qfl_device_features_ready(d, qfl_head_fit_next(&d->fit)) && !qfl_head_fit_step(&d->fit)) {

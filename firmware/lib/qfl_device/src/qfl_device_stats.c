@@ -6,6 +6,8 @@
 
 #include "qfl_device_internal.h"
 
+#if QFL_STATS
+
 /*
  * Request: step of the scatter in 1/16 of the mean of its diagonal u8, step of the sums in 1/16 of their root mean square u8,
  * dims u16 (0: no sketch), seed u32. Answer: samples u16, bytes of scatter u32, bytes of sums u32, then as DZ deltas: the scatter
@@ -41,7 +43,7 @@ static uint32_t step_below(float wanted)
     return qfl_codec_dz_step(&one, 1, 16);
 }
 
-void qfl_device_on_stats(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
+QFL_COLD void qfl_device_on_stats(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
 {
     qfl_status status = QFL_OK;
     if (n != QFL_STATS_BYTES)
@@ -117,7 +119,7 @@ static qfl_status finish(qfl_device *d)
     return status;
 }
 
-void qfl_device_stats_slice(qfl_device *d)
+QFL_COLD void qfl_device_stats_slice(qfl_device *d)
 {
     int32_t *row = (int32_t *)(void *)d->momentum;
     if (d->stats_row < d->stats.dims) {
@@ -132,3 +134,5 @@ void qfl_device_stats_slice(qfl_device *d)
     d->stats_done = status == QFL_OK;
     answer(d, status);
 }
+
+#endif

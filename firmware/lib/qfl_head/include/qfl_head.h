@@ -100,6 +100,9 @@ typedef struct qfl_head_fit {
     float loss;            /* mean cross-entropy of the last completed epoch, measured while training */
 } qfl_head_fit;
 
+/* The layers that this build can train (QFL_HEAD_KINDS, qfl_options.h). */
+uint32_t qfl_head_kinds(void);
+
 /* Whether every number in the list is one that can be run: QFL_OK, QFL_E_FORMAT, or QFL_E_UNSUPPORTED for a kind or mode. */
 qfl_status qfl_head_check(const qfl_head_shape *shape);
 

@@ -28,7 +28,7 @@ static uint32_t room_of(const qfl_head_shape *shape)
     return most;
 }
 
-uint32_t qfl_head_scratch_size(const qfl_head_shape *shape)
+QFL_COLD uint32_t qfl_head_scratch_size(const qfl_head_shape *shape)
 {
     uint32_t n = room_of(shape), apart = 0;
     for (uint32_t i = 0; i < shape->layers; i++) {
@@ -40,7 +40,7 @@ uint32_t qfl_head_scratch_size(const qfl_head_shape *shape)
     return (n + apart) * (uint32_t)sizeof(float);
 }
 
-const float *qfl_head_outputs(const qfl_head_shape *shape, uint32_t i, const float *scratch)
+QFL_COLD const float *qfl_head_outputs(const qfl_head_shape *shape, uint32_t i, const float *scratch)
 {
     scratch += room_of(shape);
     for (uint32_t k = 0; k < i; k++)
@@ -83,7 +83,7 @@ static float *forward(const qfl_head_shape *shape, const float *w, qfl_head_sour
     }
 }
 
-const float *qfl_head_logits(const qfl_head_shape *shape, const float *w, const int8_t *q, float scale,
+QFL_COLD const float *qfl_head_logits(const qfl_head_shape *shape, const float *w, const int8_t *q, float scale,
                              int32_t zero_point, float *scratch)
 {
     qfl_head_source s = {q, 0, scale, zero_point, 0};
@@ -154,7 +154,7 @@ float qfl_head_gradient(const qfl_head_shape *shape, const float *w, const int8_
 
 int qfl_head_held_back(uint32_t i, uint32_t holdout) { return holdout == 0 || i % holdout == holdout - 1; }
 
-void qfl_head_evaluate(const qfl_head_shape *shape, const float *w, const qfl_head_data *data, uint32_t holdout,
+QFL_COLD void qfl_head_evaluate(const qfl_head_shape *shape, const float *w, const qfl_head_data *data, uint32_t holdout,
                        uint32_t first, uint32_t limit, qfl_head_score *score, float *scratch)
 {
     uint32_t k = qfl_head_classes(shape), f = qfl_head_features(shape);
@@ -173,7 +173,7 @@ void qfl_head_evaluate(const qfl_head_shape *shape, const float *w, const qfl_he
     }
 }
 
-void qfl_head_score_finish(qfl_head_score *score)
+QFL_COLD void qfl_head_score_finish(qfl_head_score *score)
 {
     if (score->count != 0)
         score->loss = score->loss / (float)score->count;

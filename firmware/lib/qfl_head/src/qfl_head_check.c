@@ -59,7 +59,9 @@ static qfl_status layer_check(const qfl_head_shape *shape, uint32_t i)
     return QFL_OK;
 }
 
-qfl_status qfl_head_check(const qfl_head_shape *shape)
+QFL_COLD uint32_t qfl_head_kinds(void) { return QFL_HEAD_KINDS; }
+
+QFL_COLD qfl_status qfl_head_check(const qfl_head_shape *shape)
 {
     uint64_t params = 0;
     uint32_t trained = 0, kernel, bias;
@@ -80,7 +82,7 @@ qfl_status qfl_head_check(const qfl_head_shape *shape)
     return QFL_OK;
 }
 
-uint32_t qfl_head_param_count(const qfl_head_shape *shape)
+QFL_COLD uint32_t qfl_head_param_count(const qfl_head_shape *shape)
 {
     uint32_t n = 0, kernel, bias;
     if (qfl_head_check(shape) != QFL_OK)

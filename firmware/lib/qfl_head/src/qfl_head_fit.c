@@ -36,7 +36,7 @@ uint32_t qfl_head_order(uint32_t seed, uint32_t epoch, uint32_t count, uint32_t 
 
 static int valid(float x, float low, float high) { return x >= low && x <= high; } /* false for NaN */
 
-qfl_status qfl_head_fit_begin(qfl_head_fit *fit, const qfl_head_shape *shape, const qfl_head_config *config,
+QFL_COLD qfl_status qfl_head_fit_begin(qfl_head_fit *fit, const qfl_head_shape *shape, const qfl_head_config *config,
                               const qfl_head_data *data, float *w, const float *w_global, float *v, float *scratch)
 {
     uint32_t params = qfl_head_param_count(shape);

@@ -3,21 +3,24 @@
 #define QFL_HEAD_LAYERS_H
 
 #include "qfl_head.h"
+#include "qfl_options.h"
 
-/*
- * Build option QFL_HEAD_KINDS: bit k set for every qfl_head_kind k that is to be linked, QFL_HEAD_KIND_SCALES for mode SCALES.
- * Packages that need more are refused. Dense layers are of kind CONV; its k x k form comes with it.
- */
-#ifndef QFL_HEAD_KINDS
-#define QFL_HEAD_KINDS 0x3Eu
-#endif
-enum { QFL_HEAD_KIND_SCALES = 1 << 5 };
+/* Layers that are linked (QFL_HEAD_KINDS). Dense layers and 1x1 convolutions are of kind CONV; larger windows are an option of their own. */
+enum { QFL_HEAD_KIND_SCALES = 1 << 5, QFL_HEAD_KIND_WINDOWS = 1 << 6 };
 #define QFL_HEAD_LINKED(bit) ((QFL_HEAD_KINDS & (bit)) != 0)
 #define QFL_HEAD_POOLS (1u << QFL_HEAD_AVERAGE | 1u << QFL_HEAD_MAXIMUM)
 
+static inline uint32_t qfl_head_taps(const qfl_head_layer *l) { return (uint32_t)l->k_h * l->k_w; }
+
+static inline int qfl_head_one_to_one(const qfl_head_layer *l)
+{
+    return qfl_head_taps(l) == 1 && l->stride_h == 1 && l->stride_w == 1 && l->pad_t == 0 && l->pad_l == 0;
+}
+
 static inline int qfl_head_linked(const qfl_head_layer *l)
 {
-    return QFL_HEAD_LINKED(1u << l->kind) && (l->mode != QFL_HEAD_SCALES || QFL_HEAD_LINKED(QFL_HEAD_KIND_SCALES));
+    return QFL_HEAD_LINKED(1u << l->kind) && (l->mode != QFL_HEAD_SCALES || QFL_HEAD_LINKED(QFL_HEAD_KIND_SCALES)) &&
+           (l->kind != QFL_HEAD_CONV || QFL_HEAD_LINKED(QFL_HEAD_KIND_WINDOWS) || qfl_head_one_to_one(l));
 }
 
 static inline int qfl_head_is_pool(const qfl_head_layer *l)
@@ -57,13 +60,11 @@ typedef struct qfl_head_error {
 
 static inline uint32_t qfl_head_in_size(const qfl_head_layer *l) { return (uint32_t)l->in_h * l->in_w * l->in_c; }
 static inline uint32_t qfl_head_out_size(const qfl_head_layer *l) { return (uint32_t)l->out_h * l->out_w * l->out_c; }
-static inline uint32_t qfl_head_taps(const qfl_head_layer *l) { return (uint32_t)l->k_h * l->k_w; }
 
-/* Each output reads the pixel at its own place: dense layers and 1x1 convolutions of stride 1. */
+/* Of kind CONV: each output reads the pixel at its own place: dense layers and 1x1 convolutions of stride 1. */
 static inline int qfl_head_pointwise(const qfl_head_layer *l)
 {
-    return l->kind == QFL_HEAD_CONV && qfl_head_taps(l) == 1 && l->stride_h == 1 && l->stride_w == 1 && l->pad_t == 0 &&
-           l->pad_l == 0;
+    return !QFL_HEAD_LINKED(QFL_HEAD_KIND_WINDOWS) || qfl_head_one_to_one(l);
 }
 
 /* Whether the error of the inputs cannot replace them one by one, for they are read again. */

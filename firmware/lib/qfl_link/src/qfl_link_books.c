@@ -8,13 +8,13 @@ uint32_t qfl_link_weight(uint32_t kind, uint32_t purpose)
     return (w ^ w >> 13) | 1u;
 }
 
-uint8_t qfl_link_kind(uint8_t first_byte)
+QFL_COLD uint8_t qfl_link_kind(uint8_t first_byte)
 {
     uint8_t kind = first_byte & 0x3Fu;
     return kind < QFL_LINK_KINDS ? kind : QFL_LINK_KINDS - 1;
 }
 
-void qfl_link_book(qfl_link *l, unsigned direction, unsigned kind, qfl_link_purpose purpose, uint32_t n)
+QFL_COLD void qfl_link_book(qfl_link *l, unsigned direction, unsigned kind, qfl_link_purpose purpose, uint32_t n)
 {
     qfl_link_counters *c = &l->count;
     uint32_t *const sums[2][QFL_LINK_PURPOSES] = {
@@ -28,7 +28,7 @@ void qfl_link_book(qfl_link *l, unsigned direction, unsigned kind, qfl_link_purp
         l->config.kinds[(direction * QFL_LINK_KINDS + kind) * QFL_LINK_PURPOSES + purpose] += n;
 }
 
-void qfl_link_book_late(qfl_link *l, uint8_t kind)
+QFL_COLD void qfl_link_book_late(qfl_link *l, uint8_t kind)
 {
     qfl_link_book(l, QFL_LINK_RX, kind, QFL_LINK_PAYLOAD, l->rx_late_payload);
     qfl_link_book(l, QFL_LINK_RX, kind, QFL_LINK_FRAMING, l->rx_late_framing);
@@ -36,12 +36,12 @@ void qfl_link_book_late(qfl_link *l, uint8_t kind)
     l->rx_late_payload = l->rx_late_framing = l->rx_late_security = 0;
 }
 
-uint32_t qfl_link_unbooked(const qfl_link *l)
+QFL_COLD uint32_t qfl_link_unbooked(const qfl_link *l)
 {
     return l->lone + l->raw_lost + l->raw_n + l->rx_late_payload + l->rx_late_framing + l->rx_late_security;
 }
 
-uint8_t qfl_link_acked_kind(const qfl_link *l, uint8_t ack)
+QFL_COLD uint8_t qfl_link_acked_kind(const qfl_link *l, uint8_t ack)
 {
     uint8_t behind = (uint8_t)(l->tx_next - ack);
     return behind < KINDS_KEPT ? l->tx_kinds[(uint8_t)(ack - 1) % KINDS_KEPT] : 0;

@@ -3,6 +3,7 @@
 #define QFL_LINK_INTERNAL_H
 
 #include "qfl_crypt.h"
+#include "qfl_options.h"
 #include "qfl_link.h"
 
 /* First header byte: type, FIN (last frame of a message), message number mod 4, session number mod 4. */
@@ -133,8 +134,13 @@ struct qfl_link {
     qfl_link_secure secure;
 };
 
+/* What is not linked (QFL_INITIATOR, QFL_KEYS) is a constant here, so that the compiler drops it. */
+static inline int qfl_link_initiates(const qfl_link *l) { return QFL_INITIATOR && l->config.initiator; }
+static inline int qfl_link_sealed(const qfl_link *l) { return QFL_KEYS && l->secure.sealed; }
+static inline int qfl_link_keyed(const qfl_link *l) { return QFL_KEYS && l->secure.keyed; }
+
 /* What keys add to a frame of the session under way. Frames sent again count whole as retransmission. */
-static inline uint32_t qfl_link_security_bytes(const qfl_link *l) { return l->secure.sealed ? QFL_LINK_SEAL : 0; }
+static inline uint32_t qfl_link_security_bytes(const qfl_link *l) { return qfl_link_sealed(l) ? QFL_LINK_SEAL : 0; }
 /* Clear bytes at the front of a frame; the rest is encrypted in a session with keys. */
 static inline uint32_t qfl_link_header_bytes(const uint8_t *p, uint32_t n)
 {

@@ -111,7 +111,7 @@ static void put_terms(qfl_link *l, const uint8_t *p)
     l->peer_message_max = get32(p + 9);
 }
 
-void qfl_link_established(qfl_link *l, const uint8_t *p)
+QFL_COLD void qfl_link_established(qfl_link *l, const uint8_t *p)
 {
     l->nonce = get32(p + 2);
     l->epoch = l->nonce & 3u;
@@ -132,7 +132,7 @@ static int terms_ok(const uint8_t *p, uint32_t n)
 static void on_handshake(qfl_link *l, const uint8_t *p, uint32_t n)
 {
     uint8_t type = p[0] & TYPE_MASK;
-    if (type == TYPE_SYN && !l->config.initiator && terms_ok(p, n)) {
+    if (type == TYPE_SYN && !qfl_link_initiates(l) && terms_ok(p, n)) {
         uint32_t nonce = l->syn_nonce = get32(p + 2);
         int open = qfl_link_secure_on_syn(l, p, n) && p[1] == QFL_LINK_VERSION;
         if (open && (l->state != QFL_LINK_UP || nonce != l->nonce)) {
@@ -140,7 +140,7 @@ static void on_handshake(qfl_link *l, const uint8_t *p, uint32_t n)
             qfl_link_established(l, p);
         }
         l->owe_handshake = TYPE_SYNACK; /* another version is answered too: the initiator reads ours from it */
-    } else if (type == TYPE_SYNACK && l->config.initiator && l->state == QFL_LINK_CONNECTING && terms_ok(p, n) &&
+    } else if (type == TYPE_SYNACK && qfl_link_initiates(l) && l->state == QFL_LINK_CONNECTING && terms_ok(p, n) &&
                get32(p + 2) == l->nonce) {
         if (p[1] != QFL_LINK_VERSION) {
             l->state = QFL_LINK_DOWN;
@@ -148,7 +148,7 @@ static void on_handshake(qfl_link *l, const uint8_t *p, uint32_t n)
         }
         if (qfl_link_secure_synack(l, p, n))
             qfl_link_established(l, p);
-    } else if (type == TYPE_RST && l->config.initiator && l->state == QFL_LINK_UP && p[0] >> EPOCH_SHIFT == l->epoch) {
+    } else if (type == TYPE_RST && qfl_link_initiates(l) && l->state == QFL_LINK_UP && p[0] >> EPOCH_SHIFT == l->epoch) {
         l->state = QFL_LINK_DOWN;
     }
 }
@@ -199,14 +199,14 @@ static int on_frame(qfl_link *l, uint32_t at, uint32_t wire, uint32_t now_ms)
     if (len < 1 + CRC_BYTES)
         return 0;
     uint8_t type = p[0] & TYPE_MASK;
-    int32_t unsealed = l->secure.sealed || l->secure.keyed ? qfl_link_unseal(l, p, (uint32_t)len) : -1;
+    int32_t unsealed = qfl_link_sealed(l) || qfl_link_keyed(l) ? qfl_link_unseal(l, p, (uint32_t)len) : -1;
     uint32_t n = unsealed >= 0 ? (uint32_t)unsealed : (uint32_t)len - CRC_BYTES;
     int asks = type == TYPE_DATA || (type == TYPE_ACK && n == ACK_ASK_BYTES); /* and so wants to be told that nobody is there */
-    if (unsealed < 0 && ((l->secure.sealed && type < TYPE_SYN) || qfl_link_crc32(0, p, n) != get32(p + n))) {
+    if (unsealed < 0 && ((qfl_link_sealed(l) && type < TYPE_SYN) || qfl_link_crc32(0, p, n) != get32(p + n))) {
         /* A board that was reset cannot read what is sealed: it says so as it does to plain frames. A frame of the session that
          * is being opened may have suffered on the line; that is no reason to end it. */
         int opening = l->secure.pending && p[0] >> EPOCH_SHIFT == l->secure.syn[0] >> EPOCH_SHIFT;
-        if (l->secure.keyed && l->state != QFL_LINK_UP && !opening && type != TYPE_RST && n >= DATA_HEADER + SEAL_BYTES - CRC_BYTES)
+        if (qfl_link_keyed(l) && l->state != QFL_LINK_UP && !opening && type != TYPE_RST && n >= DATA_HEADER + SEAL_BYTES - CRC_BYTES)
             owe_reset(l, p[0]);
         return 0;
     }
@@ -218,7 +218,7 @@ static int on_frame(qfl_link *l, uint32_t at, uint32_t wire, uint32_t now_ms)
         on_handshake(l, p, n);
     } else if (l->state != QFL_LINK_UP || p[0] >> EPOCH_SHIFT != l->epoch) {
         qfl_link_book(l, QFL_LINK_RX, 0, QFL_LINK_RETRANSMISSION, wire);
-        if (!l->config.initiator && l->state != QFL_LINK_UP && asks)
+        if (!qfl_link_initiates(l) && l->state != QFL_LINK_UP && asks)
             owe_reset(l, p[0]);
     } else {
         l->heard_ms = now_ms;

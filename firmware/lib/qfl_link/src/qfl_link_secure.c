@@ -9,6 +9,8 @@
 
 #include "qfl_link_internal.h"
 
+#if QFL_KEYS
+
 enum { SEC_NONE = 0, SEC_PROOF = 1, SEC_ASK = 2 }; /* first byte after the terms of a SYN or SYNACK; absent: SEC_NONE */
 enum { MISMATCHES = 3 }; /* wrong proofs after which the host gives up: one may be a stray answer */
 
@@ -27,40 +29,40 @@ static void draw(qfl_link_secure *s, uint8_t *out)
     qfl_crypt_mac(s->seed, nonce_label, &part, 1, out, CHALLENGE_BYTES);
 }
 
-void qfl_link_set_seed(qfl_link *l, const uint8_t *seed)
+QFL_COLD void qfl_link_set_seed(qfl_link *l, const uint8_t *seed)
 {
     memcpy(l->secure.seed, seed, sizeof l->secure.seed);
     l->secure.drawn = 0;
     l->secure.seeded = 1;
 }
 
-qfl_status qfl_link_set_uid(qfl_link *l, const uint8_t *uid, uint32_t n)
+QFL_COLD qfl_status qfl_link_set_uid(qfl_link *l, const uint8_t *uid, uint32_t n)
 {
-    if (n > QFL_LINK_UID_MAX || l->config.initiator)
+    if (n > QFL_LINK_UID_MAX || qfl_link_initiates(l))
         return QFL_E_INVAL;
     memcpy(l->secure.uid, uid, n);
     l->secure.uid_n = (uint8_t)n;
     return QFL_OK;
 }
 
-qfl_status qfl_link_require_keys(qfl_link *l, int required)
+QFL_COLD qfl_status qfl_link_require_keys(qfl_link *l, int required)
 {
-    if (!l->config.initiator || (required && !l->secure.seeded))
+    if (!qfl_link_initiates(l) || (required && !l->secure.seeded))
         return QFL_E_STATE;
     l->secure.required = required != 0;
     return QFL_OK;
 }
 
-int qfl_link_is_sealed(const qfl_link *l) { return l->state == QFL_LINK_UP && l->secure.sealed; }
-qfl_link_refusal qfl_link_get_refusal(const qfl_link *l) { return (qfl_link_refusal)l->secure.refusal; }
+QFL_COLD int qfl_link_is_sealed(const qfl_link *l) { return l->state == QFL_LINK_UP && l->secure.sealed; }
+QFL_COLD qfl_link_refusal qfl_link_get_refusal(const qfl_link *l) { return (qfl_link_refusal)l->secure.refusal; }
 
-const uint8_t *qfl_link_peer_uid(const qfl_link *l, uint32_t *n)
+QFL_COLD const uint8_t *qfl_link_peer_uid(const qfl_link *l, uint32_t *n)
 {
     *n = l->secure.uid_n;
     return l->secure.uid;
 }
 
-void qfl_link_secure_reset(qfl_link *l)
+QFL_COLD void qfl_link_secure_reset(qfl_link *l)
 {
     qfl_link_secure *s = &l->secure;
     qfl_crypt_wipe(s->tx_key, sizeof s->tx_key);
@@ -87,14 +89,14 @@ static void session_keys(const qfl_link_secure *s, const uint8_t *key, uint8_t *
 static void start_sealed(qfl_link *l, const uint8_t *keys)
 {
     qfl_link_secure *s = &l->secure; /* reset with the session */
-    memcpy(l->config.initiator ? s->tx_key : s->rx_key, keys, QFL_CRYPT_KEY);
-    memcpy(l->config.initiator ? s->rx_key : s->tx_key, keys + QFL_CRYPT_KEY, QFL_CRYPT_KEY);
+    memcpy(qfl_link_initiates(l) ? s->tx_key : s->rx_key, keys, QFL_CRYPT_KEY);
+    memcpy(qfl_link_initiates(l) ? s->rx_key : s->tx_key, keys + QFL_CRYPT_KEY, QFL_CRYPT_KEY);
     s->sealed = 1;
 }
 
 /* --- the host's side of the handshake --- */
 
-void qfl_link_secure_connect(qfl_link *l)
+QFL_COLD void qfl_link_secure_connect(qfl_link *l)
 {
     qfl_link_secure *s = &l->secure;
     s->refusal = QFL_LINK_NOT_REFUSED;
@@ -108,7 +110,7 @@ void qfl_link_secure_connect(qfl_link *l)
     }
 }
 
-uint32_t qfl_link_secure_syn(qfl_link *l, uint8_t *p)
+QFL_COLD uint32_t qfl_link_secure_syn(qfl_link *l, uint8_t *p)
 {
     if (!l->secure.required)
         return SYN_BYTES;
@@ -117,7 +119,7 @@ uint32_t qfl_link_secure_syn(qfl_link *l, uint8_t *p)
 }
 
 /* 1: the session may be opened as it is. 0: not, or not yet. */
-int qfl_link_secure_synack(qfl_link *l, const uint8_t *p, uint32_t n)
+QFL_COLD int qfl_link_secure_synack(qfl_link *l, const uint8_t *p, uint32_t n)
 {
     qfl_link_secure *s = &l->secure;
     uint8_t sec = n > SYN_BYTES ? p[SYN_BYTES] : SEC_NONE;
@@ -145,10 +147,10 @@ int qfl_link_secure_synack(qfl_link *l, const uint8_t *p, uint32_t n)
     return 0;
 }
 
-qfl_status qfl_link_set_key(qfl_link *l, const uint8_t *key)
+QFL_COLD qfl_status qfl_link_set_key(qfl_link *l, const uint8_t *key)
 {
     qfl_link_secure *s = &l->secure;
-    if (!l->config.initiator) {
+    if (!qfl_link_initiates(l)) {
         s->pending = 0;
         s->synack_n = 0;
         s->key = s->seeded ? key : NULL;
@@ -174,7 +176,7 @@ qfl_status qfl_link_set_key(qfl_link *l, const uint8_t *key)
     return QFL_OK;
 }
 
-void qfl_link_reject(qfl_link *l)
+QFL_COLD void qfl_link_reject(qfl_link *l)
 {
     if (l->state != QFL_LINK_NAMED)
         return;
@@ -184,7 +186,7 @@ void qfl_link_reject(qfl_link *l)
 
 /* --- the board's side --- */
 
-int qfl_link_secure_on_syn(qfl_link *l, const uint8_t *p, uint32_t n)
+QFL_COLD int qfl_link_secure_on_syn(qfl_link *l, const uint8_t *p, uint32_t n)
 {
     qfl_link_secure *s = &l->secure;
     if (!s->keyed)
@@ -211,7 +213,7 @@ int qfl_link_secure_on_syn(qfl_link *l, const uint8_t *p, uint32_t n)
     return 0;
 }
 
-uint32_t qfl_link_secure_answer(qfl_link *l, uint8_t *p, uint32_t n)
+QFL_COLD uint32_t qfl_link_secure_answer(qfl_link *l, uint8_t *p, uint32_t n)
 {
     qfl_link_secure *s = &l->secure;
     if (!s->keyed)
@@ -236,12 +238,12 @@ static void nonce_of(uint8_t *nonce, int from_initiator, uint32_t count)
         nonce[4 + i] = (uint8_t)(count >> (8 * i));
 }
 
-uint32_t qfl_link_seal(qfl_link *l, uint8_t *p, uint32_t n)
+QFL_COLD uint32_t qfl_link_seal(qfl_link *l, uint8_t *p, uint32_t n)
 {
     qfl_link_secure *s = &l->secure;
     uint8_t nonce[QFL_CRYPT_NONCE];
     uint32_t h = qfl_link_header_bytes(p, n);
-    nonce_of(nonce, l->config.initiator, ++s->tx_count);
+    nonce_of(nonce, qfl_link_initiates(l), ++s->tx_count);
     qfl_crypt_seal(s->tx_key, nonce, p, h, p + h, n - h, p + n + COUNTER_BYTES);
     p[n] = (uint8_t)s->tx_count;
     p[n + 1] = (uint8_t)(s->tx_count >> 8);
@@ -272,7 +274,7 @@ static void mark_seen(qfl_link_secure *s, uint32_t count)
     }
 }
 
-int32_t qfl_link_unseal(qfl_link *l, uint8_t *p, uint32_t n)
+QFL_COLD int32_t qfl_link_unseal(qfl_link *l, uint8_t *p, uint32_t n)
 {
     qfl_link_secure *s = &l->secure;
     uint8_t nonce[QFL_CRYPT_NONCE], type = p[0] & TYPE_MASK;
@@ -285,7 +287,7 @@ int32_t qfl_link_unseal(qfl_link *l, uint8_t *p, uint32_t n)
     if (s->sealed && l->state == QFL_LINK_UP && p[0] >> EPOCH_SHIFT == l->epoch) {
         int64_t count = whole_count(s->rx_top, low);
         if (fresh(s, count)) {
-            nonce_of(nonce, !l->config.initiator, (uint32_t)count);
+            nonce_of(nonce, !qfl_link_initiates(l), (uint32_t)count);
             if (qfl_crypt_open(s->rx_key, nonce, p, h, p + h, n - h, tag) == QFL_OK) {
                 mark_seen(s, (uint32_t)count);
                 return (int32_t)n;
@@ -310,3 +312,76 @@ int32_t qfl_link_unseal(qfl_link *l, uint8_t *p, uint32_t n)
     qfl_crypt_wipe(keys, sizeof keys);
     return proved ? (int32_t)n : -1;
 }
+
+#else /* plain sessions only */
+
+QFL_COLD void qfl_link_set_seed(qfl_link *l, const uint8_t *seed)
+{
+    (void)l;
+    (void)seed;
+}
+
+QFL_COLD qfl_status qfl_link_set_uid(qfl_link *l, const uint8_t *uid, uint32_t n)
+{
+    (void)uid;
+    return n > QFL_LINK_UID_MAX || qfl_link_initiates(l) ? QFL_E_INVAL : QFL_OK;
+}
+
+QFL_COLD qfl_status qfl_link_require_keys(qfl_link *l, int required)
+{
+    (void)l;
+    return required ? QFL_E_UNSUPPORTED : QFL_OK;
+}
+
+QFL_COLD qfl_status qfl_link_set_key(qfl_link *l, const uint8_t *key)
+{
+    (void)l;
+    return key != NULL ? QFL_E_UNSUPPORTED : QFL_OK;
+}
+
+QFL_COLD void qfl_link_reject(qfl_link *l) { (void)l; }
+QFL_COLD int qfl_link_is_sealed(const qfl_link *l) { return qfl_link_sealed(l); }
+QFL_COLD qfl_link_refusal qfl_link_get_refusal(const qfl_link *l) { return (qfl_link_refusal)l->secure.refusal; }
+
+QFL_COLD const uint8_t *qfl_link_peer_uid(const qfl_link *l, uint32_t *n)
+{
+    *n = 0;
+    return l->secure.uid;
+}
+
+void qfl_link_secure_reset(qfl_link *l) { (void)l; }
+void qfl_link_secure_connect(qfl_link *l) { l->secure.refusal = QFL_LINK_NOT_REFUSED; }
+
+uint32_t qfl_link_secure_syn(qfl_link *l, uint8_t *p)
+{
+    (void)l;
+    (void)p;
+    return SYN_BYTES;
+}
+
+QFL_COLD int qfl_link_secure_synack(qfl_link *l, const uint8_t *p, uint32_t n)
+{
+    (void)p;
+    if (n == SYN_BYTES)
+        return 1;
+    l->secure.refusal = QFL_LINK_PEER_KEYED;
+    l->state = QFL_LINK_DOWN;
+    return 0;
+}
+
+int qfl_link_secure_on_syn(qfl_link *l, const uint8_t *p, uint32_t n)
+{
+    (void)l;
+    (void)p;
+    (void)n;
+    return 1;
+}
+
+uint32_t qfl_link_secure_answer(qfl_link *l, uint8_t *p, uint32_t n)
+{
+    (void)l;
+    (void)p;
+    return n;
+}
+
+#endif

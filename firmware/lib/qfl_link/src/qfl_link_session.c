@@ -8,23 +8,23 @@ static size_t aligned(size_t n) { return (n + 7u) & ~(size_t)7u; }
 static int config_ok(const qfl_link_config *c)
 {
     return c->frame_max >= QFL_LINK_FRAME_MIN && c->frame_max <= QFL_LINK_FRAME_MAX && c->window >= 1 &&
-           c->window <= QFL_LINK_WINDOW_MAX && c->message_max >= QFL_LINK_HEAD_MAX && c->message_max <= 0x10000000u;
+           c->window <= QFL_LINK_WINDOW_MAX && c->message_max >= QFL_LINK_HEAD_MAX && c->message_max <= 0x10000000u && (QFL_INITIATOR || !c->initiator);
 }
 
-size_t qfl_link_size(const qfl_link_config *config)
+QFL_COLD size_t qfl_link_size(const qfl_link_config *config)
 {
     if (config == NULL || !config_ok(config))
         return 0;
     return aligned(sizeof(qfl_link)) + 2 * aligned(qfl_link_pull_size(config)) + RAW_SLIP + aligned(config->message_max);
 }
 
-uint32_t qfl_link_pull_size(const qfl_link_config *config)
+QFL_COLD uint32_t qfl_link_pull_size(const qfl_link_config *config)
 {
     uint32_t n = config->frame_max + (uint32_t)SLACK;
     return n > HANDSHAKE_MAX ? n : HANDSHAKE_MAX;
 }
 
-qfl_status qfl_link_init(qfl_link **out, const qfl_link_config *config, void *mem, size_t size)
+QFL_COLD qfl_status qfl_link_init(qfl_link **out, const qfl_link_config *config, void *mem, size_t size)
 {
     size_t need = qfl_link_size(config);
     if (out == NULL || mem == NULL || need == 0 || ((uintptr_t)mem & 7u) != 0)
@@ -52,7 +52,7 @@ qfl_status qfl_link_init(qfl_link **out, const qfl_link_config *config, void *me
     return QFL_OK;
 }
 
-void qfl_link_reset_session(qfl_link *l)
+QFL_COLD void qfl_link_reset_session(qfl_link *l)
 {
     qfl_link_secure_reset(l);
     l->q_first = l->q_count = 0;
@@ -76,9 +76,9 @@ void qfl_link_reset_session(qfl_link *l)
     l->asked = l->owe_ask = l->peer_busy = l->owe_dropped = 0;
 }
 
-qfl_status qfl_link_connect(qfl_link *l, uint32_t nonce, uint32_t now_ms)
+QFL_COLD qfl_status qfl_link_connect(qfl_link *l, uint32_t nonce, uint32_t now_ms)
 {
-    if (!l->config.initiator)
+    if (!qfl_link_initiates(l))
         return QFL_E_STATE;
     qfl_link_reset_session(l);
     l->state = QFL_LINK_CONNECTING;
@@ -91,16 +91,16 @@ qfl_status qfl_link_connect(qfl_link *l, uint32_t nonce, uint32_t now_ms)
     return QFL_OK;
 }
 
-qfl_link_state qfl_link_get_state(const qfl_link *l) { return (qfl_link_state)l->state; }
-uint32_t qfl_link_session(const qfl_link *l) { return l->session; }
-uint32_t qfl_link_peer_message_max(const qfl_link *l) { return l->peer_message_max; }
-uint32_t qfl_link_frame_size(const qfl_link *l) { return l->frame; }
-uint32_t qfl_link_window(const qfl_link *l) { return l->window; }
-uint32_t qfl_link_pending(const qfl_link *l) { return l->q_count; }
-void qfl_link_get_counters(const qfl_link *l, qfl_link_counters *out) { *out = l->count; }
-void qfl_link_get_counters_before(const qfl_link *l, qfl_link_counters *out) { *out = l->before; }
+QFL_COLD qfl_link_state qfl_link_get_state(const qfl_link *l) { return (qfl_link_state)l->state; }
+QFL_COLD uint32_t qfl_link_session(const qfl_link *l) { return l->session; }
+QFL_COLD uint32_t qfl_link_peer_message_max(const qfl_link *l) { return l->peer_message_max; }
+QFL_COLD uint32_t qfl_link_frame_size(const qfl_link *l) { return l->frame; }
+QFL_COLD uint32_t qfl_link_window(const qfl_link *l) { return l->window; }
+QFL_COLD uint32_t qfl_link_pending(const qfl_link *l) { return l->q_count; }
+QFL_COLD void qfl_link_get_counters(const qfl_link *l, qfl_link_counters *out) { *out = l->count; }
+QFL_COLD void qfl_link_get_counters_before(const qfl_link *l, qfl_link_counters *out) { *out = l->before; }
 
-const uint8_t *qfl_link_message(const qfl_link *l, uint32_t *n)
+QFL_COLD const uint8_t *qfl_link_message(const qfl_link *l, uint32_t *n)
 {
     if (!l->rx_ready)
         return NULL;
@@ -109,7 +109,7 @@ const uint8_t *qfl_link_message(const qfl_link *l, uint32_t *n)
     return l->message;
 }
 
-void qfl_link_release(qfl_link *l, int ack)
+QFL_COLD void qfl_link_release(qfl_link *l, int ack)
 {
     if (!l->rx_ready)
         return;
@@ -120,7 +120,7 @@ void qfl_link_release(qfl_link *l, int ack)
     }
 }
 
-void qfl_link_busy(qfl_link *l, uint32_t ms)
+QFL_COLD void qfl_link_busy(qfl_link *l, uint32_t ms)
 {
     if (l->state != QFL_LINK_UP || ms == 0)
         return;
@@ -129,13 +129,13 @@ void qfl_link_busy(qfl_link *l, uint32_t ms)
     l->since_ack = 0;
 }
 
-uint32_t qfl_link_peer_busy(const qfl_link *l, uint32_t now_ms)
+QFL_COLD uint32_t qfl_link_peer_busy(const qfl_link *l, uint32_t now_ms)
 {
     int32_t left = (int32_t)(l->busy_until_ms - now_ms);
     return l->peer_busy && left > 0 ? (uint32_t)left : 0;
 }
 
-const uint8_t *qfl_link_partial(const qfl_link *l, uint32_t *n)
+QFL_COLD const uint8_t *qfl_link_partial(const qfl_link *l, uint32_t *n)
 {
     *n = l->rx_ready ? 0 : l->rx_frames * l->frame;
     return l->message;

@@ -13,7 +13,7 @@ static void put32(uint8_t *p, uint32_t v)
 
 static tx_frame *frame_of(qfl_link *l, uint8_t seq) { return &l->flight[seq % QFL_LINK_WINDOW_MAX]; }
 
-qfl_status qfl_link_send(qfl_link *l, const uint8_t *head, uint32_t head_n, const uint8_t *body, uint32_t body_n)
+QFL_COLD qfl_status qfl_link_send(qfl_link *l, const uint8_t *head, uint32_t head_n, const uint8_t *body, uint32_t body_n)
 {
     if (head_n > QFL_LINK_HEAD_MAX || (head_n != 0 && head == NULL) || (body_n != 0 && body == NULL))
         return QFL_E_INVAL;
@@ -55,7 +55,7 @@ static void learn_rtt(qfl_link *l, uint32_t rtt)
     l->rto = rto < l->config.rto_min_ms ? l->config.rto_min_ms : rto > RTO_MAX_MS ? RTO_MAX_MS : rto;
 }
 
-void qfl_link_on_ack(qfl_link *l, uint8_t ack, uint32_t bitmap, uint32_t now_ms)
+QFL_COLD void qfl_link_on_ack(qfl_link *l, uint8_t ack, uint32_t bitmap, uint32_t now_ms)
 {
     uint8_t in_flight = (uint8_t)(l->tx_next - l->tx_base), up_to = (uint8_t)(ack - l->tx_base);
     uint32_t newest = 0;
@@ -92,7 +92,7 @@ void qfl_link_on_ack(qfl_link *l, uint8_t ack, uint32_t bitmap, uint32_t now_ms)
     }
 }
 
-void qfl_link_on_dropped(qfl_link *l, uint8_t seq)
+QFL_COLD void qfl_link_on_dropped(qfl_link *l, uint8_t seq)
 {
     uint8_t in_flight = (uint8_t)(l->tx_next - l->tx_base);
     tx_frame *f = frame_of(l, seq);
@@ -112,7 +112,7 @@ void qfl_link_on_dropped(qfl_link *l, uint8_t seq)
  */
 static uint32_t encode(qfl_link *l, uint32_t n, uint8_t *out, int lead)
 {
-    if (l->secure.sealed && (l->plain[0] & TYPE_MASK) < TYPE_SYN) {
+    if (qfl_link_sealed(l) && (l->plain[0] & TYPE_MASK) < TYPE_SYN) {
         n = qfl_link_seal(l, l->plain, n);
     } else {
         put32(l->plain + n, qfl_link_crc32(0, l->plain, n));
@@ -126,7 +126,7 @@ static uint32_t encode(qfl_link *l, uint32_t n, uint8_t *out, int lead)
     return w + 1 + (lead != 0);
 }
 
-uint32_t qfl_link_terms(const qfl_link *l, uint8_t type, uint8_t *p)
+QFL_COLD uint32_t qfl_link_terms(const qfl_link *l, uint8_t type, uint8_t *p)
 {
     uint32_t nonce = type == TYPE_SYN ? l->nonce : l->syn_nonce;
     p[0] = (uint8_t)(type | (nonce & 3u) << EPOCH_SHIFT);
@@ -264,7 +264,7 @@ static uint32_t until_timeout(const qfl_link *l, uint32_t now_ms)
 /* Milliseconds until a silent peer is asked, taken for dead (responder), or given up; QFL_LINK_NEVER: it is not watched. */
 static uint32_t until_quiet(const qfl_link *l, uint32_t now_ms)
 {
-    if (l->config.quiet_ms == 0 || (l->config.initiator && l->tx_base != l->tx_next))
+    if (l->config.quiet_ms == 0 || (qfl_link_initiates(l) && l->tx_base != l->tx_next))
         return QFL_LINK_NEVER; /* frames in flight find a dead peer out by themselves */
     uint32_t since = l->asked != 0 ? l->ask_ms : l->heard_ms, limit = l->asked != 0 ? ASK_PERIOD_MS : l->config.quiet_ms;
     uint32_t spent = now_ms - since, busy = qfl_link_peer_busy(l, now_ms);
@@ -276,7 +276,7 @@ static void check_quiet(qfl_link *l, uint32_t now_ms)
 {
     if (l->owe_ask || until_quiet(l, now_ms) != 0)
         return;
-    if (!l->config.initiator) {
+    if (!qfl_link_initiates(l)) {
         l->state = QFL_LINK_CLOSED; /* its next frame is answered with RST, if it comes back at all */
     } else if (l->asked >= ASK_TIMES) {
         l->state = QFL_LINK_DOWN;
@@ -298,7 +298,7 @@ static void check_timeouts(qfl_link *l, uint32_t now_ms)
     tx_frame *f = frame_of(l, l->tx_base);
     if (f->lost)
         return;
-    if (l->config.initiator && f->tries > l->config.give_up) {
+    if (qfl_link_initiates(l) && f->tries > l->config.give_up) {
         l->state = QFL_LINK_DOWN;
         return;
     }
@@ -309,8 +309,8 @@ static void check_timeouts(qfl_link *l, uint32_t now_ms)
 static uint32_t pull_one(qfl_link *l, uint8_t *out, uint32_t now_ms)
 {
     check_timeouts(l, now_ms);
-    if (l->state == QFL_LINK_UP && l->secure.tx_count >= (uint32_t)SEALS_MAX) /* new keys before a nonce could come twice */
-        l->state = l->config.initiator ? QFL_LINK_DOWN : QFL_LINK_CLOSED;
+    if (qfl_link_sealed(l) && l->state == QFL_LINK_UP && l->secure.tx_count >= (uint32_t)SEALS_MAX) /* new keys before a nonce could come twice */
+        l->state = qfl_link_initiates(l) ? QFL_LINK_DOWN : QFL_LINK_CLOSED;
     if (l->owe_handshake != 0)
         return make_handshake(l, out, now_ms);
     if (l->state != QFL_LINK_UP)
@@ -325,7 +325,7 @@ static uint32_t pull_one(qfl_link *l, uint8_t *out, uint32_t now_ms)
     return 0;
 }
 
-uint32_t qfl_link_pull(qfl_link *l, uint8_t *out, uint32_t cap, uint32_t now_ms)
+QFL_COLD uint32_t qfl_link_pull(qfl_link *l, uint8_t *out, uint32_t cap, uint32_t now_ms)
 {
     uint32_t w = 0;
     l->now_ms = now_ms;
@@ -338,7 +338,7 @@ uint32_t qfl_link_pull(qfl_link *l, uint8_t *out, uint32_t cap, uint32_t now_ms)
     return w;
 }
 
-uint32_t qfl_link_wait(const qfl_link *l, uint32_t now_ms)
+QFL_COLD uint32_t qfl_link_wait(const qfl_link *l, uint32_t now_ms)
 {
     if (l->owe_handshake != 0 || (l->state == QFL_LINK_UP && (l->owe_acks != 0 || l->owe_ask)))
         return 0;

@@ -6,8 +6,7 @@
  * host (host/quantfl/package/program.py; layout in docs/PACKAGE.md). qfl_nn_open() checks every number in it once;
  * after that qfl_nn_run() trusts it. Weights stay in the file (flash). Results equal tflite-micro's byte for byte.
  *
- * Build option: QFL_NN_OPS, a mask with bit c set for every operator code c to link (docs/PACKAGE.md); default: all. `quantfl convert`
- * prints the mask of a package. Packages with other operators are refused when they are opened.
+ * Build option QFL_NN_OPS (qfl_options.h): the operators to link. Packages with others are refused when they are opened.
  *
  * No malloc, no global state, no libm.
  */

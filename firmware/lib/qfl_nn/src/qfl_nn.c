@@ -110,16 +110,12 @@ static qfl_status read_head(qfl_nn *nn, const uint8_t *h)
     return QFL_OK;
 }
 
-#ifndef QFL_NN_OPS
-#define QFL_NN_OPS 0xFFFFFFFFu
-#endif
-
 static const op_record *records(const qfl_nn *nn)
 {
     return (const op_record *)(const void *)(nn->file + get32(nn->program + 80));
 }
 
-qfl_status qfl_nn_open(qfl_nn *nn, const uint8_t *file, uint32_t size)
+QFL_COLD qfl_status qfl_nn_open(qfl_nn *nn, const uint8_t *file, uint32_t size)
 {
     memset(nn, 0, sizeof *nn);
     if (file == NULL || ((uintptr_t)file & 15u) != 0)
@@ -161,7 +157,7 @@ qfl_status qfl_nn_open(qfl_nn *nn, const uint8_t *file, uint32_t size)
     return read_head(nn, h);
 }
 
-qfl_status qfl_nn_output(const qfl_nn *nn, uint32_t op, uint32_t *offset, uint32_t *size)
+QFL_COLD qfl_status qfl_nn_output(const qfl_nn *nn, uint32_t op, uint32_t *offset, uint32_t *size)
 {
     if (op >= nn->op_count)
         return QFL_E_INVAL;
@@ -170,9 +166,7 @@ qfl_status qfl_nn_output(const qfl_nn *nn, uint32_t op, uint32_t *offset, uint32
     return QFL_OK;
 }
 
-/* Operators left out by QFL_NN_OPS are no cases at all, so that the linker drops their kernels. */
-#define LINKED(code) ((QFL_NN_OPS >> (code)) & 1u)
-
+/* Operators left out are no cases at all, so that the linker drops their kernels. */
 int qfl_nn_run_op(const kernel_args *a)
 {
     uint32_t code = a->op->code;
@@ -219,7 +213,7 @@ int qfl_nn_run_op(const kernel_args *a)
     return 1;
 }
 
-uint32_t qfl_nn_operators(void) { return QFL_NN_OPS & ((2u << OP_LAST) - 2u); }
+QFL_COLD uint32_t qfl_nn_operators(void) { return QFL_NN_OPS & ((2u << OP_LAST) - 2u); }
 
 qfl_status qfl_nn_run(const qfl_nn *nn, uint8_t *arena, uint32_t first, uint32_t end)
 {

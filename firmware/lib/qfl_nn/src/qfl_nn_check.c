@@ -1,20 +1,29 @@
 /* Checks of a program's records: what passes here can be run without looking again. */
 #include "qfl_nn_internal.h"
 
-static int inside(uint32_t at, uint64_t n, uint32_t size) { return at <= size && n <= size - at; }
+/* Every size it is compared with is below this. */
+enum { TOO_MUCH = 0x7FFFFFFF };
+
+static uint32_t times(uint32_t a, uint32_t b)
+{
+    uint64_t n = (uint64_t)a * b;
+    return n < TOO_MUCH ? (uint32_t)n : (uint32_t)TOO_MUCH;
+}
+
+static int inside(uint32_t at, uint32_t n, uint32_t size) { return at <= size && n <= size - at; }
 
 static int table_ok(const qfl_nn *nn, const op_record *op, uint32_t rows)
 {
     return op->table_count == rows && (op->table & 3u) == 0 &&
-           inside(op->table, (uint64_t)rows * sizeof(channel_row), nn->file_size);
+           inside(op->table, times(rows, sizeof(channel_row)), nn->file_size);
 }
 
 /* Shifts of every row within what the arithmetic takes, and no sum of `terms` products can overflow. */
-static int rows_ok(const qfl_nn *nn, const op_record *op, uint64_t terms)
+static QFL_HOT int rows_ok(const qfl_nn *nn, const op_record *op, uint32_t terms)
 {
     const channel_row *row = (const channel_row *)(const void *)(nn->file + op->table);
-    uint32_t limit = 0x7FFFFFFFu - (uint32_t)(terms < 65536 ? terms : 65536) * 128 * 128;
-#pragma GCC unroll 8
+    uint32_t limit = 0x7FFFFFFFu - (terms < 65536 ? terms : 65536) * 128 * 128;
+#pragma GCC unroll 4
     for (const channel_row *end = row + op->table_count; row != end; row++) {
         uint32_t shift = (uint32_t)row->shift + 31u; /* 0..61, or by WIDE less */
         if ((shift > 61u && shift + WIDE > 61u) || (uint32_t)row->bias + limit > 2u * limit)
@@ -25,8 +34,8 @@ static int rows_ok(const qfl_nn *nn, const op_record *op, uint64_t terms)
 
 static int images_ok(const op_record *op)
 {
-    return (uint64_t)op->in_h * op->in_w * op->in_c == op->src_size && op->src_size != 0 &&
-           (uint64_t)op->out_h * op->out_w * op->out_c == op->dst_size && op->dst_size != 0;
+    return times((uint32_t)op->in_h * op->in_w, op->in_c) == op->src_size && op->src_size != 0 &&
+           times((uint32_t)op->out_h * op->out_w, op->out_c) == op->dst_size && op->dst_size != 0;
 }
 
 /* Every window begins inside the padded input; a tap outside of the input is padding. */
@@ -38,11 +47,7 @@ static int window_ok(const op_record *op)
 }
 
 /* Four pixels as interleaved halfwords and one as bytes; the portable path needs less and gets the same. */
-static uint64_t conv_scratch(uint64_t patch, int pointwise)
-{
-    uint64_t padded = (patch + 3) & ~(uint64_t)3;
-    return 8 * padded + (pointwise ? 0 : padded);
-}
+static uint32_t conv_scratch(uint32_t patch, int pointwise) { return times((patch + 3u) & ~3u, pointwise ? 8 : 9); }
 
 /* Element i of operand 2 is number (i / extra[0]) % size, of operand 1 (i / extra[1]) % size; both at most as large as the output. */
 static int operands_ok(const op_record *op)
@@ -58,17 +63,17 @@ static int apart(uint32_t a, uint32_t an, uint32_t b, uint32_t bn) { return an =
 static int pieces_ok(const qfl_nn *nn, const op_record *op, uint32_t whole, uint32_t at)
 {
     const channel_row *row = (const channel_row *)(const void *)(nn->file + op->table);
-    uint64_t bytes = 0, outer = (uint32_t)op->extra[0];
+    uint32_t bytes = 0, outer = (uint32_t)op->extra[0];
     if (op->table_count == 0 || op->table_count > 4096 || !table_ok(nn, op, op->table_count) || outer == 0)
         return 0;
     for (uint32_t i = 0; i < op->table_count; i++) {
-        uint64_t n = outer * (uint32_t)row[i].multiplier;
-        if (row[i].multiplier <= 0 || !inside((uint32_t)row[i].bias, n, nn->arena_size) ||
-            !apart((uint32_t)row[i].bias, (uint32_t)n, at, whole))
+        uint32_t n = times(outer, (uint32_t)row[i].multiplier);
+        if (row[i].multiplier <= 0 || !inside((uint32_t)row[i].bias, n, nn->arena_size) || n > whole - bytes ||
+            !apart((uint32_t)row[i].bias, n, at, whole))
             return 0;
-        bytes += (uint32_t)row[i].multiplier;
+        bytes += n;
     }
-    return bytes * outer == whole;
+    return bytes == whole;
 }
 
 /* Five extents and strides: every element read lies inside the input. */
@@ -109,66 +114,68 @@ static int indices_ok(const qfl_nn *nn, const op_record *op)
 
 static int kernel_ok(const qfl_nn *nn, const op_record *op)
 {
-    uint64_t taps = (uint64_t)op->k_h * op->k_w;
+    uint32_t taps = times(op->k_h, op->k_w);
     switch (op->code) {
     case OP_CONV_2D: {
-        uint64_t patch = taps * op->in_c;
+        uint32_t patch = times(taps, op->in_c);
         int pointwise = taps == 1 && op->stride_h == 1 && op->stride_w == 1 && op->pad_t == 0 && op->pad_l == 0;
-        if (pointwise && (op->in_h != op->out_h || op->in_w != op->out_w))
+        if (!LINKED(OP_CONV_2D) || (pointwise && (op->in_h != op->out_h || op->in_w != op->out_w)))
             return 0;
-        return window_ok(op) && op->weights_size == patch * op->out_c && table_ok(nn, op, op->out_c) &&
+        return window_ok(op) && op->weights_size == times(patch, op->out_c) && table_ok(nn, op, op->out_c) &&
                rows_ok(nn, op, patch) && op->scratch_size >= conv_scratch(patch, pointwise) && (op->scratch & 3u) == 0;
     }
     case OP_DEPTHWISE_CONV_2D:
-        return window_ok(op) && (uint64_t)op->in_c * op->multiplier == op->out_c && op->multiplier != 0 &&
-               op->weights_size == taps * op->out_c && table_ok(nn, op, op->out_c) && rows_ok(nn, op, taps) &&
-               op->scratch_size >= POINTER * taps + op->in_c && op->scratch % POINTER == 0;
+        return LINKED(OP_DEPTHWISE_CONV_2D) && window_ok(op) && times(op->in_c, op->multiplier) == op->out_c && op->multiplier != 0 &&
+               op->weights_size == times(taps, op->out_c) && table_ok(nn, op, op->out_c) && rows_ok(nn, op, taps) &&
+               op->scratch_size >= times(POINTER, taps) + op->in_c && op->scratch % POINTER == 0;
     case OP_FULLY_CONNECTED:
-        return op->in_c == op->src_size && op->out_c == op->dst_size && op->in_c != 0 && op->out_c != 0 &&
-               op->weights_size == (uint64_t)op->in_c * op->out_c && table_ok(nn, op, op->out_c) &&
+        return LINKED(OP_FULLY_CONNECTED) && op->in_c == op->src_size && op->out_c == op->dst_size && op->in_c != 0 &&
+               op->out_c != 0 && op->weights_size == times(op->in_c, op->out_c) && table_ok(nn, op, op->out_c) &&
                rows_ok(nn, op, op->in_c) && op->scratch_size >= 2 * ((op->in_c + 3u) & ~3u) && (op->scratch & 3u) == 0;
     case OP_AVERAGE_POOL_2D:
     case OP_MAX_POOL_2D:
         /* Each window must hold at least one input: the first tap may lie in the padding, the last may not be above it. */
         return window_ok(op) && op->in_c == op->out_c && op->dil_h == 1 && op->dil_w == 1 && op->k_h > op->pad_t &&
-               op->k_w > op->pad_l && (uint64_t)taps <= 1u << 20;
+               op->k_w > op->pad_l && taps <= 1u << 20;
     case OP_MEAN:
-        return images_ok(op) && op->out_w == 1 && op->in_c == op->out_c && op->in_h % op->out_h == 0 &&
+        return LINKED(OP_MEAN) && images_ok(op) && op->out_w == 1 && op->in_c == op->out_c && op->in_h % op->out_h == 0 &&
                op->extra[2] == (int32_t)(op->in_h / op->out_h) * op->in_w && op->extra[2] <= 1 << 20 && op->extra[1] >= -31 &&
                op->extra[1] <= 30 && op->scratch_size >= 4u * op->in_c && (op->scratch & 3u) == 0;
     case OP_ADD:
-        return operands_ok(op) && table_ok(nn, op, 3) && rows_ok(nn, op, 0) &&
+        return LINKED(OP_ADD) && operands_ok(op) && table_ok(nn, op, 3) && rows_ok(nn, op, 0) &&
                ((const channel_row *)(const void *)(nn->file + op->table))[2].shift <= 0;
     case OP_MUL:
-        return operands_ok(op) && op->extra[2] >= -31 && op->extra[2] <= 30;
+        return LINKED(OP_MUL) && operands_ok(op) && op->extra[2] >= -31 && op->extra[2] <= 30;
     case OP_PRELU:
-        return op->src_size == op->dst_size && op->weights_size != 0 && table_ok(nn, op, 2) && rows_ok(nn, op, 0);
+        return LINKED(OP_PRELU) && op->src_size == op->dst_size && op->weights_size != 0 && table_ok(nn, op, 2) &&
+               rows_ok(nn, op, 0);
     case OP_LUT:
-        return op->src_size == op->dst_size && op->weights_size == 256;
+        return LINKED(OP_LUT) && op->src_size == op->dst_size && op->weights_size == 256;
     case OP_CONCATENATION:
-        return pieces_ok(nn, op, op->dst_size, op->dst);
+        return LINKED(OP_CONCATENATION) && pieces_ok(nn, op, op->dst_size, op->dst);
     case OP_SPLIT:
-        return pieces_ok(nn, op, op->src_size, op->src);
+        return LINKED(OP_SPLIT) && pieces_ok(nn, op, op->src_size, op->src);
     case OP_STRIDED_SLICE:
-        return strides_ok(nn, op) && apart(op->src, op->src_size, op->dst, op->dst_size);
+        return LINKED(OP_STRIDED_SLICE) && strides_ok(nn, op) && apart(op->src, op->src_size, op->dst, op->dst_size);
     case OP_RESIZE_NEAREST:
-        return images_ok(op) && op->in_c == op->out_c && indices_ok(nn, op) &&
+        return LINKED(OP_RESIZE_NEAREST) && images_ok(op) && op->in_c == op->out_c && indices_ok(nn, op) &&
                apart(op->src, op->src_size, op->dst, op->dst_size);
     case OP_TRANSPOSE_CONV:
-        return images_ok(op) && op->k_h >= 1 && op->k_w >= 1 && op->stride_h >= 1 && op->stride_w >= 1 &&
-               op->weights_size == taps * op->in_c * op->out_c && table_ok(nn, op, op->out_c) &&
-               rows_ok(nn, op, 2 * taps * op->in_c);
+        return LINKED(OP_TRANSPOSE_CONV) && images_ok(op) && op->k_h >= 1 && op->k_w >= 1 && op->stride_h >= 1 &&
+               op->stride_w >= 1 && op->weights_size == times(times(taps, op->in_c), op->out_c) && table_ok(nn, op, op->out_c) &&
+               rows_ok(nn, op, times(2 * taps, op->in_c));
     case OP_PAD:
-        return images_ok(op) && op->in_c == op->out_c && (uint32_t)op->pad_t + op->in_h <= op->out_h &&
+        return LINKED(OP_PAD) && images_ok(op) && op->in_c == op->out_c && (uint32_t)op->pad_t + op->in_h <= op->out_h &&
                (uint32_t)op->pad_l + op->in_w <= op->out_w;
     case OP_RESHAPE:
         return op->src_size == op->dst_size;
     case OP_SOFTMAX:
-        return op->src_size == op->dst_size && op->out_c != 0 && op->src_size % op->out_c == 0 && op->out_c <= 4096 &&
+        return LINKED(OP_SOFTMAX) && op->src_size == op->dst_size && op->out_c != 0 && op->src_size % op->out_c == 0 &&
+               op->out_c <= 4096 &&
                op->extra[0] > 0 && op->extra[1] >= 0 && op->extra[1] <= 31 && op->extra[2] <= 0 &&
                op->extra[2] >= -(0x7FFFFFFF >> op->extra[1]); /* shifted differences stay negative: no sum is 0 */
     case OP_RELU:
-        return op->src_size == op->dst_size && op->extra[1] >= -31 && op->extra[1] <= 30;
+        return LINKED(OP_RELU) && op->src_size == op->dst_size && op->extra[1] >= -31 && op->extra[1] <= 30;
     default:
         return 0;
     }
@@ -184,7 +191,7 @@ static int scratch_ok(const op_record *op)
            apart(op->scratch, op->scratch_size, op->dst, op->dst_size);
 }
 
-int qfl_nn_record_ok(const qfl_nn *nn, const op_record *op)
+QFL_COLD int qfl_nn_record_ok(const qfl_nn *nn, const op_record *op)
 {
     return inside(op->src, op->src_size, nn->arena_size) && inside(op->src2, op->src2_size, nn->arena_size) &&
            inside(op->dst, op->dst_size, nn->arena_size) && inside(op->scratch, op->scratch_size, nn->arena_size) &&

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "qfl_nn.h"
+#include "qfl_options.h"
 
 #if defined(__ARM_FEATURE_DSP) && !defined(QFL_NN_PORTABLE)
 #define QFL_NN_DSP 1
@@ -20,6 +21,9 @@ enum {
     OP_CONCATENATION = 12, OP_SPLIT = 13, OP_STRIDED_SLICE = 14, OP_RESIZE_NEAREST = 15, OP_LUT = 16, OP_MUL = 17, OP_PRELU = 18,
     OP_TRANSPOSE_CONV = 19, OP_LAST = 19
 };
+
+/* Whether an operator is in this build. */
+#define LINKED(code) ((QFL_NN_OPS >> (code)) & 1u)
 
 /* Flags of ADD, MUL: where operand 2 lies, and the signs of ADD's operands (SUB). Extents of STRIDED_SLICE. */
 enum { OPERAND_IN_FILE = 1, NEGATE_FIRST = 2, NEGATE_SECOND = 4, STRIDED_DIMS = 5 };

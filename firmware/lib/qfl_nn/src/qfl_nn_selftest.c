@@ -160,18 +160,24 @@ static void lay_out_rest(bench *b, const test_case *c)
         break;
     }
     case OP_MUL:
+        if (!LINKED(OP_MUL))
+            break;
         op->weights_size = c->in_c; /* broadcast over the pixels */
         op->flags = OPERAND_IN_FILE;
         op->extra[0] = op->extra[1] = 1;
         op->extra[2] = -6, op->extra[3] = 1518500250;
         break;
     case OP_PRELU:
+        if (!LINKED(OP_PRELU))
+            break;
         op->weights_size = c->in_c;
         place_rows(b, 2, -1);
         break;
     case OP_LUT: op->weights_size = 256; break;
     case OP_CONCATENATION:
     case OP_SPLIT: /* two pieces of a pixel's channels each; a concatenation's lie one after the other in src */
+        if (!LINKED(OP_CONCATENATION) && !LINKED(OP_SPLIT))
+            break;
         op->extra[0] = c->in_h * c->in_w;
         op->table = place(b, 2 * (uint32_t)sizeof(channel_row), 0);
         op->table_count = 2;
@@ -182,6 +188,8 @@ static void lay_out_rest(bench *b, const test_case *c)
         }
         break;
     case OP_STRIDED_SLICE: { /* transposes and turns the channels round */
+        if (!LINKED(OP_STRIDED_SLICE))
+            break;
         const int32_t numbers[12] = {c->in_c - 1, 1, 1, c->in_w, c->in_h, c->in_c, 0, 0, c->in_c, c->in_w * c->in_c, -1, 0};
         op->table = place(b, sizeof numbers, 0);
         op->table_count = 4;
@@ -189,12 +197,16 @@ static void lay_out_rest(bench *b, const test_case *c)
         break;
     }
     case OP_RESIZE_NEAREST:
+        if (!LINKED(OP_RESIZE_NEAREST))
+            break;
         op->table_count = (op->out_h + op->out_w + 2u) / 3u;
         op->table = place(b, op->table_count * (uint32_t)sizeof(channel_row), 0);
         for (uint32_t i = 0; i < (uint32_t)op->out_h + op->out_w; i++)
             ((uint32_t *)(void *)(b->mem + op->table))[i] = (i < op->out_h ? i : i - op->out_h) * 3u / 4u;
         break;
     case OP_TRANSPOSE_CONV:
+        if (!LINKED(OP_TRANSPOSE_CONV))
+            break;
         op->weights_size = taps * c->in_c * c->out_c;
         place_rows(b, c->out_c, -8);
         break;
@@ -216,9 +228,9 @@ static uint32_t fnv1a(const uint8_t *p, uint32_t n)
     return h;
 }
 
-uint32_t qfl_nn_selftest_count(void) { return COUNT; }
+QFL_COLD uint32_t qfl_nn_selftest_count(void) { return COUNT; }
 
-uint32_t qfl_nn_selftest_hash(uint32_t index, void *mem)
+QFL_COLD uint32_t qfl_nn_selftest_hash(uint32_t index, void *mem)
 {
     bench b;
     memset(&b, 0, sizeof b);
@@ -236,7 +248,7 @@ uint32_t qfl_nn_selftest_hash(uint32_t index, void *mem)
     return fnv1a((const uint8_t *)mem + b.op.dst - GUARD, b.op.dst_size + 2 * GUARD);
 }
 
-uint32_t qfl_nn_selftest(void *mem, uint32_t *first)
+QFL_COLD uint32_t qfl_nn_selftest(void *mem, uint32_t *first)
 {
     uint32_t failed = 0;
     *first = 0;

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "qfl_keep.h"
+#include "qfl_options.h"
 #include "qfl_sha256.h"
 
 enum { MAGIC = 0x314B4651, RECORD = 8 + QFL_KEEP_BYTES + 8 }; /* "QFK1"; magic, sequence, body, start of a SHA-256 over all that */
@@ -37,7 +38,7 @@ static uint32_t read_copy(const qfl_keep *k, uint32_t at, uint8_t *record)
     return memcmp(check, record + RECORD - 8, 8) == 0 ? get32(record + 4) : 0;
 }
 
-qfl_status qfl_keep_open(qfl_keep *k, const qfl_port *port)
+QFL_COLD qfl_status qfl_keep_open(qfl_keep *k, const qfl_port *port)
 {
     uint8_t record[RECORD];
     memset(k, 0, sizeof *k);
@@ -58,9 +59,9 @@ qfl_status qfl_keep_open(qfl_keep *k, const qfl_port *port)
     return QFL_OK;
 }
 
-int qfl_keep_has(const qfl_keep *k) { return k->sequence != 0; }
+QFL_COLD int qfl_keep_has(const qfl_keep *k) { return k->sequence != 0; }
 
-qfl_status qfl_keep_write(qfl_keep *k, const uint8_t *body)
+QFL_COLD qfl_status qfl_keep_write(qfl_keep *k, const uint8_t *body)
 {
     uint8_t record[256], back[RECORD], check[QFL_SHA256_BYTES];
     if (!k->usable)

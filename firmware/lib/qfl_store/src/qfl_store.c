@@ -57,7 +57,7 @@ static int object_ok(const qfl_store *s, int slot, uint32_t length, const uint8_
 /* Of the end mark: one unit behind the object, programmed before its commit. Without it no commit has been tried. */
 static uint32_t mark_at(const qfl_store *s) { return object_at(s, s->writing) + padded(s->new_length, s->flash.program_unit); }
 
-uint32_t qfl_store_capacity(const qfl_store *s)
+QFL_COLD uint32_t qfl_store_capacity(const qfl_store *s)
 {
     return s->slot_size / s->flash.program_unit * s->flash.program_unit - padded(2 * s->record_size, 16) - s->flash.program_unit;
 }
@@ -80,7 +80,7 @@ static void find_current(qfl_store *s)
     s->found |= (uint8_t)((s->current >= 0 ? QFL_STORE_PACKAGE : 0) | (newest > s->sequence ? QFL_STORE_CUT_PACKAGE : 0));
 }
 
-qfl_status qfl_store_open(qfl_store *s, const qfl_port *port)
+QFL_COLD qfl_status qfl_store_open(qfl_store *s, const qfl_port *port)
 {
     memset(s, 0, sizeof *s);
     s->port = port;
@@ -101,14 +101,17 @@ qfl_status qfl_store_open(qfl_store *s, const qfl_port *port)
     s->slot_size = (f->size - f->log_size) / 2 / erase * erase;
     s->record_size = padded(QFL_STORE_RECORD, unit);
     find_current(s);
-    qfl_store_log_open(s);
+    if (QFL_LOG)
+        qfl_store_log_open(s);
+    else
+        s->found |= QFL_STORE_NO_LOG;
     return QFL_OK;
 none:
     f->map = NULL;
     return QFL_E_UNSUPPORTED;
 }
 
-const uint8_t *qfl_store_object(const qfl_store *s, uint32_t *length)
+QFL_COLD const uint8_t *qfl_store_object(const qfl_store *s, uint32_t *length)
 {
     if (s->current < 0)
         return NULL;
@@ -116,7 +119,7 @@ const uint8_t *qfl_store_object(const qfl_store *s, uint32_t *length)
     return s->flash.map + object_at(s, s->current);
 }
 
-void qfl_store_abort(qfl_store *s)
+QFL_COLD void qfl_store_abort(qfl_store *s)
 {
     s->writing = -1;
     s->erase_at = s->erase_end = 0;
@@ -139,7 +142,7 @@ static uint32_t left_over(const qfl_store *s)
     return last == 0 ? 0 : begin + last * unit - object;
 }
 
-qfl_status qfl_store_begin(qfl_store *s, uint32_t length, const uint8_t *sha256, uint32_t *have)
+QFL_COLD qfl_status qfl_store_begin(qfl_store *s, uint32_t length, const uint8_t *sha256, uint32_t *have)
 {
     *have = 0;
     if (length == 0 || length > qfl_store_capacity(s))
@@ -169,10 +172,10 @@ qfl_status qfl_store_begin(qfl_store *s, uint32_t length, const uint8_t *sha256,
     return QFL_OK;
 }
 
-int qfl_store_work(qfl_store *s)
+QFL_COLD int qfl_store_work(qfl_store *s)
 {
     if (s->erase_at >= s->erase_end)
-        return qfl_store_log_work(s);
+        return QFL_LOG ? qfl_store_log_work(s) : 0;
     if (s->port->flash_erase(s->port->ctx, s->erase_at, s->flash.erase_unit) < 0) {
         qfl_store_abort(s);
         return 0;
@@ -181,7 +184,7 @@ int qfl_store_work(qfl_store *s)
     return 1;
 }
 
-uint32_t qfl_store_busy_ms(const qfl_store *s)
+QFL_COLD uint32_t qfl_store_busy_ms(const qfl_store *s)
 {
     uint32_t bytes = s->erase_end - s->erase_at + (s->log_wanted ? s->log_half - s->log_erased : 0);
     return s->flash.map == NULL ? 0 : bytes / s->flash.erase_unit * s->flash.worst_erase_ms;
@@ -198,7 +201,7 @@ static qfl_status flush_tail(qfl_store *s)
     return qfl_store_program(s, at, s->tail, n);
 }
 
-qfl_status qfl_store_write(qfl_store *s, uint32_t offset, const uint8_t *p, uint32_t n)
+QFL_COLD qfl_status qfl_store_write(qfl_store *s, uint32_t offset, const uint8_t *p, uint32_t n)
 {
     if (s->writing < 0 || s->erase_at < s->erase_end || s->intend || offset != s->new_have || n > s->new_length - s->new_have)
         return QFL_E_STATE;
@@ -221,7 +224,7 @@ qfl_status qfl_store_write(qfl_store *s, uint32_t offset, const uint8_t *p, uint
     return QFL_OK;
 }
 
-qfl_status qfl_store_verify(qfl_store *s, const uint8_t **object)
+QFL_COLD qfl_status qfl_store_verify(qfl_store *s, const uint8_t **object)
 {
     if (s->writing < 0 || s->erase_at < s->erase_end || s->intend || s->new_have != s->new_length)
         return QFL_E_STATE;
@@ -242,7 +245,7 @@ qfl_status qfl_store_verify(qfl_store *s, const uint8_t **object)
     return status;
 }
 
-qfl_status qfl_store_commit(qfl_store *s)
+QFL_COLD qfl_status qfl_store_commit(qfl_store *s)
 {
     if (s->writing < 0 || s->new_have != s->new_length || s->tail_n != 0)
         return QFL_E_STATE;

@@ -9,7 +9,7 @@ static int erased(const qfl_store *s, const uint8_t *p, uint32_t n)
     return 1;
 }
 
-qfl_status qfl_store_program(const qfl_store *s, uint32_t at, const uint8_t *p, uint32_t n)
+QFL_COLD qfl_status qfl_store_program(const qfl_store *s, uint32_t at, const uint8_t *p, uint32_t n)
 {
     uint8_t back[64];
     const qfl_port *port = s->port;
@@ -25,7 +25,7 @@ qfl_status qfl_store_program(const qfl_store *s, uint32_t at, const uint8_t *p, 
     return QFL_OK;
 }
 
-qfl_status qfl_store_hash(const qfl_store *s, uint32_t at, uint32_t n, qfl_sha256 *h)
+QFL_COLD qfl_status qfl_store_hash(const qfl_store *s, uint32_t at, uint32_t n, qfl_sha256 *h)
 {
     uint8_t b[64];
     while (n != 0) {
@@ -39,7 +39,7 @@ qfl_status qfl_store_hash(const qfl_store *s, uint32_t at, uint32_t n, qfl_sha25
     return QFL_OK;
 }
 
-int qfl_store_blank(const qfl_store *s, uint32_t at, uint32_t n)
+QFL_COLD int qfl_store_blank(const qfl_store *s, uint32_t at, uint32_t n)
 {
     uint8_t b[64];
     while (n != 0) {

@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "qfl_options.h"
 #include "qfl_store.h"
 
 enum { QFL_STORE_CHECK = 16 }; /* bytes of the SHA-256 that a record ends with */

@@ -7,7 +7,7 @@ enum { AT_TYPE = 4, AT_GENERATION = 8, AT_LENGTH = 12, AT_CHECK = 16 };
 static uint32_t half_at(const qfl_store *s, int half) { return half > 0 ? s->log_half : 0; }
 static uint32_t head_size(const qfl_store *s) { return padded(QFL_STORE_LOG_RECORD, step_of(s)); }
 
-uint32_t qfl_store_log_capacity(const qfl_store *s)
+QFL_COLD uint32_t qfl_store_log_capacity(const qfl_store *s)
 {
     return s->flash.map != NULL && s->log_half != 0 ? s->log_half - head_size(s) : 0;
 }
@@ -32,7 +32,7 @@ static int read_log(const qfl_store *s, int half, uint32_t at, uint8_t *r, uint3
     return memcmp(digest, r + AT_CHECK, QFL_STORE_CHECK) == 0;
 }
 
-int qfl_store_log_next(const qfl_store *s, uint32_t *at, uint8_t *type, const uint8_t **p, uint32_t *n)
+QFL_COLD int qfl_store_log_next(const qfl_store *s, uint32_t *at, uint8_t *type, const uint8_t **p, uint32_t *n)
 {
     uint8_t r[QFL_STORE_LOG_RECORD];
     if (s->log_current < 0 || !read_log(s, s->log_current, *at, r, n) || get32(r + AT_GENERATION) != s->log_generation)
@@ -43,7 +43,7 @@ int qfl_store_log_next(const qfl_store *s, uint32_t *at, uint8_t *type, const ui
     return 1;
 }
 
-void qfl_store_log_open(qfl_store *s)
+QFL_COLD void qfl_store_log_open(qfl_store *s)
 {
     uint8_t r[QFL_STORE_LOG_RECORD], type;
     const uint8_t *p;
@@ -65,10 +65,10 @@ void qfl_store_log_open(qfl_store *s)
         s->found |= QFL_STORE_CUT_LOG;
 }
 
-uint32_t qfl_store_log_room(const qfl_store *s) { return s->log_end != 0 ? s->log_half - s->log_end : 0; }
-void qfl_store_log_prepare(qfl_store *s) { s->log_wanted = s->log_half != 0 && s->log_erased < s->log_half; }
+QFL_COLD uint32_t qfl_store_log_room(const qfl_store *s) { return s->log_end != 0 ? s->log_half - s->log_end : 0; }
+QFL_COLD void qfl_store_log_prepare(qfl_store *s) { s->log_wanted = s->log_half != 0 && s->log_erased < s->log_half; }
 
-int qfl_store_log_work(qfl_store *s)
+QFL_COLD int qfl_store_log_work(qfl_store *s)
 {
     if (!s->log_wanted)
         return 0;
@@ -82,7 +82,7 @@ int qfl_store_log_work(qfl_store *s)
     return 1;
 }
 
-qfl_status qfl_store_log_roll(qfl_store *s)
+QFL_COLD qfl_status qfl_store_log_roll(qfl_store *s)
 {
     if (qfl_store_log_capacity(s) == 0)
         return QFL_E_UNSUPPORTED;
@@ -116,7 +116,7 @@ static qfl_status write_parts(const qfl_store *s, uint32_t at, const qfl_store_p
     return k != 0 ? qfl_store_program(s, at, chunk, n) : QFL_OK;
 }
 
-qfl_status qfl_store_log_append(qfl_store *s, uint8_t type, const qfl_store_part *parts, uint32_t count)
+QFL_COLD qfl_status qfl_store_log_append(qfl_store *s, uint8_t type, const qfl_store_part *parts, uint32_t count)
 {
     uint8_t r[QFL_STORE_CHUNK], digest[QFL_SHA256_BYTES];
     uint32_t n = 0, at = s->log_rolling ? 0 : s->log_end, generation = s->log_generation + s->log_rolling;
