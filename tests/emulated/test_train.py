@@ -177,6 +177,18 @@ def test_one_dense_layer_meets_its_bounds():
     assert counted.train_ram <= 4 * (128 + 10) + 512
 
 
+def test_dense_layers_of_any_number_of_classes_meet_their_bounds():
+    """Features none of which is 0, everything counted. Two or three classes over 64 features stay above 12."""
+    need_board("qemu_m4")
+    from quantfl.bench.train import dense
+
+    bars = {(64, 2): 15.0, (64, 3): 12.5, (64, 4): 12.2, (64, 5): 11.3, (64, 7): 11.9, (64, 62): 10.6, (128, 3): 11.2, (256, 2): 12.3}
+    for (features, classes), bar in bars.items():
+        row = dense(features, classes)
+        assert row["insns_per_weight"] <= bar, (features, classes, row["insns_per_weight"])
+        assert row["ram_bytes"] <= 4 * (features + classes) + 512
+
+
 def test_the_trained_bits_are_the_same_in_the_bench_firmware():
     """The M4's parameters after an epoch, by checksum, for a convolutional head."""
     need_board("qemu_m4")

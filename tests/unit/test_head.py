@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantfl.core import lib
+from quantfl.core import ffi, lib
 from quantfl.core.head import FitConfig, Head
 
 SHAPES = [(7, 3), (16, 10), (5, 8, 4), (6, 9, 5, 3), (12, 1, 2), (33, 17)]
@@ -120,6 +120,38 @@ def test_order_depends_on_seed_and_epoch_and_looks_random():
     ranks = np.arange(500)
     r = [np.corrcoef(ranks, order(s, 0))[0, 1] for s in range(200)]
     assert abs(np.mean(r)) < 0.02 and np.std(r) < 0.1
+
+
+def one_at_a_time(head: Head, w: np.ndarray, q: np.ndarray, y: np.ndarray, config: FitConfig) -> tuple[np.ndarray, float]:
+    """The fit whose features are put down anew before every visit, which takes no two samples at once."""
+    trained, v, row = w.copy(), np.empty_like(w), np.empty((1, q.shape[1]), np.int8)
+    data, _keep = head._data(q, y)
+    rows = ffi.from_buffer("int8_t[]", row)
+    data.q, data.one_row = rows, 1
+    c = ffi.new("qfl_head_config *", {k: getattr(config, k) for k in ("lr", "momentum", "weight_decay", "prox", "epochs", "batch",
+                                                                      "seed", "holdout")})  # fmt: skip
+    fit, scratch = ffi.new("qfl_head_fit *"), head._scratch()
+    assert lib.qfl_head_fit_begin(fit, head._shape, c, data, head._floats(trained), head._floats(w), head._floats(v), scratch) == 0
+    more = 1
+    while more:
+        row[0] = q[lib.qfl_head_fit_next(fit)]
+        more = lib.qfl_head_fit_step(fit)
+    return trained, fit.loss
+
+
+@given(st.integers(1, 25), st.integers(1, 24), st.integers(1, 12), st.sampled_from([0, 0.3, 1]), st.integers(0, 2**32 - 1))
+@settings(max_examples=120, deadline=None)
+def test_two_samples_at_once_give_the_bytes_of_one_after_the_other(features, classes, batch, zeros, seed):
+    rng = np.random.default_rng(seed)
+    head = Head((features * int(rng.integers(1, 5)), classes), 0.03, -7)
+    w = (rng.normal(size=head.params) * 0.3).astype(np.float32)
+    n = int(rng.integers(3, 20))
+    q, y = rng.integers(-128, 128, (n, head.dims[0]), np.int8), rng.integers(0, classes, n).astype(np.uint16)
+    q[rng.random(q.shape) < zeros] = -7
+    config = FitConfig(lr=0.05, momentum=0.9, epochs=2, batch=batch, seed=seed, holdout=int(rng.choice([0, 3])))
+    together, loss = head.fit(w, q, y, config)
+    apart, expected = one_at_a_time(head, w, q, y, config)
+    assert together.tobytes() == apart.tobytes() and loss == expected
 
 
 def test_held_back_samples_do_not_train():

@@ -207,7 +207,8 @@ def test_fit_equals_sgd_in_float64(name):
 
 
 def test_scratch_of_dense_layers_is_their_outputs():
-    assert Head((64, 10), 1.0, 0).scratch_bytes == 4 * 10
+    assert Head((64, 10), 1.0, 0).scratch_bytes == 4 * 2 * 10  # two samples at once
+    assert Head((63, 10), 1.0, 0).scratch_bytes == 4 * 10
     assert Head((64, 20, 10), 1.0, 0).scratch_bytes == 4 * (20 + 10)
 
 

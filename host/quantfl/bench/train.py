@@ -4,6 +4,8 @@ Protocol: personalisation. For every writer (FEMNIST) or subject (activity recor
 head, is trained on that person's training samples by the boards' own code, and is scored on the person's test samples; accuracies are
 over all test samples of all persons. The reference trains the same layers in float TensorFlow: same features, start, order of
 samples, batches and learning rate. Instructions and RAM are counted on an emulated Cortex-M4F while it trains ten of the samples.
+The last rows are single dense layers alone, F features to K classes, on ten random samples none of whose features is 0: nothing is
+skipped, everything is counted.
 """
 
 from __future__ import annotations
@@ -13,17 +15,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from quantfl.bench.engine import count
+from quantfl.bench.headless import dense_model
 from quantfl.core import lib
-from quantfl.core.head import FitConfig, Head, Layer
+from quantfl.core.head import FitConfig, Head, Layer, dense_layers
 from quantfl.core.nn import Engine
 from quantfl.data.dataset import load
 from quantfl.data.quantise import to_int8
 from quantfl.emulate.base import ROOT
 from quantfl.errors import DataError, ToolError
 from quantfl.package.convert import convert_bytes
-from quantfl.package.cut import choose
+from quantfl.package.cut import HeadSpec, choose
 from quantfl.package.flatfile import ModelFile
-from quantfl.package.program import open_package
+from quantfl.package.program import compile_program, open_package
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ TASKS = (
         Form("bias and scale + head", 1, "scales+head", 0.03))),
 )  # fmt: skip
 BATCH, MOMENTUM, QUICK = 10, 0.9, 3
+#: Single dense layers, features and classes.
+DENSE = ((64, 2), (64, 3), (64, 4), (64, 5), (64, 10), (64, 62), (128, 10), (256, 2), (256, 10), (256, 100))
 
 
 def _cut(data: bytes, layers: int) -> str:
@@ -109,8 +114,27 @@ def run_form(task: Task, form: Form, people: list, *, reference: bool = True, in
     }  # fmt: skip
 
 
+def dense(features: int, classes: int) -> dict:
+    """One row: what a fit of a single dense layer costs."""
+    rng, zero = np.random.default_rng(1), -5
+    params = rng.normal(0, 0.1, (features + 1) * classes).astype(np.float32)
+    head = HeadSpec(dense_layers((features, classes)), params)
+    raw = compile_program(dense_model((features, classes), 0.02, zero), cut_op=0, head=head, name="head", source="a head alone")
+    x = rng.integers(-128, 127, (BATCH, features), np.int8)
+    x[x >= zero] += 1
+    counted = count(raw, x)
+    assert counted.train_insns is not None
+    insns = counted.train_insns / BATCH
+    return {
+        "task": "one dense layer", "cut": f"{features} → dense({classes})", "train": "head only", "params": len(params),
+        "persons": None, "test_samples": None, "accuracy_before": None, "accuracy": None, "reference_accuracy": None,
+        "insns_per_sample": insns, "insns_per_weight": insns / (features * classes), "ram_bytes": counted.train_ram,
+        "bytes_per_sample": features + 2,
+    }  # fmt: skip
+
+
 def run(quick: bool = False) -> list[dict]:
-    """One row per task and form. DataError when none of the data is here."""
+    """One row per task and form, then those of single dense layers. DataError when none of the data is here."""
     rows, missing = [], []
     for task in TASKS:
         try:
@@ -121,7 +145,7 @@ def run(quick: bool = False) -> list[dict]:
         rows += [run_form(task, form, people) for form in task.forms]
     if not rows:
         raise DataError("; ".join(missing))
-    return rows
+    return rows + [dense(f, k) for f, k in DENSE]
 
 
 def tensorflow():

@@ -44,8 +44,17 @@ def _forward_and_gradient(outputs: int, dense: bool) -> float:
     return used * (7.0 + 15.0 / block) + (1.0 - used) * 12.0 / block
 
 
+def _one_dense(layer: Layer) -> float:
+    """A head of one dense layer, of which boards take two samples at once (qfl_head_pair.c)."""
+    outputs = layer.out_shape[2]
+    block = outputs / math.ceil(outputs / 5)
+    return 350.0 + 45.0 * outputs + layer.weights * (4.3 + 14.0 / block) + _STEP * sum(layer.tensors)
+
+
 def insns(layers: tuple[Layer, ...]) -> int:
     """Estimated instructions of one sample on Cortex-M4F."""
+    if len(layers) == 1 and layers[0].mode == "all" and layers[0].in_shape[:2] == (1, 1):
+        return round(_one_dense(layers[0]))
     total = _SAMPLE + 75.0 * layers[-1].out_shape[2]
     for i, layer in enumerate(layers):
         pixels = layer.out_shape[0] * layer.out_shape[1]

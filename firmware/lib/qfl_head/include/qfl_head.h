@@ -82,6 +82,11 @@ typedef struct qfl_head_score {
     float loss;       /* mean cross-entropy, nats; 0 when count is 0 */
 } qfl_head_score;
 
+/* What the order of an epoch's samples is computed from. */
+typedef struct qfl_head_epoch {
+    uint32_t count, mask, shift, add[3], multiply[3];
+} qfl_head_epoch;
+
 /* A fit in progress. Set by qfl_head_fit_begin; callers may read `loss` and `epoch`. */
 typedef struct qfl_head_fit {
     qfl_head_shape shape;
@@ -98,6 +103,8 @@ typedef struct qfl_head_fit {
     uint32_t in_batch;     /* samples added to the gradient so far */
     float loss_sum;        /* of the epoch under way */
     float loss;            /* mean cross-entropy of the last completed epoch, measured while training */
+    uint32_t pairs;        /* 1: two samples of a batch may be taken at once */
+    qfl_head_epoch order;
 } qfl_head_fit;
 
 /* The layers that this build can train (QFL_HEAD_KINDS, qfl_options.h). */
@@ -118,7 +125,7 @@ void qfl_head_layer_params(const qfl_head_shape *shape, uint32_t i, uint32_t *ke
 /*
  * Bytes of scratch for qfl_head_fit_begin and qfl_head_evaluate: 4 * (outputs of all layers, the largest patch that has to be
  * gathered, and where an error cannot replace the activation it belongs to, the largest such layer's input; docs/TRAINING.md). For
- * dense layers this is 4 * (hidden... + K).
+ * dense layers this is 4 * (hidden... + K), for a single one 8 * K.
  */
 uint32_t qfl_head_scratch_size(const qfl_head_shape *shape);
 
@@ -126,7 +133,10 @@ uint32_t qfl_head_scratch_size(const qfl_head_shape *shape);
 qfl_status qfl_head_fit_begin(qfl_head_fit *fit, const qfl_head_shape *shape, const qfl_head_config *config,
                               const qfl_head_data *data, float *w, const float *w_global, float *v, float *scratch);
 
-/* One sample forward and backward, and the SGD step when its batch is full. Returns 1 while there is more to do, 0 at the end. */
+/*
+ * One sample forward and backward, for a single dense layer two where the batch has them, and the SGD step when the batch is full.
+ * Returns 1 while there is more to do, 0 at the end.
+ */
 int qfl_head_fit_step(qfl_head_fit *fit);
 
 /* Whether evaluation with this holdout visits sample i. */

@@ -1,6 +1,7 @@
 /* The whole stack: scratch, forward and backward, evaluation. */
 #include "qfl_head.h"
 #include "qfl_head_layers.h"
+#include "qfl_head_pair.h"
 
 uint32_t qfl_head_features(const qfl_head_shape *shape) { return qfl_head_in_size(&shape->layer[0]); }
 
@@ -37,6 +38,8 @@ QFL_COLD uint32_t qfl_head_scratch_size(const qfl_head_shape *shape)
         if (i != 0 && qfl_head_error_apart(l) && qfl_head_in_size(l) > apart)
             apart = qfl_head_in_size(l);
     }
+    if (qfl_head_pairs(shape))
+        n += qfl_head_classes(shape);
     return (n + apart) * (uint32_t)sizeof(float);
 }
 
@@ -90,26 +93,20 @@ QFL_COLD const float *qfl_head_logits(const qfl_head_shape *shape, const float *
     return forward(shape, w, &s, scratch);
 }
 
-/* Softmax cross-entropy of z [k] against `label`; z becomes weight * (p - onehot) when error is 1. Returns the loss. */
-static float cross_entropy(float *z, uint32_t k, uint32_t label, float weight, int error)
+/* Softmax cross-entropy of z [k] against `label`; z becomes weight * (p - onehot), of use where weight is not 0. Returns the loss. */
+static float cross_entropy(float *z, uint32_t k, uint32_t label, float weight)
 {
-    float max = z[0], sum = 0.0f, at_label = z[label];
+    float max = z[0], at_label = z[label];
     for (uint32_t i = 1; i < k; i++)
         if (z[i] > max)
             max = z[i];
-    if (!error) {
+    float sum = qfl_head_exp_sum(z, k, max);
+    if (weight != 0.0f) {
+        float f = weight / sum;
         for (uint32_t i = 0; i < k; i++)
-            sum += qfl_head_exp(z[i] - max);
-        return qfl_head_log(sum) - (at_label - max);
+            z[i] = z[i] * f;
+        z[label] -= weight;
     }
-    for (uint32_t i = 0; i < k; i++) {
-        z[i] = qfl_head_exp(z[i] - max);
-        sum += z[i];
-    }
-    float f = weight / sum;
-    for (uint32_t i = 0; i < k; i++)
-        z[i] = z[i] * f;
-    z[label] -= weight;
     return qfl_head_log(sum) - (at_label - max);
 }
 
@@ -119,7 +116,7 @@ float qfl_head_gradient(const qfl_head_shape *shape, const float *w, const int8_
     qfl_head_source first = {q, 0, scale, zero_point, 0};
     float *d = forward(shape, w, &first, scratch);
     uint32_t last = shape->layers - 1, k = qfl_head_out_size(&shape->layer[last]), kernel, bias;
-    float loss = cross_entropy(d, k, label, weight, 1), *apart = d + k;
+    float loss = cross_entropy(d, k, label, weight), *apart = d + k;
     float *at = (float *)(uintptr_t)w;
     for (uint32_t i = 0; i <= last; i++) {
         qfl_head_layer_params(shape, i, &kernel, &bias);
@@ -152,6 +149,17 @@ float qfl_head_gradient(const qfl_head_shape *shape, const float *w, const int8_
     }
 }
 
+void qfl_head_gradient_pair(const qfl_head_shape *shape, const float *w, const int8_t *const q[2], float scale, int32_t zero_point,
+                            const uint16_t label[2], float weight, float *grad, float *scratch, float *loss)
+{
+    uint32_t in = shape->layer[0].in_c, k = shape->layer[0].out_c;
+    qfl_head_pair p = {{q[0], q[1]}, scale, zero_point};
+    qfl_head_pair_forward(w, w + in * k, &p, scratch, in, k);
+    for (int i = 0; i < 2; i++)
+        *loss += cross_entropy(scratch + i * k, k, label[i], weight);
+    qfl_head_pair_gradient(grad, grad + in * k, &p, scratch, in, k);
+}
+
 int qfl_head_held_back(uint32_t i, uint32_t holdout) { return holdout == 0 || i % holdout == holdout - 1; }
 
 QFL_COLD void qfl_head_evaluate(const qfl_head_shape *shape, const float *w, const qfl_head_data *data, uint32_t holdout,
@@ -169,7 +177,7 @@ QFL_COLD void qfl_head_evaluate(const qfl_head_shape *shape, const float *w, con
                 best = j;
         score->count++;
         score->correct += best == data->labels[i];
-        score->loss += cross_entropy(z, k, data->labels[i], 0.0f, 0);
+        score->loss += cross_entropy(z, k, data->labels[i], 0.0f);
     }
 }
 

@@ -1,7 +1,8 @@
 /*
- * The three inner loops of training. Outputs are taken up to twelve at a time so that sums stay in registers; each output's sum
+ * The three inner loops of training. Outputs are taken up to eight at a time so that sums stay in registers; each output's sum
  * runs over the inputs in ascending order whatever the block, so blocking does not change a bit.
  * Inputs are floats or int8 features, which are dequantised on the way; those that are 0 are skipped.
+ * A head of one layer, with its few classes, runs here only for a sample that is left over (qfl_head_pair.c) and in evaluation.
  */
 #include "qfl_head_dense.h"
 
@@ -11,23 +12,13 @@
 #define INLINE static inline
 #endif
 #if defined(__GNUC__) && !defined(__clang__)
-#define WHOLLY _Pragma("GCC unroll 12")
+#define WHOLLY _Pragma("GCC unroll 8")
 #else
 #define WHOLLY
 #endif
 
-enum { FEW = 2 }; /* outputs, for which counting inputs costs as much as the work */
-
-/*
- * Size of the next block of n outputs that are left. Features, the case of a head of one layer, have blocks for the usual numbers of
- * classes; floats make do with fewer sizes, for every size is code in flash.
- */
-static uint32_t block_of(uint32_t n, int quantised)
-{
-    if (!quantised)
-        return n >= 8 ? 8 : n >= 4 ? 4 : 1;
-    return n >= 12 ? 12 : n >= 10 ? 10 : n >= 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1;
-}
+/* Size of the next block of n outputs that are left; every size is code in flash. */
+static uint32_t block_of(uint32_t n) { return n >= 8 ? 8 : n >= 4 ? 4 : 1; }
 
 /* Input i as a float; 0: it is zero. n and quantised are constants where these are inlined. */
 INLINE int input(const int8_t *q, const float *x, uint32_t f, const int quantised, float scale, int32_t zero, float *v)
@@ -45,30 +36,19 @@ INLINE int input(const int8_t *q, const float *x, uint32_t f, const int quantise
 INLINE void forward(const float *w, const qfl_head_source *s, float *y, uint32_t in, uint32_t stride, const uint32_t n,
                     const int quantised)
 {
-    float a[12], scale = s->scale, v;
+    float a[8], scale = s->scale, v;
     const int8_t *q = quantised ? s->q : 0;
     const float *x = quantised ? 0 : s->x;
     int32_t zero = s->zero_point;
     WHOLLY
     for (uint32_t i = 0; i < n; i++)
         a[i] = y[i];
-    if (n <= FEW) {
-        QFL_HEAD_UNROLL
-        for (uint32_t f = 0; f < in; f++, w += stride) {
-            if (!input(q, x, f, quantised, scale, zero, &v))
-                continue;
-            WHOLLY
-            for (uint32_t i = 0; i < n; i++)
-                a[i] += v * w[i];
-        }
-    } else {
-        for (uint32_t f = 0; f < in; f++, w += stride) {
-            if (!input(q, x, f, quantised, scale, zero, &v))
-                continue;
-            WHOLLY
-            for (uint32_t i = 0; i < n; i++)
-                a[i] += v * w[i];
-        }
+    for (uint32_t f = 0; f < in; f++, w += stride) {
+        if (!input(q, x, f, quantised, scale, zero, &v))
+            continue;
+        WHOLLY
+        for (uint32_t i = 0; i < n; i++)
+            a[i] += v * w[i];
     }
     WHOLLY
     for (uint32_t i = 0; i < n; i++)
@@ -79,30 +59,19 @@ INLINE void forward(const float *w, const qfl_head_source *s, float *y, uint32_t
 INLINE void gradient(float *g, const qfl_head_source *s, const float *d, uint32_t in, uint32_t stride, const uint32_t n,
                      const int quantised)
 {
-    float e[12], scale = s->scale, v;
+    float e[8], scale = s->scale, v;
     const int8_t *q = quantised ? s->q : 0;
     const float *x = quantised ? 0 : s->x;
     int32_t zero = s->zero_point;
     WHOLLY
     for (uint32_t i = 0; i < n; i++)
         e[i] = d[i];
-    if (n <= FEW) {
-        QFL_HEAD_UNROLL
-        for (uint32_t f = 0; f < in; f++, g += stride) {
-            if (!input(q, x, f, quantised, scale, zero, &v))
-                continue;
-            WHOLLY
-            for (uint32_t i = 0; i < n; i++)
-                g[i] += v * e[i];
-        }
-    } else {
-        for (uint32_t f = 0; f < in; f++, g += stride) {
-            if (!input(q, x, f, quantised, scale, zero, &v))
-                continue;
-            WHOLLY
-            for (uint32_t i = 0; i < n; i++)
-                g[i] += v * e[i];
-        }
+    for (uint32_t f = 0; f < in; f++, g += stride) {
+        if (!input(q, x, f, quantised, scale, zero, &v))
+            continue;
+        WHOLLY
+        for (uint32_t i = 0; i < n; i++)
+            g[i] += v * e[i];
     }
 }
 
@@ -110,8 +79,7 @@ INLINE void gradient(float *g, const qfl_head_source *s, const float *d, uint32_
     case n:                                      \
         DO(n);                                   \
         break;
-#define FLOAT_BLOCKS BLOCK(1) BLOCK(4) BLOCK(8)
-#define FEATURE_BLOCKS BLOCK(1) BLOCK(2) BLOCK(4) BLOCK(8) BLOCK(10) BLOCK(12)
+#define BLOCKS BLOCK(1) BLOCK(4) BLOCK(8)
 
 /* One block; the choice of its size is outside of the loops over inputs. */
 static void forward_block(const float *w, const qfl_head_source *s, float *y, uint32_t in, uint32_t stride, uint32_t n)
@@ -119,14 +87,14 @@ static void forward_block(const float *w, const qfl_head_source *s, float *y, ui
     if (s->q != 0) {
         switch (n) {
 #define DO(size) forward(w, s, y, in, stride, size, 1)
-            FEATURE_BLOCKS
+            BLOCKS
 #undef DO
         }
         return;
     }
     switch (n) {
 #define DO(size) forward(w, s, y, in, stride, size, 0)
-        FLOAT_BLOCKS
+        BLOCKS
 #undef DO
     }
 }
@@ -136,14 +104,14 @@ static void gradient_block(float *g, const qfl_head_source *s, const float *d, u
     if (s->q != 0) {
         switch (n) {
 #define DO(size) gradient(g, s, d, in, stride, size, 1)
-            FEATURE_BLOCKS
+            BLOCKS
 #undef DO
         }
         return;
     }
     switch (n) {
 #define DO(size) gradient(g, s, d, in, stride, size, 0)
-        FLOAT_BLOCKS
+        BLOCKS
 #undef DO
     }
 }
@@ -154,7 +122,7 @@ void qfl_head_dense_forward(const float *w, const float *b, const qfl_head_sourc
     for (uint32_t i = 0; i < out; i++)
         y[i] = b[i];
     for (uint32_t k = 0, n; k < out; k += n) {
-        n = block_of(out - k, s->q != 0);
+        n = block_of(out - k);
         forward_block(w + k, s, y + k, in, out, n);
     }
     if (activation != QFL_HEAD_LINEAR)
@@ -167,7 +135,7 @@ void qfl_head_dense_gradient(float *grad_w, float *grad_b, const qfl_head_source
     for (uint32_t k = 0; k < out; k++)
         grad_b[k] += d[k];
     for (uint32_t k = 0, n; k < out; k += n) {
-        n = block_of(out - k, s->q != 0);
+        n = block_of(out - k);
         gradient_block(grad_w + k, s, d + k, in, out, n);
     }
 }

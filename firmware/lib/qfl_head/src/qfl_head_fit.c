@@ -1,9 +1,11 @@
 /* Minibatch SGD: order of samples, gradient accumulation, the step. */
+#include <stddef.h>
 #include <string.h>
 
 #include "qfl_head.h"
 #include "qfl_head_dense.h"
 #include "qfl_head_layers.h"
+#include "qfl_head_pair.h"
 
 static uint32_t mix(uint32_t h) /* the finaliser of MurmurHash3 */
 {
@@ -14,24 +16,39 @@ static uint32_t mix(uint32_t h) /* the finaliser of MurmurHash3 */
     return h ^ h >> 16;
 }
 
-uint32_t qfl_head_order(uint32_t seed, uint32_t epoch, uint32_t count, uint32_t n)
+static void order_begin(qfl_head_epoch *o, uint32_t seed, uint32_t epoch, uint32_t count)
 {
     uint32_t mask = 1, bits = 1, key = mix(seed ^ mix(epoch + 0x9E3779B9u));
     while (mask < count - 1) {
         mask = mask << 1 | 1u;
         bits++;
     }
-    uint32_t shift = (bits + 1) / 2;
-    do { /* each line is a bijection of [0, mask]; walking the cycle keeps it one of [0, count) */
-        uint32_t k = key;
+    o->count = count;
+    o->mask = mask;
+    o->shift = (bits + 1) / 2;
+    for (int round = 0; round < 3; round++, key = mix(key + 0x9E3779B9u)) {
+        o->add[round] = key;
+        o->multiply[round] = mix(key) | 1u;
+    }
+}
+
+static uint32_t order_at(const qfl_head_epoch *o, uint32_t n)
+{
+    do /* each line is a bijection of [0, mask]; walking the cycle keeps it one of [0, count) */
         for (int round = 0; round < 3; round++) {
-            n = (n + k) & mask;
-            n = (n * (mix(k) | 1u)) & mask;
-            n ^= n >> shift;
-            k = mix(k + 0x9E3779B9u);
+            n = (n + o->add[round]) & o->mask;
+            n = (n * o->multiply[round]) & o->mask;
+            n ^= n >> o->shift;
         }
-    } while (n >= count);
+    while (n >= o->count);
     return n;
+}
+
+uint32_t qfl_head_order(uint32_t seed, uint32_t epoch, uint32_t count, uint32_t n)
+{
+    qfl_head_epoch o;
+    order_begin(&o, seed, epoch, count);
+    return order_at(&o, n);
 }
 
 static int valid(float x, float low, float high) { return x >= low && x <= high; } /* false for NaN */
@@ -61,12 +78,21 @@ QFL_COLD qfl_status qfl_head_fit_begin(qfl_head_fit *fit, const qfl_head_shape *
     fit->train_count = data->count - (config->holdout != 0 ? data->count / config->holdout : 0);
     if (fit->train_count == 0)
         return QFL_E_STATE;
+    fit->pairs = !data->one_row && qfl_head_pairs(shape);
+    order_begin(&fit->order, config->seed, 0, fit->train_count);
     memset(v, 0, params * sizeof *v);
     return QFL_OK;
 }
 
 /* Sample index of the n-th sample that is not held back. */
 static uint32_t not_held_back(uint32_t n, uint32_t holdout) { return holdout == 0 ? n : n + n / (holdout - 1); }
+
+static inline void plain_step(float *w, float *v, float lr, float mu)
+{
+    float t = *v;
+    *w -= lr * t;
+    *v = mu * t;
+}
 
 static void sgd_step(qfl_head_fit *fit)
 {
@@ -75,34 +101,35 @@ static void sgd_step(qfl_head_fit *fit)
     uint32_t n = fit->params;
     const float *w0 = fit->w_global;
     if (c->prox != 0.0f) {
-        QFL_HEAD_UNROLL
         for (uint32_t i = 0; i < n; i++) {
             float t = v[i] + c->weight_decay * w[i] + c->prox * (w[i] - w0[i]);
             w[i] -= lr * t;
             v[i] = mu * t;
         }
     } else if (c->weight_decay != 0.0f) {
-        QFL_HEAD_UNROLL
         for (uint32_t i = 0; i < n; i++) {
             float t = v[i] + c->weight_decay * w[i];
             w[i] -= lr * t;
             v[i] = mu * t;
         }
     } else {
-        QFL_HEAD_UNROLL
-        for (uint32_t i = 0; i < n; i++) {
-            float t = v[i];
-            w[i] -= lr * t;
-            v[i] = mu * t;
+        for (; n >= 4; n -= 4, w += 4, v += 4) {
+            QFL_HEAD_UNROLL
+            for (int i = 0; i < 4; i++)
+                plain_step(w + i, v + i, lr, mu);
         }
+        for (uint32_t i = 0; i < n; i++)
+            plain_step(w + i, v + i, lr, mu);
     }
 }
 
-uint32_t qfl_head_fit_next(const qfl_head_fit *fit)
+/* The n-th sample of the rest of the epoch. */
+static uint32_t next(const qfl_head_fit *fit, uint32_t n)
 {
-    const qfl_head_config *c = &fit->config;
-    return not_held_back(qfl_head_order(c->seed, fit->epoch, fit->train_count, fit->position), c->holdout);
+    return not_held_back(order_at(&fit->order, fit->position + n), fit->config.holdout);
 }
+
+uint32_t qfl_head_fit_next(const qfl_head_fit *fit) { return next(fit, 0); }
 
 int qfl_head_fit_step(qfl_head_fit *fit)
 {
@@ -111,13 +138,22 @@ int qfl_head_fit_step(qfl_head_fit *fit)
         return 0;
     uint32_t left = fit->train_count - (fit->position - fit->in_batch);
     uint32_t size = left < c->batch ? left : c->batch; /* of the batch under way */
-    uint32_t i = qfl_head_fit_next(fit);
+    uint32_t n = fit->pairs && fit->in_batch + 1 < size ? 2 : 1, i = next(fit, 0);
     const qfl_head_data *d = &fit->data;
-    const int8_t *q = d->one_row ? d->q : d->q + (uint64_t)i * qfl_head_features(&fit->shape);
-    fit->loss_sum += qfl_head_gradient(&fit->shape, fit->w, q, d->scale, d->zero_point, d->labels[i], 1.0f / (float)size, fit->v,
-                                       fit->scratch);
-    fit->position++;
-    if (++fit->in_batch == size) {
+    float weight = 1.0f / (float)size;
+    size_t features = d->one_row ? 0 : qfl_head_in_size(&fit->shape.layer[0]);
+    if (n == 2) {
+        uint32_t j = next(fit, 1);
+        const int8_t *q[2] = {d->q + i * features, d->q + j * features};
+        const uint16_t label[2] = {d->labels[i], d->labels[j]};
+        qfl_head_gradient_pair(&fit->shape, fit->w, q, d->scale, d->zero_point, label, weight, fit->v, fit->scratch, &fit->loss_sum);
+    } else {
+        fit->loss_sum += qfl_head_gradient(&fit->shape, fit->w, d->q + i * features, d->scale, d->zero_point, d->labels[i], weight, fit->v,
+                                           fit->scratch);
+    }
+    fit->position += n;
+    fit->in_batch += n;
+    if (fit->in_batch == size) {
         sgd_step(fit);
         fit->in_batch = 0;
     }
@@ -126,6 +162,7 @@ int qfl_head_fit_step(qfl_head_fit *fit)
         fit->loss_sum = 0.0f;
         fit->position = 0;
         fit->epoch++;
+        order_begin(&fit->order, c->seed, fit->epoch, fit->train_count);
     }
     return fit->epoch < c->epochs;
 }

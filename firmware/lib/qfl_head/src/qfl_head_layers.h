@@ -105,6 +105,9 @@ int qfl_head_tap(const qfl_head_layer *l, uint32_t y, uint32_t x, uint32_t i, ui
 /* x = error below the activation, from the error collected apart. */
 void qfl_head_settle(const qfl_head_layer *l, const qfl_head_source *s, const qfl_head_error *e);
 
+/* z[i] = exp(z[i] - max) ascending; returns their sum, added up in that order. */
+float qfl_head_exp_sum(float *z, uint32_t n, float max);
+
 void qfl_head_conv_forward(const qfl_head_layer *l, qfl_head_part w, const qfl_head_source *s, float *y);
 void qfl_head_conv_backward(const qfl_head_layer *l, qfl_head_part w, qfl_head_part grad, const qfl_head_source *s,
                             const qfl_head_error *e);
@@ -118,5 +121,9 @@ void qfl_head_scales_backward(const qfl_head_shape *shape, const qfl_head_layer 
                               const qfl_head_source *s, const qfl_head_error *e);
 void qfl_head_pool_forward(const qfl_head_layer *l, const qfl_head_source *s, float *y);
 void qfl_head_pool_backward(const qfl_head_layer *l, const qfl_head_source *s, const qfl_head_error *e);
+
+/* As qfl_head_gradient for two samples, one after the other; *loss grows by the loss of each. The shape must be qfl_head_pairs. */
+void qfl_head_gradient_pair(const qfl_head_shape *shape, const float *w, const int8_t *const q[2], float scale, int32_t zero_point,
+                            const uint16_t label[2], float weight, float *grad, float *scratch, float *loss);
 
 #endif

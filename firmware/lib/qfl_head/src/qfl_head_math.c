@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "qfl_head.h"
+#include "qfl_head_layers.h"
 
 static float from_bits(uint32_t u)
 {
@@ -14,12 +15,10 @@ static float from_bits(uint32_t u)
     return f;
 }
 
-float qfl_head_exp(float x)
+static inline float exp_of(float x) /* of x <= 0 */
 {
     if (!(x > -87.3f)) /* NaN too */
         return 0.0f;
-    if (x > 0.0f)
-        x = 0.0f;
     float t = x * 1.44269504f - 0.5f; /* x <= 0: truncation of t rounds x / ln 2 to nearest */
     int32_t n = (int32_t)t;
     float fn = (float)n;
@@ -34,6 +33,18 @@ float qfl_head_exp(float x)
     p = p * (r * r) + r;
     p = p + 1.0f;
     return p * from_bits((uint32_t)(n + 127) << 23);
+}
+
+float qfl_head_exp(float x) { return exp_of(x > 0.0f ? 0.0f : x); }
+
+float qfl_head_exp_sum(float *z, uint32_t n, float max)
+{
+    float sum = 0.0f;
+    for (uint32_t i = 0; i < n; i++) {
+        z[i] = exp_of(z[i] - max);
+        sum += z[i];
+    }
+    return sum;
 }
 
 float qfl_head_log(float x)

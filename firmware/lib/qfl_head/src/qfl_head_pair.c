@@ -1,0 +1,147 @@
+/*
+ * One dense layer trained on two samples of a minibatch at once: weights and gradients are loaded once for both. Every sum runs in the
+ * order it has sample by sample (the gradient takes the first sample's part, then the second's), so the bytes are the same.
+ *
+ * Outputs are taken in blocks of two to five, as equal as possible, with their sums in registers, features two or, where outputs are so
+ * few that making a float of a feature is most of the work, four at a time. Looking for zeros would not pay there.
+ */
+#include "qfl_head_pair.h"
+#include "qfl_head_dense.h"
+
+enum { MOST = 5, FEW = 3 };
+
+#if defined(__GNUC__)
+#define INLINE static inline __attribute__((always_inline))
+#else
+#define INLINE static inline
+#endif
+#if defined(__GNUC__) && !defined(__clang__)
+#define WHOLLY _Pragma("GCC unroll 5")
+#else
+#define WHOLLY
+#endif
+
+/* Features that are read at a time as a word: two or four int8 as they lie. */
+INLINE int at_a_time(uint32_t n) { return n <= FEW ? 4 : 2; }
+
+INLINE uint32_t word(const int8_t *q, const int count)
+{
+    const uint8_t *b = (const uint8_t *)q;
+    uint32_t low = b[0] | (uint32_t)b[1] << 8;
+    return count == 2 ? low : low | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
+}
+
+/* Feature j of a word less the zero point. GCC does not find the instruction that turns, extends and adds. */
+INLINE int32_t lane(uint32_t word, const int j, int32_t zero)
+{
+#if defined(__ARM_FEATURE_DSP) && defined(__GNUC__)
+    int32_t t = ((int32_t)word >> 24) - zero;
+    if (j == 0)
+        __asm("sxtab %0, %1, %2" : "=r"(t) : "r"(-zero), "r"(word));
+    else if (j == 1)
+        __asm("sxtab %0, %1, %2, ror #8" : "=r"(t) : "r"(-zero), "r"(word));
+    else if (j == 2)
+        __asm("sxtab %0, %1, %2, ror #16" : "=r"(t) : "r"(-zero), "r"(word));
+    return t;
+#else
+    return (int8_t)(word >> 8 * j) - zero;
+#endif
+}
+
+/* n columns of y += x w for both samples; y and z are their rows. */
+INLINE void forward(const float *w, const qfl_head_pair *p, float *y, float *z, uint32_t in, uint32_t stride, const uint32_t n)
+{
+    float a[MOST], b[MOST], scale = p->scale;
+    const int8_t *q = p->q[0], *r = p->q[1], *end = q + in;
+    int32_t zero = p->zero_point;
+    WHOLLY
+    for (uint32_t i = 0; i < n; i++) {
+        a[i] = y[i];
+        b[i] = z[i];
+    }
+    for (const int step = at_a_time(n); q != end; q += step, r += step) {
+        uint32_t c = word(q, step), d = word(r, step);
+        WHOLLY
+        for (int j = 0; j < step; j++, w += stride) {
+            int32_t s = lane(c, j, zero), t = lane(d, j, zero);
+            if (n > FEW && (s | t) == 0)
+                continue;
+            float u = (float)s * scale, v = (float)t * scale;
+            WHOLLY
+            for (uint32_t i = 0; i < n; i++) {
+                a[i] += u * w[i];
+                b[i] += v * w[i];
+            }
+        }
+    }
+    WHOLLY
+    for (uint32_t i = 0; i < n; i++) {
+        y[i] = a[i];
+        z[i] = b[i];
+    }
+}
+
+/* n columns of the gradient; y and z are the errors of the two samples. */
+INLINE void gradient(float *g, const qfl_head_pair *p, const float *y, const float *z, uint32_t in, uint32_t stride, const uint32_t n)
+{
+    float a[MOST], b[MOST], scale = p->scale;
+    const int8_t *q = p->q[0], *r = p->q[1], *end = q + in;
+    int32_t zero = p->zero_point;
+    WHOLLY
+    for (uint32_t i = 0; i < n; i++) {
+        a[i] = y[i];
+        b[i] = z[i];
+    }
+    for (const int step = at_a_time(n); q != end; q += step, r += step) {
+        uint32_t c = word(q, step), d = word(r, step);
+        WHOLLY
+        for (int j = 0; j < step; j++, g += stride) {
+            int32_t s = lane(c, j, zero), t = lane(d, j, zero);
+            if (n > FEW && (s | t) == 0)
+                continue;
+            float u = (float)s * scale, v = (float)t * scale;
+            WHOLLY
+            for (uint32_t i = 0; i < n; i++)
+                g[i] = (g[i] + u * a[i]) + v * b[i];
+        }
+    }
+}
+
+/* The next of the blocks that `left` outputs make; a single output, which only K = 1 has, is a block of its own. */
+static uint32_t block_of(uint32_t left) { return left / ((left + MOST - 1) / MOST); }
+
+#define BLOCKS BLOCK(2) BLOCK(3) BLOCK(4) BLOCK(5)
+
+void qfl_head_pair_forward(const float *w, const float *b, const qfl_head_pair *p, float *y, uint32_t in, uint32_t out)
+{
+    for (uint32_t i = 0; i < out; i++)
+        y[i] = y[out + i] = b[i];
+    for (uint32_t k = 0, n; k < out; k += n) {
+        n = block_of(out - k);
+        switch (n) {
+#define BLOCK(size)                                           \
+    case size:                                                \
+        forward(w + k, p, y + k, y + out + k, in, out, size); \
+        break;
+            BLOCKS
+#undef BLOCK
+        }
+    }
+}
+
+void qfl_head_pair_gradient(float *grad_w, float *grad_b, const qfl_head_pair *p, const float *d, uint32_t in, uint32_t out)
+{
+    for (uint32_t i = 0; i < out; i++)
+        grad_b[i] = (grad_b[i] + d[i]) + d[out + i];
+    for (uint32_t k = 0, n; k < out; k += n) {
+        n = block_of(out - k);
+        switch (n) {
+#define BLOCK(size)                                                \
+    case size:                                                     \
+        gradient(grad_w + k, p, d + k, d + out + k, in, out, size); \
+        break;
+            BLOCKS
+#undef BLOCK
+        }
+    }
+}
