@@ -228,11 +228,18 @@ def ablations() -> str:
     return f"Mean of {rows[0]['seeds']} seeds.\n\n" + "\n\n".join(parts)
 
 
+def flash() -> str:
+    rows = quantfl("bench", "flash")
+    names = list(rows[0])[1:-1]
+    body = [[f"`{r['firmware']}`", *(f"{r[n]:,}" for n in names)] for r in rows]
+    return "`quantfl bench flash`: bytes of flash, packages not counted.\n\n" + table(["firmware", *names], body)
+
+
 FIGURES = {
-    "demo": demo, "engine": engine, "link": link, "bytes": bytes_, "bytes-all": bytes_all,
+    "demo": demo, "engine": engine, "flash": flash, "link": link, "bytes": bytes_, "bytes-all": bytes_all,
     "quantisers": quantisers, "ablations": ablations,
 }  # fmt: skip
-PAGES = (ROOT / "README.md", ROOT / "docs" / "BENCH.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "BENCH.md", ROOT / "docs" / "PORTING.md")
 
 
 def main() -> None:

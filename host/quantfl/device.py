@@ -303,7 +303,7 @@ class Device:
 
         quantfl.provision does this together with the key file.
         """
-        self._require("keys", "keys")
+        self.require("keys", "keys")
         flags = (lib.QFL_KEYS_LINK if key is not None else 0) | (lib.QFL_KEYS_OWNER if owner is not None else 0)
         body = bytes((flags,)) + (key or b"") + (owner or b"")
         answer = await self._request(lib.QFL_MSG_KEYS, body, timeout=timeout)
@@ -410,9 +410,13 @@ class Device:
         await session.drained(timeout)
         return at - start
 
-    def _require(self, part: str, what: str) -> None:
-        """DeviceError when the board's firmware was built without this part (package.build.PARTS)."""
-        if self.info is not None and not self.info.parts & PARTS[part]:
+    def has(self, part: str) -> bool:
+        """Whether the board's firmware was built with this part (package.build.PARTS), as far as is known."""
+        return self.info is None or bool(self.info.parts & PARTS[part])
+
+    def require(self, part: str, what: str) -> None:
+        """DeviceError when it was not."""
+        if not self.has(part):
             raise DeviceError(f"{self.name} has no {what} in its firmware; build it with QFL_{part.upper()}=1 (docs/PORTING.md)",
                               lib.QFL_E_UNSUPPORTED)  # fmt: skip
 
@@ -428,7 +432,7 @@ class Device:
         has not the codec, or no head of its own, that the configuration asks for."""
         self.require_codec(codec_name(config[_CODEC_AT]))
         if config[_CODEC_AT + 1] & lib.QFL_CONFIG_PERSONAL:
-            self._require("personal", "head of its own")
+            self.require("personal", "head of its own")
         answer = await self._request(lib.QFL_MSG_CONFIG, config, timeout=timeout)
         if answer.status < 0:
             raise self._refused(answer, "the run's configuration")
@@ -464,7 +468,7 @@ class Device:
 
     async def sums(self, request: bytes, *, timeout: float) -> bytes:
         """Class sums and scatter of the cached features, coded (quantfl.strategy.closed_form.Sums). DeviceError: refused."""
-        self._require("stats", "sums for a start in closed form")
+        self.require("stats", "sums for a start in closed form")
         answer = await self._request(lib.QFL_MSG_STATS, request, timeout=timeout, head=0)
         if answer.status < 0:
             raise self._refused(answer, "to sum its features")

@@ -36,6 +36,7 @@ async def provision(device: Device, *, owner: bool = True, timeout: float = 10.0
         return uid
     await session.open(timeout, plain=True)
     info = await device.hello(timeout, provisioning=True)
+    device.require("keys", "keys")
     if not info.uid:
         raise SecurityError(f"{device.name} has no unique id; a key cannot be kept for it")
     board = ring.prepare(info.uid, "" if device.name == device.url else device.name)

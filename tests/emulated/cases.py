@@ -16,7 +16,7 @@ from quantfl.emulate.base import firmware
 from quantfl.emulate.qemu import MACHINES, Machine
 from quantfl.errors import ToolError
 
-CORES = {kind.removeprefix("qemu_"): machine for kind, machine in MACHINES.items()} | {
+CORES = {kind.removeprefix("qemu_"): machine for kind, machine in MACHINES.items() if kind.startswith("qemu_")} | {
     "lx106": Machine("xtensa", ("-M", "sim", "-cpu", "lx106"), "Xtensa LX106")
 }
 STATUS = {0: "ran", 1: "too large", 2: "refused", 3: "wrote outside its arena", 4: "differs on a second run"}

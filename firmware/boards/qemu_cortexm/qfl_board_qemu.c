@@ -6,6 +6,8 @@
  */
 #include <string.h>
 
+#include "qfl_options.h"
+
 #include "../common/qfl_board.h"
 #include "../common/qfl_ram_flash.h"
 #include "../common/qfl_sample_record.h"
@@ -33,11 +35,11 @@ typedef struct uart {
 } uart;
 
 typedef struct qemu_board {
-    qfl_port port;
     uart link, samples;
     qfl_sample_reader reader;
-    uint32_t last_ticks;
-    uint64_t ticks;
+    uint32_t ticks;            /* of the clock, as last looked at */
+    uint32_t us, ms;           /* since the start, wrapping */
+    uint32_t ticks_over, us_over; /* not yet a whole us or ms */
     uint32_t reset_cause;
 } qemu_board;
 
@@ -109,14 +111,7 @@ static void start_clock(void)
     REG(QFL_TIMER0 + 0) = 1;
 }
 
-/* The 32-bit timer wraps in minutes; it is looked at far more often. */
-static uint64_t now(qemu_board *b)
-{
-    uint32_t t = ~REG(QFL_TIMER0 + 4);
-    b->ticks += t - b->last_ticks;
-    b->last_ticks = t;
-    return b->ticks;
-}
+static uint32_t clock_now(void) { return ~REG(QFL_TIMER0 + 4); }
 
 /* Ended by a received byte too. */
 static void wait(uint32_t clocks)
@@ -129,13 +124,27 @@ static void wait(uint32_t clocks)
 }
 #else
 static void start_clock(void) { qfl_systick_start(); }
-static uint64_t now(qemu_board *b) { return b->ticks = qfl_systick_now(); }
+static uint32_t clock_now(void) { return (uint32_t)qfl_systick_now(); }
 static void wait(uint32_t clocks) { qfl_systick_wait(clocks); }
 #endif
 
-static void port_poll(void *ctx) { (void)now(self(ctx)); }
-static uint32_t port_ms(void *ctx) { return (uint32_t)(now(self(ctx)) / (TICKS_PER_US * 1000u)); }
-static uint32_t port_us(void *ctx) { return (uint32_t)(now(self(ctx)) / TICKS_PER_US); }
+/* The 32-bit clock wraps in minutes; it is looked at far more often. */
+static QFL_COLD qemu_board *now(void *ctx)
+{
+    qemu_board *b = self(ctx);
+    uint32_t t = clock_now(), over = t - b->ticks + b->ticks_over, us = over / TICKS_PER_US;
+    b->ticks = t;
+    b->ticks_over = over % TICKS_PER_US;
+    b->us += us;
+    b->us_over += us;
+    b->ms += b->us_over / 1000u;
+    b->us_over %= 1000u;
+    return b;
+}
+
+static void port_poll(void *ctx) { (void)now(ctx); }
+static uint32_t port_ms(void *ctx) { return now(ctx)->ms; }
+static uint32_t port_us(void *ctx) { return now(ctx)->us; }
 static int32_t port_link_up(void *ctx, uint8_t link) { (void)ctx; return link == 0; }
 static uint32_t port_link_epoch(void *ctx, uint8_t link) { (void)ctx; (void)link; return 0; }
 static uint32_t port_link_mtu(void *ctx, uint8_t link) { (void)ctx; (void)link; return 1024; }
@@ -188,7 +197,7 @@ static int32_t port_flash_erase(void *ctx, uint32_t at, uint32_t n)
 
 static int32_t port_entropy(void *ctx, uint8_t *p, uint32_t n)
 {
-    uint32_t s = (uint32_t)now(self(ctx)) ^ REG(UID_AT); /* jitter of the clock: unpredictable in part, counted as none */
+    uint32_t s = now(ctx)->ticks ^ REG(UID_AT); /* jitter of the clock: unpredictable in part, counted as none */
     for (uint32_t i = 0; i < n; i++) {
         s = s * 1664525u + 1013904223u;
         p[i] = (uint8_t)(s >> 24);
@@ -265,12 +274,11 @@ const qfl_port *qfl_board_open(int argc, char **argv)
     enable(QFL_IRQ_LINK);
     enable(QFL_IRQ_SAMPLES);
     __asm volatile("cpsie i");
-    qfl_port p = {
-        b, QFL_BOARD_NAME, QFL_BOARD_RAM, QFL_BOARD_FLASH, port_poll, port_ms, port_us, port_link_up, port_link_epoch,
+    static const qfl_port port = {
+        &board, QFL_BOARD_NAME, QFL_BOARD_RAM, QFL_BOARD_FLASH, port_poll, port_ms, port_us, port_link_up, port_link_epoch,
         port_link_mtu, port_link_write, port_link_read, port_link_lost, port_flash_info, port_flash_read,
         port_flash_program, port_flash_erase, port_entropy, port_uid, port_reset_cause, port_sleep, port_reboot,
         port_next_sample, port_sample_lost, port_arena,
     };
-    b->port = p;
-    return &b->port;
+    return &port;
 }

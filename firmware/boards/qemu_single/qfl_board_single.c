@@ -18,7 +18,6 @@
 enum { SPINS = 2000, UID_BYTES = 8, LOOK_MS = 20, LONGEST_MS = 500 };
 
 typedef struct single_board {
-    qfl_port port;
     qfl_ring link;
     volatile uint8_t stalled; /* the ring is full; the emulator holds the rest back */
     qfl_sample_reader reader;
@@ -188,12 +187,11 @@ const qfl_port *qfl_board_open(int argc, char **argv)
     }
     qfl_single_open();
     qfl_single_mask(0);
-    qfl_port p = {
-        b, QFL_BOARD_NAME, QFL_BOARD_RAM, QFL_BOARD_FLASH, port_poll, port_ms, port_us, port_link_up, port_link_epoch,
+    static const qfl_port port = {
+        &board, QFL_BOARD_NAME, QFL_BOARD_RAM, QFL_BOARD_FLASH, port_poll, port_ms, port_us, port_link_up, port_link_epoch,
         port_link_mtu, port_link_write, port_link_read, port_link_lost, port_flash_info, port_flash_read,
         port_flash_program, port_flash_erase, port_entropy, port_uid, port_reset_cause, port_sleep, port_reboot,
         port_next_sample, port_sample_lost, port_arena,
     };
-    b->port = p;
-    return &b->port;
+    return &port;
 }

@@ -14,6 +14,7 @@ BENCHES = {
     "codec": "instructions and stack of coding a delta on an emulated Cortex-M4F",
     "link": "what a session makes of a line, by latency and bit errors",
     "keys": "what keys cost a board: bytes, instructions, code, RAM",
+    "flash": "bytes of flash of every firmware that is built here, by part",
     "quantisers": "what one message loses against its bits, ours and rivals",
     "ablations": "levels, initialisation and error feedback",
 }

@@ -23,6 +23,7 @@ def command(
 
     Prints what each known board needs and whether it fits. An unsupported operator is named with its layer and a remedy.
     """
+    from quantfl.bench.flash import built
     from quantfl.cli.output import console, print_json
     from quantfl.errors import UsageError
     from quantfl.fleet.checkpoint import write_atomic
@@ -36,8 +37,12 @@ def command(
     done = convert(model, calibrate=calibrate, cut=cut, name=name, labels=tuple(labels.split(",")) if labels else (), train=train,
                    recompute=recompute)  # fmt: skip
     _write(out, done.package, write_atomic)
+    firmwares = built()  # as the linker has made them, where they are built here
     if as_json:
-        print_json(done.to_json() | {"path": str(out)})
+        made = done.to_json()
+        for row in made["boards"]:
+            row["firmware"] = firmwares.get(row["board"])
+        print_json(made | {"path": str(out), "build_flags": build_flags(done.package)})
         return 0
     from rich.table import Table
 
@@ -45,8 +50,9 @@ def command(
     c.print(f"{out}: {len(done.package):,} bytes, sha256 {done.sha256[:16]}…", highlight=False)
     c.print(
         f"cut at layer {done.cut.layer}: head {done.cut.text}, {done.cut.params:,} parameters; "
-        f"activations {done.arena_size:,} bytes; its smallest firmware: {build_flags(done.package)}", highlight=False,
+        f"activations {done.arena_size:,} bytes", highlight=False, soft_wrap=True,
     )  # fmt: skip
+    c.print(f"firmware with its operators and layers only: {build_flags(done.package)}", highlight=False, soft_wrap=True)
     if len(done.cuts) > 1:
         listed = Table(title="possible cuts (--cuts says what each costs)")
         for column in ("operator", "layer", "head", "parameters"):
@@ -55,12 +61,13 @@ def command(
             listed.add_row(str(cut_.op), cut_.layer, cut_.text, f"{cut_.params:,}")
         c.print(listed)
     table = Table(title="boards, with 100 samples cached (bytes)")
-    for column in ("board", "core", "RAM needed", "RAM", "flash needed", "flash slot", "samples at most", "fits"):
+    for column in ("board", "core", "RAM needed", "RAM", "package", "flash slot", "samples at most", "fits", "firmware"):
         table.add_column(column, justify="left" if column in ("board", "core", "fits") else "right")
     for row in done.fits:
         table.add_row(
             row.board, row.core, f"{row.ram_needed:,}", f"{row.ram:,}", f"{row.flash_needed:,}", f"{row.flash:,}",
             f"{row.max_samples:,}", "[green]yes[/]" if row.fits else "[red]no[/]",
+            f"{firmwares[row.board]:,}" if row.board in firmwares else "",
         )  # fmt: skip
     c.print(table)
     return 0

@@ -19,7 +19,7 @@ import numpy as np
 
 from quantfl.errors import LinkError, ToolError
 
-QEMU_KINDS = ("qemu_m4", "qemu_m0", "qemu_m3", "qemu_m7", "qemu_m33", "qemu_m55", "qemu_rv32imc")
+QEMU_KINDS = ("qemu_m4", "qemu_m0", "qemu_m3", "qemu_m7", "qemu_m33", "qemu_m55", "qemu_rv32imc", "standard_m4")
 KINDS = ("native", *QEMU_KINDS, "inproc")
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -48,6 +48,7 @@ MACHINES = {
     "qemu_m0": Machine("arm", ("-M", "microbit"), "Cortex-M0", "file"),
     "qemu_m3": Machine("arm", ("-M", "mps2-an385"), "Cortex-M3", uid_at=0x21200000, memory="16M"),
     "qemu_m4": Machine("arm", ("-M", "mps2-an386"), "Cortex-M4F", uid_at=0x21200000, memory="16M"),
+    "standard_m4": Machine("arm", ("-M", "mps2-an386"), "Cortex-M4F", uid_at=0x21200000, memory="16M"),
     "qemu_m7": Machine("arm", ("-M", "mps2-an500"), "Cortex-M7", uid_at=0x60200000, memory="16M"),
     "qemu_m33": Machine("arm", ("-M", "mps2-an505"), "Cortex-M33", uid_at=0x80200000, memory="16M"),
     "qemu_m55": Machine("arm", ("-M", "mps3-an547"), "Cortex-M55", uid_at=0x60200000, memory="2G"),

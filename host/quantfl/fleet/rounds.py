@@ -225,7 +225,8 @@ class Rounds:
     def starts_closed(self) -> bool:
         """Whether the first round computes a head in closed form: as the description says, or as the byte estimate does."""
         f, start = self.f, self.f.config.start
-        if start.how == "none" or (start.how == "auto" and f.config.uplink.codec != "dz"):
+        able = f.config.uplink.codec == "dz" and all(m.device.has("stats") for m in f.members)
+        if start.how == "none" or (start.how == "auto" and not able):
             return False
         if not f.strategy.head.one_dense or start.dims > f.strategy.head.dims[0]:
             if start.how == "closed-form":

@@ -35,6 +35,7 @@ BOARDS = (
     _b("native", "host", 256, 1024, 256, 1024),
     _b("qemu_m0", "Cortex-M0", 16, 256, 13, 128),
     _b("qemu_m4", "Cortex-M4F", 256, 4096, 245, 1024),
+    _b("standard_m4", "Cortex-M4F", 256, 4096, 245, 1024),
     _b("qemu_rv32imc", "RV32IMC", 400, 4096, 391, 1024),
     _b("esp32dev", "Xtensa LX6", 320, 4096, 110, 1024),
     _b("esp32-s3-devkitc-1", "Xtensa LX7", 320, 8192, 160, 2048),

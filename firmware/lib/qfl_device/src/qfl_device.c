@@ -47,7 +47,7 @@ QFL_COLD qfl_status qfl_device_plan(const qfl_nn *nn, uint32_t arena, qfl_device
     need->activations = aligned(qfl_head_scratch_size(&shape)) + aligned(nn->arena_size);
     need->per_sample = (nn->recompute ? nn->input_size : nn->feature_count) + 2;
     uint64_t used = (uint64_t)need->fixed + need->params + need->activations + 16;
-    need->capacity = used < arena ? (uint32_t)((arena - used) / need->per_sample) : 0;
+    need->capacity = used < arena ? (uint32_t)(arena - used) / need->per_sample : 0;
     return need->capacity != 0 ? QFL_OK : QFL_E_NOMEM;
 }
 

@@ -94,33 +94,30 @@ static inline void plain_step(float *w, float *v, float lr, float mu)
     *v = mu * t;
 }
 
-static void sgd_step(qfl_head_fit *fit)
+/* Weight decay and FedProx go into the gradient first; most runs have neither. */
+static void regularise(const qfl_head_fit *fit)
 {
-    const qfl_head_config *c = &fit->config;
-    float *w = fit->w, *v = fit->v, lr = c->lr, mu = c->momentum;
+    float *v = fit->v, decay = fit->config.weight_decay, prox = fit->config.prox;
+    const float *w = fit->w, *w0 = fit->w_global;
+    for (uint32_t i = 0; i < fit->params; i++) {
+        float t = v[i] + decay * w[i];
+        v[i] = prox != 0.0f ? t + prox * (w[i] - w0[i]) : t;
+    }
+}
+
+static void sgd_step(const qfl_head_fit *fit)
+{
+    float *w = fit->w, *v = fit->v, lr = fit->config.lr, mu = fit->config.momentum;
     uint32_t n = fit->params;
-    const float *w0 = fit->w_global;
-    if (c->prox != 0.0f) {
-        for (uint32_t i = 0; i < n; i++) {
-            float t = v[i] + c->weight_decay * w[i] + c->prox * (w[i] - w0[i]);
-            w[i] -= lr * t;
-            v[i] = mu * t;
-        }
-    } else if (c->weight_decay != 0.0f) {
-        for (uint32_t i = 0; i < n; i++) {
-            float t = v[i] + c->weight_decay * w[i];
-            w[i] -= lr * t;
-            v[i] = mu * t;
-        }
-    } else {
-        for (; n >= 4; n -= 4, w += 4, v += 4) {
-            QFL_HEAD_UNROLL
-            for (int i = 0; i < 4; i++)
-                plain_step(w + i, v + i, lr, mu);
-        }
-        for (uint32_t i = 0; i < n; i++)
+    if (fit->config.prox != 0.0f || fit->config.weight_decay != 0.0f)
+        regularise(fit);
+    for (; n >= 4; n -= 4, w += 4, v += 4) {
+        QFL_HEAD_UNROLL
+        for (int i = 0; i < 4; i++)
             plain_step(w + i, v + i, lr, mu);
     }
+    for (uint32_t i = 0; i < n; i++)
+        plain_step(w + i, v + i, lr, mu);
 }
 
 /* The n-th sample of the rest of the epoch. */
@@ -138,7 +135,7 @@ int qfl_head_fit_step(qfl_head_fit *fit)
         return 0;
     uint32_t left = fit->train_count - (fit->position - fit->in_batch);
     uint32_t size = left < c->batch ? left : c->batch; /* of the batch under way */
-    uint32_t n = fit->pairs && fit->in_batch + 1 < size ? 2 : 1, i = next(fit, 0);
+    uint32_t n = QFL_HEAD_PAIRS && fit->pairs && fit->in_batch + 1 < size ? 2 : 1, i = next(fit, 0);
     const qfl_head_data *d = &fit->data;
     float weight = 1.0f / (float)size;
     size_t features = d->one_row ? 0 : qfl_head_in_size(&fit->shape.layer[0]);

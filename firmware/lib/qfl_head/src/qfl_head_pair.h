@@ -14,7 +14,8 @@ typedef struct qfl_head_pair {
 static inline int qfl_head_pairs(const qfl_head_shape *shape)
 {
     const qfl_head_layer *l = &shape->layer[0];
-    return shape->layers == 1 && qfl_head_pointwise(l) && !qfl_head_is_scales(l) && l->out_c > 1 && (l->in_c & 3u) == 0;
+    return QFL_HEAD_PAIRS && shape->layers == 1 && qfl_head_pointwise(l) && !qfl_head_is_scales(l) && l->out_c > 1 &&
+           (l->in_c & 3u) == 0;
 }
 
 /* y[s][k] = b[k] + sum over f ascending of x[s][f] * w[f][k]; features that are 0 in both samples are skipped. */

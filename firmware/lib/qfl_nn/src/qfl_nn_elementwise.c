@@ -36,26 +36,35 @@ static inline int32_t take(operand *o)
     return v;
 }
 
+/* Operands that are broadcast or subtracted: smaller rather than faster. */
+static QFL_COLD void add_any(const kernel_args *a, operand x, operand y)
+{
+    const op_record *op = a->op;
+    const channel_row *q = op_table(a);
+    int32_t sign1 = op->flags & NEGATE_FIRST ? -1 : 1, sign2 = op->flags & NEGATE_SECOND ? -1 : 1;
+    int8_t *dst = op_dst(a);
+    for (uint32_t i = 0; i < op->dst_size; i++) {
+        int32_t u = requantise((take(&x) - op->src_zero) * (1 << 20), q[0].multiplier, q[0].shift) * sign1;
+        int32_t v = requantise((take(&y) - op->src2_zero) * (1 << 20), q[1].multiplier, q[1].shift) * sign2;
+        dst[i] = (int8_t)clamp(requantise(u + v, q[2].multiplier, q[2].shift) + op->dst_zero, op->low, op->high);
+    }
+}
+
 void qfl_nn_add(const kernel_args *a)
 {
     const op_record *op = a->op;
     const channel_row *q = op_table(a);
     operand x = first_operand(a), y = second_operand(a);
-    int32_t sign1 = op->flags & NEGATE_FIRST ? -1 : 1, sign2 = op->flags & NEGATE_SECOND ? -1 : 1;
     int8_t *dst = op_dst(a);
-    if (x.size == op->dst_size && y.size == op->dst_size && sign1 == 1 && sign2 == 1) { /* the common case, without bookkeeping */
-        int32_t zero1 = op->src_zero, zero2 = op->src2_zero, zero = op->dst_zero, low = op->low, high = op->high;
-        for (uint32_t i = 0; i < x.size; i++) {
-            int32_t u = requantise((x.p[i] - zero1) * (1 << 20), q[0].multiplier, q[0].shift);
-            int32_t v = requantise((y.p[i] - zero2) * (1 << 20), q[1].multiplier, q[1].shift);
-            dst[i] = (int8_t)clamp(requantise(u + v, q[2].multiplier, q[2].shift) + zero, low, high);
-        }
+    if (x.size != op->dst_size || y.size != op->dst_size || (op->flags & (NEGATE_FIRST | NEGATE_SECOND)) != 0) {
+        add_any(a, x, y);
         return;
     }
-    for (uint32_t i = 0; i < op->dst_size; i++) {
-        int32_t u = requantise((take(&x) - op->src_zero) * (1 << 20), q[0].multiplier, q[0].shift) * sign1;
-        int32_t v = requantise((take(&y) - op->src2_zero) * (1 << 20), q[1].multiplier, q[1].shift) * sign2;
-        dst[i] = (int8_t)clamp(requantise(u + v, q[2].multiplier, q[2].shift) + op->dst_zero, op->low, op->high);
+    int32_t zero1 = op->src_zero, zero2 = op->src2_zero, zero = op->dst_zero, low = op->low, high = op->high;
+    for (uint32_t i = 0; i < x.size; i++) {
+        int32_t u = requantise((x.p[i] - zero1) * (1 << 20), q[0].multiplier, q[0].shift);
+        int32_t v = requantise((y.p[i] - zero2) * (1 << 20), q[1].multiplier, q[1].shift);
+        dst[i] = (int8_t)clamp(requantise(u + v, q[2].multiplier, q[2].shift) + zero, low, high);
     }
 }
 

@@ -104,7 +104,10 @@ static inline finisher finisher_of(const op_record *op)
     return f;
 }
 
-/* One accumulator of a convolution to its int8 output. */
+/* One accumulator of a convolution to its int8 output: any channel. qfl_nn_dot.c. */
+int32_t qfl_nn_requantise_channel(int32_t acc, const channel_row *row);
+
+/* The same, inline where it is frequent. */
 static inline int8_t finish(int32_t acc, const channel_row *row, finisher f)
 {
     int32_t y, shift = -row->shift;
@@ -114,8 +117,10 @@ static inline int8_t finish(int32_t acc, const channel_row *row, finisher f)
         y = ((y + (y >> 31) + (1 << (shift - 1))) >> shift) + f.zero;
         return (int8_t)(f.open ? __ssat(y, 8) : clamp(y, f.low, f.high));
     }
-#endif
+    y = qfl_nn_requantise_channel(acc, row);
+#else
     y = requantise(acc, row->multiplier, shift > 31 ? WIDE - shift : -shift);
+#endif
     return (int8_t)clamp(y + f.zero, f.low, f.high);
 }
 

@@ -69,7 +69,7 @@ static void one_row(const op_record *op, const int8_t *x, int8_t *y, uint32_t n)
     }
 }
 
-void qfl_nn_softmax(const kernel_args *a)
+QFL_COLD void qfl_nn_softmax(const kernel_args *a)
 {
     const op_record *op = a->op;
     const int8_t *x = op_src(a);

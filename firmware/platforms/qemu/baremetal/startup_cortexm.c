@@ -62,7 +62,7 @@ void qfl_irq_samples(void) WEAK;
 #ifndef QFL_IRQ_SAMPLES
 #define QFL_IRQ_SAMPLES (QFL_IRQ_LINK + 2)
 #endif
-enum { IRQS = 64 };
+enum { LAST_IRQ = QFL_IRQ_LINK > QFL_IRQ_SAMPLES ? QFL_IRQ_LINK : QFL_IRQ_SAMPLES, IRQS = LAST_IRQ + 2 }; /* no other is enabled */
 
 typedef void (*vector)(void);
 #pragma GCC diagnostic ignored "-Woverride-init"
