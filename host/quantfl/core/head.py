@@ -167,6 +167,16 @@ class Head:
         return len(layers) == 1 and layers[0].mode == "all" and layers[0].in_shape[:2] == (1, 1)
 
     @property
+    def centred(self) -> tuple[int, int] | None:
+        """(first parameter, classes) of a last dense layer, rows [in + 1][classes] of kernel and bias, in which a number added to a
+        whole row changes nothing after the softmax; None: the last layer is another one."""
+        last = (self.layers or dense_layers(self.dims))[-1]
+        dense = last.kind == "conv" and last.in_shape[:2] == last.out_shape[:2] == last.kernel == (1, 1)
+        if not dense or last.mode != "all" or last.activation != "linear" or last.out_shape[2] < 2:
+            return None
+        return self.params - (last.in_shape[2] + 1) * last.out_shape[2], last.out_shape[2]
+
+    @property
     def tensors(self) -> tuple[int, ...]:
         """Sizes of kernel and bias of every layer, in order: the layout of a delta."""
         return tuple(n for layer in self.layers or dense_layers(self.dims) for n in layer.tensors)

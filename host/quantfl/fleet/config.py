@@ -177,7 +177,7 @@ class UplinkTable(CodecTable):
     keep: Annotated[float, Field(ge=0, le=1)] = 0.98
 
     def rate(self) -> Span:
-        return self.span(2.0)
+        return self.span(1.2)
 
 
 class DownlinkTable(CodecTable):
@@ -186,7 +186,7 @@ class DownlinkTable(CodecTable):
     dither: Annotated[float, Field(ge=0, le=1)] = 0.6
 
     def rate(self) -> Span:
-        return self.span(3.0)
+        return self.span(2.0)
 
 
 class StartTable(_Table):

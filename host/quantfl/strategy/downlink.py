@@ -133,8 +133,9 @@ class Lattice:
         self._base = len(self.versions) - 1
 
     def _append(self, params: np.ndarray, code: int) -> None:
-        # Powers of two, so that a finer lattice contains the coarser one.
-        self.versions.append(_Version(np.ascontiguousarray(params, np.float32).copy(), max(code - code % 4, self._finest())))
+        if code:  # powers of two, so that a finer lattice contains the coarser one; 0: nothing has moved yet, which says nothing
+            code = max(code - code % 4, self._finest())
+        self.versions.append(_Version(np.ascontiguousarray(params, np.float32).copy(), code))
         if len(self.versions) > KEPT:
             del self.versions[1]  # the first one stays: a board that was reset holds it
             self._first += 1

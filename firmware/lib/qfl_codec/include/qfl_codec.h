@@ -86,6 +86,12 @@ uint32_t qfl_codec_dz_step(const float *x, uint32_t n, uint32_t sixteenths);
 void qfl_codec_dz_feed_back(float *x, uint32_t n, const int8_t *residual, float step, float keep);
 
 /*
+ * Takes from each row of x [n / columns][columns] its mean. In the last layer of a classifier a number added to all classes changes
+ * nothing after the softmax, so what is coded may as well be without it.
+ */
+void qfl_codec_dz_centre(float *x, uint32_t n, uint32_t columns);
+
+/*
  * Replaces the n floats of x by their int32 symbols, in the same memory, which it returns. What the symbols lose goes to residual
  * [n] in 1/QFL_CODEC_RESIDUAL of the step, at most 127 (saturating); NULL: it is dropped.
  */

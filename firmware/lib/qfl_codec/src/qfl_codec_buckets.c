@@ -109,8 +109,16 @@ static QFL_HOT void put_means(const buckets *b, const float *x, uint32_t n, floa
 /* Indices through a binary tree of adaptive probabilities, highest bit first. tree: [levels]. */
 static void tree_init(range_bit *tree, uint32_t levels)
 {
-    for (uint32_t i = 0; i < levels; i++)
-        range_bit_init(&tree[i], 32768);
+    static const uint16_t half[1] = {32768};
+    range_bits_init(tree, levels, half, 1);
+}
+
+static uint32_t code_index(range_coder *c, range_bit *tree, uint32_t bits, uint32_t index)
+{
+    uint32_t node = 1;
+    for (uint32_t k = bits; k-- > 0;)
+        node = node << 1 | range_code(c, &tree[node], index >> k & 1);
+    return node - (1u << bits);
 }
 
 static QFL_HOT uint32_t put_indices(const buckets *b, const float *x, uint32_t n, int coded, uint8_t *out, uint32_t cap)
@@ -118,16 +126,13 @@ static QFL_HOT uint32_t put_indices(const buckets *b, const float *x, uint32_t n
     uint32_t at = 0, acc = 0, filled = 0;
     if (coded) {
         range_bit tree[MAX_CODED];
-        range_encoder e;
+        range_coder c;
         tree_init(tree, b->levels);
-        range_encode_init(&e, out, cap);
-        for (uint32_t i = 0; i < n; i++) {
-            uint32_t index = index_of(b, x[i]), node = 1;
-            for (uint32_t k = b->bits; k-- > 0; node = node << 1 | (index >> k & 1))
-                range_encode(&e, &tree[node], (int)(index >> k & 1));
-        }
-        range_encode_end(&e);
-        return e.full ? UINT32_MAX : e.n;
+        range_write_init(&c, out, cap);
+        for (uint32_t i = 0; i < n; i++)
+            (void)code_index(&c, tree, b->bits, index_of(b, x[i]));
+        range_write_end(&c);
+        return c.full ? UINT32_MAX : c.at;
     }
     for (uint32_t i = 0; i < n; i++) {
         acc |= index_of(b, x[i]) << filled;
@@ -266,18 +271,14 @@ static float value_of(const part *p, const uint8_t *in, float lo, float hi, uint
 static QFL_HOT int decode_coded(const part *p, const uint8_t *in, uint32_t at, uint32_t n, float lo, float hi, float *x)
 {
     range_bit tree[MAX_CODED];
-    range_decoder d;
+    range_coder c;
     if (n != 0 && in[at + n - 1] == 0)
         return 0;
     tree_init(tree, p->levels);
-    range_decode_init(&d, in + at, n);
-    for (uint32_t i = 0; i < p->values; i++) {
-        uint32_t node = 1;
-        for (uint32_t k = 0; k < p->bits; k++)
-            node = node << 1 | (uint32_t)range_decode(&d, &tree[node]);
-        x[i] = value_of(p, in, lo, hi, node - p->levels);
-    }
-    return d.at >= d.n;
+    range_read_init(&c, in + at, n);
+    for (uint32_t i = 0; i < p->values; i++)
+        x[i] = value_of(p, in, lo, hi, code_index(&c, tree, p->bits, 0));
+    return c.at >= c.end;
 }
 
 static QFL_HOT int decode_range(const part *p, const uint8_t *in, uint32_t n, float *x)

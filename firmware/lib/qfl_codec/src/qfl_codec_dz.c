@@ -40,6 +40,18 @@ void qfl_codec_dz_feed_back(float *x, uint32_t n, const int8_t *residual, float 
         x[i] += (float)residual[i] * unit;
 }
 
+void qfl_codec_dz_centre(float *x, uint32_t n, uint32_t columns)
+{
+    for (const float *end = x + n; x != end;) {
+        float sum = 0.0f;
+        for (uint32_t k = 0; k < columns; k++)
+            sum += x[k];
+        sum /= (float)columns;
+        for (uint32_t k = 0; k < columns; k++)
+            *x++ -= sum;
+    }
+}
+
 int32_t qfl_codec_dz_symbol(float x, float step)
 {
     float t = (x < 0.0f ? -x : x) / step + 0.5f;
@@ -49,23 +61,24 @@ int32_t qfl_codec_dz_symbol(float x, float step)
 
 int32_t *qfl_codec_dz_quantise(float *x, uint32_t n, uint32_t code, int8_t *residual)
 {
-    float step = qfl_codec_dz_value(code);
+    const uint32_t sign = 0x80000000u, a_half = 0x3F000000u;
+    float step = qfl_codec_dz_value(code), most = step * (float)(LARGEST - 1);
+    uint32_t limit, bits;
+    memcpy(&limit, &most, 4);
     for (uint32_t i = 0; i < n; i++) {
-        float v = x[i], away = (v < 0.0f ? -v : v) / step;
-        if (away + 0.5f < 1.0f) { /* most values: the same as below, in fewer steps */
-            uint32_t zero = 0;
-            if (residual != NULL) {
-                int32_t q = (int32_t)(away * (float)QFL_CODEC_RESIDUAL + 0.5f);
-                residual[i] = (int8_t)(v < 0.0f ? -q : q);
-            }
-            memcpy(&x[i], &zero, 4);
-            continue;
-        }
-        int32_t s = qfl_codec_dz_symbol(v, step);
-        if (residual != NULL) {
-            float r = (v - (float)s * step) / step * (float)QFL_CODEC_RESIDUAL;
-            int32_t q = r >= 127.0f ? 127 : r <= -127.0f ? -127 : (int32_t)(r < 0.0f ? r - 0.5f : r + 0.5f);
-            residual[i] = (int8_t)q;
+        float v = x[i], t = v / step, half;
+        int32_t s;
+        memcpy(&bits, &v, 4);
+        if ((bits & ~sign) < limit) { /* magnitudes compare as integers do */
+            uint32_t signed_half = (bits & sign) | a_half;
+            memcpy(&half, &signed_half, 4);
+            s = (int32_t)(t + half);
+            if (residual != NULL)
+                residual[i] = (int8_t)((int32_t)((t - (float)s) * (float)QFL_CODEC_RESIDUAL + 127.5f) - 127);
+        } else {
+            s = bits & sign ? -LARGEST : LARGEST;
+            if (residual != NULL)
+                residual[i] = bits & sign ? -127 : 127;
         }
         memcpy(&x[i], &s, 4);
     }

@@ -214,6 +214,16 @@ static float residual_kept(const qfl_device *d)
     return keep;
 }
 
+/* The delta of a last dense layer, without what is the same for all classes. */
+static void centre(qfl_device *d)
+{
+    const qfl_head_layer *last = &d->shape.layer[d->shape.layers - 1];
+    uint32_t n = (last->in_c + 1u) * last->out_c;
+    if (last->kind == QFL_HEAD_CONV && last->mode == QFL_HEAD_ALL && last->activation == QFL_HEAD_LINEAR && last->in_h == 1 &&
+        last->in_w == 1 && last->out_h == 1 && last->out_w == 1 && last->k_h == 1 && last->k_w == 1 && last->out_c > 1)
+        qfl_codec_dz_centre(d->momentum + d->params - n, n, last->out_c);
+}
+
 /*
  * DZ with error feedback (Seide et al. 2014; Karimireddy et al. 2019): what earlier rounds kept back is added before coding,
  * and what this one keeps back is remembered, in 8 bits of the step. The step is the one TRAIN named, or, where it named none,
@@ -231,6 +241,7 @@ static qfl_status encode_with_feedback(qfl_device *d)
     }
     if (d->residual_step != 0.0f)
         qfl_codec_dz_feed_back(d->momentum, d->params, d->residual, d->residual_step, residual_kept(d));
+    centre(d);
     const int32_t *symbols = qfl_codec_dz_quantise(d->momentum, d->params, form.code, d->residual);
     qfl_status status = qfl_codec_dz_write(&d->layout, symbols, &form, (uint8_t *)d->work, 4 * d->params + SLACK_BYTES,
                                            &d->delta_size);
