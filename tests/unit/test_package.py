@@ -113,15 +113,28 @@ def test_fit_is_what_the_device_computes():
     assert not any(r.fits for r in tight)
 
 
-@given(st.lists(st.tuples(st.integers(1, 500), st.integers(0, 20), st.integers(0, 8)), min_size=1, max_size=25))
+@given(st.lists(st.tuples(st.integers(1, 500), st.integers(0, 20), st.integers(0, 8), st.integers(1, 4), st.booleans()), min_size=1,
+                max_size=15))  # fmt: skip
+@settings(deadline=None)
 def test_plan_never_overlaps(raw):
-    blocks = [plan.Block(i, size, first, first + more) for i, (size, first, more) in enumerate(raw)]
-    offsets, total = plan.place(blocks)
-    for a in blocks:
-        assert offsets[a.key] % 16 == 0 and offsets[a.key] + a.size <= total
+    """Blocks in up to four pieces that come and go one after the other, from the first byte on or from the last."""
+    blocks = []
+    for key, (size, first, more, count, up) in enumerate(raw):
+        ends = [size * k // count for k in range(count + 1)]
+        when = range(count)[:: -1 if up else 1]
+        pieces = [plan.Piece(a, b, first + k, first + k + more) for a, b, k in zip(ends, ends[1:], when, strict=False) if b > a]
+        blocks.append(plan.Block(key, size, tuple(pieces)))
+    for tries in (0, 20):
+        offsets, total = plan.place(blocks, tries=tries)
+        assert total >= plan.peak(blocks, 40)
+        used: dict[int, set] = {}
         for b in blocks:
-            if a.key < b.key and a.first <= b.last and b.first <= a.last:
-                assert offsets[a.key] + a.size <= offsets[b.key] or offsets[b.key] + b.size <= offsets[a.key]
+            assert offsets[b.key] % 16 == 0 and offsets[b.key] + b.size <= total
+            for p in b.pieces:
+                for step in range(p.first, p.last + 1):
+                    own = set(range(offsets[b.key] + p.low, offsets[b.key] + p.high))
+                    assert not own & used.setdefault(step, set())
+                    used[step] |= own
 
 
 @pytest.mark.parametrize("name", ["ad01_fp32", "kws_ref_model_float32"])

@@ -11,10 +11,12 @@ from tflite_micro.tensorflow.lite.micro.python import schema_py_generated as sch
 
 @dataclass
 class Builder:
-    """One subgraph of one operator. Tensors: shape, numpy type, scales, zero-point, constant content."""
+    """One subgraph. Tensors: shape, numpy type, scales, zero-point, constant content."""
 
     tensors: list = field(default_factory=list)
     buffers: list = field(default_factory=lambda: [schema.BufferT()])
+    codes: list = field(default_factory=list)
+    ops: list = field(default_factory=list)
 
     def add(self, shape, dtype="int8", scales=None, zero: int = 0, data: np.ndarray | None = None, axis: int = 0) -> int:
         t = schema.TensorT()
@@ -35,22 +37,32 @@ class Builder:
         self.tensors.append(t)
         return len(self.tensors) - 1
 
-    def finish(self, name: str, inputs: list[int], outputs: list[int], options=None) -> bytes:
-        code, op, graph, model = schema.OperatorCodeT(), schema.OperatorT(), schema.SubGraphT(), schema.ModelT()
-        code.builtinCode = getattr(schema.BuiltinOperator, name)
-        code.deprecatedBuiltinCode, code.version = min(code.builtinCode, 127), 1
-        op.opcodeIndex, op.inputs, op.outputs = 0, np.array(inputs, np.int32), np.array(outputs, np.int32)
+    def op(self, name: str, inputs: list[int], outputs: list[int], options=None) -> None:
+        kinds = [c.builtinCode for c in self.codes]
+        kind = getattr(schema.BuiltinOperator, name)
+        if kind not in kinds:
+            code = schema.OperatorCodeT()
+            code.builtinCode, code.deprecatedBuiltinCode, code.version = kind, min(kind, 127), 1
+            self.codes.append(code)
+        op = schema.OperatorT()
+        op.opcodeIndex, op.inputs, op.outputs = (kinds + [kind]).index(kind), np.array(inputs, np.int32), np.array(outputs, np.int32)
         if options is not None:
             op.builtinOptions = options
-            kind = type(options).__name__[:-1]
-            op.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
-        live = list(dict.fromkeys(i for i in inputs if i >= 0 and self.tensors[i].buffer == 0))
-        graph.tensors, graph.operators = self.tensors, [op]
-        graph.inputs, graph.outputs = np.array(live, np.int32), np.array(outputs, np.int32)
-        model.version, model.operatorCodes, model.subgraphs, model.buffers = 3, [code], [graph], self.buffers
+            op.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__[:-1])
+        self.ops.append(op)
+
+    def model(self, inputs: list[int], outputs: list[int]) -> bytes:
+        graph, model = schema.SubGraphT(), schema.ModelT()
+        graph.tensors, graph.operators = self.tensors, self.ops
+        graph.inputs, graph.outputs = np.array(inputs, np.int32), np.array(outputs, np.int32)
+        model.version, model.operatorCodes, model.subgraphs, model.buffers = 3, self.codes, [graph], self.buffers
         b = flatbuffers.Builder(1024)
         b.Finish(model.Pack(b), file_identifier=b"TFL3")
         return bytes(b.Output())
+
+    def finish(self, name: str, inputs: list[int], outputs: list[int], options=None) -> bytes:
+        self.op(name, inputs, outputs, options)
+        return self.model(list(dict.fromkeys(i for i in inputs if i >= 0 and self.tensors[i].buffer == 0)), outputs)
 
 
 class Generator:
@@ -305,3 +317,138 @@ def extra_ids(b: Builder, arrays) -> list[int]:
 OPERATORS = [name for name in vars(Generator) if name not in (
     "__init__", "int", "scale", "zero", "weights", "activation", "channels", "layer", "window", "unary", "binary", "pool", "moved",
 ) and not name.startswith("__")]  # fmt: skip
+
+
+class NetGenerator(Generator):
+    """Random nets of several operators: chains, residual blocks with and without strides, pooling, padding, element-wise functions."""
+
+    BLOCKS = ("conv", "conv", "depthwise", "residual", "residual", "pool", "pad", "lut", "relu", "prelu", "square", "scale")
+
+    def net(self) -> bytes:
+        self.b = Builder()
+        long = self.rng.random() < 0.2  # a 1-D network
+        shape = (1, 1, self.int(8, 40), self.int(1, 9)) if long else (1, self.int(4, 20), self.int(1, 14), self.int(1, 9))
+        x = self.b.add(shape, scales=self.scale(0.01, 0.1), zero=self.zero())
+        t = x
+        for _ in range(self.int(2, 5)):
+            t = getattr(self, "_" + self.rng.choice(self.BLOCKS))(t)
+        if self.rng.random() < 0.5:
+            t = self._pointwise(t, self.int(1, 5))
+        y = self.b.add((1, int(np.prod(self.b.tensors[t].shape))), scales=self._scale_of(t), zero=self._zero_of(t))
+        self.b.op("RESHAPE", [t], [y])
+        return self.b.model([x], [y])
+
+    def _scale_of(self, t: int) -> float:
+        return float(self.b.tensors[t].quantization.scale[0])
+
+    def _zero_of(self, t: int) -> int:
+        return int(self.b.tensors[t].quantization.zeroPoint[0])
+
+    def _layer(self, t: int, name: str, options, k, out, channels: int, multiplier: int = 1) -> int:
+        c, depthwise, s_in = int(self.b.tensors[t].shape[3]), name == "DEPTHWISE_CONV_2D", self._scale_of(t)
+        w_shape = [1, *k, c * multiplier] if depthwise else [channels, *k, c]
+        n, fan = (c * multiplier, k[0] * k[1]) if depthwise else (channels, k[0] * k[1] * c)
+        scales = [self.scale(0.005, 0.05) for _ in range(n)]
+        w = self.b.add(w_shape, scales=scales, data=self.weights(w_shape), axis=3 if depthwise else 0)
+        bias = self.b.add([n], "int32", [s_in * s for s in scales], 0, self.rng.integers(-3000, 3001, n).astype(np.int32))
+        s_out = float(np.float32(s_in * np.mean(scales) * 60 * np.sqrt(fan)))
+        y = self.b.add([1, *out, n], scales=s_out, zero=self.zero())
+        self.b.op(name, [t, w, bias], [y], options)
+        return y
+
+    def _conv(self, t: int, channels: int | None = None) -> int:
+        o, (_, h, w, _) = schema.Conv2DOptionsT(), self.b.tensors[t].shape
+        o.fusedActivationFunction = self.activation()
+        k, out = self.window(o, int(h), int(w), dilate=True)
+        return self._layer(t, "CONV_2D", o, k, out, channels or self.int(1, 9))
+
+    def _depthwise(self, t: int) -> int:
+        o, (_, h, w, _) = schema.DepthwiseConv2DOptionsT(), self.b.tensors[t].shape
+        m = o.depthMultiplier = int(self.rng.choice([1, 1, 2]))
+        o.fusedActivationFunction = self.activation()
+        k, out = self.window(o, int(h), int(w), dilate=True)
+        return self._layer(t, "DEPTHWISE_CONV_2D", o, k, out, 0, m)
+
+    def _same(self, t: int, k, stride, channels: int) -> int:
+        o, (_, h, w, _) = schema.Conv2DOptionsT(), (int(n) for n in self.b.tensors[t].shape)
+        o.padding, (o.strideH, o.strideW) = schema.Padding.SAME, stride
+        o.fusedActivationFunction = self.activation()
+        return self._layer(t, "CONV_2D", o, k, (-(-h // stride[0]), -(-w // stride[1])), channels)
+
+    def _pointwise(self, t: int, channels: int) -> int:
+        return self._same(t, (1, 1), (1, 1), channels)
+
+    def _residual(self, t: int) -> int:
+        stride = (self.int(1, 2), self.int(1, 2))
+        identity = stride == (1, 1) or self.rng.random() < 0.3
+        stride = (1, 1) if identity else stride
+        c = int(self.b.tensors[t].shape[3]) if identity else self.int(1, 9)
+        a = self._same(t, (self.int(1, 4), self.int(1, 4)), stride, self.int(1, 9) if self.rng.random() < 0.5 else c)
+        b = self._same(a, (self.int(1, 3), self.int(1, 3)), (1, 1), c)
+        skip = t if identity else self._same(t, (1, 1), stride, c)
+        return self._sum("ADD", schema.AddOptionsT(), *((skip, b) if self.rng.random() < 0.5 else (b, skip)))
+
+    def _sum(self, name: str, o, a: int, b: int) -> int:
+        s = max(self._scale_of(a), self._scale_of(b)) * float(self.rng.uniform(1.0, 2.0))
+        o.fusedActivationFunction = self.activation()
+        y = self.b.add(self.b.tensors[a].shape, scales=s, zero=self.zero())
+        self.b.op(name, [a, b], [y], o)
+        return y
+
+    def _square(self, t: int) -> int:
+        """SUB of a constant per channel, then MUL with itself."""
+        c = int(self.b.tensors[t].shape[3])
+        constant = self.b.add([1, 1, 1, c], scales=self._scale_of(t), zero=self.zero(), data=self.weights([1, 1, 1, c]))
+        t = self._sum("SUB", schema.SubOptionsT(), t, constant)
+        y = self.b.add(self.b.tensors[t].shape, scales=self._scale_of(t) ** 2 * 100, zero=self.zero())
+        self.b.op("MUL", [t, t], [y], schema.MulOptionsT())
+        return y
+
+    def _scale(self, t: int) -> int:
+        """Channels scaled by their own means, as squeeze-and-excite does."""
+        c = int(self.b.tensors[t].shape[3])
+        axes = self.b.add([2], "int32", data=np.array([1, 2], np.int32))
+        mean, o = self.b.add([1, 1, 1, c], scales=self._scale_of(t), zero=self.zero()), schema.ReducerOptionsT()
+        o.keepDims = True
+        self.b.op("MEAN", [t, axes], [mean], o)
+        gate = self.b.add([1, 1, 1, c], scales=1 / 256, zero=-128)
+        self.b.op("LOGISTIC", [mean], [gate])
+        y = self.b.add(self.b.tensors[t].shape, scales=self._scale_of(t), zero=self.zero())
+        self.b.op("MUL", [t, gate], [y], schema.MulOptionsT())
+        return y
+
+    def _pool(self, t: int) -> int:
+        name = str(self.rng.choice(["AVERAGE_POOL_2D", "MAX_POOL_2D"]))
+        o, (_, h, w, c) = schema.Pool2DOptionsT(), (int(n) for n in self.b.tensors[t].shape)
+        o.fusedActivationFunction = self.activation()
+        _, out = self.window(o, h, w, pool=True)
+        y = self.b.add([1, *out, c], scales=self._scale_of(t), zero=self._zero_of(t))
+        self.b.op(name, [t], [y], o)
+        return y
+
+    def _pad(self, t: int) -> int:
+        _, h, w, c = (int(n) for n in self.b.tensors[t].shape)
+        p = [[0, 0], [self.int(0, 2), self.int(0, 2)], [self.int(0, 2), self.int(0, 2)], [0, 0]]
+        pads = self.b.add([4, 2], "int32", data=np.array(p, np.int32))
+        y = self.b.add([1, h + sum(p[1]), w + sum(p[2]), c], scales=self._scale_of(t), zero=self._zero_of(t))
+        self.b.op("PAD", [t, pads], [y], schema.PadOptionsT())
+        return y
+
+    def _elementwise(self, t: int, name: str, scale: float, zero: int) -> int:
+        y = self.b.add(self.b.tensors[t].shape, scales=scale, zero=zero)
+        self.b.op(name, [t], [y])
+        return y
+
+    def _lut(self, t: int) -> int:
+        return self._elementwise(t, "TANH", 1 / 128, 0) if self._scale_of(t) < 8 else t
+
+    def _relu(self, t: int) -> int:
+        return self._elementwise(t, "RELU", self._scale_of(t) * float(self.rng.uniform(0.4, 1.5)), self.zero())
+
+    def _prelu(self, t: int) -> int:
+        _, h, w, c = (int(n) for n in self.b.tensors[t].shape)
+        shape = [h, w, c] if self.rng.random() < 0.3 else [1, 1, c]
+        slope = self.b.add(shape, scales=self.scale(0.001, 0.02), zero=0, data=self.weights(shape))
+        y = self.b.add([1, h, w, c], scales=self._scale_of(t), zero=self.zero())
+        self.b.op("PRELU", [t, slope], [y])
+        return y

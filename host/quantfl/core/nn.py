@@ -57,16 +57,16 @@ class Engine:
         self._arena.buffer(self.nn.input_offset, x.size)[:] = x.tobytes()
 
     def run_ops(self, first: int, end: int) -> None:
-        """Run operators [first, end) on what is in the arena."""
+        """Run records [first, end) on what is in the arena; without stripes record i is operator i."""
         status = lib.qfl_nn_run(self.nn, self._arena.p, first, end)
         if status < 0:
             raise ValueError(status_text(status))
 
     def output(self, op: int) -> np.ndarray:
-        """Output of operator `op`, int8 flat; valid right after it has run."""
+        """What record `op` writes, int8 flat; valid right after it has run."""
         at, size = ffi.new("uint32_t *"), ffi.new("uint32_t *")
         if lib.qfl_nn_output(self.nn, op, at, size) < 0:
-            raise ValueError(f"no operator {op}")
+            raise ValueError(f"no record {op}")
         return np.frombuffer(bytes(self._arena.buffer(at[0], size[0])), np.int8)
 
     def run(self, x: np.ndarray) -> np.ndarray:

@@ -18,9 +18,9 @@ import numpy as np
 
 from quantfl.core.head import Head, Layer
 from quantfl.errors import PackageError, UnsupportedError
-from quantfl.package import plan
 from quantfl.package.elementwise import ElementwiseOperators
 from quantfl.package.flatfile import METADATA_NAME, ModelFile, damage, with_metadata
+from quantfl.package.layout import lay_out
 from quantfl.package.movement import MovementOperators
 from quantfl.package.operators import CODES, RECORD, Record
 
@@ -33,10 +33,6 @@ LAYER_SIZE = 32
 MAX_HEAD_LAYERS = 12
 MAX_HEAD_TRAINED = 8
 RECOMPUTE = 1  # flag: boards cache inputs and compute the features again for every visit
-
-
-#: Operators that may write where they read.
-IN_PLACE = {CODES[name] for name in ("RESHAPE", "RELU", "ADD", "MUL", "PRELU", "LOGISTIC")}
 
 
 @dataclass(frozen=True)
@@ -84,64 +80,6 @@ class Compiler(ElementwiseOperators, MovementOperators):
             records.append(r)
         return records
 
-    def lay_out(self, records: list[Record], cut_op: int, shift: int = 0) -> tuple[dict[int, int], int]:
-        """Arena offsets by tensor index, and the arena's size; records get theirs. shift: added to tensors' offsets."""
-        ops = self.m.ops
-        first: dict[int, int] = dict.fromkeys(self.m.inputs, 0)
-        last: dict[int, int] = dict.fromkeys(self.m.inputs, 0)
-        for op in ops:
-            for t in op.inputs:
-                if t >= 0 and self.m.tensors[t].data is None:
-                    if t not in first:
-                        raise PackageError(f"{self.m.label(op)} reads tensor {t}, which nothing has written")
-                    last[t] = op.index
-            for t in op.outputs:
-                if t in first:
-                    raise PackageError(f"{self.m.label(op)} writes tensor {t} a second time")
-                first[t], last[t] = op.index, op.index
-        for t in self.m.outputs:
-            if t in last:
-                last[t] = len(ops)
-        features = ops[cut_op].inputs[0] if cut_op < len(ops) else None
-        root = self._share(records, first, last, features)
-        blocks: dict[int, list[int]] = {}
-        for t in first:
-            b = blocks.setdefault(root[t], [0, first[t], last[t]])
-            size = self.m.tensors[t].size
-            b[0], b[1], b[2] = max(b[0], size), min(b[1], first[t]), max(b[2], last[t])
-        pieces = [plan.Block(t, size + shift, a, b) for t, (size, a, b) in blocks.items()]
-        count = len(self.m.tensors)
-        pieces += [plan.Block(count + i, r.scratch_size, i, i) for i, r in enumerate(records) if r.scratch_size]
-        offsets, size = plan.place(pieces)
-        where = {t: offsets[root[t]] + shift for t in first}
-        for i, (op, r) in enumerate(zip(ops, records, strict=True)):
-            r.src, r.dst = where[r.x], where[op.outputs[0]]
-            if r.x2 is not None:
-                r.src2 = where[r.x2]
-            for k, piece in enumerate(r.pieces):
-                struct.pack_into("<i", self.tables, r.table + 12 * k, where[piece])
-            if r.scratch_size:
-                r.scratch = offsets[count + i]
-        return where, size
-
-    def _share(
-        self, records: list[Record], first: dict[int, int], last: dict[int, int], keep: int | None
-    ) -> dict[int, int]:
-        """Tensors that may live in the same place as their operator's input: RESHAPE always, element-wise ones when it dies."""
-        root = {t: t for t in first}
-        for op, r in zip(self.m.ops, records, strict=True):
-            if r.code not in IN_PLACE:
-                continue
-            y = op.outputs[0]
-            for t in (r.x, r.x2):
-                if t is None or self.m.tensors[t].size != self.m.tensors[y].size:
-                    continue
-                dies = all(last[u] <= op.index for u in first if root[u] == root[t] and u != y)
-                if r.code == CODES["RESHAPE"] or (dies and keep not in (t, y)):
-                    root[y] = root[t]
-                    break
-        return root
-
 
 def compile_program(
     data: bytes,
@@ -153,21 +91,23 @@ def compile_program(
     source: str = "the model",
     shift: int = 0,
     recompute: bool = False,
+    stripes: bool = True,
 ) -> bytes:
     """The package: `data` (a full int8 .tflite) with our program in its metadata.
 
     cut_op: operators [0, cut_op) are the backbone and the input of operator cut_op is the cut tensor; None: the whole
     model is backbone and there is nothing to train. shift: 0..15, by which all tensors are misaligned (tests of kernels).
-    recompute: boards keep inputs instead of features, which are computed again for every visit.
+    recompute: boards keep inputs instead of features, which are computed again for every visit. stripes: operators may run a few
+    rows at a time to save RAM; without, record i is operator i and its output is in memory when it has run.
     UnsupportedError names operator, layer and remedy.
     """
     with damage(source):
-        return _compile(original_of(data), cut_op, head, name, labels, source, shift, RECOMPUTE if recompute else 0)
+        return _compile(original_of(data), cut_op, head, name, labels, source, shift, RECOMPUTE if recompute else 0, stripes)
 
 
 def _compile(
     data: bytes, cut_op: int | None, head: HeadSpec | None, name: str, labels: tuple[str, ...], source: str, shift: int,
-    flags: int,
+    flags: int, stripes: bool,
 ) -> bytes:
     model = ModelFile(data, source)
     compiler = Compiler(model)
@@ -177,8 +117,10 @@ def _compile(
     cut = len(records) if cut_op is None else cut_op
     if not 0 <= cut <= len(records):
         raise PackageError(f"{source}: cannot cut at operator {cut} of {len(records)}")
-    where, arena = compiler.lay_out(records, cut, shift)
-    features = model.tensors[model.ops[cut].inputs[0] if cut < len(records) else model.ops[-1].outputs[0]]
+    layout = lay_out(model, records, compiler.tables, cut, shift=shift, stripes=stripes)
+    ops, where = len(records), layout.where
+    records = layout.records
+    features = model.tensors[model.ops[cut].inputs[0] if cut < ops else model.ops[-1].outputs[0]]
     entry = model.tensors[entry_of(model)]
     layers = head.layers if head else ()
     if head is not None and (head.dims[0] != features.size or len(layers) > MAX_HEAD_LAYERS):
@@ -205,9 +147,9 @@ def _compile(
             at += 4 * layer.out_shape[2]
         placed.append(layer.pack())
     header = HEADER.pack(
-        MAGIC, VERSION, flags if head else 0, size, arena, len(records), cut, where[entry.index], entry.size,
+        MAGIC, VERSION, flags if head else 0, size, layout.arena, len(records), layout.cut, where[entry.index], entry.size,
         where[features.index], features.size, features.scale, features.zero_point, len(layers),
-        blob_at + layers_at if layers else 0, LAYER_SIZE, 0, 0, 0,
+        blob_at + layers_at if layers else 0, LAYER_SIZE, (layout.cut - cut) & 0xFFFFFFFF, 0, 0,
         blob_at + params_at if head else 0, len(params) // 4, blob_at + ops_at, len(packed), prefix, len(data),
         entry.scale, entry.zero_point, meta_at, len(meta),
     )  # fmt: skip
@@ -343,7 +285,7 @@ def _read_package(data: bytes, at: int, source: str) -> Package:
     except (ValueError, KeyError, TypeError):
         raise PackageError(f"{source} is damaged: its name and labels cannot be read") from None
     return Package(
-        data, f[4], f[5], f[6], f[8], f[25], f[26], f[10], f[11], f[12],
+        data, f[4], f[5], (f[6] - f[16]) & 0xFFFFFFFF, f[8], f[25], f[26], f[10], f[11], f[12],
         tuple(Layer.unpack(data[layers_at + i * LAYER_SIZE : layers_at + (i + 1) * LAYER_SIZE]) for i in range(layers)),
         np.frombuffer(data, "<f4", count, params_at).astype(np.float32), name, labels, hashlib.sha256(data).hexdigest(),
         bool(f[2] & RECOMPUTE),

@@ -26,8 +26,8 @@ typedef struct qfl_nn {
     const uint8_t *program;    /* the metadata blob inside file */
     uint32_t program_size;     /* bytes */
     uint32_t arena_size;       /* bytes of RAM qfl_nn_run needs, 16-byte aligned */
-    uint32_t op_count;         /* operators in the whole model */
-    uint32_t cut_op;           /* operators [0, cut_op) are the backbone; the rest is the head */
+    uint32_t op_count;         /* records of the whole model: an operator each, or some rows of one */
+    uint32_t cut_op;           /* records [0, cut_op) are the backbone; the rest is the head */
     uint32_t input_size;       /* int8 elements of the input tensor */
     uint32_t input_offset;     /* of the input tensor in the arena */
     uint32_t feature_count;    /* int8 elements of the cut tensor (F) */
@@ -49,12 +49,12 @@ uint32_t qfl_nn_operators(void);
 qfl_status qfl_nn_open(qfl_nn *nn, const uint8_t *file, uint32_t size);
 
 /*
- * Runs operators [first, end) on an arena of nn->arena_size bytes, 16-byte aligned. The input is written by the caller
- * at arena + input_offset before operator 0. QFL_E_INVAL when first > end or end > op_count.
+ * Runs records [first, end) on an arena of nn->arena_size bytes, 16-byte aligned. The input is written by the caller
+ * at arena + input_offset before record 0. QFL_E_INVAL when first > end or end > op_count.
  */
 qfl_status qfl_nn_run(const qfl_nn *nn, uint8_t *arena, uint32_t first, uint32_t end);
 
-/* Arena offset and size in bytes of the output of operator `op`; valid right after that operator has run. */
+/* Arena offset and size in bytes of what record `op` writes; valid right after it has run. The last one's is the model's output. */
 qfl_status qfl_nn_output(const qfl_nn *nn, uint32_t op, uint32_t *offset, uint32_t *size);
 
 #endif

@@ -1,0 +1,259 @@
+"""The layout: which operators run in stripes, where every tensor lies, and the records that follow from both.
+
+The model is divided into segments (`stripes.py`) by dynamic programming over all pairs of bytes in use and number of records
+that may be worth having; the best few are placed (`plan.py`) and the cheapest is taken.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import defaultdict
+from dataclasses import dataclass, replace
+
+from quantfl.package.flatfile import ModelFile
+from quantfl.package.operators import CODES, RECORD, Record
+from quantfl.package.plan import Block, Piece, peak, place
+from quantfl.package.stripes import ELEMENTWISE, Net, Segment, Step, slice_record
+
+MAX_GROUP = 12  # operators
+BANDS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
+#: A record takes flash, and time when it is pushed: bytes of RAM that a byte of package must save.
+RAM_PER_FLASH = 0.5
+_PLACED = 8  # divisions that are tried out, each with its groups turned in three ways
+_TRIED, _TRIES = 6, 100  # of these, how many are placed in how many orders of their blocks
+_SCRATCH = 1 << 32  # keys of scratch: _SCRATCH + operator
+
+
+@dataclass(frozen=True)
+class Layout:
+    """records: with their offsets, in the order in which they run; cut: records before it are the backbone. where: arena offset by
+    tensor, for those that exist as a whole. arena: bytes."""
+
+    records: list[Record]
+    cut: int
+    where: dict[int, int]
+    arena: int
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A division of the model, the steps it means, and where everything lies."""
+
+    division: list[Segment]
+    steps: list[Step]
+    cut: int
+    buffers: dict[int, int]
+    place_of: dict[int, int]  # tensor whose block a tensor lives in
+    offsets: dict[int, int]
+    arena: int
+
+    @property
+    def cost(self) -> float:
+        return self.arena + RAM_PER_FLASH * RECORD.size * len(self.steps)
+
+
+def lay_out(model: ModelFile, records: list[Record], tables: bytearray, cut: int, *, shift: int = 0, stripes: bool = True) -> Layout:
+    """shift: added to the offsets of tensors. The places of the pieces of CONCATENATION and SPLIT are written into `tables`."""
+    net = Net(model, records, cut)
+    best = choose(net, shift, stripes)
+    at = {t: best.offsets[best.place_of[t]] + shift for t in net.first}
+    where = {t: at[root] for t, root in net.root.items() if root not in best.buffers}
+    out = []
+    for step in best.steps:
+        if step.op is None:  # rows that stay
+            (t, low, high), (_, to, _) = step.reads[0], step.writes[0]
+            r = Record(code=CODES["RESHAPE"], src=at[t] + low, dst=at[t] + to, src_size=high - low, dst_size=high - low)
+        elif step.rows is None:
+            r = records[step.op]
+            r.src, r.dst = where[r.x], where[model.ops[step.op].outputs[0]]
+            r.src2 = 0 if r.x2 is None else where[r.x2]
+            for k, piece in enumerate(r.pieces):
+                struct.pack_into("<i", tables, r.table + 12 * k, where[piece])
+        else:
+            r = slice_record(net, step)
+            places = [at[t] + low for t, low, _ in (*step.reads, *step.writes)]
+            r.src, r.dst = places[0], places[-1]
+            r.src2 = 0 if r.x2 is None else places[1]
+        if step.op is not None and r.scratch_size:
+            r.scratch = best.offsets[_SCRATCH + step.op]
+        out.append(r)
+    return Layout(out, best.cut, where, best.arena)
+
+
+def choose(net: Net, shift: int, stripes: bool) -> Placed:
+    """The cheapest way found to divide the model and to place its tensors."""
+    best = placed(net, [Segment(i, i + 1) for i in range(len(net.records))], shift)
+    if not stripes:
+        return best
+    found = sorted((placed(net, division, shift) for division in _divisions(net)), key=lambda p: p.cost)
+    return min([best, *(placed(net, p.division, shift, _TRIES) for p in found[:_TRIED])], key=lambda p: p.cost)
+
+
+def placed(net: Net, division: list[Segment], shift: int, tries: int = 0) -> Placed:
+    steps: list[Step] = []
+    buffers: dict[int, int] = {}
+    cut = 0
+    for segment in division:
+        more, own = net.steps(segment)
+        cut += len(more) if segment.end <= net.cut else 0
+        steps += more
+        buffers |= own
+    blocks, place_of = _blocks(net, steps, buffers, 0, len(net.records), shift)
+    offsets, arena = place(blocks, tries=tries)
+    return Placed(division, steps, cut, buffers, place_of, offsets, arena)
+
+
+def _blocks(
+    net: Net, steps: list[Step], buffers: dict[int, int], first: int, end: int, shift: int = 0
+) -> tuple[list[Block], dict[int, int]]:
+    """What is in memory while `steps`, operators [first, end), run; and for tensors that live in another's place that one."""
+    reads, writes = defaultdict(list), defaultdict(list)
+    scratch: dict[int, list[Piece]] = defaultdict(list)
+    for t in net.first:
+        if net.first[t] < end and net.last[t] >= first:
+            if net.first[t] < first:
+                writes[t].append((0, net.size[t], 0))
+            if net.last[t] >= end:
+                reads[t].append((0, net.size[t], len(steps)))
+    cut = next((n for n, step in enumerate(steps) if step.op is not None and step.op >= net.cut), None)
+    if first <= net.cut < end and net.features is not None and cut is not None:
+        reads[net.features].append((0, net.size[net.features], cut))  # whole, also where the first reader skips rows
+    for n, step in enumerate(steps):
+        for t, low, high in step.reads:
+            reads[t].append((low, high, n))
+        for t, low, high in step.writes:
+            writes[t].append((low, high, n))
+        if step.op is not None and net.records[step.op].scratch_size:
+            scratch[step.op].append(Piece(0, net.records[step.op].scratch_size, n, n))
+    place_of = {t: t for t in writes}
+    for i in range(first, end):
+        if net.records[i].code in ELEMENTWISE and net.writes[i][0] not in buffers:
+            _share(net, i, buffers, reads, writes, place_of)
+    together = defaultdict(list)
+    for t, home in place_of.items():
+        together[home].append(t)
+    blocks = [Block(_SCRATCH + i, pieces[0].high, tuple(pieces)) for i, pieces in scratch.items()]
+    for home, tensors in together.items():
+        made = [w for t in tensors for w in writes[t]]
+        used = [r for t in tensors for r in reads[t]]
+        if home in buffers:
+            when = [n for _, _, n in made + used]
+            pieces = [Piece(0, buffers[home] + shift, min(when), max(when))]
+        else:
+            pieces = _pieces(made, used, shift)
+        blocks.append(Block(home, max(p.high for p in pieces), tuple(pieces)))
+    return blocks, place_of
+
+
+def _share(net: Net, i: int, buffers, reads, writes, place_of: dict[int, int]) -> None:
+    """The output of element-wise operator i takes the place of an input whose bytes nobody reads after they are overwritten."""
+    y, r = net.writes[i][0], net.records[i]
+    for t in (r.x, r.x2):
+        t = None if t is None else net.root[t]
+        if t is None or t in buffers or net.size[t] != net.size[y] or net.features in (t, y):
+            continue
+        others = [read for u in place_of if place_of[u] == place_of[t] for read in reads[u]]
+        if all(when <= n or high <= a or b <= low for a, b, n in writes[y] for low, high, when in others):
+            place_of[y] = place_of[t]
+            return
+
+
+def _pieces(made: list[tuple[int, int, int]], used: list[tuple[int, int, int]], shift: int) -> list[Piece]:
+    """When which bytes are in use: from the first write to the last read."""
+    ends = sorted({v for low, high, _ in made + used for v in (low, high)})
+    pieces: list[Piece] = []
+    for a, b in zip(ends, ends[1:], strict=False):
+        written = [n for low, high, n in made if low <= a < high]
+        if not written:  # rows that nobody needs
+            continue
+        first = min(written)
+        last = max((n for low, high, n in used if low <= a < high), default=first)
+        last = max(last, *written)
+        if pieces and (pieces[-1].first, pieces[-1].last, pieces[-1].high) == (first, last, a + shift):
+            pieces[-1] = Piece(pieces[-1].low, b + shift, first, last)
+        else:
+            pieces.append(Piece(a, b + shift, first, last))
+    return pieces
+
+
+# -- which operators run in stripes ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Way:
+    """Operators [0, end) divided: the most bytes in use, the records, the last segment and the way there."""
+
+    bytes: int
+    records: int
+    segment: Segment | None = None
+    before: _Way | None = None
+
+    @property
+    def cost(self) -> float:
+        return self.bytes + RAM_PER_FLASH * RECORD.size * self.records
+
+
+def _divisions(net: Net) -> list[list[Segment]]:
+    """The most promising divisions of the model into segments, best first."""
+    n = len(net.records)
+    single = [_weigh(net, Segment(i, i + 1)) for i in range(n)]
+    limit = max(w.bytes for w in single) + RAM_PER_FLASH * RECORD.size * n
+    floor = max(
+        [net.size[t] for t in net.first if net.first[t] < 0]
+        + [w.bytes for w, op in zip(single, net.row_ops, strict=True) if op is None]
+    )
+    ways: list[list[_Way]] = [[_Way(0, 0)]]
+    weighed: list[list[tuple[Segment, _Way]]] = [[] for _ in range(n + 1)]
+    for i in range(n):
+        weighed[i + 1].append((Segment(i, i + 1), single[i]))
+        high = False
+        for end in range(i + 1, min(n, i + MAX_GROUP) + 1):
+            op = net.row_ops[end - 1]
+            if (op is None and net.writes[end - 1]) or i < net.cut < end:
+                break
+            high = high or single[end - 1].bytes > floor
+            if not high or op is None:
+                continue
+            rows = net.rows[net.writes[end - 1][0]]
+            for bands in BANDS:
+                if bands <= rows:
+                    segment = Segment(i, end, bands)
+                    weighed[end].append((segment, _weigh(net, segment)))
+    for end in range(1, n + 1):
+        found = []
+        for segment, w in weighed[end]:
+            for way in ways[segment.first]:
+                new = _Way(max(way.bytes, w.bytes), way.records + w.records, segment, way)
+                if new.cost + RAM_PER_FLASH * RECORD.size * (n - end) < limit or segment.bands == 1:
+                    found.append(new)
+        found.sort(key=lambda w: (w.bytes, w.records))
+        kept: list[_Way] = []
+        for way in found:
+            if not kept or way.records < kept[-1].records:
+                kept.append(way)
+        ways.append(kept)
+    best = sorted(ways[n], key=lambda w: w.cost)[:_PLACED]
+    turned = [_turned(_trail(way), k) for way in best for k in range(3)]
+    return [division for k, division in enumerate(turned) if division not in turned[:k]]
+
+
+def _turned(division: list[Segment], how: int) -> list[Segment]:
+    """Groups all from the first row down, or every second one, or every other, from the last row up: what is written then follows
+    what is read through the arena and back."""
+    bands = [s for s in division if s.bands > 1]
+    turned = {s for k, s in enumerate(bands) if how and (k + how) % 2}
+    return [replace(s, up=True) if s in turned else s for s in division]
+
+
+def _weigh(net: Net, segment: Segment) -> _Way:
+    steps, buffers = net.steps(segment)
+    blocks, _ = _blocks(net, steps, buffers, segment.first, segment.end)
+    return _Way(peak(blocks, len(steps)), len(steps))
+
+
+def _trail(way: _Way) -> list[Segment]:
+    found = []
+    while way.segment is not None and way.before is not None:
+        found.append(way.segment)
+        way = way.before
+    return found[::-1]
