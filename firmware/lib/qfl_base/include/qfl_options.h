@@ -19,9 +19,12 @@
 #define QFL_HEAD_KINDS 0x7Eu
 #endif
 
-/* 1: a head of one dense layer trains on two samples at a time, in fewer instructions and more code; the bytes are the same. */
+/*
+ * A head of one dense layer trains on two samples at a time, in fewer instructions and more code: 2, with code of its own for two and
+ * three classes; 1, without that; 0: one sample at a time. The bytes are the same.
+ */
 #ifndef QFL_HEAD_PAIRS
-#define QFL_HEAD_PAIRS 1
+#define QFL_HEAD_PAIRS 2
 #endif
 
 /* Codecs: bit k for every qfl_codec_kind k, of deltas up and updates down. FP32 (bit 0) is always there. 0x05: FP32 and DZ. */

@@ -27,7 +27,8 @@ QFL_COLD qfl_status qfl_crypt_open(const uint8_t *key, const uint8_t *nonce, con
     return bad ? QFL_E_AUTH : QFL_OK;
 }
 
-QFL_COLD void qfl_crypt_mac(const uint8_t *key, const char *label, const qfl_crypt_part *parts, uint32_t count, uint8_t *out, uint32_t out_n)
+QFL_COLD void qfl_crypt_mac(const uint8_t *key, const char *label, const qfl_crypt_part *parts, uint32_t count, uint8_t *out,
+                            uint32_t out_n)
 {
     crypto_blake2b_ctx c;
     crypto_blake2b_keyed_init(&c, out_n, key, QFL_CRYPT_KEY);

@@ -113,6 +113,18 @@ QFL_COLD void qfl_device_answer(qfl_device *d, uint8_t kind, uint8_t number, qfl
     (void)qfl_link_send(d->link, head, at + n, body, body_n);
 }
 
+QFL_COLD void qfl_device_say(qfl_device *d, uint8_t kind, uint8_t number, qfl_status status)
+{
+    qfl_device_answer(d, kind, number, status, NULL, 0, NULL, 0);
+}
+
+QFL_COLD void qfl_device_say_u32(qfl_device *d, uint8_t kind, uint8_t number, qfl_status status, uint32_t v)
+{
+    uint8_t b[4];
+    qfl_put32(b, v);
+    qfl_device_answer(d, kind, number, status, b, sizeof b, NULL, 0);
+}
+
 static void dispatch(qfl_device *d, const uint8_t *m, uint32_t n)
 {
     if (n < 2)
@@ -121,7 +133,7 @@ static void dispatch(qfl_device *d, const uint8_t *m, uint32_t n)
     const uint8_t *p = m + 2;
     n -= 2;
     if (QFL_KEYS && !qfl_device_may_talk(d) && kind != QFL_MSG_KEYS) { /* the plain session in which the key came */
-        qfl_device_answer(d, kind, number, QFL_E_AUTH, NULL, 0, NULL, 0);
+        qfl_device_say(d, kind, number, QFL_E_AUTH);
         return;
     }
     switch (kind) {
@@ -144,7 +156,7 @@ static void dispatch(qfl_device *d, const uint8_t *m, uint32_t n)
 #if QFL_KEYS
     case QFL_MSG_KEYS: qfl_device_on_keys(d, number, p, n); break;
 #endif
-    default: qfl_device_answer(d, kind, number, QFL_E_UNSUPPORTED, NULL, 0, NULL, 0); break;
+    default: qfl_device_say(d, kind, number, QFL_E_UNSUPPORTED); break;
     }
 }
 

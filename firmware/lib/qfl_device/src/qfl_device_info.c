@@ -62,7 +62,7 @@ QFL_COLD void qfl_device_on_info(qfl_device *d, uint8_t number)
     int32_t uid_n = port->uid(port->ctx, uid, sizeof uid);
     if (qfl_link_pending(d->link) != 0) {
         /* The last long answer may still be on its way from the same buffer. */
-        qfl_device_answer(d, QFL_MSG_INFO, number, QFL_E_BUSY, NULL, 0, NULL, 0);
+        qfl_device_say(d, QFL_MSG_INFO, number, QFL_E_BUSY);
         return;
     }
     const uint32_t v[ALWAYS + WITH_PACKAGE] = {
@@ -137,7 +137,7 @@ QFL_COLD void qfl_device_on_selftest(qfl_device *d, uint8_t number)
     uint8_t b[6];
     void *mem = spare_memory(d);
     if (mem == NULL) {
-        qfl_device_answer(d, QFL_MSG_SELFTEST, number, QFL_E_NOMEM, NULL, 0, NULL, 0);
+        qfl_device_say(d, QFL_MSG_SELFTEST, number, QFL_E_NOMEM);
         return;
     }
     qfl_device_selftest(d, mem);
@@ -171,7 +171,7 @@ QFL_COLD void qfl_device_on_counters(qfl_device *d, uint8_t number)
     qfl_link_counters c;
     uint32_t v[ALL_BOOKS];
     if (qfl_link_pending(d->link) != 0) { /* as for INFO */
-        qfl_device_answer(d, QFL_MSG_COUNTERS, number, QFL_E_BUSY, NULL, 0, NULL, 0);
+        qfl_device_say(d, QFL_MSG_COUNTERS, number, QFL_E_BUSY);
         return;
     }
     qfl_link_get_counters(d->link, &c);

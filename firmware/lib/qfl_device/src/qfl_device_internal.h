@@ -14,95 +14,93 @@ enum { ANSWER_BYTES = 448, SLACK_BYTES = 64 };
 
 typedef enum qfl_judge { QFL_JUDGE_NONE = 0, QFL_JUDGE_GLOBAL = 1, QFL_JUDGE_OWN = 2, QFL_JUDGE_FITTED = 3 } qfl_judge;
 
+/*
+ * What is used most comes first: Thumb's short instructions reach 32 bytes of bytes, 64 of halfwords and 128 of words. Comments name
+ * the file a group belongs to, where it is of one.
+ */
 struct qfl_device {
-    const qfl_port *port;
-    uint8_t *arena;
-    uint32_t arena_size;
-    uint32_t model_at; /* first byte of the arena that the package may use */
-
-    qfl_link *link;
-    uint8_t *out; /* encoded frames on their way to the port */
-    uint32_t out_cap, out_n, out_at;
-    uint32_t session;
-    uint32_t epoch; /* connections of the port's link, as last seen */
-    uint32_t boot;   /* drawn at start: tells the host that the books have begun anew */
-    uint8_t *answer; /* body of a long answer, ANSWER_BYTES */
-
-    uint16_t selftest_failed, selftest_first; /* of the last self-test */
-
-    qfl_keep keep; /* keys */
-    qfl_store store;
-    uint8_t have_package;
-    qfl_nn nn;
-    qfl_head_shape shape;
-    qfl_codec_layout layout;
-    uint32_t params;
-    uint32_t head_hash;
-    float *global;    /* [params] */
-    float *work;      /* [params] + slack: trained head, then the coded delta; staging of a head */
-    float *momentum;  /* [params] + slack; staging of an update */
-    int8_t *residual; /* [params] what coding has kept back, in 1/254 of residual_step; DZ only */
-    float residual_step; /* 0: none */
-    uint8_t residual_keep, residual_round; /* decay per round missed, in 1/255; the round it is from */
-    float *scratch;
-    uint8_t *nn_arena;
-    int8_t *features; /* [capacity][row] */
-    uint32_t row;     /* bytes of a cached sample: F, or the input's with recompute */
-    uint16_t *labels; /* [capacity] */
-    uint32_t capacity, samples, rejected;
-    uint32_t nn_op;   /* next operator of the sample under way, 0: none */
-    uint32_t nn_sample; /* with recompute: that sample's index */
-    uint16_t label;   /* of that sample */
-
-    /* an object being put that does not go to flash */
-    uint8_t put_object;
-    uint32_t put_length, put_have;
-    uint8_t put_sha256[QFL_SHA256_BYTES];
-    uint8_t put_failed; /* refused once; the rest of the pipelined data is dropped silently */
-    uint32_t staged;    /* bytes of a whole QFL_OBJECT_UPDATE in momentum, 0: none */
-
-    uint8_t have_config;
-    uint8_t config_bytes[QFL_CONFIG_BYTES];
-    qfl_head_config config;
-    qfl_codec_spec codec;
-    uint32_t run_seed;
-
+    uint8_t have_package, have_config;
     uint8_t state;
-    qfl_head_fit fit;
-    uint8_t round;        /* being trained or trained, mod 256 */
-    uint8_t round_step;   /* code of the step agreed on for its delta, 0: the board's choice */
-    uint32_t round_head;  /* hash of the head the round starts from */
     uint8_t waiting;      /* a TRAIN or EVAL request is to be answered */
     uint8_t waiting_kind, waiting_number;
+    uint8_t delta_done;   /* work holds the answer of `round` */
+    uint8_t delta_loss;
+    uint8_t round;        /* being trained or trained, mod 256 */
+    uint8_t round_step;   /* code of the step agreed on for its delta, 0: the board's choice */
+    uint8_t residual_keep, residual_round; /* decay per round missed, in 1/255; the round the residual is from */
+    uint8_t put_object;   /* an object being put that does not go to flash */
+    uint8_t put_failed;   /* refused once; the rest of the pipelined data is dropped silently */
     uint8_t unkept;       /* the fit is over, its delta not yet in the log */
     uint8_t restored;     /* head and the like came from the log at the start */
     uint8_t keep_failed;  /* the log could not be written; RAM is ahead of it */
-    uint8_t delta_done;   /* work holds the answer of `round` */
-    int8_t delta_status;
-    uint32_t delta_size;
-    uint16_t delta_samples;
-    uint8_t delta_loss;
-
-    qfl_head_stats stats;
-    qfl_head_data stats_data; /* of stats */
-    uint8_t stats_request[QFL_STATS_BYTES]; /* the one `momentum` holds the answer of, or that is under way */
+    uint8_t personal, own_in_use;
+    uint8_t judged;       /* qfl_judge: what is being scored before or after a fit */
+    uint8_t eval_own;     /* the own head is being evaluated */
     uint8_t stats_done;
-    uint8_t *stats_out; /* in momentum */
-    uint32_t stats_row, stats_cap, stats_size;
-    float stats_step;
-    qfl_codec_dz_stream *stats_stream; /* in momentum */
+    int8_t delta_status;
+    uint16_t delta_samples;
+    uint16_t label;       /* of the sample under way */
+    uint16_t held, held_global, held_own; /* samples held back; right by the global head; by the one in use */
 
-    qfl_head_score score;
+    const qfl_port *port;
+    qfl_link *link;
+    uint32_t params;
+    float *global;    /* [params] */
+    float *work;      /* [params] + slack: trained head, then the coded delta; staging of a head */
+    float *momentum;  /* [params] + slack; staging of an update */
+    uint32_t head_hash;
+    uint32_t capacity, samples, rejected;
+    uint32_t nn_op;   /* next operator of the sample under way, 0: none */
+    uint32_t row;     /* bytes of a cached sample: F, or the input's with recompute */
+    int8_t *features; /* [capacity][row] */
+    uint16_t *labels; /* [capacity] */
+    uint8_t *nn_arena;
+    uint32_t put_length, put_have;
+    uint32_t staged;  /* bytes of a whole QFL_OBJECT_UPDATE in momentum, 0: none */
+    uint32_t delta_size;
+    uint32_t round_head; /* hash of the head the round starts from */
+    float residual_step; /* 0: none */
+    uint8_t *out; /* encoded frames on their way to the port */
+    uint32_t out_cap, out_n, out_at;
+    int8_t *residual; /* [params] what coding has kept back, in 1/254 of residual_step; DZ only */
+    float *scratch;
+    uint8_t *arena;
+    uint32_t arena_size;
+    uint32_t model_at; /* first byte of the arena that the package may use */
+    uint8_t *answer;   /* body of a long answer, ANSWER_BYTES */
+    uint32_t session;
+    uint32_t epoch;    /* connections of the port's link, as last seen */
+    uint32_t boot;     /* drawn at start: tells the host that the books have begun anew */
+    uint32_t nn_sample; /* with recompute: the sample under way */
+    uint32_t run_seed;
     uint32_t eval_at, eval_holdout;
-    uint8_t eval_own; /* the own head is being evaluated */
+    uint16_t selftest_failed, selftest_first; /* of the last self-test */
+
+    qfl_nn nn;
+    qfl_head_shape shape;
+    qfl_head_score score;
+    qfl_head_config config;
+    qfl_codec_spec codec;
+    qfl_head_fit fit;
+    qfl_codec_layout layout;
+    qfl_store store;
+    qfl_keep keep; /* keys */
+    uint8_t put_sha256[QFL_SHA256_BYTES];
+    uint8_t config_bytes[QFL_CONFIG_BYTES];
 
     /* a head of the board's own (qfl_device_own.c) */
     float *own;        /* [params] at the end of the sample cache */
     uint32_t own_rows; /* rows of the cache that it takes */
-    uint8_t personal, own_in_use;
-    uint8_t judged; /* qfl_judge: what is being scored before or after a fit */
-    uint16_t held, held_global, held_own; /* samples held back; right by the global head; by the one in use */
     float global_loss, own_loss;
+
+    /* sums (qfl_device_stats.c) */
+    qfl_head_stats stats;
+    qfl_head_data stats_data; /* of stats */
+    uint8_t stats_request[QFL_STATS_BYTES]; /* the one `momentum` holds the answer of, or that is under way */
+    uint8_t *stats_out; /* in momentum */
+    uint32_t stats_row, stats_cap, stats_size;
+    float stats_step;
+    qfl_codec_dz_stream *stats_stream; /* in momentum */
 };
 
 static inline uint32_t qfl_get32(const uint8_t *p)
@@ -190,5 +188,8 @@ void qfl_device_on_counters(qfl_device *d, uint8_t number);
 /* Answers with n bytes (at most QFL_LINK_HEAD_MAX - 3), then body by reference; a negative status goes before them. */
 void qfl_device_answer(qfl_device *d, uint8_t kind, uint8_t number, qfl_status status, const uint8_t *p, uint32_t n,
                        const uint8_t *body, uint32_t body_n);
+/* The same with a status and nothing else, and with one u32. */
+void qfl_device_say(qfl_device *d, uint8_t kind, uint8_t number, qfl_status status);
+void qfl_device_say_u32(qfl_device *d, uint8_t kind, uint8_t number, qfl_status status, uint32_t v);
 
 #endif

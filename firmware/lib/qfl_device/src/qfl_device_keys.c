@@ -121,7 +121,7 @@ static qfl_status set_keys(qfl_device *d, const uint8_t *p, uint32_t n)
 
 QFL_COLD void qfl_device_on_keys(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
 {
-    qfl_device_answer(d, QFL_MSG_KEYS, number, set_keys(d, p, n), NULL, 0, NULL, 0);
+    qfl_device_say(d, QFL_MSG_KEYS, number, set_keys(d, p, n));
 }
 
 #else /* any package is taken, signed or not */

@@ -26,11 +26,10 @@ static qfl_status begin_package(qfl_device *d, uint32_t length, const uint8_t *s
 
 static void on_begin(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
 {
-    uint8_t body[4] = {0};
     uint32_t have = 0;
     qfl_status status = QFL_OK;
     if (n != 5 + QFL_SHA256_BYTES) {
-        qfl_device_answer(d, QFL_MSG_PUT_BEGIN, number, QFL_E_FORMAT, NULL, 0, NULL, 0);
+        qfl_device_say(d, QFL_MSG_PUT_BEGIN, number, QFL_E_FORMAT);
         return;
     }
     uint8_t object = p[0];
@@ -68,8 +67,7 @@ static void on_begin(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n
         d->put_have = have;
         memcpy(d->put_sha256, sha256, QFL_SHA256_BYTES);
     }
-    qfl_put32(body, have);
-    qfl_device_answer(d, QFL_MSG_PUT_BEGIN, number, status, body, 4, NULL, 0);
+    qfl_device_say_u32(d, QFL_MSG_PUT_BEGIN, number, status, have);
 }
 
 static void on_data(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
@@ -89,10 +87,8 @@ static void on_data(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
         d->put_have += n - 4;
         return;
     }
-    uint8_t body[4];
     d->put_failed = 1;
-    qfl_put32(body, d->put_have);
-    qfl_device_answer(d, QFL_MSG_PUT_DATA, number, status, body, 4, NULL, 0);
+    qfl_device_say_u32(d, QFL_MSG_PUT_DATA, number, status, d->put_have);
 }
 
 static qfl_status end_package(qfl_device *d)
@@ -146,22 +142,19 @@ static qfl_status end_ram(qfl_device *d)
 
 static void on_end(qfl_device *d, uint8_t number)
 {
-    uint8_t body[4];
     qfl_status status;
     if (d->put_object == 0 || d->put_have != d->put_length)
         status = QFL_E_STATE;
     else
         status = d->put_object == QFL_OBJECT_PACKAGE ? end_package(d) : end_ram(d);
     if (status == QFL_E_BUSY) { /* all is kept for the next PUT_END */
-        qfl_put32(body, qfl_store_busy_ms(&d->store));
-        qfl_device_answer(d, QFL_MSG_PUT_END, number, status, body, 4, NULL, 0);
+        qfl_device_say_u32(d, QFL_MSG_PUT_END, number, status, qfl_store_busy_ms(&d->store));
         return;
     }
     /* A host whose answer got lost repeats PUT_BEGIN; nothing is left half done. */
     d->put_object = 0;
     d->put_length = 0;
-    qfl_put32(body, d->head_hash);
-    qfl_device_answer(d, QFL_MSG_PUT_END, number, status, body, 4, NULL, 0);
+    qfl_device_say_u32(d, QFL_MSG_PUT_END, number, status, d->head_hash);
 }
 
 QFL_COLD void qfl_device_on_put(qfl_device *d, uint8_t kind, uint8_t number, const uint8_t *p, uint32_t n)

@@ -34,11 +34,11 @@ QFL_COLD void qfl_device_on_rest(qfl_device *d, uint8_t number, const uint8_t *p
             size = d->stats_size;
         }
     } else {
-        qfl_device_answer(d, QFL_MSG_REST, number, QFL_E_FORMAT, NULL, 0, NULL, 0);
+        qfl_device_say(d, QFL_MSG_REST, number, QFL_E_FORMAT);
         return;
     }
     if (object == NULL || offset > size) {
-        qfl_device_answer(d, QFL_MSG_REST, number, QFL_E_STATE, NULL, 0, NULL, 0);
+        qfl_device_say(d, QFL_MSG_REST, number, QFL_E_STATE);
         return;
     }
     qfl_sha256 h;

@@ -79,7 +79,7 @@ QFL_COLD void qfl_device_on_config(qfl_device *d, uint8_t number, const uint8_t 
         if (status == QFL_OK)
             qfl_device_keep_config(d);
     }
-    qfl_device_answer(d, QFL_MSG_CONFIG, number, status, NULL, 0, NULL, 0);
+    qfl_device_say(d, QFL_MSG_CONFIG, number, status);
 }
 
 /*
@@ -121,7 +121,6 @@ QFL_COLD qfl_status qfl_device_lead(qfl_device *d, uint32_t result, const uint8_
 
 QFL_COLD void qfl_device_on_update(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
 {
-    uint8_t body[4];
     qfl_status status;
     if (!d->have_package)
         status = QFL_E_STATE;
@@ -129,8 +128,7 @@ QFL_COLD void qfl_device_on_update(qfl_device *d, uint8_t number, const uint8_t 
         status = QFL_E_FORMAT;
     else
         status = apply_update(d, qfl_get32(p + 1), p[0] & QFL_UPDATE_STAGED, p + 5, n - 5);
-    qfl_put32(body, d->head_hash);
-    qfl_device_answer(d, QFL_MSG_UPDATE, number, status, body, 4, NULL, 0);
+    qfl_device_say_u32(d, QFL_MSG_UPDATE, number, status, d->head_hash);
 }
 
 /* Samples, loss, and the digest of this end's books of the link, before the delta. */
@@ -149,9 +147,7 @@ static void answer_delta(qfl_device *d)
 
 static void refuse_train(qfl_device *d, uint8_t kind, uint8_t number, qfl_status status)
 {
-    uint8_t body[4];
-    qfl_put32(body, d->head_hash);
-    qfl_device_answer(d, kind, number, status, body, 4, NULL, 0);
+    qfl_device_say_u32(d, kind, number, status, d->head_hash);
 }
 
 QFL_COLD void qfl_device_on_train(qfl_device *d, uint8_t kind, uint8_t number, const uint8_t *p, uint32_t n)
@@ -310,11 +306,11 @@ QFL_COLD void qfl_device_answer_waiting(qfl_device *d)
 QFL_COLD void qfl_device_on_eval(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
 {
     if (!d->have_package || d->samples == 0 || n != 1) {
-        qfl_device_answer(d, QFL_MSG_EVAL, number, n != 1 ? QFL_E_FORMAT : QFL_E_STATE, NULL, 0, NULL, 0);
+        qfl_device_say(d, QFL_MSG_EVAL, number, n != 1 ? QFL_E_FORMAT : QFL_E_STATE);
         return;
     }
     if (d->state != QFL_DEVICE_IDLE) {
-        qfl_device_answer(d, QFL_MSG_EVAL, number, QFL_E_BUSY, NULL, 0, NULL, 0);
+        qfl_device_say(d, QFL_MSG_EVAL, number, QFL_E_BUSY);
         return;
     }
     qfl_device_score_begin(d, (p[0] & QFL_EVAL_HELD) != 0 && d->have_config ? d->config.holdout : 0);

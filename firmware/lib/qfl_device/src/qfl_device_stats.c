@@ -18,7 +18,7 @@ enum { LENGTHS = 10 };
 static void answer(qfl_device *d, qfl_status status)
 {
     if (d->waiting && status != QFL_OK)
-        qfl_device_answer(d, QFL_MSG_STATS, d->waiting_number, status, NULL, 0, NULL, 0);
+        qfl_device_say(d, QFL_MSG_STATS, d->waiting_number, status);
     else if (d->waiting)
         qfl_device_answer(d, QFL_MSG_STATS, d->waiting_number, status, NULL, 0, d->stats_out, d->stats_size);
     d->waiting = 0;
@@ -85,7 +85,7 @@ QFL_COLD void qfl_device_on_stats(qfl_device *d, uint8_t number, const uint8_t *
             return;
         }
     }
-    qfl_device_answer(d, QFL_MSG_STATS, number, status, NULL, 0, NULL, 0);
+    qfl_device_say(d, QFL_MSG_STATS, number, status);
 }
 
 /* Behind the scatter: sums and counts. */

@@ -5,7 +5,7 @@
 #include "qfl_head.h"
 #include "qfl_options.h"
 
-/* Layers that are linked (QFL_HEAD_KINDS). Dense layers and 1x1 convolutions are of kind CONV; larger windows are an option of their own. */
+/* Layers that are linked (QFL_HEAD_KINDS). Dense layers and 1x1 convolutions are of kind CONV; larger windows are an option apart. */
 enum { QFL_HEAD_KIND_SCALES = 1 << 5, QFL_HEAD_KIND_WINDOWS = 1 << 6 };
 #define QFL_HEAD_LINKED(bit) ((QFL_HEAD_KINDS & (bit)) != 0)
 #define QFL_HEAD_POOLS (1u << QFL_HEAD_AVERAGE | 1u << QFL_HEAD_MAXIMUM)

@@ -22,7 +22,7 @@ enum { MOST = 5, FEW = 3 };
 #endif
 
 /* Features that are read at a time as a word: two or four int8 as they lie. */
-INLINE int at_a_time(uint32_t n) { return n <= FEW ? 4 : 2; }
+INLINE int at_a_time(uint32_t n) { return QFL_HEAD_PAIRS > 1 && n <= FEW ? 4 : 2; }
 
 INLINE uint32_t word(const int8_t *q, const int count)
 {

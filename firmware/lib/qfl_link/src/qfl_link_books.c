@@ -16,12 +16,13 @@ QFL_COLD uint8_t qfl_link_kind(uint8_t first_byte)
 
 QFL_COLD void qfl_link_book(qfl_link *l, unsigned direction, unsigned kind, qfl_link_purpose purpose, uint32_t n)
 {
-    qfl_link_counters *c = &l->count;
-    uint32_t *const sums[2][QFL_LINK_PURPOSES] = {
-        {&c->tx_payload, &c->tx_framing, &c->tx_ack, &c->tx_retransmission, &c->tx_handshake, &c->tx_security, 0},
-        {&c->rx_payload, &c->rx_framing, &c->rx_ack, &c->rx_retransmission, &c->rx_handshake, &c->rx_security, &c->rx_noise},
+#define AT(field) offsetof(qfl_link_counters, field)
+    static const uint8_t sums[2][QFL_LINK_PURPOSES] = {
+        {AT(tx_payload), AT(tx_framing), AT(tx_ack), AT(tx_retransmission), AT(tx_handshake), AT(tx_security), 0},
+        {AT(rx_payload), AT(rx_framing), AT(rx_ack), AT(rx_retransmission), AT(rx_handshake), AT(rx_security), AT(rx_noise)},
     };
-    *sums[direction][purpose] += n;
+    qfl_link_counters *c = &l->count;
+    *(uint32_t *)(void *)((uint8_t *)c + sums[direction][purpose]) += n;
     if (purpose != QFL_LINK_NOISE)
         *(direction == QFL_LINK_TX ? &c->tx_mark : &c->rx_mark) += n * qfl_link_weight(kind, purpose);
     if (l->config.kinds != NULL)

@@ -70,15 +70,47 @@ typedef struct qfl_link_secure {
     uint64_t rx_seen;  /* bit i: rx_top - i has been seen */
 } qfl_link_secure;
 
+/* What is used most comes first: Thumb's short instructions reach 32 bytes of bytes, 64 of halfwords and 128 of words. */
 struct qfl_link {
-    qfl_link_config config;
-    qfl_link_counters count;
-    qfl_link_counters before;
     uint8_t state;
     uint8_t epoch;
     uint8_t window;        /* agreed */
     uint8_t owe_handshake; /* SYN, SYNACK or RST to send; 0 none */
-    uint32_t frame;        /* agreed payload bytes per frame */
+    uint8_t owe_acks;   /* acknowledgement frames to send */
+    uint8_t owe_ask;
+    uint8_t asked;      /* times, since the peer was last heard */
+    uint8_t peer_busy;
+    uint8_t lead_ack;   /* the last one got lost, perhaps in noise: lead with a delimiter */
+    uint8_t since_ack;  /* frames taken in order since the last acknowledgement */
+    uint8_t dropped, owe_dropped; /* the newest frame that had no place yet, to be told: it has to come again */
+    /* sending */
+    uint8_t tx_base, tx_next;   /* frames [tx_base, tx_next) are in flight */
+    uint8_t q_first, q_count;   /* queue of messages */
+    uint8_t next_number;        /* message number of the next message queued */
+    uint8_t backoff;
+    /* receiving */
+    uint8_t rx_next;    /* first frame not yet received */
+    uint8_t rx_number;  /* message number of the message under way */
+    uint8_t rx_ready;   /* a message is complete */
+    uint8_t rx_fin_known;
+    uint8_t rx_fin;     /* sequence number of the FIN frame, when known */
+    uint8_t rx_started; /* at least one frame of the message under way has come */
+    uint8_t rx_kind_known;
+    uint8_t rx_kind;    /* of the message under way, once its first frame has come */
+    uint16_t rx_have;   /* bit i: frame rx_next + i has been received */
+
+    uint32_t frame;     /* agreed payload bytes per frame */
+    uint32_t rx_frames; /* frames of the message under way that have come in order */
+    uint32_t raw_n;
+    uint32_t raw_lost; /* bytes of this piece pushed out of raw: noise */
+    uint32_t raw_cap;  /* bytes of the longest frame on the wire */
+    uint32_t lone;     /* delimiters since the last piece */
+    uint8_t *raw;      /* [raw_cap + RAW_SLIP] encoded bytes of the frame being received */
+    uint8_t *plain;    /* a frame being built, or one just decoded */
+    uint8_t *message;  /* message_max bytes */
+    uint32_t rx_fin_bytes;
+    uint32_t rx_n;
+    uint32_t rx_late_payload, rx_late_framing, rx_late_security; /* of the message under way, not yet booked: its kind is not known */
     uint32_t nonce;
     uint32_t syn_nonce; /* board: of the last SYN, which SYNACK repeats */
     uint32_t session;
@@ -89,48 +121,16 @@ struct qfl_link {
     uint32_t ask_ms;       /* initiator: when the silent peer was last asked */
     uint32_t owe_busy_ms;  /* busy for so long is to be announced, 0: not */
     uint32_t busy_until_ms;
-    uint8_t asked;         /* times, since it was last heard */
-    uint8_t owe_ask;
-    uint8_t peer_busy;
-
-    /* sending */
-    tx_message queue[QFL_LINK_QUEUE];
-    uint8_t q_first, q_count;   /* queue of messages */
-    uint8_t next_number;        /* message number of the next message queued */
-    uint8_t tx_base, tx_next;   /* frames [tx_base, tx_next) are in flight */
-    tx_frame flight[QFL_LINK_WINDOW_MAX];
     uint32_t order;
     uint32_t rto, srtt8, rttvar4;
-    uint8_t backoff;
+
+    qfl_link_config config;
+    qfl_link_counters count;
+    qfl_link_counters before;
     uint8_t tx_kinds[KINDS_KEPT]; /* of the last frames sent, by number */
-
-    /* receiving */
-    uint8_t rx_next;    /* first frame not yet received */
-    uint32_t rx_frames; /* frames of the message under way that have come in order */
-    uint8_t rx_number;  /* its message number */
-    uint8_t since_ack;  /* frames taken in order since the last acknowledgement */
-    uint8_t owe_acks;   /* acknowledgement frames to send */
-    uint8_t dropped, owe_dropped; /* the newest frame that had no place yet, to be told: it has to come again */
-    uint8_t lead_ack;   /* the last one got lost, perhaps in noise: lead with a delimiter */
-    uint8_t rx_fin_known;
-    uint8_t rx_fin;     /* sequence number of the FIN frame, when known */
-    uint8_t rx_ready;   /* a message is complete */
-    uint8_t rx_started; /* at least one frame of the message under way has come */
-    uint8_t rx_kind_known;
-    uint8_t rx_kind;    /* of the message under way, once its first frame has come */
     uint8_t rx_kinds[KINDS_KEPT]; /* of the last frames taken in order, by number */
-    uint32_t rx_late_payload, rx_late_framing, rx_late_security; /* of the message under way, not yet booked: its kind is not known */
-    uint16_t rx_have;   /* bit i: frame rx_next + i has been received */
-    uint32_t rx_fin_bytes;
-    uint32_t rx_n;
-    uint32_t lone;      /* delimiters since the last piece */
-    uint32_t raw_n;
-    uint32_t raw_lost; /* bytes of this piece pushed out of raw: noise */
-    uint32_t raw_cap;  /* bytes of the longest frame on the wire */
-    uint8_t *raw;      /* [raw_cap + RAW_SLIP] encoded bytes of the frame being received */
-    uint8_t *plain;    /* a frame being built, or one just decoded */
-    uint8_t *message; /* message_max bytes */
-
+    tx_frame flight[QFL_LINK_WINDOW_MAX];
+    tx_message queue[QFL_LINK_QUEUE];
     qfl_link_secure secure;
 };
 

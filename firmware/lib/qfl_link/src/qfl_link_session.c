@@ -8,7 +8,8 @@ static size_t aligned(size_t n) { return (n + 7u) & ~(size_t)7u; }
 static int config_ok(const qfl_link_config *c)
 {
     return c->frame_max >= QFL_LINK_FRAME_MIN && c->frame_max <= QFL_LINK_FRAME_MAX && c->window >= 1 &&
-           c->window <= QFL_LINK_WINDOW_MAX && c->message_max >= QFL_LINK_HEAD_MAX && c->message_max <= 0x10000000u && (QFL_INITIATOR || !c->initiator);
+           c->window <= QFL_LINK_WINDOW_MAX && c->message_max >= QFL_LINK_HEAD_MAX && c->message_max <= 0x10000000u &&
+           (QFL_INITIATOR || !c->initiator);
 }
 
 QFL_COLD size_t qfl_link_size(const qfl_link_config *config)

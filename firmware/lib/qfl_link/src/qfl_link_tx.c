@@ -309,7 +309,8 @@ static void check_timeouts(qfl_link *l, uint32_t now_ms)
 static uint32_t pull_one(qfl_link *l, uint8_t *out, uint32_t now_ms)
 {
     check_timeouts(l, now_ms);
-    if (qfl_link_sealed(l) && l->state == QFL_LINK_UP && l->secure.tx_count >= (uint32_t)SEALS_MAX) /* new keys before a nonce could come twice */
+    /* New keys before a nonce could come twice. */
+    if (qfl_link_sealed(l) && l->state == QFL_LINK_UP && l->secure.tx_count >= (uint32_t)SEALS_MAX)
         l->state = qfl_link_initiates(l) ? QFL_LINK_DOWN : QFL_LINK_CLOSED;
     if (l->owe_handshake != 0)
         return make_handshake(l, out, now_ms);

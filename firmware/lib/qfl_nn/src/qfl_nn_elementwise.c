@@ -44,9 +44,9 @@ static QFL_COLD void add_any(const kernel_args *a, operand x, operand y)
     int32_t sign1 = op->flags & NEGATE_FIRST ? -1 : 1, sign2 = op->flags & NEGATE_SECOND ? -1 : 1;
     int8_t *dst = op_dst(a);
     for (uint32_t i = 0; i < op->dst_size; i++) {
-        int32_t u = requantise((take(&x) - op->src_zero) * (1 << 20), q[0].multiplier, q[0].shift) * sign1;
-        int32_t v = requantise((take(&y) - op->src2_zero) * (1 << 20), q[1].multiplier, q[1].shift) * sign2;
-        dst[i] = (int8_t)clamp(requantise(u + v, q[2].multiplier, q[2].shift) + op->dst_zero, op->low, op->high);
+        int32_t u = qfl_nn_requantise((take(&x) - op->src_zero) * (1 << 20), q[0].multiplier, q[0].shift) * sign1;
+        int32_t v = qfl_nn_requantise((take(&y) - op->src2_zero) * (1 << 20), q[1].multiplier, q[1].shift) * sign2;
+        dst[i] = (int8_t)clamp(qfl_nn_requantise(u + v, q[2].multiplier, q[2].shift) + op->dst_zero, op->low, op->high);
     }
 }
 

@@ -104,10 +104,11 @@ static inline finisher finisher_of(const op_record *op)
     return f;
 }
 
-/* One accumulator of a convolution to its int8 output: any channel. qfl_nn_dot.c. */
+/* requantise() and that of a convolution's accumulator, where they are rare: one copy of the code. qfl_nn_dot.c. */
+int32_t qfl_nn_requantise(int32_t x, int32_t multiplier, int32_t shift);
 int32_t qfl_nn_requantise_channel(int32_t acc, const channel_row *row);
 
-/* The same, inline where it is frequent. */
+/* One accumulator of a convolution to its int8 output. */
 static inline int8_t finish(int32_t acc, const channel_row *row, finisher f)
 {
     int32_t y, shift = -row->shift;

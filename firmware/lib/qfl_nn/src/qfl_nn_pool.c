@@ -100,7 +100,7 @@ void qfl_nn_mean(const kernel_args *a)
             for (uint32_t k = 0; k < c; k++)
                 sum[k] += *p++;
         for (uint32_t k = 0; k < c; k++) {
-            int32_t y = requantise(sum[k] - (int32_t)n * op->src_zero, op->extra[0], op->extra[1]) + op->dst_zero;
+            int32_t y = qfl_nn_requantise(sum[k] - (int32_t)n * op->src_zero, op->extra[0], op->extra[1]) + op->dst_zero;
             *dst++ = (int8_t)clamp(y, -128, 127);
         }
     }

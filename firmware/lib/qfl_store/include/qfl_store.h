@@ -38,34 +38,33 @@ enum {
 
 typedef struct qfl_store {
     const qfl_port *port;
-    qfl_flash_info flash;
     uint8_t found;        /* QFL_STORE_*: as it was at the start */
+    uint8_t resumed;      /* the object being written was begun before the last reset */
+    uint8_t distrust;     /* resuming failed: begin from the start */
+    uint8_t intend;       /* an intent is to be programmed once all is erased */
+    uint8_t log_rolling;  /* the next record is the snapshot of the other half */
+    uint8_t log_wanted;   /* the other half is wanted erased */
+    int8_t current;       /* slot of the current object, -1: none */
+    int8_t writing;       /* slot being written, -1: none */
+    int8_t log_current;   /* half that holds, -1: none */
+    qfl_flash_info flash;
 
     uint32_t slots;       /* offset of slot 0 in the region, bytes; the log lies before it */
     uint32_t slot_size;   /* bytes, a multiple of the erase unit */
     uint32_t record_size; /* of a slot's record with padding */
     uint32_t sequence;    /* of the current object */
-    int8_t current;       /* slot of the current object, -1: none */
-    int8_t writing;       /* slot being written, -1: none */
-    uint8_t resumed;      /* the object being written was begun before the last reset */
-    uint8_t distrust;     /* resuming failed: begin from the start */
-    uint8_t intend;       /* an intent is to be programmed once all is erased */
     uint32_t length;      /* of the current object, bytes */
-    uint8_t sha256[QFL_SHA256_BYTES]; /* of the current object */
     uint32_t new_length;  /* of the object being written */
     uint32_t new_have;    /* bytes of it received in order */
     uint32_t erase_at, erase_end; /* of the region: still to be erased for it */
     uint32_t tail_n;      /* bytes waiting for a full chunk */
-    uint8_t new_sha256[QFL_SHA256_BYTES];
-    uint8_t tail[QFL_STORE_CHUNK];
-
     uint32_t log_half;    /* bytes of one half, 0: no log */
-    int8_t log_current;   /* half that holds, -1: none */
-    uint8_t log_rolling;  /* the next record is the snapshot of the other half */
-    uint8_t log_wanted;   /* the other half is wanted erased */
     uint32_t log_generation;
     uint32_t log_end;     /* where the next record goes, 0: none may be appended */
     uint32_t log_erased;  /* the other half is erased up to this offset, since the start of the board */
+    uint8_t sha256[QFL_SHA256_BYTES]; /* of the current object */
+    uint8_t new_sha256[QFL_SHA256_BYTES];
+    uint8_t tail[QFL_STORE_CHUNK];
 } qfl_store;
 
 /* Finds the current object and log. QFL_E_UNSUPPORTED: no flash, not memory-mapped, or a region too small for two slots. */
