@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 
 import pytest
@@ -73,6 +74,15 @@ def test_bytes(monkeypatch, tmp_path):
     for path in list(kept)[:2]:
         path.unlink()  # as when the bench was broken off: only these are made again, and alike
     assert bench_bytes.run(quick=True) == first
+    assert {p: p.read_text() for p in kept} == kept
+    wrong = next(iter(kept))
+    raw = json.loads(kept[wrong])
+    raw["down"][-1] += 8000
+    wrong.write_text(json.dumps(raw))
+    told: list[str] = []
+    assert bench_bytes.run(quick=True, progress=told.append) != first
+    assert told[0].startswith(f"{len(rows)} of {len(rows)} runs are kept")
+    assert bench_bytes.run(quick=True, fresh=True) == first
     assert {p: p.read_text() for p in kept} == kept
 
 

@@ -198,6 +198,33 @@ def test_samples_are_kept_when_the_split_has_more_clients(tmp_path):
     assert a["head"] == b["head"]
 
 
+@pytest.mark.parametrize("way", ["bytes", "joules"])
+def test_a_run_ends_when_its_budget_is_used_up(way, tmp_path):
+    """The books say so, not an estimate; what was learnt till then is exported, and resuming does not spend more."""
+    bits_nj = 100.0
+    limit = {"bytes": {"bytes_per_link": 2000}, "joules": {"joules_per_link": 2000 * 8 * bits_nj * 1e-9, "nj_per_bit": bits_nj}}[way]
+    config = demo_config(run={"rounds": 40}, fleet={"boards": 2}, budget=limit, uplink={"codec": "bu"})
+    told: list[str] = []
+
+    class Watch(Silent):
+        def warn(self, text):
+            told.append(text)
+
+    async def run(resume: bool):
+        return await api.run(config, base=DEMO_MODEL.parent, folder=tmp_path / "r", kind="inproc", progress=Watch(), resume=resume)
+
+    outcome = asyncio.run(run(False))
+    history = RunFolder(tmp_path / "r").load().history
+    last = history[-1]["round"]
+    spent = [(r["up_bytes"] + r["down_bytes"] - history[0]["up_bytes"] - history[0]["down_bytes"]) / 2 for r in history]
+    assert 1 <= last < 40 and spent[-2] < 2000 <= spent[-1]
+    assert told == [f"the budget of 2,000 bytes per link is used up after round {last} of 40"]
+    assert not outcome.interrupted and outcome.summary["rounds"] == last and outcome.summary["accuracy"] > 0.1
+    told.clear()
+    again = asyncio.run(run(True)).summary
+    assert again["rounds"] == last and again["head"] == outcome.summary["head"]
+
+
 @pytest.mark.parametrize("kind", ["native"])
 def test_a_host_killed_at_any_time_resumes_to_the_same_bytes(kind, tmp_path):
     need_board(kind)

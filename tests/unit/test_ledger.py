@@ -122,6 +122,26 @@ def filled() -> Ledger:
     return ledger
 
 
+def summed(ledger: Ledger, first: int, last: int | None) -> tuple[Traffic, Traffic]:
+    found = ledger.grouped(lambda k: k.way, first=first, last=last)
+    return found.get("up", Traffic()), found.get("down", Traffic())
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from("ab"), st.sampled_from(("up", "down")), st.sampled_from(KINDS),
+                          st.integers(0, 99), st.integers(0, 99))))  # fmt: skip
+@settings(deadline=None, max_examples=40)
+def test_totals_are_the_sums_of_the_rows(tmp_path_factory, added):
+    ledger = Ledger()
+    for *key, payload, noise in added:
+        ledger.add(Key(*key), Traffic(payload=payload, noise=noise))
+    path = tmp_path_factory.mktemp("ledger") / "l.sqlite"
+    ledger_store.save(path, ledger)
+    for each in (ledger, ledger_store.load(path)):
+        for first, last in ((0, None), (1, None), (2, 3), (3, 2)):
+            assert each.total(first=first, last=last) == summed(each, first, last)
+    assert not ledger_store.load(path).changed
+
+
 def test_what_is_stored_comes_back_and_only_once(tmp_path):
     path, ledger = tmp_path / "l.sqlite", filled()
     ledger_store.save(path, ledger)

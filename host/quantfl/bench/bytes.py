@@ -19,20 +19,19 @@ from pathlib import Path
 
 import numpy as np
 
+import quantfl
 from quantfl.bench.plots import draw, name_of
 from quantfl.bench.scheme import FP32, KEY_SCHEMES, OWN, Scheme, all_schemes
 from quantfl.bench.setting import cache_folder, setting
 from quantfl.bench.tasks import Task, tasks
-from quantfl.emulate.base import ROOT
 from quantfl.link.energy import RADIOS, joules
 
 QUICK_SCHEMES = OWN
 SEEDS = (1, 2, 3)
 LAST = 5  # rounds whose mean accuracy is the final one
 SLACK = 0.005
-_CODE = ("host/quantfl/strategy", "host/quantfl/fleet/rounds.py", "host/quantfl/fleet/member.py", "host/quantfl/fleet/prepare.py",
-         "host/quantfl/bench/setting.py", "firmware/lib/qfl_codec", "firmware/lib/qfl_head", "firmware/lib/qfl_link",
-         "firmware/lib/qfl_device/src/qfl_device_round.c", "firmware/lib/qfl_device/src/qfl_device_stats.c")  # fmt: skip
+#: Of quantfl, what a run is made of; a rival's own code is in its key. The C is in the extension.
+_CODE = ("core", "data", "device.py", "fleet", "link", "package", "strategy", "bench/headless.py", "bench/setting.py")
 
 
 @dataclass(frozen=True)
@@ -58,13 +57,12 @@ class Curve:
 
 @cache
 def code_version() -> str:
-    """Changes with whatever can change a run's bytes."""
-    h = hashlib.sha256()
+    """Changes with whatever can change a run's bytes: the extension, the Python beside it, numpy."""
+    h, base = hashlib.sha256(np.__version__.encode()), Path(quantfl.__file__).parent
     for part in _CODE:
-        path = ROOT / part
-        for file in sorted(path.rglob("*.[chp]*")) if path.is_dir() else [path]:
-            if file.suffix in (".c", ".h", ".py"):
-                h.update(file.read_bytes())
+        path = base / part
+        for file in sorted([*path.rglob("*.py"), *path.rglob("*.so")]) if path.is_dir() else [path]:
+            h.update(f"{file.relative_to(base)}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
     return h.hexdigest()[:16]
 
 
@@ -73,10 +71,10 @@ def _kept_at(task: Task, scheme: Scheme, seed: int) -> Path:
     return cache_folder() / "runs" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
 
-def one_run(task: Task, scheme: Scheme, seed: int) -> Curve:
-    """A run from the cache, or made now."""
+def one_run(task: Task, scheme: Scheme, seed: int, fresh: bool = False) -> Curve:
+    """A run from the cache, or made now. fresh: made now, whatever was kept."""
     kept = _kept_at(task, scheme, seed)
-    if kept.exists():
+    if kept.exists() and not fresh:
         raw = json.loads(kept.read_text())
         return Curve(tuple(raw["accuracy"]), tuple(raw["up"]), tuple(raw["down"]), raw["links"])
     config = task.config.model_copy(update={"run": task.config.run.model_copy(update={"seed": seed})})
@@ -94,17 +92,20 @@ def one_run(task: Task, scheme: Scheme, seed: int) -> Curve:
 
 
 def all_runs(
-    jobs: Sequence[tuple[Task, Scheme, int]], workers: int | None = None, progress: Callable[[str], None] | None = None
+    jobs: Sequence[tuple[Task, Scheme, int]], workers: int | None = None, progress: Callable[[str], None] | None = None,
+    fresh: bool = False,
 ) -> dict[tuple[str, str, int], Curve]:
-    """(task's label, scheme, seed) -> run, in as many processes as there are cores; features are computed before they part."""
-    seen: set[tuple[str, str]] = set()
-    for task, scheme, seed in jobs:
-        if (task.name, task.source.path) not in seen and not _kept_at(task, scheme, seed).exists():
-            seen.add((task.name, task.source.path))
-            setting(task.config, task.source.file.parent, task.source.train)
+    """(task's label, scheme, seed) -> run, in as many processes as there are cores; features are computed before they part. Runs kept
+    from before are not made again unless `fresh`."""
+    missing = [job for job in jobs if fresh or not _kept_at(*job).exists()]
+    if progress is not None and len(missing) < len(jobs):
+        progress(f"{len(jobs) - len(missing)} of {len(jobs)} runs are kept from before; --fresh makes them anew")
+    for task, _, _ in {(task.name, task.source.path): (task, scheme, seed) for task, scheme, seed in missing}.values():
+        setting(task.config, task.source.file.parent, task.source.train)
     done: dict[tuple[str, str, int], Curve] = {}
     with ProcessPoolExecutor(max_workers=workers or os.cpu_count()) as pool:
-        waiting = {pool.submit(one_run, *job): job for job in jobs}
+        # The central settings first, so that the main tables are there early when a bench is broken off.
+        waiting = {pool.submit(one_run, *job, fresh): job for job in sorted(jobs, key=lambda job: not job[0].central)}
         for future in as_completed(waiting):
             task, scheme, seed = waiting[future]
             if future.exception() is not None:
@@ -149,13 +150,15 @@ def schemes_of(task: Task, quick: bool) -> tuple[Scheme, ...]:
 
 
 def run(
-    quick: bool = False, *, only: Iterable[str] = (), out: Path | None = None, progress: Callable[[str], None] | None = None
+    quick: bool = False, *, only: Iterable[str] = (), out: Path | None = None, progress: Callable[[str], None] | None = None,
+    fresh: bool = False,
 ) -> list[dict]:
-    """One row per task and scheme. only: names of tasks, all when empty. out: a folder for one PNG per task."""
+    """One row per task and scheme. only: names of tasks, all when empty. out: a folder for one PNG per task. fresh: nothing that was
+    kept from an earlier call is used."""
     found = [t for t in tasks(quick) if not only or t.name in only]
     seeds = SEEDS[:1] if quick else SEEDS
     jobs = [(t, s, seed) for t in found for seed in seeds for s in schemes_of(t, quick)]
-    done = all_runs(jobs, progress=progress)
+    done = all_runs(jobs, progress=progress, fresh=fresh)
     rows = []
     for t in found:
         plain = [done[t.label, FP32.name, seed] for seed in seeds]

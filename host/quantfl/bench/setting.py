@@ -27,6 +27,7 @@ from quantfl.fleet.config import RunConfig
 from quantfl.fleet.member import Member
 from quantfl.fleet.prepare import client_seed, evaluator, load_package, make_strategy, run_id
 from quantfl.fleet.rounds import Federation, Rounds, Silent
+from quantfl.link.clock import run_virtual
 from quantfl.link.session import Session
 from quantfl.package.program import Package
 
@@ -169,7 +170,8 @@ def federation(s: Setting) -> Federation:
     for index, (x, y) in enumerate(s.clients):
         name = f"board-{index:02d}"
         board = InprocBoard(name.encode(), flash=FLASH)
-        session = Session(DirectTransport(f"direct://{name}", board), Link(rto_ms=UNHURRIED_MS, rto_min_ms=UNHURRIED_MS))
+        session = Session(DirectTransport(f"direct://{name}", board), Link(rto_ms=UNHURRIED_MS, rto_min_ms=UNHURRIED_MS),
+                          nonce_seed=index)  # so that a run is the same to the byte however often it is made
         message = config_bytes(config.train.fit(), config.uplink.make(), run_id=run_id(config, s.package),
                                seed=client_seed(run.seed, index), keep=config.uplink.keep)  # fmt: skip
         members.append(
@@ -193,5 +195,5 @@ async def _rounds(s: Setting) -> list[dict]:
 
 
 def history(s: Setting) -> list[dict]:
-    """A whole run's history, as quantfl.fleet.api.history gives it."""
-    return asyncio.run(_rounds(s))
+    """A whole run's history, as quantfl.fleet.api.history gives it; on virtual time, so that it depends on the setting alone."""
+    return run_virtual(_rounds(s))

@@ -25,6 +25,7 @@ def command(
     quick: bool = typer.Option(False, "--quick", help="Fewer inputs, seeds and rounds."),
     as_json: bool = typer.Option(False, "--json", help="Print a JSON list."),
     out: Path = typer.Option(Path("runs/bench"), "--out", help="Folder for the pictures, of benches that draw some."),
+    fresh: bool = typer.Option(False, "--fresh", help="bytes: make every run anew, also those kept from a call that was broken off."),
     only: list[str] = typer.Option([], "--only", help="bytes: one task instead of all; may be repeated."),
 ) -> int:
     """Measure what the project claims; docs/BENCH.md says how."""
@@ -36,7 +37,7 @@ def command(
     if name not in BENCHES:
         raise UsageError(f"no bench {name!r}; there are {', '.join(BENCHES)}")
     module = import_module(f"quantfl.bench.{name}")
-    options: dict = {"only": only, "out": out, "progress": stderr_console().print} if name == "bytes" else {}
+    options: dict = {"only": only, "out": out, "fresh": fresh, "progress": stderr_console().print} if name == "bytes" else {}
     rows = module.run(quick=quick, **options)
     if hasattr(module, "plots"):
         try:

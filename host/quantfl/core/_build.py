@@ -21,8 +21,9 @@ from cffi import FFI
 ROOT = Path(__file__).resolve().parents[3]
 LIB = ROOT / "firmware" / "lib"
 INPROC = ROOT / "firmware" / "boards" / "inproc"
-#: Same flags as the firmware: one order of operations, no contraction, no reassociation.
-CFLAGS = ["-std=c11", "-O2", "-ffp-contract=off", "-fno-fast-math", "-Wall", "-Wextra", "-DQFL_HOST=1"]
+#: Same flags as the firmware: one order of operations, no contraction, no reassociation. Without debug information, so that the same
+#: sources make the same bytes, by which benches know whether finished runs are of the present code.
+CFLAGS = ["-std=c11", "-O2", "-g0", "-ffp-contract=off", "-fno-fast-math", "-Wall", "-Wextra", "-DQFL_HOST=1"]
 
 
 def _headers() -> list[Path]:

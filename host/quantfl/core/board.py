@@ -10,6 +10,7 @@ from quantfl.errors import ToolError
 
 FLASH = 1 << 20
 RAM = 256 << 10
+_READ = 16384  # as much as its ring holds
 
 
 class InprocBoard:
@@ -25,6 +26,7 @@ class InprocBoard:
         self._board = ffi.cast("qfl_inproc *", ffi.cast("void *", (at + 15) & ~15))
         self._uid = ffi.from_buffer("uint8_t[]", uid)
         _check(lib.qfl_inproc_init(self._board, flash, ram, self._uid, len(uid)))
+        self._out = ffi.new("uint8_t[]", _READ)
         self._samples: tuple | None = None
         self._device = None
         self.boot()
@@ -54,8 +56,7 @@ class InprocBoard:
 
     def read(self) -> bytes:
         """Bytes the board has sent."""
-        buf = ffi.new("uint8_t[]", 16384)
-        return bytes(ffi.buffer(buf, lib.qfl_inproc_host_read(self._board, buf, 16384)))
+        return bytes(ffi.buffer(self._out, lib.qfl_inproc_host_read(self._board, self._out, _READ)))
 
     def poll(self, now_ms: int, slices: int = 64) -> int:
         """Let the firmware work for some slices; returns the ms until it wants to be called again, 0: at once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -265,5 +266,4 @@ class Head:
 
 def head_hash(params: np.ndarray) -> int:
     """How messages name a head: the first four bytes of its SHA-256 (qfl_device_head_hash)."""
-    params = np.ascontiguousarray(params, np.float32)
-    return lib.qfl_device_head_hash(ffi.from_buffer("float[]", params), params.size)
+    return int.from_bytes(hashlib.sha256(np.ascontiguousarray(params, "<f4")).digest()[:4], "little")

@@ -47,7 +47,7 @@ class Counters:
     @classmethod
     def of(cls, c) -> Counters:
         """From the C structure."""
-        return cls(*(getattr(c, f.name) for f in fields(cls)))
+        return cls(*(getattr(c, name) for name in _NAMES))
 
     @property
     def tx_bytes(self) -> int:
@@ -61,27 +61,28 @@ class Counters:
         return used + self.rx_noise
 
     def __sub__(self, other: Counters) -> Counters:
-        return Counters(*((getattr(self, f.name) - getattr(other, f.name)) % 2**32 for f in fields(self)))
+        return Counters(*((getattr(self, name) - getattr(other, name)) % 2**32 for name in _NAMES))
 
     def __add__(self, other: Counters) -> Counters:
-        return Counters(*((getattr(self, f.name) + getattr(other, f.name)) % 2**32 for f in fields(self)))
+        return Counters(*((getattr(self, name) + getattr(other, name)) % 2**32 for name in _NAMES))
 
     @property
     def swapped(self) -> Counters:
         """The books as the other end must have them where nothing was lost: sent and received change places."""
-        pairs = {f.name: f.name for f in fields(self)}
-        for name in pairs:
-            other = {"tx": "rx", "rx": "tx"}[name[:2]] + name[2:]
-            pairs[name] = other if other in pairs else ""
-        return Counters(*(getattr(self, other) if other else 0 for other in pairs.values()))
+        return Counters(*(getattr(self, other) if other else 0 for other in _SWAPPED))
 
     @property
     def digest(self) -> int:
         """What a delta carries of the books of the end that sends it (qfl_device_books)."""
         c = ffi.new("qfl_link_counters *")
-        for f in fields(self):
-            setattr(c, f.name, getattr(self, f.name))
+        for name in _NAMES:
+            setattr(c, name, getattr(self, name))
         return lib.qfl_device_books(c, 0)
+
+
+_NAMES = tuple(f.name for f in fields(Counters))
+_OTHER_END = {"tx": "rx", "rx": "tx"}
+_SWAPPED = tuple(other if (other := _OTHER_END[name[:2]] + name[2:]) in _NAMES else "" for name in _NAMES)
 
 
 def unpack_counters(body: bytes) -> tuple[Counters, int, int]:

@@ -57,8 +57,9 @@ class InprocBoardHandle:
 
     def feed(self, x: np.ndarray, labels: np.ndarray) -> int:
         """Local data: int8 [n, size] and labels [n]; returns the bytes given."""
-        self.data = (x, labels)
-        return self.board.set_samples(x, labels)
+        with self.lock:
+            self.data = (x, labels)
+            return self.board.set_samples(x, labels)
 
 
 class InprocTransport:

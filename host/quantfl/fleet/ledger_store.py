@@ -90,7 +90,7 @@ def load(path: Path) -> Ledger:
     ledger = Ledger()
     with _opened(path) as db:
         for row in db.execute("SELECT * FROM traffic"):
-            ledger.rows[Key(*row[:4])] = Traffic(*row[4:])
+            ledger.add(Key(*row[:4]), Traffic(*row[4:]))
         for row in db.execute("SELECT * FROM carried"):
             ledger.carried[Key(*row[:4])] = Carried(row[4], bool(row[5]))
         for _, round_, link, text, explained in db.execute("SELECT * FROM note ORDER BY number"):
@@ -102,4 +102,5 @@ def load(path: Path) -> Ledger:
                 ledger.samples[name] = samples
             if books is not None:
                 ledger.peers[name] = Counters(**json.loads(books)), boot
+    ledger.changed.clear()
     return ledger

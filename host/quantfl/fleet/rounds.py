@@ -155,6 +155,8 @@ class Rounds:
     async def run(self) -> None:
         """All rounds that are left. Ends early, cleanly, after `stop`."""
         rounds = self.f.config.run.rounds
+        if self.round > 0:  # resumed: the budget may have been used up before
+            self._end_if_spent(self.round)
         while self.round < rounds and not self.stopped and self.over is None:
             record = await (self.start_round() if self.round == 0 and self.starts_closed() else self._one_round(self.round + 1))
             if record is None:
@@ -396,11 +398,16 @@ class Rounds:
 
     def _spend(self, round_: int) -> None:
         """Tell the rate control what a link has cost so far, and in this round: the mean over the fleet's links."""
-        links = len(self.f.members)
-        spent, last = (sum(t.total for t in self.ledger.total(first=first)) / links for first in (1, round_))
-        self.f.strategy.rate.spend(round_, spent, last)
+        self.f.strategy.rate.spend(round_, self._per_link(1), self._per_link(round_))
+        self._end_if_spent(round_)
+
+    def _per_link(self, first: int) -> float:
+        """Bytes since round `first`: the mean over the fleet's links."""
+        return sum(t.total for t in self.ledger.total(first=first)) / len(self.f.members)
+
+    def _end_if_spent(self, round_: int) -> None:
         rate, rounds = self.f.strategy.rate, self.f.config.run.rounds
-        if rate.exhausted(spent) and round_ < rounds:
+        if rate.exhausted(self._per_link(1)) and round_ < rounds:
             self.over = f"the budget of {rate.budget:,.0f} bytes per link is used up after round {round_} of {rounds}"
             self.f.progress.warn(self.over)
 

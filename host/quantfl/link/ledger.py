@@ -54,7 +54,11 @@ class Traffic:
         return sum(self.__dict__.values())
 
     def __add__(self, other: Traffic) -> Traffic:
-        return Traffic(*(a + b for a, b in zip(self.__dict__.values(), other.__dict__.values(), strict=True)))
+        return Traffic(
+            self.payload + other.payload, self.framing + other.framing, self.acknowledgement + other.acknowledgement,
+            self.retransmission + other.retransmission, self.handshake + other.handshake, self.security + other.security,
+            self.noise + other.noise,
+        )  # fmt: skip
 
 
 class Key(NamedTuple):
@@ -87,7 +91,7 @@ class Carried(NamedTuple):
 
 @dataclass
 class Ledger:
-    """Books of all links of a run. `record` is called with a link's running table; differences are kept.
+    """Books of all links of a run. `record` is called with a link's running table; differences are kept. Rows are added by `add` only.
 
     peers: a board's own running counters as they must stand after all that was booked, and the number it drew when it started:
     by these a host that died knows what it missed.
@@ -101,6 +105,7 @@ class Ledger:
     peers: dict[str, tuple[Counters, int]] = field(default_factory=dict)
     radios: dict[str, str] = field(default_factory=dict)  # board -> what its bytes go over (quantfl.link.energy.RADIOS)
     changed: set[Key] = field(default_factory=set)
+    _sums: dict[tuple[int, str], Traffic] = field(default_factory=dict)  # of all rows by round and way
     _last: dict[str, np.ndarray] = field(default_factory=dict)
     _last_carried: dict[tuple[str, str, str], int] = field(default_factory=dict)
 
@@ -117,7 +122,8 @@ class Ledger:
         return up, down
 
     def add(self, key: Key, traffic: Traffic) -> None:
-        self.rows[key] = self.rows.get(key, Traffic()) + traffic
+        self.rows[key] = self.rows[key] + traffic if key in self.rows else traffic
+        self._sums[key.round, key.way] = self._sums.get((key.round, key.way), Traffic()) + traffic
         self.changed.add(key)
 
     def record_carried(self, round_: int, board: str, running: dict[tuple[str, str], tuple[int, bool]]) -> None:
@@ -155,8 +161,11 @@ class Ledger:
 
     def total(self, *, first: int = 0, last: int | None = None) -> tuple[Traffic, Traffic]:
         """(up, down) over all boards in rounds first..last."""
-        found = self.grouped(lambda k: k.way, first=first, last=last)
-        return found.get("up", Traffic()), found.get("down", Traffic())
+        found = {"up": Traffic(), "down": Traffic()}
+        for (round_, way), traffic in self._sums.items():
+            if round_ >= first and (last is None or round_ <= last):
+                found[way] += traffic
+        return found["up"], found["down"]
 
 
 def unseen(board: str, round_: int, before: Counters, ours: Counters, theirs: Counters) -> dict[Key, Traffic]:

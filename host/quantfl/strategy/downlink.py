@@ -111,7 +111,7 @@ class Lattice:
         self.head, self.origin = head, np.ascontiguousarray(origin, np.float32).copy()
         self.unit, self.absence, self.dither, self.seed = unit, max(1, round(absence)), dither, seed
         self.versions = [_Version(self.origin, 0)]
-        self._known: dict[tuple[int, int], int] = {}  # (board, hash) -> number of a version
+        self._known: dict[int, dict[int, int]] = {}  # board -> hash -> number of a version
         self._first = 0  # number of versions[0]
         self._base = 0  # position from which movement is measured
 
@@ -167,7 +167,7 @@ class Lattice:
 
     def _find(self, index: int, held: int) -> int | None:
         """Position of the version at which board `index` holds the head `held`."""
-        known = self._known.get((index, held))
+        known = self._known.get(index, {}).get(held)
         for position in range(len(self.versions)):
             if known is not None and self._number(position) == known:
                 return position
@@ -184,9 +184,9 @@ class Lattice:
         shift = self._shift(index, now)
         params = (self.origin + shift * (dz_value(now.code) if now.code else 0.0)).astype(np.float32)
         result = head_hash(params)
-        self._known = {k: v for k, v in self._known.items() if k[0] != index or k[1] == held}
         position = self._find(index, held) if held is not None else None
-        self._known[index, result] = self._number(len(self.versions) - 1)
+        known = self._known.get(index, {})
+        self._known[index] = {h: v for h, v in known.items() if h == held} | {result: self._number(len(self.versions) - 1)}
         if position is None:
             return _way(result, params, None)
         if held == result:

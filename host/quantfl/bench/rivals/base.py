@@ -36,6 +36,29 @@ class Quantiser(Protocol):
         """float32 [n]. CodecError when `data` is nothing that encode makes."""
 
 
+class Remembered:
+    """A quantiser that decodes the same bytes once in a simulation: all boards apply the same update, and what a sender with feedback
+    decodes the receiver does too. What it returns must not be written to, and cannot be."""
+
+    def __init__(self, quantiser: Quantiser, most: int = 256):
+        self.quantiser, self.source, self.unbiased = quantiser, quantiser.source, quantiser.unbiased
+        self._decode = lru_cache(maxsize=most)(self._decode_now)
+
+    def __str__(self) -> str:
+        return str(self.quantiser)
+
+    def encode(self, x: np.ndarray, shapes: Shapes, memory: dict, seed: int) -> bytes:
+        return self.quantiser.encode(x, shapes, memory, seed)
+
+    def decode(self, data: bytes, shapes: Shapes, seed: int) -> np.ndarray:
+        return self._decode(data, tuple(shapes), seed)
+
+    def _decode_now(self, data: bytes, shapes: Shapes, seed: int) -> np.ndarray:
+        x = self.quantiser.decode(data, shapes, seed)
+        x.flags.writeable = False
+        return x
+
+
 @dataclass
 class Sender:
     """One end that sends: a quantiser, its memory, and what earlier messages lost (error feedback, Seide et al. 2014; Stich et

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from quantfl.bench.rivals.base import Quantiser, Sender, Shapes, sizes
+from quantfl.bench.rivals.base import Quantiser, Remembered, Sender, Shapes, sizes
 from quantfl.bench.rivals.board import Line, RivalBoard, uplink_seed
 from quantfl.bench.rivals.schemes import Rival
 from quantfl.bench.rivals.simple import Float
@@ -65,7 +65,7 @@ class Fleet:
         config, run = s.config, s.config.run
         self.s, self.rival = s, rival
         self.params = np.ascontiguousarray(s.params, np.float32).copy()
-        down: Quantiser = Float(32) if isinstance(rival.down, str) else rival.down
+        self.up, down = Remembered(rival.up), Remembered(Float(32) if isinstance(rival.down, str) else rival.down)
         absence = config.fleet.size / max(1, round(run.participation * config.fleet.size))
         self.rate = Rate(run.rounds, config.uplink.rate(), config.downlink.rate(), config.uplink.step,
                          window=max(5, math.ceil(absence)))  # fmt: skip
@@ -81,7 +81,7 @@ class Fleet:
 
         fits = [replace(config.train.fit(), seed=client_seed(run.seed, i)) for i in range(len(s.clients))]
         self.lines = [
-            Line(RivalBoard(i, s.head, self.params.copy(), s.shapes, x, y, fits[i], Sender(rival.up, rival.feedback), apply,
+            Line(RivalBoard(i, s.head, self.params.copy(), s.shapes, x, y, fits[i], Sender(self.up, rival.feedback), apply,
                             run.seed, watch))
             for i, (x, y) in enumerate(s.clients)
         ]  # fmt: skip
@@ -112,7 +112,7 @@ class Fleet:
             except DeviceError as error:
                 raise RunError(f"round {round_}: {error}") from None
             seed = uplink_seed(run.seed, round_ & 0xFF, index)
-            total += float(samples) * self.rival.up.decode(data, self.s.shapes, seed)
+            total += float(samples) * self.up.decode(data, self.s.shapes, seed)
             weight, loss = weight + samples, loss + samples * mine
             boards[f"board-{index:02d}"] = {"samples": samples, "delta_bytes": len(data)}
         with np.errstate(over="ignore"):

@@ -38,10 +38,13 @@ def lloyd_max(bits: int) -> np.ndarray:
 def hadamard(x: np.ndarray) -> np.ndarray:
     """Orthonormal Walsh-Hadamard transform of x [2^k]; its own inverse."""
     n, y = x.size, x.astype(np.float64)
+    other = np.empty_like(y)
     h = 1
     while h < n:
-        y = y.reshape(-1, 2, h)
-        y = np.stack([y[:, 0] + y[:, 1], y[:, 0] - y[:, 1]], axis=1).reshape(-1)
+        pairs, out = y.reshape(-1, 2, h), other.reshape(-1, 2, h)
+        np.add(pairs[:, 0], pairs[:, 1], out=out[:, 0])
+        np.subtract(pairs[:, 0], pairs[:, 1], out=out[:, 1])
+        y, other = other, y
         h *= 2
     return y / math.sqrt(n)
 
