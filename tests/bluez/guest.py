@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -27,6 +30,10 @@ def missing() -> str | None:
     return None
 
 
+class NoImage(Exception):
+    """The guest cannot be built here; says why."""
+
+
 class Guest:
     """devices: arguments of quantfl.emulate.ble_hci. log: the guest's console."""
 
@@ -34,13 +41,17 @@ class Guest:
         self.devices, self.log = devices, log
         self._processes: list[subprocess.Popen] = []
         self._bus_port = 0
+        self._radio: subprocess.Popen | None = None
 
     def start(self) -> None:
         builder, built = ROOT / "tools" / "bluez" / "image.py", IMAGE / "initrd"
         if not built.exists() or builder.stat().st_mtime > built.stat().st_mtime:
-            subprocess.run([sys.executable, str(builder), str(IMAGE)], check=True)
+            made = subprocess.run([sys.executable, str(builder), str(IMAGE)], stderr=subprocess.PIPE, text=True)
+            if made.returncode:
+                raise NoImage(made.stderr.strip().splitlines()[-1])
         radio = spawn([sys.executable, "-m", "quantfl.emulate.ble_hci", *sum((["--device", d] for d in self.devices), [])],
-                      stdout=subprocess.PIPE, text=True)  # fmt: skip
+                      stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # fmt: skip
+        self._radio = radio
         self._processes.append(radio)
         hci = int(radio.stdout.readline())
         with socket.create_server(("127.0.0.1", 0)) as s:
@@ -49,7 +60,7 @@ class Guest:
             self._processes.append(
                 spawn(["qemu-system-x86_64", "-M", "pc", "-m", "512", "-nodefaults", "-display", "none", "-no-reboot",
                        "-kernel", str(IMAGE / "vmlinuz"), "-initrd", str(IMAGE / "initrd"),
-                       "-append", "console=ttyS0 quiet panic=-1 mitigations=off", "-serial", "stdio",
+                       "-append", f"console=ttyS0 quiet panic=-1 mitigations=off bus_uid={os.getuid()}", "-serial", "stdio",
                        "-chardev", f"socket,id=hci,host=127.0.0.1,port={hci}",
                        "-device", "virtio-serial-pci", "-device", "virtconsole,chardev=hci",
                        "-netdev", f"user,id=n,hostfwd=tcp:127.0.0.1:{self._bus_port}-:5555",
@@ -65,31 +76,39 @@ class Guest:
     def console(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
+    def meters(self) -> dict:
+        """What the kernel and the boards have sent so far (quantfl.emulate.ble_radio.Meter)."""
+        print(file=self._radio.stdin, flush=True)
+        return json.loads(self._radio.stdout.readline())
+
     def stop(self) -> None:
         for process in reversed(self._processes):
             process.kill()
             process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
         self._processes = []
 
-    async def serve_bus(self, path: Path) -> asyncio.Server:
-        """The guest's bus as a Unix socket here: bleak's D-Bus library asks for one."""
+    def serve_bus(self, path: Path) -> None:
+        """The guest's bus as a Unix socket here, for bleak's D-Bus library; in a thread, so that it outlives a test's event loop."""
+
+        async def pump(a: asyncio.StreamReader, b: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(OSError):
+                while data := await a.read(65536):
+                    b.write(data)
+                    await b.drain()
+            b.close()
 
         async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             there, back = await asyncio.open_connection("127.0.0.1", self._bus_port)
-
-            async def pump(a: asyncio.StreamReader, b: asyncio.StreamWriter) -> None:
-                try:
-                    while data := await a.read(65536):
-                        b.write(data)
-                        await b.drain()
-                except OSError:
-                    pass
-                b.close()
-
             await asyncio.gather(pump(reader, back), pump(there, writer))
 
-        server = await asyncio.start_unix_server(carry, path)
-        os.environ["DBUS_SYSTEM_BUS_ADDRESS"] = f"unix:path={path}"
-        return server
+        async def serve() -> None:
+            async with await asyncio.start_unix_server(carry, path) as server:
+                serving.set()
+                await server.serve_forever()
+
+        serving = threading.Event()
+        threading.Thread(target=asyncio.run, args=(serve(),), daemon=True).start()
+        assert serving.wait(10)

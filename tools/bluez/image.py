@@ -19,14 +19,15 @@ from pathlib import Path
 
 WANTED = ["bluez", "dbus-daemon", "socat", "busybox-static"]
 PROGRAMS = ["bin/busybox", "usr/bin/dbus-daemon", "usr/bin/btattach", "usr/bin/socat", "usr/libexec/bluetooth/bluetoothd"]
-MODULES = ["virtio_pci", "virtio_console", "virtio_net", "ecdh_generic", "cmac", "ecb", "aes_generic", "bluetooth", "hci_uart"]
+MODULES = ["virtio_pci", "virtio_console", "virtio_net", "aes_generic", "ctr", "ecb", "cmac", "hmac", "sha512_generic", "drbg",
+           "ecdh_generic", "bluetooth", "hci_uart"]  # fmt: skip
 BUS = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig><type>system</type><listen>unix:path=/run/dbus/system_bus_socket</listen><auth>EXTERNAL</auth>
 <policy context="default"><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/></policy>
 </busconfig>
 """
-INIT = """#!/bin/busybox sh
+INIT = r"""#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev /run/dbus /tmp /var/lib/bluetooth /var/run
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t sysfs sys /sys
@@ -40,14 +41,19 @@ export DBUS_SYSTEM_BUS_ADDRESS=unix:path=/run/dbus/system_bus_socket
 /usr/libexec/bluetooth/bluetoothd -n &
 /bin/busybox sleep 1
 /usr/bin/btattach -B /dev/hvc0 -P h4 -N &
-/usr/bin/socat TCP-LISTEN:5555,fork,reuseaddr,nodelay UNIX-CONNECT:/run/dbus/system_bus_socket &
+# The bus believes the user that a client names if the client runs as that user: as the one who runs the tests.
+uid=$(/bin/busybox sed -n 's/.*bus_uid=\([0-9]*\).*/\1/p' /proc/cmdline)
+/usr/bin/socat TCP-LISTEN:5555,fork,reuseaddr,nodelay,setuid=${uid:-0} UNIX-CONNECT:/run/dbus/system_bus_socket &
 echo GUEST-READY
 wait
 """
 
 
 def run(*command: str, cwd: Path | None = None) -> str:
-    return subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True).stdout
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command[:2])} failed: {(done.stderr.strip().splitlines() or ['it does not say why'])[-1]}")
+    return done.stdout
 
 
 def download(folder: Path) -> Path:
@@ -142,7 +148,8 @@ def build(folder: Path) -> None:
     shutil.copyfile(kernel, folder / "vmlinuz")
     (folder / "initrd.new").write_bytes(gzip.compress(bytes(archive.data), 1))
     (folder / "initrd.new").replace(folder / "initrd")
-    shutil.rmtree(root)
+    for used in (root, folder / "debs"):
+        shutil.rmtree(used)
 
 
 if __name__ == "__main__":

@@ -123,12 +123,13 @@ def make_host(link: LocalLink, name: str, address: str, acl: int) -> tuple[Host,
 class VirtualPeripheral:
     """A connectable device with the serial service, bridged to a board's TCP port."""
 
-    def __init__(self, link: LocalLink, what: Peripheral, acl: int):
+    def __init__(self, link: LocalLink, what: Peripheral, acl: int, interval_ms: int = 20):
         self.what = what
         self.host, self.controller = make_host(link, what.name, what.address, acl)
         self.device = Device(
             config=DeviceConfiguration(
-                name=what.name, address=Address(what.address), advertising_interval_min=20, advertising_interval_max=20,
+                name=what.name, address=Address(what.address), advertising_interval_min=interval_ms,
+                advertising_interval_max=interval_ms,
                 gap_service_enabled=True,
             ),
             host=self.host,
