@@ -74,7 +74,7 @@ cores: firmware .pio/.cores
 
 # The slow tier of BLE: the real bluetoothd and kernel in a software-emulated machine (Debian, qemu-system-x86).
 test-bluez: $(VENV)/.test firmware
-	QUANTFL_BLUEZ=1 $(BIN)/python -m pytest tests/bluez
+	QUANTFL_BLUEZ=1 $(BIN)/python -m pytest -rs tests/bluez
 
 asan: $(VENV)/.test
 	$(BIN)/pio run -s -e native_asan

@@ -24,7 +24,8 @@ MODULES = ["virtio_pci", "virtio_console", "virtio_net", "aes_generic", "ctr", "
 BUS = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig><type>system</type><listen>unix:path=/run/dbus/system_bus_socket</listen><auth>EXTERNAL</auth>
-<policy context="default"><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/></policy>
+<policy context="default"><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/>
+<allow user="*"/></policy>
 </busconfig>
 """
 INIT = r"""#!/bin/busybox sh
@@ -35,14 +36,15 @@ INIT = r"""#!/bin/busybox sh
 for m in $(/bin/busybox cat /modules.order); do /bin/busybox insmod /modules/$m || echo "no module $m"; done
 /bin/busybox ifconfig lo 127.0.0.1 up
 /bin/busybox ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up
+# The bus believes the user that a client names if the client runs as that user: as the one who runs the tests.
+uid=$(/bin/busybox sed -n 's/.*bus_uid=\([0-9]*\).*/\1/p' /proc/cmdline)
+echo "tester:x:${uid:=0}:0::/:/bin/sh" >> /etc/passwd
 /usr/bin/dbus-daemon --config-file=/etc/bus.conf --nofork --nopidfile &
 while [ ! -S /run/dbus/system_bus_socket ]; do /bin/busybox sleep 0.1; done
 export DBUS_SYSTEM_BUS_ADDRESS=unix:path=/run/dbus/system_bus_socket
 /usr/libexec/bluetooth/bluetoothd -n &
 /bin/busybox sleep 1
 /usr/bin/btattach -B /dev/hvc0 -P h4 -N &
-# The bus believes the user that a client names if the client runs as that user: as the one who runs the tests.
-uid=$(/bin/busybox sed -n 's/.*bus_uid=\([0-9]*\).*/\1/p' /proc/cmdline)
 /usr/bin/socat TCP-LISTEN:5555,fork,reuseaddr,nodelay,setuid=${uid:-0} UNIX-CONNECT:/run/dbus/system_bus_socket &
 echo GUEST-READY
 wait
