@@ -126,7 +126,7 @@ static void train(const qfl_nn *nn, uint32_t inputs)
 static const char hex[] = "0123456789abcdef";
 
 /* What a board does to a delta: feedback, quantising, writing; and reading it back. In the memory it has at that time. */
-static __attribute__((noinline)) void codec_steps(uint32_t n, const qfl_codec_layout *layout, uint32_t code, uint32_t insns[4],
+static __attribute__((noinline)) void codec_steps(uint32_t n, const qfl_codec_layout *layout, uint32_t code, uint32_t insns[3],
                                                   uint32_t *size)
 {
     float *x = (float *)ARENA;
@@ -134,22 +134,20 @@ static __attribute__((noinline)) void codec_steps(uint32_t n, const qfl_codec_la
     uint8_t *out = (uint8_t *)HEAD + 0x40000;
     qfl_codec_dz_form form = {(uint8_t)code, 1, 0};
     uint32_t start = ticks();
-    qfl_codec_dz_feed_back(x, n, residual, qfl_codec_dz_value(code), 1.0f);
+    qfl_codec_dz_with_feedback(x, n, layout->size[1], residual, qfl_codec_dz_value(code), code);
+    int32_t *symbols = (int32_t *)(void *)x;
     insns[0] = ticks() - start;
     start = ticks();
-    int32_t *symbols = qfl_codec_dz_quantise(x, n, code, residual);
+    (void)qfl_codec_dz_write(layout, symbols, &form, out, 0x40000, size);
     insns[1] = ticks() - start;
     start = ticks();
-    (void)qfl_codec_dz_write(layout, symbols, &form, out, 0x40000, size);
-    insns[2] = ticks() - start;
-    start = ticks();
     (void)qfl_codec_dz_read(layout, out, *size, code, symbols, &form);
-    insns[3] = ticks() - start;
+    insns[2] = ticks() - start;
 }
 
 static __attribute__((noinline)) void codec(uint32_t n)
 {
-    uint32_t columns = REG(JOB + 8), code = REG(JOB + 12), insns[4], size = 0;
+    uint32_t columns = REG(JOB + 8), code = REG(JOB + 12), insns[3], size = 0;
     uint32_t *here = __builtin_frame_address(0), *p = __stack_limit;
     qfl_codec_layout layout = {2, {n - columns, columns}};
     memcpy((void *)ARENA, (const void *)(JOB + 16), 4 * n);
@@ -159,10 +157,9 @@ static __attribute__((noinline)) void codec(uint32_t n)
     for (p = __stack_limit; *p == PAINT; p++)
         ;
     number("stack ", (uint32_t)((uint8_t *)here - (uint8_t *)p));
-    number("feed_back ", insns[0] * INSNS_PER_TICK);
-    number("quantise ", insns[1] * INSNS_PER_TICK);
-    number("write ", insns[2] * INSNS_PER_TICK);
-    number("read ", insns[3] * INSNS_PER_TICK);
+    number("quantise ", insns[0] * INSNS_PER_TICK);
+    number("write ", insns[1] * INSNS_PER_TICK);
+    number("read ", insns[2] * INSNS_PER_TICK);
     text("output ");
     for (uint32_t k = 0; k < size; k++) {
         uint8_t v = ((const uint8_t *)HEAD + 0x40000)[k];

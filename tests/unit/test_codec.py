@@ -12,7 +12,19 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from quantfl.core import ffi, lib
-from quantfl.core.codec import LEVELS, Codec, CodecError, Form, decode, dz_encode, dz_read, dz_step, dz_value, dz_write
+from quantfl.core.codec import (
+    LEVELS,
+    Codec,
+    CodecError,
+    Form,
+    decode,
+    dz_encode,
+    dz_read,
+    dz_step,
+    dz_value,
+    dz_with_feedback,
+    dz_write,
+)  # fmt: skip
 
 floats = st.floats(-1e6, 1e6, width=32)
 vectors = hnp.arrays(np.float32, st.integers(1, 300), elements=floats)
@@ -291,9 +303,24 @@ def test_error_feedback_keeps_what_quantising_loses(x, code):
     if np.abs(s).max() < 2**20:
         slack = step / 500 + 4 * float(np.spacing(np.abs(x).max()))
         assert np.abs(s * step + residual / 254.0 * step - x).max() <= slack
-        back = np.zeros(len(x), np.float32)
-        lib.qfl_codec_dz_feed_back(ffi.from_buffer("float[]", back), len(x), ffi.from_buffer("int8_t[]", residual), step, 0.5)
-        np.testing.assert_allclose(back, residual / 254.0 * step * 0.5, rtol=1e-5)
+        kept = residual.copy()
+        symbols = dz_with_feedback(np.zeros(len(x), np.float32), 0, kept, 0.5 * step, code)
+        np.testing.assert_allclose(symbols + kept / 254.0, residual / 254.0 * 0.5, atol=1 / 500)
+
+
+@given(st.integers(1, 12), st.integers(2, 12), st.integers(0, 2**32 - 1))
+@settings(max_examples=100, deadline=None)
+def test_rows_are_coded_without_their_means(rows, columns, seed):
+    """Symbols and residual are the values less their row's mean, whatever is added to a row."""
+    rng = np.random.default_rng(seed)
+    x = (rng.laplace(size=(rows, columns)) * 3).astype(np.float32)
+    residual = np.zeros(x.size, np.int8)
+    symbols = dz_with_feedback(x.reshape(-1), columns, residual, 0.0, 152)  # a step of 1
+    got = (symbols + residual / 254.0).reshape(rows, columns)
+    np.testing.assert_allclose(got, x - x.mean(1, keepdims=True, dtype=np.float64), atol=1 / 254)
+    moved = np.zeros(x.size, np.int8)
+    again = dz_with_feedback((x + rng.normal(size=(rows, 1)).astype(np.float32)).reshape(-1), columns, moved, 0.0, 152)
+    np.testing.assert_allclose(again + moved / 254.0, got.reshape(-1), atol=1 / 120)
 
 
 def test_many_rounds_of_feedback_lose_nothing():
@@ -301,8 +328,5 @@ def test_many_rounds_of_feedback_lose_nothing():
     x, total, step = np.full(50, 0.13, np.float32), np.zeros(50), dz_value(160)
     residual = np.zeros(50, np.int8)
     for _ in range(400):
-        work = x.copy()
-        lib.qfl_codec_dz_feed_back(ffi.from_buffer("float[]", work), 50, ffi.from_buffer("int8_t[]", residual), step, 1.0)
-        lib.qfl_codec_dz_quantise(ffi.from_buffer("float[]", work), 50, 160, ffi.from_buffer("int8_t[]", residual))
-        total += work.view(np.int32) * step
+        total += dz_with_feedback(x, 0, residual, step, 160) * step
     np.testing.assert_allclose(total / 400, 0.13, rtol=0.1)

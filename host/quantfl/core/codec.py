@@ -132,6 +132,16 @@ def dz_step(x: np.ndarray, steps: float) -> int:
     return lib.qfl_codec_dz_step(ffi.from_buffer("float[]", x), x.size, round(16 * steps))
 
 
+def dz_with_feedback(x: np.ndarray, columns: int, residual: np.ndarray, kept: float, code: int) -> np.ndarray:
+    """Symbols int32 of float32 x and residual int8 [n], times `kept` (the step it is of, or less), as boards make them: without the
+    means of rows of `columns` values (0: with them). What they lose is left in `residual`."""
+    x = np.array(x, np.float32).reshape(-1)
+    lib.qfl_codec_dz_with_feedback(
+        ffi.from_buffer("float[]", x), x.size, columns, ffi.from_buffer("int8_t[]", residual, require_writable=True), kept, code
+    )
+    return x.view(np.int32)
+
+
 def dz_quantise(x: np.ndarray, code: int) -> np.ndarray:
     """Symbols int32 of float32 x with the step of this code."""
     x = np.array(x, np.float32).reshape(-1)

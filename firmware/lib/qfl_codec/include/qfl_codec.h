@@ -82,20 +82,18 @@ float qfl_codec_dz_value(uint32_t code);
 /* Code of the largest step not above `sixteenths` / 16 times the root mean square of x [n]; at least 1. */
 uint32_t qfl_codec_dz_step(const float *x, uint32_t n, uint32_t sixteenths);
 
-/* x += residual / QFL_CODEC_RESIDUAL * step * keep, for n values: what earlier rounds kept back (error feedback). */
-void qfl_codec_dz_feed_back(float *x, uint32_t n, const int8_t *residual, float step, float keep);
-
-/*
- * Takes from each row of x [n / columns][columns] its mean. In the last layer of a classifier a number added to all classes changes
- * nothing after the softmax, so what is coded may as well be without it.
- */
-void qfl_codec_dz_centre(float *x, uint32_t n, uint32_t columns);
-
 /*
  * Replaces the n floats of x by their int32 symbols, in the same memory, which it returns. What the symbols lose goes to residual
  * [n] in 1/QFL_CODEC_RESIDUAL of the step, at most 127 (saturating); NULL: it is dropped.
  */
 int32_t *qfl_codec_dz_quantise(float *x, uint32_t n, uint32_t code, int8_t *residual);
+
+/*
+ * What a board does: adds to x [n] what earlier rounds kept back (error feedback), residual / QFL_CODEC_RESIDUAL * kept; takes from each
+ * row of `columns` values its mean, 0: takes nothing; then as qfl_codec_dz_quantise. In the last layer of a classifier a number
+ * added to all classes changes nothing after the softmax, so neither bytes nor residual need carry it.
+ */
+void qfl_codec_dz_with_feedback(float *x, uint32_t n, uint32_t columns, int8_t *residual, float kept, uint32_t code);
 
 /* How a DZ delta is or was written. */
 typedef struct qfl_codec_dz_form {

@@ -33,25 +33,6 @@ uint32_t qfl_codec_dz_step(const float *x, uint32_t n, uint32_t sixteenths)
     return code != 0 ? code : 1;
 }
 
-void qfl_codec_dz_feed_back(float *x, uint32_t n, const int8_t *residual, float step, float keep)
-{
-    float unit = step * keep / (float)QFL_CODEC_RESIDUAL;
-    for (uint32_t i = 0; i < n; i++)
-        x[i] += (float)residual[i] * unit;
-}
-
-void qfl_codec_dz_centre(float *x, uint32_t n, uint32_t columns)
-{
-    for (const float *end = x + n; x != end;) {
-        float sum = 0.0f;
-        for (uint32_t k = 0; k < columns; k++)
-            sum += x[k];
-        sum /= (float)columns;
-        for (uint32_t k = 0; k < columns; k++)
-            *x++ -= sum;
-    }
-}
-
 int32_t qfl_codec_dz_symbol(float x, float step)
 {
     float t = (x < 0.0f ? -x : x) / step + 0.5f;
@@ -59,28 +40,63 @@ int32_t qfl_codec_dz_symbol(float x, float step)
     return x < 0.0f ? -s : s;
 }
 
-int32_t *qfl_codec_dz_quantise(float *x, uint32_t n, uint32_t code, int8_t *residual)
+/* The symbol of x - less; what it loses goes to *residual, unless that is NULL. limit: of magnitudes, as an integer. */
+static inline int32_t quantise(float x, float less, float step, uint32_t limit, int8_t *residual)
 {
     const uint32_t sign = 0x80000000u, a_half = 0x3F000000u;
-    float step = qfl_codec_dz_value(code), most = step * (float)(LARGEST - 1);
-    uint32_t limit, bits;
+    const float whole = 12582912.0f; /* 1.5 * 2^23: a sum with it is rounded to an integer, which its lowest bits are */
+    float v = x - less, t = v / step, half, lost;
+    uint32_t bits, signed_half;
+    memcpy(&bits, &v, 4);
+    if ((bits & ~sign) >= limit) { /* magnitudes compare as integers do */
+        if (residual != NULL)
+            *residual = bits & sign ? -127 : 127;
+        return bits & sign ? -LARGEST : LARGEST;
+    }
+    signed_half = (bits & sign) | a_half;
+    memcpy(&half, &signed_half, 4);
+    int32_t s = (int32_t)(t + half);
+    lost = (t - (float)s) * (float)QFL_CODEC_RESIDUAL + whole;
+    memcpy(&bits, &lost, 4);
+    if (residual != NULL)
+        *residual = (int8_t)(uint8_t)bits;
+    return s;
+}
+
+static uint32_t limit_of(float step)
+{
+    float most = step * (float)LARGEST;
+    uint32_t limit;
     memcpy(&limit, &most, 4);
+    return limit;
+}
+
+int32_t *qfl_codec_dz_quantise(float *x, uint32_t n, uint32_t code, int8_t *residual)
+{
+    float step = qfl_codec_dz_value(code);
+    uint32_t limit = limit_of(step);
     for (uint32_t i = 0; i < n; i++) {
-        float v = x[i], t = v / step, half;
-        int32_t s;
-        memcpy(&bits, &v, 4);
-        if ((bits & ~sign) < limit) { /* magnitudes compare as integers do */
-            uint32_t signed_half = (bits & sign) | a_half;
-            memcpy(&half, &signed_half, 4);
-            s = (int32_t)(t + half);
-            if (residual != NULL)
-                residual[i] = (int8_t)((int32_t)((t - (float)s) * (float)QFL_CODEC_RESIDUAL + 127.5f) - 127);
-        } else {
-            s = bits & sign ? -LARGEST : LARGEST;
-            if (residual != NULL)
-                residual[i] = bits & sign ? -127 : 127;
-        }
+        int32_t s = quantise(x[i], 0.0f, step, limit, residual != NULL ? &residual[i] : NULL);
         memcpy(&x[i], &s, 4);
     }
     return (int32_t *)(void *)x;
+}
+
+void qfl_codec_dz_with_feedback(float *x, uint32_t n, uint32_t columns, int8_t *residual, float kept, uint32_t code)
+{
+    float step = qfl_codec_dz_value(code), unit = kept / (float)QFL_CODEC_RESIDUAL;
+    uint32_t limit = limit_of(step), row = columns != 0 ? columns : n;
+    for (float *end = x + n; x != end; x += row, residual += row) {
+        float sum = 0.0f;
+        for (uint32_t i = 0; i < row; i++) {
+            float v = x[i] + (float)residual[i] * unit;
+            x[i] = v;
+            sum += v;
+        }
+        sum = columns != 0 ? sum / (float)columns : 0.0f;
+        for (uint32_t i = 0; i < row; i++) {
+            int32_t s = quantise(x[i], sum, step, limit, &residual[i]);
+            memcpy(&x[i], &s, 4);
+        }
+    }
 }

@@ -14,7 +14,7 @@ enum { UNARY = 2, GOLOMB_BITS = 24, BLOCK = 16, COLUMNS = 256 };
 
 /* What is known of the column above, per column: bits 0 and 1, the nearest and the next symbol are not zero; 2 and 3: the sign of
  * the last one that is not, 0: there is none, 1 plus, 2 minus. */
-enum { NEAR_TWO = 3, SIGN_AT = 2 };
+enum { NEAR_TWO = 3, SIGNS = 12, SIGN_AT = 2 };
 
 /* Adaptive state of one delta. */
 typedef struct model {
@@ -78,27 +78,37 @@ static int code_block(range_coder *c, model *m, range_bit *zero, int32_t *s, uin
                       uint32_t *left)
 {
     static const uint8_t busy[16] = {0, 0, 0, 1, 0, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1};
-    uint32_t near = *left;
+    uint32_t near = *left, reading = c->in != NULL;
+    const int32_t *implied = flagged ? s + n - 1 : NULL; /* not zero, if all before it are */
     for (int32_t *end = s + n; s != end; s++, column++) {
         uint32_t above = *column, cell = near | (above & NEAR_TWO), nonzero = 1;
         near = near << 1 & 8;
-        above = (above & ~(uint32_t)NEAR_TWO) | (above << 1 & 2);
-        if (flagged && s + 1 == end) { /* not zero, as all before it are */
-        } else if (*s == 0 && c->in == NULL) {
-            range_write_zero(c, &zero[cell]);
-            nonzero = 0;
-        } else {
-            nonzero = range_code(c, &zero[cell], 1);
+        above = (above & SIGNS) + ((above & 1) << 1);
+        if (s != implied) {
+            if (reading) {
+                nonzero = range_read(c, &zero[cell]);
+            } else if (*s == 0) {
+                range_write_zero(c, &zero[cell]);
+                nonzero = 0;
+            } else {
+                range_write_one(c, &zero[cell]);
+            }
         }
         if (nonzero) {
-            int32_t symbol = code_nonzero(c, m, *s, above >> SIGN_AT, busy[cell]);
-            if (symbol == 0)
-                return 0;
-            if (c->in != NULL)
-                *s = symbol;
+            int32_t symbol = *s;
+            if (!reading && (symbol == 1 || symbol == -1)) { /* most of them: the same in fewer instructions */
+                range_write(c, &m->sign[above >> SIGN_AT], symbol < 0);
+                range_write_zero(c, m->more[busy[cell]]);
+            } else {
+                symbol = code_nonzero(c, m, symbol, above >> SIGN_AT, busy[cell]);
+                if (symbol == 0)
+                    return 0;
+                if (reading)
+                    *s = symbol;
+            }
             above = (above & 2) | 1 | (symbol > 0 ? 1u : 2u) << SIGN_AT;
             near |= 4;
-            flagged = 0;
+            implied = NULL;
         }
         *column = (uint8_t)above;
     }
@@ -128,7 +138,7 @@ static int code_tensor(range_coder *c, model *m, range_bit *zero, int32_t *s, ui
             } else {
                 left = 0;
                 for (uint32_t i = 0; i < n; i++)
-                    column[k + i] = (uint8_t)((column[k + i] << 1 & 2) | (column[k + i] & ~NEAR_TWO));
+                    column[k + i] = (uint8_t)((column[k + i] << 1 & 2) | (column[k + i] & SIGNS));
             }
             s += n;
         }

@@ -3,10 +3,8 @@
 
 void range_bits_init(range_bit *b, uint32_t count, const uint16_t *p, uint32_t known)
 {
-    for (uint32_t i = 0; i < count; i++) {
-        b[i].p = p[i < known ? i : known - 1];
-        b[i].rate = RATE_FIRST;
-    }
+    for (uint32_t i = 0; i < count; i++)
+        b[i] = (uint32_t)p[i < known ? i : known - 1] << 16 | RATE_FIRST;
 }
 
 void range_write_init(range_coder *c, uint8_t *out, uint32_t cap)
@@ -24,19 +22,26 @@ void range_settle(range_coder *c, uint32_t carry)
     /* The interval lies below 1, so a carry never goes beyond the first byte, unless bytes are missing because it was full. */
     for (uint32_t i = c->at; carry != 0 && i != 0 && !c->full;)
         carry = ++c->out[--i] == 0;
-    for (; c->range < RANGE_TOP; c->range <<= 8) {
-        uint32_t at = c->at, in = 0;
-        if (c->in != NULL) {
-            c->at++;
-            if (at < c->end)
-                in = c->in[at];
-        } else if (at < c->end) {
-            c->out[at] = (uint8_t)(c->value >> 24);
-            c->at++;
+    uint32_t value = c->value, range = c->range;
+    for (; range < RANGE_TOP; range <<= 8, value <<= 8) {
+        uint32_t at = c->at;
+        if (at < c->end) {
+            c->out[at] = (uint8_t)(value >> 24);
+            c->at = at + 1;
         } else {
             c->full = 1;
         }
-        c->value = c->value << 8 | in;
+    }
+    c->value = value;
+    c->range = range;
+}
+
+/* Takes bytes in until the range is large enough again. */
+static void take(range_coder *c)
+{
+    for (; c->range < RANGE_TOP; c->range <<= 8) {
+        c->value = c->value << 8 | (c->at < c->end ? c->in[c->at] : 0);
+        c->at++;
     }
 }
 
@@ -46,44 +51,30 @@ void range_read_init(range_coder *c, const uint8_t *in, uint32_t n)
     c->in = in;
     for (uint32_t i = 0; i < 4; i++) {
         c->range = RANGE_TOP - 1;
-        range_settle(c, 0);
+        take(c);
     }
     c->range = 0xFFFFFFFFu;
 }
 
 void range_write(range_coder *c, range_bit *b, uint32_t bit)
 {
-    uint32_t p = b->p, rate = b->rate, range = c->range, split = (range >> 12) * (p >> 4), carry = 0;
-    if (rate != RATE_LAST)
-        b->rate = (uint16_t)(rate + 1);
-    if (bit) {
-        uint32_t value = c->value + split;
-        carry = value < split;
-        c->value = value;
-        split = range - split;
-        b->p = (uint16_t)(p - (p >> (rate >> 1)));
-    } else {
-        b->p = (uint16_t)(p + ((65535u - p) >> (rate >> 1)));
-    }
-    c->range = split;
-    if (carry || split < RANGE_TOP)
-        range_settle(c, carry);
+    if (bit)
+        range_write_one(c, b);
+    else
+        range_write_zero(c, b);
 }
 
 uint32_t range_read(range_coder *c, range_bit *b)
 {
-    uint32_t p = b->p, rate = b->rate, split = (c->range >> 12) * (p >> 4), bit = c->value >= split;
-    if (rate != RATE_LAST)
-        b->rate = (uint16_t)(rate + 1);
+    uint32_t split = range_split(c->range, *b), bit = c->value >= split;
+    *b = range_adapted(*b, bit);
     if (bit) {
         c->value -= split;
         c->range -= split;
-        b->p = (uint16_t)(p - (p >> (rate >> 1)));
     } else {
         c->range = split;
-        b->p = (uint16_t)(p + ((65535u - p) >> (rate >> 1)));
     }
-    range_settle(c, 0);
+    take(c);
     return bit;
 }
 
@@ -91,15 +82,17 @@ uint32_t range_code_raw(range_coder *c, uint32_t v, uint32_t count)
 {
     uint32_t read = 0;
     while (count-- != 0) {
-        uint32_t bit = v >> count & 1, carry = 0;
+        uint32_t bit = v >> count & 1;
         c->range >>= 1;
-        if (c->in != NULL)
+        if (c->in != NULL) {
             bit = c->value >= c->range;
-        if (bit && c->in != NULL)
-            c->value -= c->range;
-        else if (bit)
-            carry = (c->value += c->range) < c->range;
-        range_settle(c, carry);
+            c->value -= bit ? c->range : 0;
+            take(c);
+        } else {
+            uint32_t value = c->value;
+            c->value = value + (bit ? c->range : 0);
+            range_settle(c, c->value < value);
+        }
         read = read << 1 | bit;
     }
     return read;

@@ -11,11 +11,25 @@
 
 enum { RANGE_TOP = 1 << 24, RATE_FIRST = 3, RATE_LAST = 13 /* twice the rate of adaptation, rounded down */ };
 
-/* Probability of a 0 in 1/65536, and twice the rate of its next adaptation. When it starts between 3000 and 62500 it stays
- * within 63..65472: neither side of a split is ever empty. */
-typedef struct range_bit {
-    uint16_t p, rate;
-} range_bit;
+/* Upper half: p, the probability of a 0 in 1/65536; lower half: twice the rate of its next adaptation. When p starts between 3000
+ * and 62500 it stays within 63..65472: neither side of a split is ever empty. */
+typedef uint32_t range_bit;
+
+static inline uint32_t range_split(uint32_t range, range_bit b)
+{
+    return (range >> 12) * (b >> 20);
+}
+
+/* b after a 0, or after a 1. */
+static inline range_bit range_adapted(range_bit b, uint32_t bit)
+{
+    uint32_t rate = b >> 1 & 7;
+    if (bit)
+        b -= b >> 16 >> rate << 16;
+    else
+        b += ~b >> 16 >> rate << 16;
+    return (b & 15) != RATE_LAST ? b + 1 : b;
+}
 
 typedef struct range_coder {
     uint32_t value, range; /* writing: the interval's lower end; reading: how far above it the number read lies */
@@ -33,7 +47,7 @@ void range_read_init(range_coder *c, const uint8_t *in, uint32_t n);
 
 void range_write(range_coder *c, range_bit *b, uint32_t bit);
 uint32_t range_read(range_coder *c, range_bit *b);
-/* Adds a carry to the bytes written, and moves bytes out, or in, until the range is large enough again. */
+/* Writing: adds a carry to the bytes written, and moves bytes out until the range is large enough again. */
 void range_settle(range_coder *c, uint32_t carry);
 
 /* Writes `bit` or reads it; returns it. */
@@ -45,16 +59,26 @@ static inline uint32_t range_code(range_coder *c, range_bit *b, uint32_t bit)
     return bit;
 }
 
-/* Writes a 0, the most frequent symbol, in fewer instructions. */
+/* What range_write does with a 0 and with a 1, for the places that see most of them. */
 static inline void range_write_zero(range_coder *c, range_bit *b)
 {
-    uint32_t p = b->p, rate = b->rate;
-    c->range = (c->range >> 12) * (p >> 4);
-    b->p = (uint16_t)(p + ((65535u - p) >> (rate >> 1)));
-    if (rate != RATE_LAST)
-        b->rate = (uint16_t)(rate + 1);
-    if (c->range < RANGE_TOP)
+    range_bit before = *b;
+    uint32_t range = range_split(c->range, before);
+    *b = range_adapted(before, 0);
+    c->range = range;
+    if (range < RANGE_TOP)
         range_settle(c, 0);
+}
+
+static inline void range_write_one(range_coder *c, range_bit *b)
+{
+    range_bit before = *b;
+    uint32_t split = range_split(c->range, before), range = c->range - split, value = c->value + split;
+    *b = range_adapted(before, 1);
+    c->value = value;
+    c->range = range;
+    if (value < split || range < RANGE_TOP)
+        range_settle(c, value < split);
 }
 
 /* The same for the lowest `count` bits of v, highest first, each as likely 0 as 1. */

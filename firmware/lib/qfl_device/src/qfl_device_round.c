@@ -210,14 +210,14 @@ static float residual_kept(const qfl_device *d)
     return keep;
 }
 
-/* The delta of a last dense layer, without what is the same for all classes. */
-static void centre(qfl_device *d)
+/* Classes of a last dense layer, 0 when the last layer is another one. */
+static uint32_t classes(const qfl_device *d)
 {
     const qfl_head_layer *last = &d->shape.layer[d->shape.layers - 1];
-    uint32_t n = (last->in_c + 1u) * last->out_c;
-    if (last->kind == QFL_HEAD_CONV && last->mode == QFL_HEAD_ALL && last->activation == QFL_HEAD_LINEAR && last->in_h == 1 &&
-        last->in_w == 1 && last->out_h == 1 && last->out_w == 1 && last->k_h == 1 && last->k_w == 1 && last->out_c > 1)
-        qfl_codec_dz_centre(d->momentum + d->params - n, n, last->out_c);
+    return last->kind == QFL_HEAD_CONV && last->mode == QFL_HEAD_ALL && last->activation == QFL_HEAD_LINEAR && last->in_h == 1 &&
+                   last->in_w == 1 && last->out_h == 1 && last->out_w == 1 && last->k_h == 1 && last->k_w == 1 && last->out_c > 1
+               ? last->out_c
+               : 0;
 }
 
 /*
@@ -235,10 +235,14 @@ static qfl_status encode_with_feedback(qfl_device *d)
         form.agreed = 1;
         form.offset = (int8_t)(off < -8 ? -8 : off > 7 ? 7 : off);
     }
+    uint32_t columns = classes(d), inputs = d->shape.layer[d->shape.layers - 1].in_c;
+    uint32_t before = d->params - (columns != 0 ? (inputs + 1) * columns : 0); /* of other layers */
+    float kept = 0.0f;
     if (d->residual_step != 0.0f)
-        qfl_codec_dz_feed_back(d->momentum, d->params, d->residual, d->residual_step, residual_kept(d));
-    centre(d);
-    const int32_t *symbols = qfl_codec_dz_quantise(d->momentum, d->params, form.code, d->residual);
+        kept = d->residual_step * residual_kept(d);
+    qfl_codec_dz_with_feedback(d->momentum, before, 0, d->residual, kept, form.code);
+    qfl_codec_dz_with_feedback(d->momentum + before, d->params - before, columns, d->residual + before, kept, form.code);
+    const int32_t *symbols = (const int32_t *)(const void *)d->momentum;
     qfl_status status = qfl_codec_dz_write(&d->layout, symbols, &form, (uint8_t *)d->work, 4 * d->params + SLACK_BYTES,
                                            &d->delta_size);
     d->residual_step = status == QFL_OK ? qfl_codec_dz_value(form.code) : 0.0f;
