@@ -10,6 +10,7 @@ import pytest
 from quantfl.fleet import api
 from quantfl.fleet.checkpoint import RunFolder
 from quantfl.fleet.config import load
+from quantfl.package import layout
 from quantfl.package.flatfile import ModelFile
 from quantfl.package.program import compile_program
 from tests.emulated.cases import CORES, Case, need_core, run_cases
@@ -18,7 +19,8 @@ from tests.support import DEMO_MODEL, ROOT, need_board, need_digits
 from tests.unit.test_nn_models import structured
 from tests.unit.test_nn_more_ops import all_cases as more_cases
 from tests.unit.test_nn_ops import cases, convert, tf
-from tests.unit.tflite_models import OPERATORS, Generator
+from tests.unit.test_stripes import randomly_divided
+from tests.unit.tflite_models import OPERATORS, Generator, NetGenerator
 
 pytest.importorskip("tflite_micro", reason="the tflite-micro wheel is not installed (Linux x86-64 only)")
 pytestmark = pytest.mark.emulated
@@ -46,6 +48,12 @@ def kernel_cases(tf):  # noqa: F811
             size = open_input(package)
             inputs = np.random.default_rng(i).integers(-128, 128, (3, size), np.int8)
             found.append(Case(f"{operator} {i}", package, np.concatenate([inputs, structured(size, 2)])))
+    with pytest.MonkeyPatch.context() as patch:
+        for i in range(10):
+            patch.setattr(layout, "choose", randomly_divided(np.random.default_rng(i)))
+            package = compile_program(NetGenerator(i).net(), shift=(5 * i) % 16)
+            inputs = np.random.default_rng(i).integers(-128, 128, (2, open_input(package)), np.int8)
+            found.append(Case(f"stripes {i}", package, inputs))
     for path in (DEMO_MODEL, ROOT / "models" / "micro" / "micro_int8.tflite"):
         model = ModelFile(path.read_bytes())
         size = model.tensors[model.inputs[0]].size

@@ -9,7 +9,7 @@ from quantfl.core.nn import Engine
 from quantfl.package import layout
 from quantfl.package.convert import convert_bytes
 from quantfl.package.flatfile import ModelFile
-from quantfl.package.program import compile_program, open_package
+from quantfl.package.program import Compiler, compile_program, open_package
 from quantfl.package.stripes import Segment
 from tests.support import ROOT, shared_data
 
@@ -39,6 +39,11 @@ def random_division(net, rng: np.random.Generator) -> list[layout.Segment]:
     return division
 
 
+def randomly_divided(rng: np.random.Generator):
+    """In place of layout.choose."""
+    return lambda net, shift, stripes: layout.placed(net, random_division(net, rng), shift, 5)
+
+
 @pytest.mark.parametrize("part", range(4))
 def test_any_division_of_generated_nets_gives_the_bytes_of_tflite_micro(part, monkeypatch):
     groups = 0
@@ -51,9 +56,7 @@ def test_any_division_of_generated_nets_gives_the_bytes_of_tflite_micro(part, mo
         cut = int(rng.integers(1, len(model.ops))) if i % 2 else None
         packages = [compile_program(data, cut_op=cut, stripes=False), compile_program(data, cut_op=cut, shift=i % 16)]
         with monkeypatch.context() as patch:
-            patch.setattr(
-                layout, "choose", lambda net, shift, stripes, rng=rng: layout.placed(net, random_division(net, rng), shift, 5)
-            )
+            patch.setattr(layout, "choose", randomly_divided(rng))
             packages += [compile_program(data, cut_op=cut, shift=(i + k) % 16) for k in range(2)]
         groups += sum(open_package(p).op_count > len(model.ops) for p in packages)
         engines = [GuardedEngine(p) for p in packages]
@@ -94,7 +97,23 @@ def test_features_at_a_cut_are_the_same(cut):
     assert (Engine(striped.data).classify(x) == Engine(whole.data).classify(x)).all()
 
 
-def test_the_device_runs_in_short_steps():
+def test_no_record_of_resnet8_takes_long():
+    """Boards look at their link between records."""
+    model = ModelFile((ROOT / "models" / "cifar100" / "cifar100_int8.tflite").read_bytes())
+    net = layout.Net(model, Compiler(model).records(), len(model.ops))
+
+    def longest(stripes: bool) -> float:
+        steps = layout.choose(net, 0, stripes).steps
+        return max(
+            net.products(s.op) * ((s.rows[1] - s.rows[0]) / net.rows[net.writes[s.op][0]] if s.rows else 1)
+            for s in steps
+            if s.op is not None
+        )
+
+    assert longest(True) <= layout.LONGEST < 2_000_000 < longest(False)
+
+
+def test_records_run_one_at_a_time():
     """The backbone of ResNet8 one record at a time, as a board runs it, and the features of the whole."""
     data = (ROOT / "models" / "cifar100" / "cifar100_int8.tflite").read_bytes()
     engine = Engine(convert_bytes(data, source="cifar100").package)

@@ -19,6 +19,9 @@ MAX_GROUP = 12  # operators
 BANDS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 #: A record takes flash, and time when it is pushed: bytes of RAM that a byte of package must save.
 RAM_PER_FLASH = 0.5
+#: Products of one record: some 10 ms of a Cortex-M4 at 168 MHz, after which a board looks at its link. What takes longer is charged
+#: as the records that it should be, and one more.
+LONGEST = 1_000_000
 _PLACED = 8  # divisions that are tried out, each with its groups turned in three ways
 _TRIED, _TRIES = 6, 100  # of these, how many are placed in how many orders of their blocks
 _SCRATCH = 1 << 32  # keys of scratch: _SCRATCH + operator
@@ -41,6 +44,7 @@ class Placed:
 
     division: list[Segment]
     steps: list[Step]
+    records: int  # as they are charged
     cut: int
     buffers: dict[int, int]
     place_of: dict[int, int]  # tensor whose block a tensor lives in
@@ -49,7 +53,7 @@ class Placed:
 
     @property
     def cost(self) -> float:
-        return self.arena + RAM_PER_FLASH * RECORD.size * len(self.steps)
+        return self.arena + RAM_PER_FLASH * RECORD.size * self.records
 
 
 def lay_out(model: ModelFile, records: list[Record], tables: bytearray, cut: int, *, shift: int = 0, stripes: bool = True) -> Layout:
@@ -100,7 +104,7 @@ def placed(net: Net, division: list[Segment], shift: int, tries: int = 0) -> Pla
         buffers |= own
     blocks, place_of = _blocks(net, steps, buffers, 0, len(net.records), shift)
     offsets, arena = place(blocks, tries=tries)
-    return Placed(division, steps, cut, buffers, place_of, offsets, arena)
+    return Placed(division, steps, _charged(net, steps), cut, buffers, place_of, offsets, arena)
 
 
 def _blocks(
@@ -181,7 +185,7 @@ def _pieces(made: list[tuple[int, int, int]], used: list[tuple[int, int, int]], 
 
 @dataclass(frozen=True)
 class _Way:
-    """Operators [0, end) divided: the most bytes in use, the records, the last segment and the way there."""
+    """Operators [0, end) divided: the most bytes in use, the records as they are charged, the last segment and the way there."""
 
     bytes: int
     records: int
@@ -197,7 +201,7 @@ def _divisions(net: Net) -> list[list[Segment]]:
     """The most promising divisions of the model into segments, best first."""
     n = len(net.records)
     single = [_weigh(net, Segment(i, i + 1)) for i in range(n)]
-    limit = max(w.bytes for w in single) + RAM_PER_FLASH * RECORD.size * n
+    limit = max(w.bytes for w in single) + RAM_PER_FLASH * RECORD.size * sum(w.records for w in single)
     floor = max(
         [net.size[t] for t in net.first if net.first[t] < 0]
         + [w.bytes for w, op in zip(single, net.row_ops, strict=True) if op is None]
@@ -211,7 +215,7 @@ def _divisions(net: Net) -> list[list[Segment]]:
             op = net.row_ops[end - 1]
             if (op is None and net.writes[end - 1]) or i < net.cut < end:
                 break
-            high = high or single[end - 1].bytes > floor
+            high = high or single[end - 1].bytes > floor or net.products(end - 1) > LONGEST
             if not high or op is None:
                 continue
             rows = net.rows[net.writes[end - 1][0]]
@@ -248,7 +252,18 @@ def _turned(division: list[Segment], how: int) -> list[Segment]:
 def _weigh(net: Net, segment: Segment) -> _Way:
     steps, buffers = net.steps(segment)
     blocks, _ = _blocks(net, steps, buffers, segment.first, segment.end)
-    return _Way(peak(blocks, len(steps)), len(steps))
+    return _Way(peak(blocks, len(steps)), _charged(net, steps))
+
+
+def _charged(net: Net, steps: list[Step]) -> int:
+    total = len(steps)
+    for step in steps:
+        if step.op is not None:
+            n = net.products(step.op)
+            if step.rows is not None:
+                n = n * (step.rows[1] - step.rows[0]) // net.rows[net.writes[step.op][0]]
+            total += -(-n // LONGEST) if n > LONGEST else 0
+    return total
 
 
 def _trail(way: _Way) -> list[Segment]:

@@ -167,6 +167,15 @@ class Net:
             return 0, n
         return max(0, a * reach.stride - reach.pad), min(n, (b - 1) * reach.stride - reach.pad + reach.span)
 
+    def products(self, i: int) -> int:
+        """Multiplications of operator i."""
+        r = self.records[i]
+        if r.code == _CONV:
+            return r.dst_size * (r.weights_size // max(1, r.dims[5]))
+        if r.code == CODES["DEPTHWISE_CONV_2D"]:
+            return r.dst_size * r.dims[6] * r.dims[7]
+        return 0
+
     def whole(self, i: int) -> Step:
         return Step(i, None, [(t, 0, self.size[t]) for t in self.reads[i]], [(t, 0, self.size[t]) for t in self.writes[i]])
 
