@@ -73,11 +73,13 @@ def demo() -> str:
 
 def engine() -> str:
     rows = quantfl("bench", "engine")
+    small = {r["firmware"]: r["bytes"] for r in quantfl("bench", "flash")}.get("standard_m4")
     text = (
         "`quantfl bench engine`: executed instructions (not cycles) of one inference on an emulated Cortex-M4F, outputs compared "
         "with tflite-micro; in brackets the share of what tflite-micro takes with CMSIS-NN (portable: with its reference kernels), "
         f"counted the same way. The engine with all operators and the bench: {rows[0]['code_bytes']:,} bytes of code; the whole "
-        f"firmware with all operators, training, codecs, link and keys: {rows[0]['firmware_bytes']:,}.\n\n"
+        f"firmware with all operators, training, codecs, link and keys: {rows[0]['firmware_bytes']:,}"
+        + (f"; the standard build ([docs/PORTING.md](docs/PORTING.md)): {small:,}.\n\n" if small else ".\n\n")
     )
 
     def share(value: float | None) -> str:

@@ -80,8 +80,9 @@ def test_layers_and_what_they_need():
 def test_rounds_equal_those_of_a_board_with_everything(tmp_path):
     need_digits()
     need_board(KIND)
-    small = {"run": {"rounds": 2}, "fleet": {"boards": 2}}
-    assert trained(KIND, tmp_path / "standard", **small) == trained("inproc", tmp_path / "all", **small)
+    for name, tables in {"dz": {}, "bu": {k: {"codec": "bu", "coded": True} for k in ("uplink", "downlink")}}.items():
+        small = {"run": {"rounds": 2 if name == "dz" else 1}, "fleet": {"boards": 2}} | tables
+        assert trained(KIND, tmp_path / f"{name} standard", **small) == trained("inproc", tmp_path / f"{name} all", **small)
 
 
 def test_a_codec_it_lacks_ends_the_run_before_a_round(tmp_path):
@@ -89,11 +90,10 @@ def test_a_codec_it_lacks_ends_the_run_before_a_round(tmp_path):
     need_board(KIND)
     from quantfl.fleet import api
 
-    for tables in ({"uplink": {"codec": "bu"}}, {"downlink": {"codec": "bq"}}):
+    for tables in ({"uplink": {"codec": "bq"}}, {"uplink": {"codec": "bu"}, "downlink": {"codec": "bq"}}):
         config = demo_config(run={"rounds": 2}, fleet={"boards": 1}, **tables)
-        name = next(iter(tables.values()))["codec"]
-        with pytest.raises(RunError, match=f"has no codec {name} in its firmware, only fp32, dz"):
-            asyncio.run(api.run(config, base=DEMO_MODEL.parent, folder=tmp_path / name, kind=KIND))
+        with pytest.raises(RunError, match="has no codec bq in its firmware, only fp32, bu, dz"):
+            asyncio.run(api.run(config, base=DEMO_MODEL.parent, folder=tmp_path / str(len(tables)), kind=KIND))
 
 
 def test_it_says_what_it_has_and_the_host_asks_for_nothing_else(tmp_path):
@@ -104,13 +104,13 @@ def test_it_says_what_it_has_and_the_host_asks_for_nothing_else(tmp_path):
     async def go():
         async with Device(board.url) as device:
             info = await device.hello()
-            assert (info.codecs, info.kinds, info.operators) == (0x05, 0x02, 0xFFE)
+            assert (info.codecs, info.kinds, info.operators) == (0x07, 0x02, 0xFFE)
             assert {p for p in ("keys", "stats", "personal", "log") if device.has(p)} == {"log"}
             assert await device.push(package)
-            bu = config_bytes(FitConfig(), Codec("bu"), run_id=1, seed=1)
+            bq = config_bytes(FitConfig(), Codec("bq"), run_id=1, seed=1)
             own = config_bytes(FitConfig(holdout=5), Codec("dz"), run_id=1, seed=1, personal=True)
             requests = {
-                "codec bu": lambda: device.configure(bu),
+                "codec bq": lambda: device.configure(bq),
                 "head of its own": lambda: device.configure(own),
                 "closed form": lambda: device.sums(bytes((6, 6, 0, 0, 0, 0, 0, 0)), timeout=5.0),
                 "keys": lambda: device.set_keys(bytes(32), None),
