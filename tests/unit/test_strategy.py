@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from quantfl.core.codec import Codec, CodecError, Form, decode, dz_quantise, dz_step, dz_value, dz_write
 from quantfl.core.head import Head, head_hash
 from quantfl.errors import RunError
+from quantfl.fleet.config import DownlinkTable, UplinkTable
 from quantfl.package.program import grid, snap
 from quantfl.strategy.downlink import FRAME, KEPT, Chain, Lattice
 from quantfl.strategy.fedavg import FedAvg
@@ -307,3 +308,23 @@ def test_a_budget_makes_steps_coarser_while_it_would_be_overrun():
     assert tight.coarser > 2.0 and ample.coarser == 1.0
     assert tight.uplink_code(6) > ample.uplink_code(6)
     assert not tight.exhausted(999.0) and tight.exhausted(1000.0) and not rate().exhausted(1e12)
+
+
+def test_few_clients_a_round_code_finer_unless_told_how():
+    """Their rounding errors do not cancel in the mean."""
+    assert UplinkTable().rate(4) == UplinkTable().rate(100) == Span(8.0, 1.2)
+    assert UplinkTable().rate(1) == Span(4.0, 0.6) and DownlinkTable().rate(1) == Span(4.0, 1.0)
+    assert UplinkTable(step=8.0, step_end=1.2).rate(1) == Span(8.0, 1.2)
+    assert UplinkTable(step=1.0).rate(1) == Span(1.0, 0.6) and UplinkTable(step=0.5).rate(1) == Span(0.5, 0.5)
+
+
+def test_a_lattice_of_a_silent_first_round_is_no_finer_than_any_other():
+    """Nothing has moved: that says nothing about how fine the lattice has to be."""
+    origin = np.zeros(HEAD.params, np.float32)
+    moved = np.random.default_rng(3).normal(size=HEAD.params).astype(np.float32)
+    silent, plain = (Lattice(HEAD, origin, unit=2.0**-16, absence=4, dither=0.6, seed=1) for _ in range(2))
+    silent.advance(origin, 4.0)
+    assert silent.lead(0, head_hash(origin)).updates == ()
+    silent.advance(moved, 4.0)
+    plain.advance(moved, 4.0)
+    assert dz_value(silent.versions[-1].code) >= dz_value(plain.versions[-1].code) / 2 >= 1.0

@@ -166,9 +166,12 @@ class CodecTable(_Table):
     def make(self) -> Codec:
         return Codec(self.codec, self.levels, self.per_tensor, self.means, self.step, self.coded)
 
-    def span(self, end: float) -> Span:
-        """Steps from the first round to the last; end: where step_end is not given."""
-        return Span(self.step, self.step_end if self.step_end is not None else min(self.step, end))
+    def span(self, end: float, clients: int) -> Span:
+        """Steps from the first round to the last; end: where step_end is not given. Fewer than four clients a round cancel less of
+        each other's rounding errors in their mean: what is not given is finer then."""
+        finer = min(1.0, (clients / 4) ** 0.5)
+        step = self.step if "step" in self.model_fields_set else self.step * finer
+        return Span(step, self.step_end if self.step_end is not None else min(step, end * finer))
 
 
 class UplinkTable(CodecTable):
@@ -176,8 +179,8 @@ class UplinkTable(CodecTable):
 
     keep: Annotated[float, Field(ge=0, le=1)] = 0.98
 
-    def rate(self) -> Span:
-        return self.span(1.2)
+    def rate(self, clients: int) -> Span:
+        return self.span(1.2, clients)
 
 
 class DownlinkTable(CodecTable):
@@ -185,8 +188,8 @@ class DownlinkTable(CodecTable):
 
     dither: Annotated[float, Field(ge=0, le=1)] = 0.6
 
-    def rate(self) -> Span:
-        return self.span(2.0)
+    def rate(self, clients: int) -> Span:
+        return self.span(2.0, clients)
 
 
 class StartTable(_Table):

@@ -115,9 +115,10 @@ def shards(config: RunConfig, package: Package, base: Path) -> Shards:
 def make_strategy(config: RunConfig, head: Head, params: np.ndarray) -> FedAvg:
     """The strategy of a description from the first head's parameters."""
     run, down = config.run, config.downlink
-    absence = config.fleet.size / max(1, round(run.participation * config.fleet.size))
-    rate = Rate(run.rounds, config.uplink.rate(), down.rate(), config.uplink.step, window=max(5, math.ceil(absence)),
-                budget=config.budget.limit())  # fmt: skip
+    clients = max(1, round(run.participation * config.fleet.size))
+    absence = config.fleet.size / clients
+    rate = Rate(run.rounds, config.uplink.rate(clients), down.rate(clients), config.uplink.step,
+                window=max(5, math.ceil(absence)), budget=config.budget.limit())  # fmt: skip
     if down.codec == "dz":
         unit = grid(params, head.tensors)
         how: Chain | Lattice = Lattice(head, params, unit=unit, absence=absence, dither=down.dither, seed=run.seed)

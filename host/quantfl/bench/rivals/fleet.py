@@ -66,8 +66,9 @@ class Fleet:
         self.s, self.rival = s, rival
         self.params = np.ascontiguousarray(s.params, np.float32).copy()
         self.up, down = Remembered(rival.up), Remembered(Float(32) if isinstance(rival.down, str) else rival.down)
-        absence = config.fleet.size / max(1, round(run.participation * config.fleet.size))
-        self.rate = Rate(run.rounds, config.uplink.rate(), config.downlink.rate(), config.uplink.step,
+        clients = max(1, round(run.participation * config.fleet.size))
+        absence = config.fleet.size / clients
+        self.rate = Rate(run.rounds, config.uplink.rate(clients), config.downlink.rate(clients), config.uplink.step,
                          window=max(5, math.ceil(absence)))  # fmt: skip
         self.downlink: Chain | Lattice
         if rival.down == "ours":
