@@ -9,10 +9,14 @@ import numpy as np
 
 from quantfl.core.codec import Codec
 from quantfl.core.head import Layer
-from quantfl.core.nn import device_need
+from quantfl.core.nn import Engine, device_need
 from quantfl.package.boards import BOARDS, Board
-from quantfl.package.cut import Cut
+from quantfl.package.cut import Cut, stages_of
 from quantfl.package.fit import SAMPLES
+from quantfl.package.flatfile import ModelFile
+from quantfl.package.program import compile_program, original_of
+
+_INPUTS = 4  # random ones, to see how many activations are 0
 
 
 @dataclass(frozen=True)
@@ -32,16 +36,17 @@ class Cost:
     samples: dict[str, int]
 
 
-#: Instructions on Cortex-M4F, fitted to `quantfl bench train` and rounded: the error passed down per weight and pixel, the step per
-#: parameter, what a sample costs beside. How many inputs are 0, and so skipped, is the data's own; the estimate is within a factor of
-#: 1.5 for the models in models/ (a test), and may be 2.5 times too high where nearly all activations are 0.
-_BACK, _STEP, _SAMPLE = 4.3, 0.8, 1500.0
+#: Instructions on Cortex-M4F, fitted to those counted for the models in models/ and MLPerf Tiny's, and rounded (a test): within a
+#: factor of 1.25 where convolutions are trained wholly, 1.5 for a dense layer alone and in mode "scales". The error passed down per
+#: weight and pixel, by the last layer, by others, and there for the share of outputs that are not 0; the step per parameter; what a
+#: sample costs beside.
+_BACK_LAST, _BACK, _BACK_USED, _STEP, _SAMPLE = 4.3, 0.5, 7.0, 0.8, 1500.0
 
 
-def _forward_and_gradient(outputs: int, dense: bool) -> float:
-    """Per weight of a dense layer or of one pixel; one in five of a dense layer's inputs and two in five of a pixel's count as 0."""
-    used, block = 0.8 if dense else 0.6, min(12, outputs)
-    return used * (7.0 + 15.0 / block) + (1.0 - used) * 12.0 / block
+def _forward_and_gradient(outputs: int, used: float) -> float:
+    """Per weight of a dense layer or of one pixel. used: share of the inputs that are not 0."""
+    block = min(12, outputs)
+    return used * (10.0 + 15.0 / block) + (1.0 - used) * 18.0 / block
 
 
 def _one_dense(layer: Layer) -> float:
@@ -51,8 +56,24 @@ def _one_dense(layer: Layer) -> float:
     return 350.0 + 45.0 * outputs + layer.weights * (4.3 + 14.0 / block) + _STEP * sum(layer.tensors)
 
 
-def insns(layers: tuple[Layer, ...]) -> int:
-    """Estimated instructions of one sample on Cortex-M4F."""
+def used_inputs(package: bytes, cut: Cut) -> tuple[float, ...]:
+    """Share of the inputs of every layer of the head that are not 0, in the int8 model on random inputs."""
+    data = original_of(package)
+    model, engine = ModelFile(data), Engine(compile_program(data, stripes=False))
+    made = {t: op.index for op in model.ops for t in op.outputs}
+    shares = np.ones((_INPUTS, len(cut.layers)))
+    for row, x in zip(shares, np.random.default_rng(1).integers(-128, 128, (_INPUTS, engine.nn.input_size), np.int8), strict=True):
+        engine.set_input(x)
+        for op in model.ops:
+            engine.run_ops(op.index, op.index + 1)
+            for i, stage in enumerate(stages_of(model, cut.op)):
+                if made.get(stage.op.inputs[0]) == op.index:
+                    row[i] = np.mean(engine.output(op.index) != model.tensors[stage.op.inputs[0]].zero_point)
+    return tuple(float(v) for v in shares.mean(0))
+
+
+def insns(layers: tuple[Layer, ...], used: tuple[float, ...]) -> int:
+    """Estimated instructions of one sample on Cortex-M4F. used: of every layer, as `used_inputs` has it."""
     if len(layers) == 1 and layers[0].mode == "all" and layers[0].in_shape[:2] == (1, 1):
         return round(_one_dense(layers[0]))
     total = _SAMPLE + 75.0 * layers[-1].out_shape[2]
@@ -64,11 +85,12 @@ def insns(layers: tuple[Layer, ...]) -> int:
             continue
         macs = pixels * layer.weights
         if layer.mode == "scales":
-            total += macs * (11.5 if layer.kind == "conv" else 20.0) + (macs * (5.5 if layer.kind == "conv" else 12.0) if i else 0)
+            total += macs * (13.2 if layer.kind == "conv" else 23.0) + (macs * (6.3 if layer.kind == "conv" else 13.8) if i else 0)
         elif layer.kind == "depthwise":
             total += macs * (24.0 if i else 21.0)
         else:
-            total += macs * (_forward_and_gradient(layer.out_shape[2], pixels == 1) + (_BACK if i else 0))
+            back = _BACK_LAST if i + 1 == len(layers) else _BACK + _BACK_USED * used[i + 1]
+            total += macs * (_forward_and_gradient(layer.out_shape[2], used[i]) + (back if i else 0))
             if layer.kernel != (1, 1):
                 total += pixels * layer.weights / layer.out_shape[2] * 20.0
         total += 10.0 * outputs + (12.0 * inputs if i else 0.0) + _STEP * sum(layer.tensors)
@@ -84,5 +106,5 @@ def cost(package: bytes, cut: Cut, *, boards: tuple[Board, ...] = BOARDS) -> Cos
     ramp = np.linspace(-1.0, 1.0, cut.params, dtype=np.float32)
     return Cost(
         cut, one["fixed"] + one["params"] + one["activations"] + 16 + SAMPLES * one["per_sample"], one["per_sample"],
-        len(package), 4 * cut.params, len(Codec("bu", 64).encode(ramp, tensors)), insns(cut.layers), fits,
+        len(package), 4 * cut.params, len(Codec("bu", 64).encode(ramp, tensors)), insns(cut.layers, used_inputs(package, cut)), fits,
     )  # fmt: skip
