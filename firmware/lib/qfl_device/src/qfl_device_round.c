@@ -291,7 +291,7 @@ static void finish_fit(qfl_device *d)
         d->momentum[i] = d->work[i] - d->global[i];
     if (!finite_delta(d))
         d->delta_status = QFL_E_NONFINITE;
-    else if (d->codec.kind == QFL_CODEC_DZ)
+    else if ((QFL_CODECS >> QFL_CODEC_DZ & 1u) && d->codec.kind == QFL_CODEC_DZ)
         d->delta_status = (int8_t)encode_with_feedback(d);
     else
         d->delta_status = (int8_t)qfl_codec_encode(&d->codec, &d->layout, d->momentum, (uint8_t *)d->work,
