@@ -136,6 +136,20 @@ def test_a_package_a_break_and_what_bluetoothd_says(there):
     run(go)
 
 
+def test_a_board_that_bluetoothd_knows_gets_whole_values(there):
+    """bluetoothd tells a client that came after the board's first connection no MTU unless it is asked."""
+    there[0][0].reset()
+
+    async def go():
+        async with Device("ble://qfl-0") as device:
+            await device.hello()
+            await device.push(convert(DEMO_MODEL).package)
+            return device.session.transport
+
+    transport = run(go)
+    assert max(transport.sent) == 244
+
+
 def test_federated_rounds_with_fewer_places_than_boards(there):
     """The same heads, to the byte, as boards inside this process."""
     need_digits()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,6 +49,25 @@ def reason(error: BaseException) -> str:
     if name == "BleakBluetoothNotAvailableError" or isinstance(error, FileNotFoundError | ConnectionRefusedError):
         return f"Bluetooth is not available here ({text or name}); is there an adapter, switched on, and is its service running?"
     return text.removeprefix("[org.bluez.Error.Failed] ") or name
+
+
+async def value_size(characteristic) -> int:
+    """Bytes in a write without response. bluetoothd (5.66) signals no MTU of a characteristic that it knew before it connected, for
+    example because another process had used the board: bleak then says 20, so the property is asked for."""
+    size = characteristic.max_write_without_response_size
+    if size > 20 or sys.platform != "linux":
+        return size
+    from dbus_fast import BusType, Message
+    from dbus_fast.aio import MessageBus
+
+    path, body = characteristic.obj[0], ["org.bluez.GattCharacteristic1", "MTU"]
+    bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
+    try:
+        reply = await bus.call(Message(destination="org.bluez", path=path, interface="org.freedesktop.DBus.Properties", member="Get",
+                                       signature="ss", body=body))  # fmt: skip
+    finally:
+        bus.disconnect()
+    return max(size, reply.body[0].value - 3) if reply.signature == "v" else size
 
 
 class Adapter:
@@ -221,11 +241,12 @@ class BleTransport:
 
     async def _write_all(self, client, characteristic) -> None:
         try:
+            least = await value_size(characteristic)
             while True:
                 await self._wake.wait()
                 self._wake.clear()
                 while self._out:
-                    value = bytes(self._out[: characteristic.max_write_without_response_size])
+                    value = bytes(self._out[: max(least, characteristic.max_write_without_response_size)])
                     del self._out[: len(value)]
                     await client.write_gatt_char(characteristic, value, response=False)
                     self.sent[len(value)] += 1
