@@ -57,7 +57,7 @@ firmware: $(EXTENSION) .pio/.native
 	@touch $@
 
 # All emulated cores, for the tests: those whose compiler is there.
-CORES_ARM := standard_m4 digits_m4 qemu_m0 qemu_m3 qemu_m7 qemu_m33 qemu_m55 cases_m0 cases_m3 cases_m4 cases_m7 cases_m33 cases_m55
+CORES_ARM := standard_m4 digits_m4 qemu_m0 qemu_m3 qemu_m7 qemu_m33 qemu_m55 cases_m0 cases_m3 cases_m4 cases_m7 cases_m33 cases_m55 bench_m55 bench_m55_dsp
 CORES_RISCV := qemu_rv32imc cases_rv32imc
 CORES_XTENSA := cases_lx106
 

@@ -76,7 +76,8 @@ def engine() -> str:
     small = {r["firmware"]: r["bytes"] for r in quantfl("bench", "flash")}.get("standard_m4")
     text = (
         "`quantfl bench engine`: executed instructions (not cycles) of one inference on an emulated Cortex-M4F, outputs compared "
-        "with tflite-micro; in brackets the share of what tflite-micro takes with CMSIS-NN (portable: with its reference kernels), "
+        "with tflite-micro; in brackets the share of what tflite-micro takes with CMSIS-NN (portable: with its reference kernels; "
+        "Cortex-M55 with Helium: of what the DSP kernels take there), "
         f"counted the same way. The engine with all operators and the bench: {rows[0]['code_bytes']:,} bytes of code; the whole "
         f"firmware with all operators, training, codecs, link and keys: {rows[0]['firmware_bytes']:,}"
         + (f"; the standard build ([docs/PORTING.md](docs/PORTING.md)): {small:,}.\n\n" if small else ".\n\n")
@@ -86,10 +87,12 @@ def engine() -> str:
         return "" if value is None else f" ({value:.2f}×)"
 
     return text + table(
-        ["model", "MACs", "instructions", "portable kernels", "arena bytes", "stack bytes", "start-up", "bit-exact",
+        ["model", "MACs", "instructions", "portable kernels", "M55 with Helium", "arena bytes", "stack bytes", "start-up", "bit-exact",
          "training, per weight and sample"],
         [[r["model"], f"{r['macs']:,}", f"{r['insns']:,}{share(r['insns_ratio'])}",
-          f"{r['portable_insns']:,}{share(r['portable_ratio'])}", f"{r['arena_bytes']:,}{share(r['arena_ratio'])}",
+          f"{r['portable_insns']:,}{share(r['portable_ratio'])}",
+          f"{r['m55_insns']:,} ({r['m55_insns'] / r['m55_dsp_insns']:.2f}×)" if r["m55_insns"] else "–",
+          f"{r['arena_bytes']:,}{share(r['arena_ratio'])}",
           f"{r['stack_bytes']:,}", f"{r['open_share']:.1%}",
           f"{r['bit_exact']} ({r['inputs_checked']} inputs)",
           f"{r['train_insns_per_weight']:.1f}" if r["train_insns_per_weight"] else "–"] for r in rows],

@@ -1,14 +1,15 @@
 /*
  * Engine bench for emulated boards: runs a package on inputs that QEMU's loader put into memory, prints instructions and
- * stack per inference and the outputs on UART0. With `-icount shift=0` an instruction is one nanosecond, 40 a tick.
+ * stack per inference and the outputs on UART0. With `-icount shift=0` an instruction is one nanosecond: 40 a tick of the MPS2's
+ * timer, 31.25 a tick of the MPS3 AN547's counter (where QFL_COUNTER is defined).
  *
  * A package with a head is also fitted for one epoch on the features of the inputs, labels counting up modulo the classes.
  *
  * A package of 0 bytes: the codec's bench instead. JOB then holds, after the number of values n: u32 columns (n is a kernel of whole
  * rows and a bias of one), u32 code of the step, n float32.
  *
- * Memory: 0x21400000 package, 0x21300000: u32 package size, u32 inputs, then the inputs; 0x21800000 arena;
- * 0x21C00000 parameters, momentum, scratch and features of the head.
+ * Memory, from QFL_MEMORY: 0x400000 package, 0x300000: u32 package size, u32 inputs, then the inputs; 0x800000 arena;
+ * 0xC00000 parameters, momentum, scratch and features of the head.
  */
 #include <string.h>
 
@@ -19,8 +20,8 @@
 #define REG(a) (*(volatile uint32_t *)(uintptr_t)(a))
 
 enum {
-    TIMER0 = 0x40000000, UART0 = 0x40004000, JOB = 0x21300000, PACKAGE = 0x21400000, ARENA = 0x21800000, HEAD = 0x21C00000,
-    INSNS_PER_TICK = 40, PAINT = 0x5A5A5A5A
+    UART0 = QFL_UART0, JOB = QFL_MEMORY + 0x300000, PACKAGE = QFL_MEMORY + 0x400000, ARENA = QFL_MEMORY + 0x800000,
+    HEAD = QFL_MEMORY + 0xC00000, PAINT = 0x5A5A5A5A
 };
 
 extern uint32_t __stack_limit[];
@@ -60,7 +61,19 @@ static void leave(void)
         ;
 }
 
-static uint32_t ticks(void) { return ~REG(TIMER0 + 4); }
+#ifdef QFL_COUNTER
+static void start_timer(void) { REG(QFL_COUNTER) = 1; }
+static uint32_t ticks(void) { return REG(QFL_COUNTER + 8); }
+static uint32_t insns_of(uint32_t t) { return t / 4 * 125 + t % 4 * 125 / 4; }
+#else
+static void start_timer(void)
+{
+    REG(QFL_TIMER0 + 8) = REG(QFL_TIMER0 + 4) = 0xFFFFFFFFu;
+    REG(QFL_TIMER0) = 1;
+}
+static uint32_t ticks(void) { return ~REG(QFL_TIMER0 + 4); }
+static uint32_t insns_of(uint32_t t) { return t * 40; }
+#endif
 
 /* Runs with the stack below painted; returns its depth in bytes. */
 static __attribute__((noinline)) uint32_t run_painted(const qfl_nn *nn, uint32_t *insns)
@@ -70,7 +83,7 @@ static __attribute__((noinline)) uint32_t run_painted(const qfl_nn *nn, uint32_t
         *p = PAINT;
     uint32_t start = ticks();
     qfl_nn_run(nn, (uint8_t *)ARENA, 0, nn->op_count);
-    *insns = (ticks() - start) * INSNS_PER_TICK;
+    *insns = insns_of(ticks() - start);
     for (p = __stack_limit; *p == PAINT; p++)
         ;
     return (uint32_t)((uint8_t *)here - (uint8_t *)p);
@@ -85,7 +98,7 @@ static __attribute__((noinline)) uint32_t fit_painted(qfl_head_fit *fit, uint32_
     uint32_t start = ticks();
     while (qfl_head_fit_step(fit))
         ;
-    *insns = (ticks() - start) * INSNS_PER_TICK;
+    *insns = insns_of(ticks() - start);
     for (p = __stack_limit; *p == PAINT; p++)
         ;
     return (uint32_t)((uint8_t *)here - (uint8_t *)p);
@@ -157,9 +170,9 @@ static __attribute__((noinline)) void codec(uint32_t n)
     for (p = __stack_limit; *p == PAINT; p++)
         ;
     number("stack ", (uint32_t)((uint8_t *)here - (uint8_t *)p));
-    number("quantise ", insns[0] * INSNS_PER_TICK);
-    number("write ", insns[1] * INSNS_PER_TICK);
-    number("read ", insns[2] * INSNS_PER_TICK);
+    number("quantise ", insns_of(insns[0]));
+    number("write ", insns_of(insns[1]));
+    number("read ", insns_of(insns[2]));
     text("output ");
     for (uint32_t k = 0; k < size; k++) {
         uint8_t v = ((const uint8_t *)HEAD + 0x40000)[k];
@@ -173,8 +186,7 @@ int main(void)
 {
     uint32_t size = REG(JOB), inputs = REG(JOB + 4), insns = 0, at, n;
     qfl_nn nn;
-    REG(TIMER0 + 8) = REG(TIMER0 + 4) = 0xFFFFFFFFu;
-    REG(TIMER0) = 1;
+    start_timer();
     REG(UART0 + 16) = 16;
     REG(UART0 + 8) = 1;
     if (size == 0) {
@@ -183,7 +195,7 @@ int main(void)
     }
     uint32_t start = ticks();
     qfl_status status = qfl_nn_open(&nn, (const uint8_t *)PACKAGE, size);
-    number("open ", (ticks() - start) * INSNS_PER_TICK);
+    number("open ", insns_of(ticks() - start));
     number("status ", (uint32_t)-status);
     if (status != QFL_OK)
         leave();

@@ -38,6 +38,9 @@ def test_engine():
         # The bars of docs/BENCH.md, where there is a yardstick.
         assert row["portable_ratio"] is None or row["portable_ratio"] <= 0.5
         assert row["insns_ratio"] is None or row["insns_ratio"] <= (0.6 if row["model"] == "mnist_cnn" else 0.8)
+        assert row["train_insns_per_weight"] is None or row["train_insns_per_weight"] <= 12
+        # Helium, where `make cores` has built it.
+        assert row["m55_insns"] is None or row["m55_insns"] <= 0.5 * row["m55_dsp_insns"]
     assert rows["digits_cnn"]["macs"] == 105_216
 
 

@@ -20,7 +20,7 @@ from tests.unit.test_nn_models import structured
 from tests.unit.test_nn_more_ops import all_cases as more_cases
 from tests.unit.test_nn_ops import cases, convert, tf
 from tests.unit.test_stripes import randomly_divided
-from tests.unit.tflite_models import OPERATORS, Generator, NetGenerator
+from tests.unit.tflite_models import OPERATORS, Builder, Generator, NetGenerator, schema
 
 pytest.importorskip("tflite_micro", reason="the tflite-micro wheel is not installed (Linux x86-64 only)")
 pytestmark = pytest.mark.emulated
@@ -78,6 +78,54 @@ def test_kernels(core, kernel_cases, tmp_path):
     assert not wrong
     # 16 KB of RAM hold package, arena and inputs of most cases; everything else holds all.
     assert large <= (len(kernel_cases) // 4 if core == "m0" else 0)
+
+
+class OfChannels(Generator):
+    """Models whose tensors have a given number of channels."""
+
+    def __init__(self, seed: int, channels: int):
+        super().__init__(seed)
+        self.channels = lambda: channels
+
+
+@pytest.mark.parametrize("core", ["m4", "m55"])
+def test_every_number_of_channels(core, tmp_path):
+    """1 to 33 channels and some more, tensors at any address: where vectors of 4, 8 and 16 lanes begin and end."""
+    need_core(core)
+    operators = ("conv_2d", "depthwise_conv_2d", "fully_connected", "add", "average_pool_2d", "max_pool_2d", "mean")
+    found = []
+    for channels in (*range(1, 34), 47, 48, 64):
+        for k, operator in enumerate(operators):
+            seed = 1000 * channels + k
+            package = compile_program(getattr(OfChannels(seed, channels), operator)(), shift=seed % 16)
+            inputs = np.random.default_rng(seed).integers(-128, 128, (2, open_input(package)), np.int8)
+            found.append(Case(f"{operator} of {channels} channels", package, inputs))
+    got = run_cases(core, found, tmp_path)
+    assert [c.name for c in found if isinstance(got[c.name], str) or (got[c.name] != c.expected()).any()] == []
+
+
+def roundings(seed: int) -> bytes:
+    """A dense layer of one input, whose accumulators lie at, above and below halves of an output's step, at any scale."""
+    rng, b, n = np.random.default_rng(seed), Builder(), 256
+    scales = 2.0 ** -rng.integers(1, 25, n) * rng.choice([1.0, 1.0, 1.0 + 2.0**-20, 1.0 - 2.0**-20, 1.37], n)
+    scales[::17] = 2.0 ** rng.integers(0, 3, len(scales[::17]))  # shifts to the left
+    halves = rng.integers(-130, 131, n) + rng.choice([0.0, 0.5], n)
+    bias = np.clip(np.round(halves / scales) + rng.integers(-1, 2, n), -(2**31) + 2**15, 2**31 - 2**15)
+    scales = scales.astype(np.float32)
+    x = b.add([1, 1], scales=1.0, zero=0)
+    w = b.add([n, 1], scales=scales, data=rng.integers(-1, 2, (n, 1)).astype(np.int8))
+    ids = [x, w, b.add([n], "int32", scales, 0, bias.astype(np.int32))]
+    return b.finish("FULLY_CONNECTED", ids, [b.add([1, n], scales=1.0, zero=0)], schema.FullyConnectedOptionsT())
+
+
+@pytest.mark.parametrize("core", ["m0", "m4", "m55", "rv32imc"])
+def test_halves_are_rounded_alike(core, tmp_path):
+    need_core(core)
+    x = np.arange(-3, 4, dtype=np.int8)[:, None]
+    found = [Case(f"seed {seed}", compile_program(roundings(seed)), x) for seed in range(40)]
+    got = run_cases(core, found, tmp_path)
+    assert [c.name for c in found if isinstance(got[c.name], str) or (got[c.name] != c.expected()).any()] == []
+    assert len({v for c in found for v in np.unique(c.expected()).tolist()}) == 256
 
 
 @pytest.mark.parametrize("kind", ["qemu_m3", "qemu_m7", "qemu_m33", "qemu_m55", "qemu_rv32imc"])

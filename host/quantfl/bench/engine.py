@@ -1,4 +1,4 @@
-"""`quantfl bench engine`: executed Cortex-M4 instructions, RAM and code of an inference, and equality with tflite-micro.
+"""`quantfl bench engine`: executed instructions, RAM and code of an inference, and equality with tflite-micro.
 
 Instructions are counted on an emulated MPS2 AN386 with `-icount shift=0` (exact, repeatable, 40 at a time; not cycles).
 code_bytes is the whole bench firmware: start-up, engine with all operators, and the bench itself; firmware_bytes the whole firmware of
@@ -6,6 +6,9 @@ a board: port, link with keys, codec, training, store, engine with all operators
 
 Yardsticks: tflite-micro with CMSIS-NN and with its reference kernels, int8-only registration, -O2, counted the same way on the same
 emulated core in November 2026; given as ratios.
+
+m55_insns: on an emulated Cortex-M55 (MPS3 AN547) with Helium; m55_dsp_insns: there without Helium's kernels. None where these are not
+built (`make cores`).
 """
 
 from __future__ import annotations
@@ -40,7 +43,10 @@ YARDSTICKS = {
     "vww_mobilenet": (24_101_520, 100_254_080, 100_708),
     "ad_autoencoder": (582_880, 1_952_240, 2_580),
 }
-_JOB, _PACKAGE = 0x21300000, 0x21400000
+#: Core of a bench firmware: QEMU's machine, where its memory begins.
+_M4, _M55 = (("-M", "mps2-an386"), 0x21000000), (("-M", "mps3-an547", "-m", "2G"), 0x60000000)
+_MACHINES = {"bench_m4": _M4, "bench_m4_portable": _M4, "bench_m55": _M55, "bench_m55_dsp": _M55}
+_JOB, _PACKAGE = 0x300000, 0x400000
 
 
 @dataclass(frozen=True)
@@ -69,19 +75,20 @@ def macs(model: ModelFile) -> int:
 
 
 def count(package: bytes, inputs: np.ndarray, *, timeout: float = 300.0, env: str = "bench_m4") -> Counted:
-    """Run a package on the emulated board. inputs: int8 [n, input_size]. env: bench_m4, or bench_m4_portable without DSP kernels."""
+    """Run a package on the emulated board. inputs: int8 [n, input_size]. env: bench_m4, bench_m55, or without their DSP or Helium
+    kernels bench_m4_portable, bench_m55_dsp."""
     if shutil.which("qemu-system-arm") is None:
         raise ToolError("qemu-system-arm is not installed (package qemu-system-arm)")
-    elf = firmware(env, "firmware.elf")
+    elf, (machine, base) = firmware(env, "firmware.elf"), _MACHINES[env]
     with tempfile.TemporaryDirectory() as folder:
         job, pack, out = (Path(folder) / n for n in ("job", "package", "out"))
         pack.write_bytes(package)
         job.write_bytes(struct.pack("<II", len(package), len(inputs)) + np.ascontiguousarray(inputs, np.int8).tobytes())
         command = [
-            "qemu-system-arm", "-M", "mps2-an386", "-icount", "shift=0", "-kernel", str(elf), "-nodefaults", "-display", "none",
+            "qemu-system-arm", *machine, "-icount", "shift=0", "-kernel", str(elf), "-nodefaults", "-display", "none",
             "-monitor", "none", "-semihosting-config", "enable=on,target=native", "-serial", f"file:{out}",
-            "-device", f"loader,file={job},addr={_JOB:#x},force-raw=on",
-            "-device", f"loader,file={pack},addr={_PACKAGE:#x},force-raw=on",
+            "-device", f"loader,file={job},addr={base + _JOB:#x},force-raw=on",
+            "-device", f"loader,file={pack},addr={base + _PACKAGE:#x},force-raw=on",
         ]  # fmt: skip
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
@@ -136,6 +143,21 @@ def models() -> dict[str, bytes]:
     return found | {name: (folder / file).read_bytes() for name, file in MLPERF.items() if (folder / file).exists()}
 
 
+def on_m55(package: bytes, inputs: np.ndarray, expected: np.ndarray, name: str) -> tuple[int, int] | None:
+    """Instructions on Cortex-M55 with Helium and without; None where its firmware is not built. ToolError for other outputs."""
+    counts = []
+    for env in ("bench_m55", "bench_m55_dsp"):
+        try:
+            firmware(env, "firmware.elf")
+        except ToolError:
+            return None
+        counted = count(package, inputs, env=env)
+        if (counted.outputs != expected).any():
+            raise ToolError(f"{name}: {env} gives other outputs than bench_m4")
+        counts.append(counted.insns)
+    return counts[0], counts[1]
+
+
 def run(quick: bool = False) -> list[dict]:
     """One row per model. bit_exact: None when tflite-micro is not installed."""
     rows, code, whole = [], code_bytes(), code_bytes("qemu_m4")
@@ -148,11 +170,13 @@ def run(quick: bool = False) -> list[dict]:
         portable = count(compile_program(data, name=name), inputs[:1], env="bench_m4_portable")
         if (portable.outputs != counted.outputs[:1]).any():
             raise ToolError(f"{name}: portable and DSP kernels differ")
+        helium = on_m55(compile_program(data, name=name), inputs[:2], counted.outputs[:2], name)
         fast, reference, arena = YARDSTICKS.get(name, (None, None, None))
         rows.append({
             "model": name, "macs": total, "insns": counted.insns, "insns_per_mac": counted.insns / total,
             "insns_ratio": None if fast is None else counted.insns / fast, "portable_insns": portable.insns,
             "portable_ratio": None if reference is None else portable.insns / reference,
+            "m55_insns": helium and helium[0], "m55_dsp_insns": helium and helium[1],
             "open_share": counted.open_insns / counted.insns, "arena_ratio": None if arena is None else counted.arena / arena,
             "firmware_bytes": whole,
             "arena_bytes": counted.arena, "stack_bytes": counted.stack, "code_bytes": code,

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 BENCHES = {
-    "engine": "instructions of an inference on an emulated Cortex-M4F",
+    "engine": "instructions of an inference on emulated Cortex-M4F and M55",
     "train": "training of the last layers on real data, against float TensorFlow, and its cost on a Cortex-M4F",
     "bytes": "bytes on the wire to an accuracy, by scheme",
     "codec": "instructions and stack of coding a delta on an emulated Cortex-M4F",

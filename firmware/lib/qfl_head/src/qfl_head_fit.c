@@ -78,7 +78,7 @@ QFL_COLD qfl_status qfl_head_fit_begin(qfl_head_fit *fit, const qfl_head_shape *
     fit->train_count = data->count - (config->holdout != 0 ? data->count / config->holdout : 0);
     if (fit->train_count == 0)
         return QFL_E_STATE;
-    fit->pairs = !data->one_row && qfl_head_pairs(shape);
+    fit->pairs = !data->one_row && qfl_head_pairs(shape) && data->zero_point >= -128 && data->zero_point <= 127;
     order_begin(&fit->order, config->seed, 0, fit->train_count);
     memset(v, 0, params * sizeof *v);
     return QFL_OK;

@@ -3,7 +3,7 @@
  * order it has sample by sample (the gradient takes the first sample's part, then the second's), so the bytes are the same.
  *
  * Outputs are taken in blocks of two to five, as equal as possible, with their sums in registers, features two or, where outputs are so
- * few that making a float of a feature is most of the work, four at a time. Looking for zeros would not pay there.
+ * few that making a float of a feature is most of the work, four at a time. Looking for zeros one by one would not pay there.
  */
 #include "qfl_head_pair.h"
 #include "qfl_head_dense.h"
@@ -54,6 +54,7 @@ INLINE void forward(const float *w, const qfl_head_pair *p, float *y, float *z, 
     float a[MOST], b[MOST], scale = p->scale;
     const int8_t *q = p->q[0], *r = p->q[1], *end = q + in;
     int32_t zero = p->zero_point;
+    uint32_t zeros = (uint8_t)zero * 0x01010101u;
     WHOLLY
     for (uint32_t i = 0; i < n; i++) {
         a[i] = y[i];
@@ -61,6 +62,10 @@ INLINE void forward(const float *w, const qfl_head_pair *p, float *y, float *z, 
     }
     for (const int step = at_a_time(n); q != end; q += step, r += step) {
         uint32_t c = word(q, step), d = word(r, step);
+        if (n <= FEW && c == zeros && d == zeros) {
+            w += step * stride;
+            continue;
+        }
         WHOLLY
         for (int j = 0; j < step; j++, w += stride) {
             int32_t s = lane(c, j, zero), t = lane(d, j, zero);
@@ -87,6 +92,7 @@ INLINE void gradient(float *g, const qfl_head_pair *p, const float *y, const flo
     float a[MOST], b[MOST], scale = p->scale;
     const int8_t *q = p->q[0], *r = p->q[1], *end = q + in;
     int32_t zero = p->zero_point;
+    uint32_t zeros = (uint8_t)zero * 0x01010101u;
     WHOLLY
     for (uint32_t i = 0; i < n; i++) {
         a[i] = y[i];
@@ -94,6 +100,10 @@ INLINE void gradient(float *g, const qfl_head_pair *p, const float *y, const flo
     }
     for (const int step = at_a_time(n); q != end; q += step, r += step) {
         uint32_t c = word(q, step), d = word(r, step);
+        if (n <= FEW && c == zeros && d == zeros) {
+            g += step * stride;
+            continue;
+        }
         WHOLLY
         for (int j = 0; j < step; j++, g += stride) {
             int32_t s = lane(c, j, zero), t = lane(d, j, zero);

@@ -18,7 +18,7 @@ static inline int qfl_head_pairs(const qfl_head_shape *shape)
            (l->in_c & 3u) == 0;
 }
 
-/* y[s][k] = b[k] + sum over f ascending of x[s][f] * w[f][k]; features that are 0 in both samples are skipped. */
+/* y[s][k] = b[k] + sum over f ascending of x[s][f] * w[f][k]; features that are 0 in both samples may be skipped. zero_point is an int8. */
 void qfl_head_pair_forward(const float *w, const float *b, const qfl_head_pair *p, float *y, uint32_t in, uint32_t out);
 
 /* grad_w[f][k] += x[0][f] * d[0][k], then x[1][f] * d[1][k]; grad_b likewise. */

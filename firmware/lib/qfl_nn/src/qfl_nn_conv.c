@@ -3,9 +3,10 @@
  *
  * Portable: the patch under each output pixel is gathered into scratch, two pixels at a time; a 1x1 convolution with
  * stride 1 reads its input in place. DSP: four pixels are gathered as interleaved halfwords (qfl_nn_dsp.h) and every
- * output channel walks them once: 15 instructions for 16 products.
+ * output channel walks them once: 15 instructions for 16 products. Helium: patches as they are (qfl_nn_mve.h).
  */
 #include "qfl_nn_dsp.h"
+#include "qfl_nn_mve.h"
 
 static int is_pointwise(const op_record *op)
 {
@@ -50,7 +51,27 @@ static void gather(const kernel_args *a, uint32_t oy, uint32_t ox, int8_t *out)
     }
 }
 
-#if QFL_NN_DSP
+#if QFL_NN_MVE
+
+/* Eight patches are gathered at a time; those of a pointwise convolution lie in the input. */
+void qfl_nn_conv(const kernel_args *a)
+{
+    const op_record *op = a->op;
+    uint32_t count = (uint32_t)op->out_h * op->out_w, k = (uint32_t)op->k_h * op->k_w * op->in_c;
+    int8_t *patches = (int8_t *)(a->arena + op->scratch), *dst = op_dst(a);
+    if (is_pointwise(op)) {
+        qfl_nn_mve_patches(a, op_src(a), count, k, dst);
+        return;
+    }
+    for (uint32_t p = 0, n; p < count; p += n, dst += n * op->out_c) {
+        n = count - p < 8 ? count - p : 8;
+        for (uint32_t i = 0; i < n; i++)
+            gather(a, (p + i) / op->out_w, (p + i) % op->out_w, patches + i * k);
+        qfl_nn_mve_patches(a, patches, n, k, dst);
+    }
+}
+
+#elif QFL_NN_DSP
 
 /* int8 [n] to every fourth pair of words of `out`; returns where the next elements go. */
 static inline int32_t *spread(const int8_t *p, uint32_t n, int32_t *out)

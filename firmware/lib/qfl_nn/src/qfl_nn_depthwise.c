@@ -1,9 +1,10 @@
 /*
  * DEPTHWISE_CONV_2D: each input channel with its own taps. For every output pixel a table of pointers to the input under
  * each tap is made, taps in the padding pointing to a row of zero-points (which the folded bias cancels), so that the
- * channels need no special cases. Four channels at a time where the multiplier is 1.
+ * channels need no special cases. Four channels at a time where the multiplier is 1, with Helium sixteen.
  */
 #include "qfl_nn_dsp.h"
+#include "qfl_nn_mve.h"
 
 /* Fills taps [k_h * k_w] for the output pixel at (oy, ox). */
 static void find_taps(const op_record *op, const int8_t *src, const int8_t *padding, uint32_t oy, uint32_t ox, const int8_t **taps)
@@ -16,6 +17,13 @@ static void find_taps(const op_record *op, const int8_t *src, const int8_t *padd
         for (uint32_t j = 0; j < op->k_w; j++, x += op->dil_w)
             *taps++ = inside && x >= 0 && x < op->in_w ? line + x * op->in_c : padding;
     }
+}
+
+/* Whether no tap of the output pixel lies in the padding. */
+static inline int all_inside(const op_record *op, uint32_t oy, uint32_t ox)
+{
+    int32_t y = (int32_t)(oy * op->stride_h) - op->pad_t, x = (int32_t)(ox * op->stride_w) - op->pad_l;
+    return y >= 0 && x >= 0 && y + (op->k_h - 1) * op->dil_h < op->in_h && x + (op->k_w - 1) * op->dil_w < op->in_w;
 }
 
 static int32_t one_channel(const int8_t *const *taps, uint32_t n, uint32_t in, const int8_t *w, uint32_t stride, int32_t acc)
@@ -65,9 +73,22 @@ void qfl_nn_depthwise(const kernel_args *a)
     int8_t *padding = (int8_t *)(taps + n);
     memset(padding, op->src_zero, op->in_c);
     for (uint32_t oy = 0; oy < op->out_h; oy++) {
+        int inside = 0;
         for (uint32_t ox = 0; ox < op->out_w; ox++, dst += channels) {
             uint32_t c = 0;
-            find_taps(op, src, padding, oy, ox, taps);
+            int before = inside;
+            inside = all_inside(op, oy, ox);
+            if (before && inside)
+                for (uint32_t t = 0; t < n; t++)
+                    taps[t] += op->stride_w * op->in_c;
+            else
+                find_taps(op, src, padding, oy, ox, taps);
+#if QFL_NN_MVE
+            if (op->multiplier == 1) {
+                qfl_nn_mve_depthwise(a, taps, n, dst);
+                continue;
+            }
+#endif
             if (op->multiplier == 1)
                 for (const channel_row *row = rows; c + 4 <= channels; c += 4, row += 4) {
                     int32_t acc[4] = {row[0].bias, row[1].bias, row[2].bias, row[3].bias};

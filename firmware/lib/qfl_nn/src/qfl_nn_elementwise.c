@@ -2,7 +2,7 @@
  * One output element from one or two input elements: ADD and SUB (both inputs to a common scale with 20 more bits), MUL, PRELU,
  * stand-alone RELU / RELU6 and QUANTIZE, and functions of one variable as tables of 256 bytes. May run in place.
  */
-#include "qfl_nn_internal.h"
+#include "qfl_nn_mve.h"
 
 /* Operand 2 may be a constant, and either may be broadcast: element i of the output takes element (i / div) % size. */
 typedef struct operand {
@@ -53,19 +53,23 @@ static QFL_COLD void add_any(const kernel_args *a, operand x, operand y)
 void qfl_nn_add(const kernel_args *a)
 {
     const op_record *op = a->op;
-    const channel_row *q = op_table(a);
     operand x = first_operand(a), y = second_operand(a);
-    int8_t *dst = op_dst(a);
     if (x.size != op->dst_size || y.size != op->dst_size || (op->flags & (NEGATE_FIRST | NEGATE_SECOND)) != 0) {
         add_any(a, x, y);
         return;
     }
+#if QFL_NN_MVE
+    qfl_nn_mve_add(a, x.p, y.p, x.size);
+#else
+    const channel_row *q = op_table(a);
+    int8_t *dst = op_dst(a);
     int32_t zero1 = op->src_zero, zero2 = op->src2_zero, zero = op->dst_zero, low = op->low, high = op->high;
     for (uint32_t i = 0; i < x.size; i++) {
         int32_t u = requantise((x.p[i] - zero1) * (1 << 20), q[0].multiplier, q[0].shift);
         int32_t v = requantise((y.p[i] - zero2) * (1 << 20), q[1].multiplier, q[1].shift);
         dst[i] = (int8_t)clamp(requantise(u + v, q[2].multiplier, q[2].shift) + zero, low, high);
     }
+#endif
 }
 
 void qfl_nn_mul(const kernel_args *a)

@@ -3,6 +3,13 @@
  * then 23 instructions make 16 products.
  */
 #include "qfl_nn_dsp.h"
+#include "qfl_nn_mve.h"
+
+#if QFL_NN_MVE
+
+void qfl_nn_fully_connected(const kernel_args *a) { qfl_nn_mve_patches(a, op_src(a), 1, a->op->in_c, op_dst(a)); }
+
+#else
 
 #if QFL_NN_DSP
 
@@ -114,3 +121,5 @@ void qfl_nn_fully_connected(const kernel_args *a)
     for (; o < outputs; o++, row++, w += k)
         y[o] = finish(qfl_nn_dot(op_src(a), w, k, row->bias), row, f);
 }
+
+#endif

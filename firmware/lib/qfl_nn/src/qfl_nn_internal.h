@@ -8,6 +8,11 @@
 #include "qfl_nn.h"
 #include "qfl_options.h"
 
+#if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 1) && !defined(QFL_NN_PORTABLE) && !defined(QFL_NN_NO_MVE)
+#define QFL_NN_MVE 1
+#else
+#define QFL_NN_MVE 0
+#endif
 #if defined(__ARM_FEATURE_DSP) && !defined(QFL_NN_PORTABLE)
 #define QFL_NN_DSP 1
 #include <arm_acle.h>

@@ -1,5 +1,6 @@
 /* AVERAGE_POOL_2D (mean of the taps inside, half away from zero), MAX_POOL_2D, MEAN, PAD. */
 #include "qfl_nn_dsp.h"
+#include "qfl_nn_mve.h"
 
 typedef struct span {
     uint32_t first, end;
@@ -13,6 +14,13 @@ static span under(uint32_t o, uint32_t stride, uint32_t pad, uint32_t k, uint32_
     return s;
 }
 
+/* Half away from zero. */
+static inline int8_t mean(int32_t sum, int32_t count, const op_record *op)
+{
+    sum = sum > 0 ? (sum + count / 2) / count : (sum - count / 2) / count;
+    return (int8_t)clamp(sum, op->low, op->high);
+}
+
 void qfl_nn_average_pool(const kernel_args *a)
 {
     const op_record *op = a->op;
@@ -24,6 +32,14 @@ void qfl_nn_average_pool(const kernel_args *a)
         for (uint32_t ox = 0; ox < op->out_w; ox++) {
             span h = under(ox, op->stride_w, op->pad_l, op->k_w, op->in_w);
             int32_t count = (int32_t)((v.end - v.first) * (h.end - h.first));
+#if QFL_NN_MVE
+            for (uint32_t k = 0; k < c; k += 4) {
+                int32_t sum[4];
+                qfl_nn_mve_sums(src + v.first * row + h.first * c, v.end - v.first, h.end - h.first, row, c, k, sum);
+                for (uint32_t i = 0; i < 4 && k + i < c; i++)
+                    *dst++ = mean(sum[i], count, op);
+            }
+#else
             for (uint32_t k = 0; k < c; k++) {
                 int32_t sum = 0;
                 for (uint32_t y = v.first; y < v.end; y++) {
@@ -31,14 +47,17 @@ void qfl_nn_average_pool(const kernel_args *a)
                     for (uint32_t x = h.first; x < h.end; x++, p += c)
                         sum += *p;
                 }
-                sum = sum > 0 ? (sum + count / 2) / count : (sum - count / 2) / count;
-                *dst++ = (int8_t)clamp(sum, op->low, op->high);
+                *dst++ = mean(sum, count, op);
             }
+#endif
         }
     }
 }
 
-/* The largest of the taps of `rows` lines of `columns` pixels for channels [c, ...): four at a time where the core can. */
+/* The largest of the taps of `rows` lines of `columns` pixels for channels [c, ...): four at a time where the core can, or sixteen. */
+#if QFL_NN_MVE
+#define largest qfl_nn_mve_largest
+#else
 static void largest(const int8_t *p, uint32_t rows, uint32_t columns, uint32_t line, uint32_t c, int8_t *dst)
 {
     uint32_t k = 0;
@@ -67,6 +86,7 @@ static void largest(const int8_t *p, uint32_t rows, uint32_t columns, uint32_t l
         dst[k] = (int8_t)m;
     }
 }
+#endif
 
 void qfl_nn_max_pool(const kernel_args *a)
 {
