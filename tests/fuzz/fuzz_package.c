@@ -35,6 +35,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         base[1] = base_file("mixed.qfl.tflite", &length[1]);
         work = malloc(1 << 16);
         EXPECT(length[0] < 1 << 16 && length[1] < 1 << 16);
+        for (int i = 0; i < BASES; i++) { /* or what is patched would be refused for its version, and nothing be tested */
+            qfl_nn nn;
+            EXPECT(qfl_nn_open(&nn, base[i], length[i]) == QFL_OK);
+        }
     }
     input in = {data, size};
     uint8_t how = u8(&in);

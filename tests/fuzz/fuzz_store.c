@@ -8,7 +8,9 @@
 #include "qfl_inproc.h"
 #include "qfl_store.h"
 
-enum { REGION = 1 << 16, RAM = 1 << 15, LOG = 1 << 14, FRONT = 4 + 32 + 4 };
+enum { REGION = 1 << 15, RAM = 1 << 14, LOG = 1 << 14, FRONT = 4 + 32 + 4 };
+
+SELFTEST_ONCE
 
 static qfl_port port;
 static uint8_t *package;
@@ -74,6 +76,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         port.flash_info = info;
         EXPECT(qfl_store_open(store, &port) == QFL_OK && push(store) == QFL_OK);
         memcpy(clean, memory, whole);
+        qfl_device *whole_board;
+        uint32_t params;
+        EXPECT(qfl_device_create(&whole_board, &port) == QFL_OK && qfl_device_head(whole_board, &params) != NULL);
     }
     board = (qfl_inproc *)(void *)memory;
     memcpy(memory, clean, whole);
@@ -92,7 +97,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         append(store, how & 7, payload, fill > n ? fill : n, how & 8);
     }
     for (int i = 0; in.n >= 3 && i < 32; i++) {
-        uint32_t at = u16(&in);
+        uint32_t at = u16(&in) % REGION;
         ((uint8_t *)(uintptr_t)f.map)[at] = u8(&in);
     }
     EXPECT(qfl_device_create(&device, &port) == QFL_OK);

@@ -32,6 +32,16 @@ static QFL_HOT int rows_ok(const qfl_nn *nn, const op_record *op, uint32_t terms
     return terms < 65536;
 }
 
+/* None of the rows has a shift for wide sums: the operators of two tensors have none. */
+static int narrow_ok(const qfl_nn *nn, const op_record *op)
+{
+    const channel_row *row = (const channel_row *)(const void *)(nn->file + op->table);
+    for (uint32_t i = 0; i < op->table_count; i++)
+        if (row[i].shift < -31)
+            return 0;
+    return 1;
+}
+
 static int images_ok(const op_record *op)
 {
     return times((uint32_t)op->in_h * op->in_w, op->in_c) == op->src_size && op->src_size != 0 &&
@@ -142,13 +152,13 @@ static int kernel_ok(const qfl_nn *nn, const op_record *op)
                op->extra[2] == (int32_t)(op->in_h / op->out_h) * op->in_w && op->extra[2] <= 1 << 20 && op->extra[1] >= -31 &&
                op->extra[1] <= 30 && op->scratch_size >= 4u * op->in_c && (op->scratch & 3u) == 0;
     case OP_ADD:
-        return LINKED(OP_ADD) && operands_ok(op) && table_ok(nn, op, 3) && rows_ok(nn, op, 0) &&
+        return LINKED(OP_ADD) && operands_ok(op) && table_ok(nn, op, 3) && rows_ok(nn, op, 0) && narrow_ok(nn, op) &&
                ((const channel_row *)(const void *)(nn->file + op->table))[2].shift <= 0;
     case OP_MUL:
         return LINKED(OP_MUL) && operands_ok(op) && op->extra[2] >= -31 && op->extra[2] <= 30;
     case OP_PRELU:
         return LINKED(OP_PRELU) && op->src_size == op->dst_size && op->weights_size != 0 && table_ok(nn, op, 2) &&
-               rows_ok(nn, op, 0);
+               rows_ok(nn, op, 0) && narrow_ok(nn, op);
     case OP_LUT:
         return LINKED(OP_LUT) && op->src_size == op->dst_size && op->weights_size == 256;
     case OP_CONCATENATION:
@@ -166,7 +176,7 @@ static int kernel_ok(const qfl_nn *nn, const op_record *op)
                rows_ok(nn, op, times(2 * taps, op->in_c));
     case OP_PAD:
         return LINKED(OP_PAD) && images_ok(op) && op->in_c == op->out_c && (uint32_t)op->pad_t + op->in_h <= op->out_h &&
-               (uint32_t)op->pad_l + op->in_w <= op->out_w;
+               (uint32_t)op->pad_l + op->in_w <= op->out_w && apart(op->src, op->src_size, op->dst, op->dst_size);
     case OP_RESHAPE:
         return op->src_size == op->dst_size;
     case OP_SOFTMAX:
