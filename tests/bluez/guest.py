@@ -42,6 +42,8 @@ class Guest:
         self._processes: list[subprocess.Popen] = []
         self._bus_port = 0
         self._radio: subprocess.Popen | None = None
+        self._bus_loop: asyncio.AbstractEventLoop | None = None
+        self._clients: set[asyncio.StreamWriter] = set()
 
     def start(self) -> None:
         builder, built = ROOT / "tools" / "bluez" / "image.py", IMAGE / "initrd"
@@ -102,9 +104,12 @@ class Guest:
 
         async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             there, back = await asyncio.open_connection("127.0.0.1", self._bus_port)
+            self._clients |= {back, writer}
             await asyncio.gather(pump(reader, back), pump(there, writer))
+            self._clients -= {back, writer}
 
         async def serve() -> None:
+            self._bus_loop = asyncio.get_running_loop()
             async with await asyncio.start_unix_server(carry, path) as server:
                 serving.set()
                 await server.serve_forever()
@@ -112,3 +117,12 @@ class Guest:
         serving = threading.Event()
         threading.Thread(target=asyncio.run, args=(serve(),), daemon=True).start()
         assert serving.wait(10)
+
+    def hang_up(self) -> None:
+        """End all clients' connections to the bus, as the end of their process would: bleak keeps one for each event loop."""
+
+        async def end() -> None:
+            for client in list(self._clients):
+                client.close()
+
+        asyncio.run_coroutine_threadsafe(end(), self._bus_loop).result(10)
