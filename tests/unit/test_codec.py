@@ -42,6 +42,7 @@ def bu_oracle(x: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
 
 @given(vectors, st.sampled_from(LEVELS))
 def test_bu_equals_its_definition_bit_for_bit(x, levels):
+    x = x + np.float32(0)  # no -0: which of the two zeros is the lower end is not defined
     data = Codec("bu", levels).encode(x, [len(x)])
     index, values = bu_oracle(x, levels)
     assert decode(data, [len(x)]).tobytes() == values.tobytes()

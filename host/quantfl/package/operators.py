@@ -373,7 +373,7 @@ class BaseOperators:
             raise self.unsupported(op, "softmax output must have scale 1/256 and zero-point -128")
         real = min(float(op.options.Beta()) * x.scale * (1 << 26), 2**31 - 1.0)
         q, left = quantize_multiplier(real)
-        if real <= 1 or left > 31:  # tflite-micro aborts at the first
+        if not 0 <= left <= 31:
             raise self.unsupported(op, f"its input scale {x.scale:.3g} is out of range", "train the model: its outputs are all alike")
         radius = int(math.floor(31.0 * (1 << 26) / (1 << left)))
         r.dims[5] = x.shape[-1]
