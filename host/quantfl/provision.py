@@ -5,6 +5,9 @@ Whatever breaks in between, the file holds the key that the board holds, and the
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
+
 from quantfl.core.link import PEER_PLAIN
 from quantfl.device import Device
 from quantfl.errors import SecurityError, UsageError
@@ -15,6 +18,17 @@ def _ring(device: Device) -> KeyRing:
     if device.session.keys is None:
         raise UsageError("a key file is needed")
     return device.session.keys
+
+
+@contextlib.asynccontextmanager
+async def _plain_session(device: Device, timeout: float) -> AsyncIterator[None]:
+    """A session without keys. Where what it is for fails it is closed, so that nothing else ever goes over it."""
+    await device.session.open(timeout, plain=True)
+    try:
+        yield
+    except BaseException:
+        await device.session.close()
+        raise
 
 
 async def provision(device: Device, *, owner: bool = True, timeout: float = 10.0) -> str:
@@ -34,14 +48,14 @@ async def provision(device: Device, *, owner: bool = True, timeout: float = 10.0
         await finish_rotation(device)
         ring.confirm(uid)
         return uid
-    await session.open(timeout, plain=True)
-    info = await device.hello(timeout, provisioning=True)
-    device.require("keys", "keys")
-    if not info.uid:
-        raise SecurityError(f"{device.name} has no unique id; a key cannot be kept for it")
-    board = ring.prepare(info.uid, "" if device.name == device.url else device.name)
-    await device.set_keys(board.key, ring.owner if owner else None, timeout=timeout)
-    await session.open(timeout)
+    async with _plain_session(device, timeout):
+        info = await device.hello(timeout, provisioning=True)
+        device.require("keys", "keys")
+        if not info.uid:
+            raise SecurityError(f"{device.name} has no unique id; a key cannot be kept for it")
+        board = ring.prepare(info.uid, "" if device.name == device.url else device.name)
+        await device.set_keys(board.key, ring.owner if owner else None, timeout=timeout)
+        await session.open(timeout)
     ring.confirm(info.uid)
     return info.uid
 
@@ -78,8 +92,8 @@ async def remove(device: Device, *, timeout: float = 10.0) -> str:
     except SecurityError as error:
         if error.refusal != PEER_PLAIN:
             raise
-        await session.open(timeout, plain=True)  # done already, and the answer was lost
-        uid = (await device.hello(timeout)).uid
+        async with _plain_session(device, timeout):  # done already, and the answer was lost
+            uid = (await device.hello(timeout)).uid
     else:
         uid = session.link.peer_uid.hex()
         await device.set_keys(None, None, timeout=timeout)

@@ -86,6 +86,28 @@ def test_a_board_is_provisioned_once(board, ring, tmp_path):
     assert with_device(board.url, hello, ring).reset == "pin"  # the key outlives the power
 
 
+@pytest.mark.parametrize("reached", [False, True], ids=["before the board", "after the board"])
+def test_first_keys_broken_off_leave_no_plain_session(board, ring, reached, monkeypatch):
+    """The request or its answer is lost: what comes next opens a session with keys, and never uses the one without."""
+    real = Device.set_keys
+
+    async def lost(device, *args, **options):
+        if reached:
+            await real(device, *args, **options)
+        raise LinkError("lost")
+
+    async def go(device):
+        with monkeypatch.context() as patch:
+            patch.setattr(Device, "set_keys", lost)
+            with pytest.raises(LinkError):
+                await provision(device)
+        assert not device.session.up
+        await provision(device)
+        assert device.session.up and device.session.link.sealed
+
+    with_device(board.url, go, ring)
+
+
 def test_rotation(board, ring, tmp_path):
     uid = with_device(board.url, provision, ring)
     old = ring.boards[uid].key
