@@ -265,9 +265,15 @@ def test_dz_symbols_survive(s, code, agreed, offset, columns):
         with pytest.raises(CodecError):
             dz_read(data, tensors)  # nobody agreed on a step
         assert len(dz_write(s, Form(code), tensors)) == len(data) + int(s.any())
-    for wrong in (data + b"\0", data + b"\1" * 9):
-        with pytest.raises(CodecError):
-            dz_read(wrong, tensors, code if agreed else 0)
+    with pytest.raises(CodecError):
+        dz_read(data + b"\0", tensors, code if agreed else 0)
+    longer = data + b"\1" * 9
+    try:  # rarely these are bytes of other symbols: a reader has asked for four bytes more than it needs to tell them apart
+        back, read = dz_read(longer, tensors, code if agreed else 0)
+    except CodecError:
+        return
+    again = dz_write(back, read, tensors)
+    assert (back != s).any() and len(longer) - 4 <= len(again) <= len(longer) and longer[: len(again) - 1] == again[:-1]
 
 
 @given(symbols, st.integers(1, 255))
