@@ -6,22 +6,11 @@
  */
 #include "qfl_head_dense.h"
 
-#if defined(__GNUC__)
-#define INLINE static inline __attribute__((always_inline))
-#else
-#define INLINE static inline
-#endif
-#if defined(__GNUC__) && !defined(__clang__)
-#define WHOLLY _Pragma("GCC unroll 8")
-#else
-#define WHOLLY
-#endif
-
 /* Size of the next block of n outputs that are left; every size is code in flash. */
 static uint32_t block_of(uint32_t n) { return n >= 8 ? 8 : n >= 4 ? 4 : 1; }
 
 /* Input i as a float; 0: it is zero. n and quantised are constants where these are inlined. */
-INLINE int input(const int8_t *q, const float *x, uint32_t f, const int quantised, float scale, int32_t zero, float *v)
+QFL_HEAD_INLINE int input(const int8_t *q, const float *x, uint32_t f, const int quantised, float scale, int32_t zero, float *v)
 {
     if (quantised) {
         int32_t t = q[f] - zero;
@@ -33,43 +22,43 @@ INLINE int input(const int8_t *q, const float *x, uint32_t f, const int quantise
 }
 
 /* y += x w for n columns of w. */
-INLINE void forward(const float *w, const qfl_head_source *s, float *y, uint32_t in, uint32_t stride, const uint32_t n,
+QFL_HEAD_INLINE void forward(const float *w, const qfl_head_source *s, float *y, uint32_t in, uint32_t stride, const uint32_t n,
                     const int quantised)
 {
     float a[8], scale = s->scale, v;
     const int8_t *q = quantised ? s->q : 0;
     const float *x = quantised ? 0 : s->x;
     int32_t zero = s->zero_point;
-    WHOLLY
+    QFL_HEAD_WHOLLY
     for (uint32_t i = 0; i < n; i++)
         a[i] = y[i];
     for (uint32_t f = 0; f < in; f++, w += stride) {
         if (!input(q, x, f, quantised, scale, zero, &v))
             continue;
-        WHOLLY
+        QFL_HEAD_WHOLLY
         for (uint32_t i = 0; i < n; i++)
             a[i] += v * w[i];
     }
-    WHOLLY
+    QFL_HEAD_WHOLLY
     for (uint32_t i = 0; i < n; i++)
         y[i] = a[i];
 }
 
 /* n columns of the gradient; their errors stay in registers. Every element is its own sum. */
-INLINE void gradient(float *g, const qfl_head_source *s, const float *d, uint32_t in, uint32_t stride, const uint32_t n,
+QFL_HEAD_INLINE void gradient(float *g, const qfl_head_source *s, const float *d, uint32_t in, uint32_t stride, const uint32_t n,
                      const int quantised)
 {
     float e[8], scale = s->scale, v;
     const int8_t *q = quantised ? s->q : 0;
     const float *x = quantised ? 0 : s->x;
     int32_t zero = s->zero_point;
-    WHOLLY
+    QFL_HEAD_WHOLLY
     for (uint32_t i = 0; i < n; i++)
         e[i] = d[i];
     for (uint32_t f = 0; f < in; f++, g += stride) {
         if (!input(q, x, f, quantised, scale, zero, &v))
             continue;
-        WHOLLY
+        QFL_HEAD_WHOLLY
         for (uint32_t i = 0; i < n; i++)
             g[i] += v * e[i];
     }

@@ -11,6 +11,18 @@
 #define QFL_HEAD_UNROLL
 #endif
 
+/* Loops over a block of outputs, whose size is a constant once inlined: sums stay in registers. */
+#if defined(__GNUC__)
+#define QFL_HEAD_INLINE static inline __attribute__((always_inline))
+#else
+#define QFL_HEAD_INLINE static inline
+#endif
+#if defined(__GNUC__) && !defined(__clang__)
+#define QFL_HEAD_WHOLLY _Pragma("GCC unroll 8")
+#else
+#define QFL_HEAD_WHOLLY
+#endif
+
 /* y[k] = b[k] + sum over f ascending of x[f] * w[f][k], x being the `in` values s begins with, those that are 0 skipped. Then the
  * activation (qfl_head_activation). */
 void qfl_head_dense_forward(const float *w, const float *b, const qfl_head_source *s, float *y, uint32_t in, uint32_t out,

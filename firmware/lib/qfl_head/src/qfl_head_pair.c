@@ -10,21 +10,10 @@
 
 enum { MOST = 5, FEW = 3 };
 
-#if defined(__GNUC__)
-#define INLINE static inline __attribute__((always_inline))
-#else
-#define INLINE static inline
-#endif
-#if defined(__GNUC__) && !defined(__clang__)
-#define WHOLLY _Pragma("GCC unroll 5")
-#else
-#define WHOLLY
-#endif
-
 /* Features that are read at a time as a word: two or four int8 as they lie. */
-INLINE int at_a_time(uint32_t n) { return QFL_HEAD_PAIRS > 1 && n <= FEW ? 4 : 2; }
+QFL_HEAD_INLINE int at_a_time(uint32_t n) { return QFL_HEAD_PAIRS > 1 && n <= FEW ? 4 : 2; }
 
-INLINE uint32_t word(const int8_t *q, const int count)
+QFL_HEAD_INLINE uint32_t word(const int8_t *q, const int count)
 {
     const uint8_t *b = (const uint8_t *)q;
     uint32_t low = b[0] | (uint32_t)b[1] << 8;
@@ -32,7 +21,7 @@ INLINE uint32_t word(const int8_t *q, const int count)
 }
 
 /* Feature j of a word less the zero point. GCC does not find the instruction that turns, extends and adds. */
-INLINE int32_t lane(uint32_t word, const int j, int32_t zero)
+QFL_HEAD_INLINE int32_t lane(uint32_t word, const int j, int32_t zero)
 {
 #if defined(__ARM_FEATURE_DSP) && defined(__GNUC__)
     int32_t t = ((int32_t)word >> 24) - zero;
@@ -49,13 +38,13 @@ INLINE int32_t lane(uint32_t word, const int j, int32_t zero)
 }
 
 /* n columns of y += x w for both samples; y and z are their rows. */
-INLINE void forward(const float *w, const qfl_head_pair *p, float *y, float *z, uint32_t in, uint32_t stride, const uint32_t n)
+QFL_HEAD_INLINE void forward(const float *w, const qfl_head_pair *p, float *y, float *z, uint32_t in, uint32_t stride, const uint32_t n)
 {
     float a[MOST], b[MOST], scale = p->scale;
     const int8_t *q = p->q[0], *r = p->q[1], *end = q + in;
     int32_t zero = p->zero_point;
     uint32_t zeros = (uint8_t)zero * 0x01010101u;
-    WHOLLY
+    QFL_HEAD_WHOLLY
     for (uint32_t i = 0; i < n; i++) {
         a[i] = y[i];
         b[i] = z[i];
@@ -66,20 +55,20 @@ INLINE void forward(const float *w, const qfl_head_pair *p, float *y, float *z, 
             w += step * stride;
             continue;
         }
-        WHOLLY
+        QFL_HEAD_WHOLLY
         for (int j = 0; j < step; j++, w += stride) {
             int32_t s = lane(c, j, zero), t = lane(d, j, zero);
             if (n > FEW && (s | t) == 0)
                 continue;
             float u = (float)s * scale, v = (float)t * scale;
-            WHOLLY
+            QFL_HEAD_WHOLLY
             for (uint32_t i = 0; i < n; i++) {
                 a[i] += u * w[i];
                 b[i] += v * w[i];
             }
         }
     }
-    WHOLLY
+    QFL_HEAD_WHOLLY
     for (uint32_t i = 0; i < n; i++) {
         y[i] = a[i];
         z[i] = b[i];
@@ -87,13 +76,13 @@ INLINE void forward(const float *w, const qfl_head_pair *p, float *y, float *z, 
 }
 
 /* n columns of the gradient; y and z are the errors of the two samples. */
-INLINE void gradient(float *g, const qfl_head_pair *p, const float *y, const float *z, uint32_t in, uint32_t stride, const uint32_t n)
+QFL_HEAD_INLINE void gradient(float *g, const qfl_head_pair *p, const float *y, const float *z, uint32_t in, uint32_t stride, const uint32_t n)
 {
     float a[MOST], b[MOST], scale = p->scale;
     const int8_t *q = p->q[0], *r = p->q[1], *end = q + in;
     int32_t zero = p->zero_point;
     uint32_t zeros = (uint8_t)zero * 0x01010101u;
-    WHOLLY
+    QFL_HEAD_WHOLLY
     for (uint32_t i = 0; i < n; i++) {
         a[i] = y[i];
         b[i] = z[i];
@@ -104,13 +93,13 @@ INLINE void gradient(float *g, const qfl_head_pair *p, const float *y, const flo
             g += step * stride;
             continue;
         }
-        WHOLLY
+        QFL_HEAD_WHOLLY
         for (int j = 0; j < step; j++, g += stride) {
             int32_t s = lane(c, j, zero), t = lane(d, j, zero);
             if (n > FEW && (s | t) == 0)
                 continue;
             float u = (float)s * scale, v = (float)t * scale;
-            WHOLLY
+            QFL_HEAD_WHOLLY
             for (uint32_t i = 0; i < n; i++)
                 g[i] = (g[i] + u * a[i]) + v * b[i];
         }
