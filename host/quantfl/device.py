@@ -10,14 +10,12 @@ import asyncio
 import hashlib
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import cbor2
 
 from quantfl.core import lib, status_text
 from quantfl.core.codec import KINDS as CODECS
-from quantfl.core.codec import Codec
-from quantfl.core.head import FitConfig, Score
+from quantfl.core.head import Score
 from quantfl.core.link import Counters, unpack_counters
 from quantfl.errors import DeviceError, LinkError, SecurityError
 from quantfl.link.books import Comparison, compare
@@ -25,125 +23,15 @@ from quantfl.link.clock import monotonic
 from quantfl.link.keys import KeyRing, is_emulated, warn_plain
 from quantfl.link.session import Answer, Session
 from quantfl.link.transport import BAUD, open_transport
+from quantfl.messages import CODEC_AT, KEPT, RESETS, STATES, Delta, DeviceInfo, DeviceStatus, Rest, StaleHead, loss_of, uid_of
 from quantfl.package.build import PARTS, codec_linked, codec_name, lacking
 
-STATES = {0: "empty", 1: "idle", 2: "training", 3: "evaluating", 4: "summing"}
-#: What a board says of its flash: bits of INFO's `kept` (docs/STORE.md).
-KEPT = ("package", "log", "cut package", "cut log", "no room for a log", "keeps rounds", "log failed")
-RESETS = {0: "power", 1: "pin", 2: "software", 3: "watchdog", 4: "other"}
 _REQUEST_S = 5.0
-_CODEC_AT = 30  # of a CONFIG message: kind and flags of the codec
 TURN_S = 600.0  # seconds that a board waits for its turn at a BLE adapter; in a run the round's deadline ends it earlier
 #: Requests that are answered at once: a board whose queue was full has dropped the answer, and is asked again after so many seconds.
 _QUICK, _AGAIN_S = {lib.QFL_MSG_INFO, lib.QFL_MSG_STATUS, lib.QFL_MSG_COUNTERS}, 2.5
 #: Counters that stand still while both ends' books are compared, but for the question and the answer.
 _STEADY = ("tx_retransmission", "tx_handshake", "rx_frames", "rx_noise")
-
-
-@dataclass(frozen=True)
-class DeviceInfo:
-    """A board's self-description. package: SHA-256 as hex, None when it holds none; head: hash of its global head.
-
-    keys: its flags of keys (lib.QFL_KEYS_*). operators: bit c for every operator code c its engine has. selftest: 0, or the
-    number of the first kernel case that failed. kept: what its flash held at the start and holds now (KEPT). codecs, kinds: masks of
-    the codecs and of the trainable layers it has; parts: what else its build holds (lib.QFL_PART_*).
-    """
-
-    protocol: int
-    firmware: str
-    board: str
-    uid: str
-    ram: int
-    flash: int
-    arena: int
-    store: int
-    state: str
-    reset: str
-    uptime_ms: int
-    lost: int
-    operators: int
-    selftest: int
-    package: str | None = None
-    head: int | None = None
-    params: int = 0
-    features: int = 0
-    classes: int = 0
-    samples: int = 0
-    capacity: int = 0
-    keys: int = 0
-    kept: tuple[str, ...] = ()
-    codecs: int = 0x0F
-    kinds: int = 0x7E
-    parts: int = 0x0F
-
-
-@dataclass(frozen=True)
-class DeviceStatus:
-    """samples cached of at most `capacity`; rejected: samples refused for label or length; round: last one trained.
-
-    own: the board uses a head of its own. held: samples it holds back; held_global, held_own: right among them by the global head and
-    by the head in use, at their last comparison (0 without a personal run).
-    """
-
-    state: str
-    has_package: bool
-    has_config: bool
-    has_delta: bool
-    samples: int
-    capacity: int
-    head: int
-    round: int
-    rejected: int
-    own: bool = False
-    held: int = 0
-    held_global: int = 0
-    held_own: int = 0
-
-
-@dataclass(frozen=True)
-class Delta:
-    """A round's answer: coded delta, number of samples trained on, mean loss of the last epoch in nats (to 1/16 of it).
-
-    balanced: the board's books of the link agreed with ours when it answered (by digest). step: the code agreed on, or 0.
-    head: hash of the head it started from.
-    """
-
-    round: int
-    samples: int
-    loss: float
-    data: bytes
-    balanced: bool
-    step: int = 0
-    head: int = 0
-
-
-def uid_of(info: bytes) -> str:
-    """The unique id, as hex, in an answer to INFO; empty when it makes no sense."""
-    try:
-        return bytes(cbor2.loads(info)["uid"]).hex()
-    except (cbor2.CBORDecodeError, KeyError, TypeError, ValueError):
-        return ""
-
-
-class StaleHead(DeviceError):
-    """The board holds another global head than the request names; `head` is the hash of the one it holds."""
-
-    def __init__(self, message: str, head: int):
-        super().__init__(message, lib.QFL_E_STALE)
-        self.head = head
-
-
-def config_bytes(
-    fit: FitConfig, codec: Codec, *, run_id: int, seed: int, keep: float = 1.0, personal: bool = False
-) -> bytes:
-    """The body of a CONFIG message (docs/PROTOCOL.md). keep: part of a residual that is left per round missed, 0..1. personal: boards
-    keep a head of their own where it is better on the samples they hold back."""
-    kind, flags, levels = codec.fields
-    flags |= lib.QFL_CONFIG_PERSONAL * personal
-    return struct.pack(
-        "<BIIffffHHBBBHB", 2, run_id & 0xFFFFFFFF, seed & 0xFFFFFFFF, fit.lr, fit.momentum, fit.weight_decay, fit.prox,
-        fit.epochs, fit.batch, fit.holdout, kind, flags, levels, round(255 * keep),
-    )  # fmt: skip
 
 
 class Device:
@@ -195,11 +83,11 @@ class Device:
         the board has been away for `patience` s.
 
         head: bytes before the object in a long answer, which goes on after a break where it stopped."""
-        rest = None if head is None else _Rest(kind, number, body, head)
+        rest = None if head is None else Rest(kind, number, body, head)
         with self.session.engaged():
             return await self._persist(kind, body, timeout, number, rest)
 
-    async def _ask(self, kind: int, body: bytes, timeout: float, number: int | None, rest: _Rest | None) -> Answer:
+    async def _ask(self, kind: int, body: bytes, timeout: float, number: int | None, rest: Rest | None) -> Answer:
         session = self.session
         if rest is not None and session.partial:
             rest.take(session.partial)
@@ -228,7 +116,7 @@ class Device:
                 await session.close()
             raise
 
-    async def _persist(self, kind: int, body: bytes, timeout: float, number: int | None, rest: _Rest | None) -> Answer:
+    async def _persist(self, kind: int, body: bytes, timeout: float, number: int | None, rest: Rest | None) -> Answer:
         deadline = monotonic() + timeout
         pause, away = 0.05, None
         while True:
@@ -430,8 +318,8 @@ class Device:
     async def configure(self, config: bytes, *, timeout: float = _REQUEST_S) -> None:
         """Set a run's hyper-parameters (`config_bytes`); repeated on the board's demand after a reset. DeviceError when the board
         has not the codec, or no head of its own, that the configuration asks for."""
-        self.require_codec(codec_name(config[_CODEC_AT]))
-        if config[_CODEC_AT + 1] & lib.QFL_CONFIG_PERSONAL:
+        self.require_codec(codec_name(config[CODEC_AT]))
+        if config[CODEC_AT + 1] & lib.QFL_CONFIG_PERSONAL:
             self.require("personal", "head of its own")
         answer = await self._request(lib.QFL_MSG_CONFIG, config, timeout=timeout)
         if answer.status < 0:
@@ -464,7 +352,7 @@ class Device:
             raise self._garbled("a train request")
         samples, loss, books = struct.unpack_from("<HBH", answer.body)
         balanced = books == self._peer_books(answer.before).digest
-        return Delta(round_, samples, _loss(loss), answer.body[5:], balanced, step, head)
+        return Delta(round_, samples, loss_of(loss), answer.body[5:], balanced, step, head)
 
     async def sums(self, request: bytes, *, timeout: float) -> bytes:
         """Class sums and scatter of the cached features, coded (quantfl.strategy.closed_form.Sums). DeviceError: refused."""
@@ -565,44 +453,6 @@ class Device:
             if monotonic() >= deadline:
                 raise DeviceError(f"{self.name} has {status.samples} of {count} samples after {timeout:g} s")
             await asyncio.sleep(poll)
-
-
-def _loss(packed: int) -> float:
-    """The loss a board packs into one byte, in nats (docs/PROTOCOL.md)."""
-    return 0.0 if packed == 0 else (16 + packed % 16) * 2.0 ** (packed // 16 - 12)
-
-
-class _Rest:
-    """What has come of a long answer before the link broke, so that only the rest is asked for.
-
-    kind, number, body: of the request; head: bytes before the object in its answer.
-    """
-
-    def __init__(self, kind: int, number: int | None, body: bytes, head: int):
-        self.kind, self.number, self.body, self.head = kind, number, body, head
-        self.data = b""
-
-    @property
-    def named(self) -> bytes:
-        """How REST names the answer."""
-        return bytes((lib.QFL_MSG_TRAIN,)) + self.body[:4] if self.head else bytes((lib.QFL_MSG_STATS,)) + self.body
-
-    def take(self, partial: bytes) -> None:
-        """Keep the front of an answer, or of the rest of one."""
-        if len(partial) < 2 or (self.number is not None and partial[1] != self.number):
-            return
-        if partial[0] == self.kind | lib.QFL_MSG_ANSWER:
-            self.data = partial[2 + self.head :]
-        elif partial[0] == lib.QFL_MSG_REST | lib.QFL_MSG_ANSWER:
-            self.data += partial[2 + self.head + 32 :]
-
-    def whole(self, answer: Answer) -> Answer | None:
-        """The answer as it would have come without a break; None: the pieces do not fit together, so it is asked anew."""
-        digest, rest = answer.body[self.head : self.head + 32], answer.body[self.head + 32 :]
-        data, self.data = self.data + rest, b""
-        if answer.status < 0 or hashlib.sha256(data).digest() != digest:
-            return None
-        return replace(answer, kind=self.kind, body=answer.body[: self.head] + data)
 
 
 class _Resume(Exception):

@@ -9,12 +9,13 @@ import pytest
 
 from quantfl.core.codec import Codec, decode
 from quantfl.core.head import FitConfig, Head, head_hash
-from quantfl.device import Device, config_bytes
+from quantfl.device import Device
 from quantfl.emulate import boot_fleet, close_all
 from quantfl.fleet import api
 from quantfl.fleet.config import FleetTable
 from quantfl.link import ble, ble_turns
 from quantfl.link.ble_model import layers
+from quantfl.messages import config_bytes
 from quantfl.package.convert import convert
 from quantfl.package.program import open_package
 from tests.ble.conftest import run

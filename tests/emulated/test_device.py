@@ -18,10 +18,11 @@ from quantfl.core import lib
 from quantfl.core.codec import Codec, decode
 from quantfl.core.head import FitConfig, Head, head_hash
 from quantfl.core.nn import device_need
-from quantfl.device import Device, StaleHead, config_bytes
+from quantfl.device import Device
 from quantfl.emulate import boot_fleet, close_all
 from quantfl.errors import DeviceError
 from quantfl.link.books import compare
+from quantfl.messages import StaleHead, config_bytes
 from quantfl.package import fit
 from quantfl.package.boards import BOARDS
 from quantfl.package.convert import convert

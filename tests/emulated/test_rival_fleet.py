@@ -14,9 +14,9 @@ from quantfl.bench.rivals.schemes import RIVALS, Rival
 from quantfl.bench.rivals.simple import Float
 from quantfl.bench.setting import setting
 from quantfl.core.codec import Codec
-from quantfl.device import _loss
 from quantfl.fleet import api
 from quantfl.fleet.config import DownlinkTable, FleetTable, StartTable, UplinkTable
+from quantfl.messages import loss_of
 from tests.support import DEMO_MODEL, demo_config, need_digits
 
 pytestmark = pytest.mark.emulated
@@ -69,7 +69,7 @@ def test_every_rival_runs_and_books_balance():
 
 def test_a_loss_packs_as_on_a_board():
     for loss in (0.0, 0.003, 0.5, 1.0, 2.3026, 17.0, 100.0):
-        assert _loss(loss_byte(loss)) <= loss < _loss(loss_byte(loss)) * 17 / 16 + 0.004
+        assert loss_of(loss_byte(loss)) <= loss < loss_of(loss_byte(loss)) * 17 / 16 + 0.004
     assert loss_byte(float("nan")) == 255
 
 

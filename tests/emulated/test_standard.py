@@ -15,11 +15,12 @@ from quantfl.cli.main import app
 from quantfl.core import lib
 from quantfl.core.codec import Codec
 from quantfl.core.head import FitConfig, Layer
-from quantfl.device import Device, config_bytes
+from quantfl.device import Device
 from quantfl.emulate import boot_fleet, close_all
 from quantfl.emulate.base import firmware
 from quantfl.errors import DeviceError, RunError, ToolError
 from quantfl.link.keys import KeyRing
+from quantfl.messages import config_bytes
 from quantfl.package.build import SCALES, WINDOWS, build_flags, head_mask, lacking
 from quantfl.package.convert import convert
 from quantfl.provision import provision

@@ -12,10 +12,11 @@ from quantfl.bench.headless import dense_model
 from quantfl.core.codec import Codec
 from quantfl.core.head import FitConfig, dense_layers, head_hash
 from quantfl.core.nn import Engine, device_need
-from quantfl.device import Device, config_bytes
+from quantfl.device import Device
 from quantfl.emulate import boot_fleet, close_all
 from quantfl.errors import ToolError
 from quantfl.fleet import api
+from quantfl.messages import config_bytes
 from quantfl.package.convert import convert, convert_bytes
 from quantfl.package.cost import insns, used_inputs
 from quantfl.package.cut import HeadSpec

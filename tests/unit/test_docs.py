@@ -7,7 +7,7 @@ import re
 from quantfl.core.codec import Codec
 from quantfl.core.head import FitConfig
 from quantfl.core.link import Link
-from quantfl.device import config_bytes
+from quantfl.messages import config_bytes
 from tests.support import ROOT
 
 PROTOCOL = (ROOT / "docs" / "PROTOCOL.md").read_text()

@@ -10,10 +10,11 @@ import pytest
 from quantfl.core import lib
 from quantfl.core.codec import Codec
 from quantfl.core.head import FitConfig
-from quantfl.device import Device, config_bytes
+from quantfl.device import Device
 from quantfl.emulate import boot_fleet, close_all
 from quantfl.emulate.inproc import InprocTransport
 from quantfl.link.session import Session
+from quantfl.messages import config_bytes
 from tests.support import DEMO_MODEL
 
 

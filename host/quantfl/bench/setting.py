@@ -22,13 +22,14 @@ from quantfl.core.link import Link
 from quantfl.core.nn import Engine
 from quantfl.data import load, split
 from quantfl.data.quantise import to_int8
-from quantfl.device import Device, config_bytes
+from quantfl.device import Device
 from quantfl.fleet.config import RunConfig
 from quantfl.fleet.member import Member
 from quantfl.fleet.prepare import client_seed, evaluator, load_package, make_strategy, run_id
 from quantfl.fleet.rounds import Federation, Rounds, Silent
 from quantfl.link.clock import run_virtual
 from quantfl.link.session import Session
+from quantfl.messages import config_bytes
 from quantfl.package.program import Package
 
 UNHURRIED_MS = 60_000  # a time-out: no bytes get lost in this process, and fits hold up the loop

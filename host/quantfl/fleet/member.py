@@ -9,10 +9,11 @@ from typing import Any
 
 from quantfl.core import lib
 from quantfl.core.link import PEER_PLAIN
-from quantfl.device import Delta, Device, StaleHead
+from quantfl.device import Device
 from quantfl.errors import DeviceError, SecurityError
 from quantfl.link.books import Comparison
 from quantfl.link.clock import monotonic
+from quantfl.messages import Delta, StaleHead
 from quantfl.provision import provision
 from quantfl.strategy.fedavg import FedAvg
 

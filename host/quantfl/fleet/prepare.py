@@ -15,7 +15,7 @@ from quantfl.core.head import Head, Score
 from quantfl.core.nn import Engine
 from quantfl.data import load, split
 from quantfl.data.quantise import to_int8
-from quantfl.device import Device, config_bytes
+from quantfl.device import Device
 from quantfl.emulate import Board, best_kind, boot_fleet, close_all
 from quantfl.errors import DataError, RunError
 from quantfl.fleet.chaos import Unleashed
@@ -27,6 +27,7 @@ from quantfl.link import ble
 from quantfl.link.chaos import Chaos
 from quantfl.link.keys import KeyRing
 from quantfl.link.transport import open_transport
+from quantfl.messages import config_bytes
 from quantfl.package.convert import convert
 from quantfl.package.flatfile import METADATA_NAME, ModelFile, read_file
 from quantfl.package.program import Package, grid, open_package

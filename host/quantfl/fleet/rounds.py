@@ -17,7 +17,6 @@ import numpy as np
 
 from quantfl.core.codec import CodecError
 from quantfl.core.head import Score
-from quantfl.device import Delta
 from quantfl.errors import DeviceError, LinkError, QuantflError, RunError
 from quantfl.fleet.chaos import Unleashed
 from quantfl.fleet.checkpoint import RunFolder, State
@@ -26,6 +25,7 @@ from quantfl.fleet.member import Member
 from quantfl.link.clock import monotonic
 from quantfl.link.energy import radio_of
 from quantfl.link.ledger import Ledger, unseen
+from quantfl.messages import Delta
 from quantfl.strategy.admission import Admission, Candidate
 from quantfl.strategy.closed_form import Sums, estimate, rounding_step, solve
 from quantfl.strategy.fedavg import FedAvg
