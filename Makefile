@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 C_SOURCES := $(shell find firmware/lib firmware/boards firmware/bench firmware/bench_keys firmware/cases firmware/src firmware/platforms -name '*.[chS]' -o -name '*.ld' -o -name '*.json' -o -name '*.py')
 EXTENSION := host/quantfl/core/_qfl.abi3.so
 
-.PHONY: demo test test-bluez firmware cores venv tools lint format clean recipes asan torture fuzz fuzz-quick
+.PHONY: demo test test-bluez firmware cores venv tools test-tools lint format clean recipes asan torture fuzz fuzz-quick
 
 demo: firmware
 	$(BIN)/quantfl demo $(if $(QUANTFL_NO_ARM),--board native)
@@ -24,6 +24,10 @@ test: $(VENV)/.test firmware cores
 tools:
 	@sh tools/setup_tools.sh
 
+# What only tests need: the other emulated cores, clang, tshark.
+test-tools:
+	@sh tools/setup_tools.sh test
+
 $(VENV)/.made: | tools
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
@@ -32,7 +36,7 @@ $(VENV)/.demo: $(VENV)/.made pyproject.toml
 	$(BIN)/pip install -q -e '.[demo]'
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.made pyproject.toml
+$(VENV)/.test: $(VENV)/.made pyproject.toml | test-tools
 	$(BIN)/pip install -q -e '.[test]'
 	@touch $@ $(VENV)/.demo
 

@@ -1,16 +1,21 @@
 #!/bin/sh
-# Install what the firmware needs from the system's package manager, where there is one we may use. Quick when all is
-# there. Never fails for want of the Arm tools: boards are native processes then.
+# Install what the firmware needs from the system's package manager, where there is one we may use; with the argument
+# `test` what only tests need as well. Quick when all is there. Never fails for want of the Arm tools: boards are native
+# processes then.
 set -u
 
+for_tests="${1:-}"
 need=""
 want() { # command, package
     command -v "$1" >/dev/null 2>&1 || need="$need $2"
 }
 want cc gcc
-want clang clang # optional, with libFuzzer: make fuzz
-if command -v dpkg >/dev/null 2>&1 && ! dpkg -s libclang-rt-14-dev >/dev/null 2>&1 && apt-cache show libclang-rt-14-dev >/dev/null 2>&1; then
-    need="$need libclang-rt-14-dev"
+if [ "$for_tests" = test ]; then
+    want tshark tshark # reads traces with our dissector
+    want clang clang   # with libFuzzer: make fuzz
+    if command -v dpkg >/dev/null 2>&1 && ! dpkg -s libclang-rt-14-dev >/dev/null 2>&1 && apt-cache show libclang-rt-14-dev >/dev/null 2>&1; then
+        need="$need libclang-rt-14-dev"
+    fi
 fi
 want dbus-daemon dbus # the virtual BLE adapter
 python3 -c 'import venv, ensurepip' 2>/dev/null || need="$need python3-venv"
@@ -21,11 +26,14 @@ EOF
 if [ -z "${QUANTFL_NO_ARM:-}" ]; then
     want arm-none-eabi-gcc gcc-arm-none-eabi
     want qemu-system-arm qemu-system-arm
-    # The other emulated cores, for `make test`.
-    want riscv64-unknown-elf-gcc gcc-riscv64-unknown-elf
-    want qemu-system-riscv32 qemu-system-misc
-    want xtensa-lx106-elf-gcc gcc-xtensa-lx106
-    for libc in picolibc-arm-none-eabi picolibc-riscv64-unknown-elf; do
+    libcs=picolibc-arm-none-eabi
+    if [ "$for_tests" = test ]; then # the other emulated cores
+        want riscv64-unknown-elf-gcc gcc-riscv64-unknown-elf
+        want qemu-system-riscv32 qemu-system-misc
+        want xtensa-lx106-elf-gcc gcc-xtensa-lx106
+        libcs="$libcs picolibc-riscv64-unknown-elf"
+    fi
+    for libc in $libcs; do
         if command -v dpkg >/dev/null 2>&1 && ! dpkg -s $libc >/dev/null 2>&1; then
             need="$need $libc"
         fi

@@ -91,18 +91,27 @@ def test_anything_can_be_decoded(piece):
     assert frame.bytes == len(piece) and frame.line(0.0) and "\n" not in frame.line(0.0)
 
 
-def test_an_independent_reader_agrees(tmp_path):
-    """capinfos of Wireshark, where it is installed; else the blocks by the draft's rules."""
+def dissected(path, *fields: str) -> list[str]:
+    """Lines of what Wireshark's command line says of a trace with our dissector."""
+    if shutil.which("tshark") is None:
+        pytest.skip("tshark is not installed (Debian: tshark)")
+    script = ROOT / "tools" / "wireshark" / "quantfl.lua"
+    more = [word for field in fields for word in ("-e", f"quantfl.{field}")]
+    command = ["tshark", "-X", f"lua_script:{script}", "-r", str(path), "-T", "fields", *more]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_wireshark_reads_every_frame(tmp_path):
+    traced_hello(tmp_path / "t.pcapng")
+    types = dissected(tmp_path / "t.pcapng", "type")
+    assert types[:2] == ["2", "3"] and len(types) == len(list(trace.read(tmp_path / "t.pcapng")))
+
+
+def test_blocks_by_the_draft(tmp_path):
     traced_hello(tmp_path / "t.pcapng")
     count = len(list(trace.read(tmp_path / "t.pcapng")))
-    if shutil.which("tshark"):
-        script = ROOT / "tools" / "wireshark" / "quantfl.lua"
-        done = subprocess.run(
-            ["tshark", "-X", f"lua_script:{script}", "-r", str(tmp_path / "t.pcapng"), "-T", "fields", "-e", "quantfl.type"],
-            capture_output=True, text=True,
-        )  # fmt: skip
-        assert done.stdout.split()[:2] == ["2", "3"] and len(done.stdout.splitlines()) == count, done.stderr
-        return
     data, at, kinds = (tmp_path / "t.pcapng").read_bytes(), 0, []
     while at < len(data):
         kind, size = struct.unpack_from("<II", data, at)
@@ -117,26 +126,26 @@ def test_a_trace_that_cannot_be_written_is_refused(tmp_path):
         pass
 
 
-def test_words_of_acknowledgements_and_frames_behind_text(tmp_path):
-    path = tmp_path / "t.pcapng"
+def traced_words(path):
     writer = trace.TraceWriter(path)
     tap = writer.tap("x")
     tap.take(trace.SENT, documented("ACK 1, are you there?"))
     tap.take(trace.RECEIVED, documented("ACK 1, busy for at most 4000 ms"))
     tap.take(trace.RECEIVED, b"free heap: 81 KiB\r\n" + documented("ACK of it"))
     writer.close()
-    asks, busy, noise, ack = trace.read(path)
+    return path
+
+
+def test_words_of_acknowledgements_and_frames_behind_text(tmp_path):
+    asks, busy, noise, ack = trace.read(traced_words(tmp_path / "t.pcapng"))
     assert (asks.type, asks.ack, asks.detail) == ("ACK", 1, "are you there?")
     assert busy.detail == "busy for at most 4000 ms"
     assert noise.type == "noise" and "free heap" in noise.detail and noise.bytes == 19
     assert (ack.type, ack.ack, ack.bytes) == ("ACK", 1, len(documented("ACK of it")))
-    if shutil.which("tshark"):
-        script = ROOT / "tools" / "wireshark" / "quantfl.lua"
-        done = subprocess.run(
-            ["tshark", "-X", f"lua_script:{script}", "-r", str(path), "-T", "fields", "-e", "quantfl.word", "-e", "quantfl.busy_ms"],
-            capture_output=True, text=True,
-        )  # fmt: skip
-        assert done.stdout.split() == ["1", "2", "4000"], done.stderr
+
+
+def test_wireshark_tells_the_words_of_acknowledgements(tmp_path):
+    assert " ".join(dissected(traced_words(tmp_path / "t.pcapng"), "word", "busy_ms")).split() == ["1", "2", "4000"]
 
 
 def documented(name: str) -> bytes:
