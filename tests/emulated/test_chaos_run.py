@@ -13,11 +13,12 @@ from quantfl.device import Device
 from quantfl.emulate import boot_fleet, close_all
 from quantfl.emulate.inproc import InprocBoardHandle
 from quantfl.errors import DeviceError
+from quantfl.fleet import api
 from quantfl.fleet.checkpoint import RunFolder
-from quantfl.link.chaos import DOWN, UP
+from quantfl.link.chaos import DOWN, UP, parse
 from quantfl.link.clock import run_virtual
 from quantfl.package.convert import convert
-from tests.support import DEMO_MODEL, demo_toml, need_board, need_digits
+from tests.support import DEMO_MODEL, demo_config, demo_toml, need_board, need_digits
 
 pytestmark = pytest.mark.emulated
 
@@ -129,3 +130,15 @@ def test_boards_that_are_slow_or_stuck_cost_no_more_than_the_deadline(faulty_dev
     finally:
         close_all(boards)
     assert slow > 100 and 3.9 < took < 4.1 and line.given == 0 < line.swallowed
+
+
+def test_late_answers_reach_the_summary_and_the_report(tmp_path, capsys):
+    """A board whose answers come after the deadline: they are counted where a person looks, and used nowhere."""
+    need_digits()
+    config = demo_config(run={"rounds": 3, "deadline_s": 5.0}, fleet={"boards": 2}, start={"how": "none"})
+    run = api.run(config, base=DEMO_MODEL.parent, folder=tmp_path / "r", kind="inproc", chaos=parse("board-01: slow=9s@round=1"))
+    late = run_virtual(run).summary["late"]
+    assert list(late) == ["board-01"] and late["board-01"] > 0
+    assert RunFolder(tmp_path / "r").load().history[1]["contributors"] == ["board-00"]
+    assert main(["report", str(tmp_path / "r")]) == 0
+    assert f"late answers, counted and not used: {late['board-01']} (board-01 {late['board-01']})" in capsys.readouterr().out

@@ -18,7 +18,7 @@ def command(
     from quantfl.fleet.checkpoint import RunFolder
     from quantfl.fleet.rounds import ledger_summary
     from quantfl.report.live import kib
-    from quantfl.report.summary import print_summary
+    from quantfl.report.summary import late_answers, print_summary
 
     folder = RunFolder(run)
     state = folder.load()
@@ -30,7 +30,7 @@ def command(
             "name": state.config["run"]["name"], "boards_used": f"{len(state.ledger.per_board())} boards",
             "rounds": state.round, "accuracy_before": scored[0]["accuracy"], "accuracy": scored[-1]["accuracy"],
             "test_samples": scored[-1]["test_samples"], "ledger": ledger_summary(state.ledger), "books_differ": {},
-            "fp32": None, "files": {"history": str(folder.history)}, "unfinished": True,
+            "fp32": None, "late": late_answers(state.history), "files": {"history": str(folder.history)}, "unfinished": True,
         }  # fmt: skip
     if as_json:
         print_json(summary | {"history": state.history})

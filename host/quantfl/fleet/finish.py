@@ -19,6 +19,7 @@ from quantfl.package.export import export
 from quantfl.package.flatfile import ModelFile
 from quantfl.package.program import compile_program, entry_of
 from quantfl.report.plot import accuracy_plot, curve_of
+from quantfl.report.summary import late_answers
 
 
 def stock_accuracy(model: bytes, x: np.ndarray, y: np.ndarray) -> tuple[float, str]:
@@ -99,6 +100,7 @@ def finish(prepared: Prepared, rounds: Rounds, books: dict[str, str], *, plain: 
         "chaos": None if f.chaos is None else {"spec": f.chaos.chaos.text, "faults": f.chaos.faults()},
         "fp32": plain,
         "own_heads": own or {},
+        "late": late_answers(history),
         "files": {},
     }
     if folder is None:

@@ -9,6 +9,16 @@ from quantfl.link.ledger import PURPOSES
 from quantfl.report.live import kib
 
 
+def late_answers(history: list[dict]) -> dict[str, int]:
+    """Answers to earlier requests, by board, that came when nobody waited for them any more: counted and not used."""
+    found: dict[str, int] = {}
+    for record in history:
+        for name, board in record.get("boards", {}).items():
+            if board.get("late"):
+                found[name] = found.get(name, 0) + board["late"]
+    return found
+
+
 def print_summary(summary: dict, console: Console | None = None) -> None:
     """Accuracy before and after, bytes per link and purpose, the same for plain float32, where all was written."""
     console = console or Console()
@@ -75,5 +85,8 @@ def print_summary(summary: dict, console: Console | None = None) -> None:
         console.print(f"  {note}", highlight=False, soft_wrap=True, markup=False)
     if len(ledger["notes"]) > 8:
         console.print(f"  … {len(ledger['notes']) - 8} more: quantfl ledger", highlight=False)
+    if late := summary.get("late"):
+        who = ", ".join(f"{name} {count}" for name, count in late.items())
+        console.print(f"late answers, counted and not used: {sum(late.values())} ({who})", highlight=False, soft_wrap=True)
     for what, path in summary["files"].items():
         console.print(f"  {what:<10} {path}", highlight=False, soft_wrap=True)
