@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Paste measured figures into README.md and docs/BENCH.md, between `<!-- figures:NAME -->` and `<!-- end -->`.
+"""Paste measured figures into README.md and docs (PAGES), between `<!-- figures:NAME -->` and `<!-- end -->`.
 
     python tools/figures.py            # runs the demo and `quantfl bench engine` and `bytes`, some minutes
     python tools/figures.py engine     # only some of them
@@ -248,18 +248,36 @@ def flash() -> str:
     return "`quantfl bench flash`: bytes of flash, packages not counted.\n\n" + table(["firmware", *names], body)
 
 
+def train() -> str:
+    rows = [r for r in bench_rows("train") if r["persons"]]
+    return table(
+        ["task", "trained", "head", "params", "before", "after", "TensorFlow", "insns/sample", "RAM of the fit"],
+        [[f"{r['task']} ({r['persons']} persons, {r['test_samples']} test samples)", r["train"], r["cut"].replace("*", r"\*"),
+          f"{r['params']:,}", f"{r['accuracy_before']:.3f}", f"{r['accuracy']:.3f}", f"{r['reference_accuracy']:.3f}",
+          f"{r['insns_per_sample']:,.0f}", f"{r['ram_bytes']:,}"] for r in rows],
+    )  # fmt: skip
+
+
+def train_dense() -> str:
+    rows = [r for r in bench_rows("train") if not r["persons"]]
+    return table(
+        ["layer", "insns/sample", "per weight", "RAM of the fit"],
+        [[r["cut"], f"{r['insns_per_sample']:,.0f}", f"{r['insns_per_weight']:.1f}", f"{r['ram_bytes']:,}"] for r in rows],
+    )
+
+
 FIGURES = {
     "demo": demo, "engine": engine, "flash": flash, "link": link, "bytes": bytes_, "bytes-all": bytes_all,
-    "quantisers": quantisers, "ablations": ablations,
+    "quantisers": quantisers, "ablations": ablations, "train": train, "train-dense": train_dense,
 }  # fmt: skip
-PAGES = (ROOT / "README.md", ROOT / "docs" / "BENCH.md", ROOT / "docs" / "PORTING.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "BENCH.md", ROOT / "docs" / "PORTING.md", ROOT / "docs" / "TRAINING.md")
 
 
 def main() -> None:
     for word in sys.argv[1:] or FIGURES:
         name, _, file = word.partition("=")
         if file:
-            SAVED[name.removesuffix("-all")] = Path(file)
+            SAVED[name.removesuffix("-all").removesuffix("-dense")] = Path(file)
         block = f"<!-- figures:{name} -->\n{FIGURES[name]()}\n<!-- end -->"
         pattern = rf"<!-- figures:{name} -->.*?<!-- end -->"
         for page in PAGES:
