@@ -168,6 +168,7 @@ class Device:
                 reset=RESETS.get(raw["reset"], "other"),
                 package=bytes(raw["package"]).hex() if "package" in raw else None,
                 head=int(raw["head"]) if "head" in raw else None,
+                battery_percent=charge if (charge := int(raw.get("battery", -1))) in range(101) else None,
                 kept=tuple(text for bit, text in enumerate(KEPT) if int(raw.get("kept", 0)) >> bit & 1),
                 **{k: int(raw[k]) for k in ("ram", "flash", "arena", "store", "uptime_ms", "lost", "operators", "selftest")},
                 **{k: int(raw.get(k, 0)) for k in ("params", "features", "classes", "samples", "capacity", "keys")},

@@ -27,7 +27,8 @@ class DeviceInfo:
 
     keys: its flags of keys (lib.QFL_KEYS_*). operators: bit c for every operator code c its engine has. selftest: 0, or the
     number of the first kernel case that failed. kept: what its flash held at the start and holds now (KEPT). codecs, kinds: masks of
-    the codecs and of the trainable layers it has; parts: what else its build holds (lib.QFL_PART_*).
+    the codecs and of the trainable layers it has; parts: what else its build holds (lib.QFL_PART_*). battery_percent:
+    its charge, None: not known.
     """
 
     protocol: int
@@ -56,6 +57,7 @@ class DeviceInfo:
     codecs: int = 0x0F
     kinds: int = 0x7E
     parts: int = 0x0F
+    battery_percent: int | None = None
 
 
 @dataclass(frozen=True)

@@ -217,6 +217,26 @@ def test_devices_lists_what_advertises(air, capsys):
     assert "64 %" in capsys.readouterr().out
 
 
+def test_a_charge_that_only_the_port_knows_is_shown_too(air, capsys):
+    """No battery service, nothing advertised: the board tells it in its INFO."""
+    import json
+
+    from quantfl.cli.main import main
+    from quantfl.emulate.native import NativeBoard
+
+    board = NativeBoard("b0", uid=b"\x01", ble=True, battery=41)
+    board.start()
+    try:
+        there = air(boards=[board])
+        assert main(["devices", "--json", "--timeout", "1.5"]) == 0
+        rows = [r for r in json.loads(capsys.readouterr().out) if r["url"].startswith("ble://")]
+        assert [r["battery_percent"] for r in rows] == [41]
+        assert main(["devices", "--json", there.url(0)]) == 0
+        assert json.loads(capsys.readouterr().out)[0]["battery_percent"] == 41
+    finally:
+        board.stop()
+
+
 def test_devices_without_bluetooth_says_so(monkeypatch, capsys):
     from quantfl.cli.main import main
 

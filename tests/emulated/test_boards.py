@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import struct
@@ -13,6 +14,7 @@ import time
 import numpy as np
 import pytest
 
+from quantfl.cli.main import main
 from quantfl.device import Device
 from quantfl.emulate import boot_fleet, close_all
 from quantfl.emulate.native import NativeBoard
@@ -44,6 +46,26 @@ def test_hello_describes_the_board(kind):
         close_all(boards)
     assert [i.uid for i in infos] == [b.uid.hex() for b in boards]
     assert all(i.board == kind and i.state == "empty" and i.reset == "power" and i.ram == 262144 for i in infos)
+
+
+def test_the_charge_of_a_battery_is_told_where_it_is_known(capsys):
+    """`quantfl emulate --battery`, INFO, and both forms of `quantfl devices`; a board that does not know says nothing."""
+    need_board("native")
+    boards = [*boot_fleet("native", 1, battery=80), *boot_fleet("native", 1, battery=0), *boot_fleet("native", 1),
+              *boot_fleet("native", 1, battery=300)]  # fmt: skip
+    urls = [b.url for b in boards]
+    try:
+        assert main(["devices", "--json", *urls]) == 0
+        rows = json.loads(capsys.readouterr().out)
+        assert [r["battery_percent"] for r in rows] == [80, 0, None, None]
+        assert main(["devices", *urls[:1]]) == 0
+        assert "battery 80 %" in capsys.readouterr().out
+        assert main(["devices", urls[2]]) == 0
+        assert "battery" not in capsys.readouterr().out
+    finally:
+        close_all(boards)
+    assert main(["emulate", "--board", "qemu_m4", "--battery", "80"]) == 2
+    assert "--battery: qemu_m4 boards have no battery" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", KINDS)

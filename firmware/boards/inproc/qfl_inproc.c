@@ -139,7 +139,7 @@ qfl_status qfl_inproc_init(qfl_inproc *b, uint32_t flash_bytes, uint32_t ram_byt
         b, "inproc", ram_bytes, flash_bytes, port_poll, port_ms, port_us, port_link_up, port_link_epoch, port_link_mtu,
         port_link_write, port_link_read, port_link_lost, port_flash_info, port_flash_read, port_flash_program,
         port_flash_erase, port_entropy, port_uid, port_reset_cause, port_sleep, port_reboot, port_next_sample,
-        port_sample_lost, port_arena,
+        port_sample_lost, port_arena, NULL,
     };
     b->port = p;
     return QFL_OK;

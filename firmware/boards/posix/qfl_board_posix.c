@@ -1,7 +1,7 @@
 /*
  * A board as a process: link and samples are TCP servers on the loopback interface, flash is a file or memory.
- * Options: --port N --samples N (0: any), --flash FILE, --uid HEX, --ram KIB, --die-with-parent, --ble (the link's port is a BLE
- * radio's, qfl_ble_records.h).
+ * Options: --port N --samples N (0: any), --flash FILE, --uid HEX, --ram KIB, --battery PERCENT, --die-with-parent, --ble (the link's
+ * port is a BLE radio's, qfl_ble_records.h).
  * Prints one line of JSON with the ports chosen.
  */
 #define _DEFAULT_SOURCE
@@ -39,7 +39,7 @@ typedef struct posix_board {
     uint8_t uid[16];
     uint32_t uid_n, arena_n;
     uint8_t *arena, *flash;
-    int watch_parent;
+    int watch_parent, battery;
     char **argv;
     int ble_on;
     qfl_ble_link ble;
@@ -263,6 +263,8 @@ static uint8_t *port_arena(void *ctx, uint32_t *size)
     return self(ctx)->arena;
 }
 
+static int32_t port_battery(void *ctx) { return self(ctx)->battery; }
+
 static uint8_t *map_flash(const char *path)
 {
     int fd = -1, flags = MAP_PRIVATE | MAP_ANONYMOUS;
@@ -302,6 +304,7 @@ const qfl_port *qfl_board_open(int argc, char **argv)
     const char *flash = NULL;
     uint32_t ram = 256;
     b->uid_n = parse_uid("00000001", b->uid);
+    b->battery = -1;
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
         if (strcmp(argv[i], "--die-with-parent") == 0) {
@@ -322,6 +325,8 @@ const qfl_port *qfl_board_open(int argc, char **argv)
             b->uid_n = parse_uid(value, b->uid);
         else if (strcmp(argv[i], "--ram") == 0)
             ram = (uint32_t)atoi(value);
+        else if (strcmp(argv[i], "--battery") == 0)
+            b->battery = atoi(value);
         else {
             fprintf(stderr, "unknown option %s\n", argv[i]);
             return NULL;
@@ -351,7 +356,7 @@ const qfl_port *qfl_board_open(int argc, char **argv)
         b, "native", b->arena_n, FLASH, port_poll, port_ms, port_us, port_link_up, port_link_epoch, port_link_mtu,
         port_link_write, port_link_read, port_link_lost, port_flash_info, port_flash_read, port_flash_program,
         port_flash_erase, port_entropy, port_uid, port_reset_cause, port_sleep, port_reboot, port_next_sample,
-        port_sample_lost, port_arena,
+        port_sample_lost, port_arena, port_battery,
     };
     b->port = p;
     return &b->port;

@@ -191,7 +191,7 @@ const qfl_port *qfl_board_open(int argc, char **argv)
         &board, QFL_BOARD_NAME, QFL_BOARD_RAM, QFL_BOARD_FLASH, port_poll, port_ms, port_us, port_link_up, port_link_epoch,
         port_link_mtu, port_link_write, port_link_read, port_link_lost, port_flash_info, port_flash_read,
         port_flash_program, port_flash_erase, port_entropy, port_uid, port_reset_cause, port_sleep, port_reboot,
-        port_next_sample, port_sample_lost, port_arena,
+        port_next_sample, port_sample_lost, port_arena, NULL,
     };
     return &port;
 }

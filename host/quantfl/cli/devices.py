@@ -39,37 +39,34 @@ def command(
     if as_json:
         print_json(rows)
     else:
-        console().print(_table(rows))
+        for row in rows:
+            for line in _lines(row):
+                console().print(line, style="red" if "error" in row else None, highlight=False, markup=False, soft_wrap=True)
     return code
 
 
-def _table(rows: list[dict]):
-    """One row per board; columns of BLE only where a board is reached over it."""
-    from rich.table import Table
-
-    radio = any("signal_dbm" in row for row in rows)
-    table = Table()
-    for column in ("port", "board", "uid", "firmware", "RAM", "flash", "state", "package", "head", "samples"):
-        table.add_column(column)
-    for column in ("name", "signal", "battery") if radio else ():
-        table.add_column(column)
-    for row in rows:
-        extra = _radio_cells(row) if radio else []
-        if "error" in row:
-            table.add_row(row["url"], f"[red]{row['error']}[/]", *[""] * 8, *extra)
-            continue
-        table.add_row(
-            row["url"], row["board"], row["uid"], f"{row['firmware']} (protocol {row['protocol']})",
-            f"{row['ram'] // 1024} KiB", f"{row['flash'] // 1024} KiB", row["state"],
-            (row["package"] or "none")[:12], f"{row['head']:08x}" if row["head"] is not None else "",
-            f"{row['samples']} of {row['capacity']}", *extra,
-        )  # fmt: skip
-    return table
+def _lines(row: dict) -> list[str]:
+    """A board for people: who it is, and below what it has and holds; or what is wrong."""
+    if "error" in row:
+        return [f"{row['url']}  {row['error']}"]
+    firmware = f"firmware {row['firmware']} (protocol {row['protocol']})"
+    who = [row["url"], *_radio(row), row["board"], row["uid"], firmware, row["state"]]
+    holds = [f"RAM {row['ram'] // 1024} KiB", f"flash {row['flash'] // 1024} KiB"]
+    if row["package"]:
+        holds += [f"package {row['package'][:12]}", f"head {row['head']:08x}", f"samples {row['samples']} of {row['capacity']}"]
+    else:
+        holds.append("no package")
+    return ["  ".join(who), "    " + ", ".join([*holds, *_battery(row)])]
 
 
-def _radio_cells(row: dict) -> list[str]:
-    signal, battery = row.get("signal_dbm"), row.get("battery_percent")
-    return [row.get("name") or "", "" if signal is None else f"{signal} dBm", "" if battery is None else f"{battery} %"]
+def _radio(row: dict) -> list[str]:
+    """Name and signal, of a board reached over BLE."""
+    signal = row.get("signal_dbm")
+    return [*filter(None, [row.get("name")]), *([] if signal is None else [f"{signal} dBm"])]
+
+
+def _battery(row: dict) -> list[str]:
+    return [] if row.get("battery_percent") is None else [f"battery {row['battery_percent']} %"]
 
 
 async def _ask(urls: list[str], baud: int, timeout: float, keys=None) -> list[dict]:
@@ -113,7 +110,7 @@ def _list(baud: int, timeout: float, ble: bool, ask: bool, as_json: bool, keys) 
     for row in found.values():
         what = [row.get("description", ""), row.get("usb", ""), row.get("guess", "")]
         if "uid" in row:
-            what = [row["board"], row["uid"], f"firmware {row['firmware']}", row["state"], *what[1:]]
+            what = [row["board"], row["uid"], f"firmware {row['firmware']}", row["state"], *_battery(row), *what[1:]]
         elif "error" in row:
             what.append("no quantfl board answers")
         console().print("  ".join([row["url"], *filter(None, what)]), highlight=False, markup=False, soft_wrap=True)
@@ -121,7 +118,8 @@ def _list(baud: int, timeout: float, ble: bool, ask: bool, as_json: bool, keys) 
         console().print("no serial ports on this machine; name a port, or boot boards with `quantfl emulate`")
     for row in boards:
         what = row["error"] if "error" in row else f"{row['board']}  firmware {row['firmware']}  {row['state']}"
-        console().print("  ".join([row["url"], *filter(None, _radio_cells(row)), what]), highlight=False, markup=False)
+        text = "  ".join([row["url"], *_radio(row), what, *_battery(row)])
+        console().print(text, highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
@@ -137,6 +135,10 @@ async def _ble(baud: int, timeout: float, keys) -> tuple[list[dict], str | None]
     rows = {row["url"]: row for row in await _ask([a.url for a in found], baud, timeout, keys)}
     for row in rows.values():
         row.pop("exit_code", None)
-    return [
-        {"battery_percent": a.battery, **rows[a.url], "name": a.name, "address": a.address, "signal_dbm": a.rssi} for a in found
-    ], None
+    boards = []
+    for a in found:
+        row = rows[a.url] | {"name": a.name, "address": a.address, "signal_dbm": a.rssi}
+        if row.get("battery_percent") is None:  # neither the board nor its battery service has told
+            row["battery_percent"] = a.battery
+        boards.append(row)
+    return boards, None

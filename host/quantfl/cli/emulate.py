@@ -18,6 +18,7 @@ def command(
     data_path: Path = typer.Option(None, "--data-path", help="Where the data set lies."),
     split: str = typer.Option("dirichlet:0.3", "--split", help="iid, dirichlet:ALPHA or by-writer."),
     ble: bool = typer.Option(False, "--ble", help="Put them on a virtual BLE adapter that bleak finds by DBUS_SYSTEM_BUS_ADDRESS."),
+    battery: int = typer.Option(None, "--battery", min=0, max=100, help="Per cent of charge that native boards tell."),
     as_json: bool = typer.Option(False, "--json", help="Print the list of boards as one JSON line."),
 ) -> int:
     """Boot boards, print their ports, and keep them running until Ctrl-C or until this process ends."""
@@ -27,12 +28,14 @@ def command(
     if board not in KINDS or board == "inproc":
         known = ", ".join(k for k in KINDS if k != "inproc")
         raise UsageError(f"--board {board}: boards that other processes can reach are {known}")
+    if battery is not None and board != "native":
+        raise UsageError(f"--battery: {board} boards have no battery; --board native has")
     shards = None
     if data is not None:
         if package is None:
             raise UsageError("--data needs --package: samples are fed in the input quantisation of a model")
         shards = _shards(package, data, data_path, split, count, seed)
-    boards = boot_fleet(board, count, seed=seed, ble=ble)
+    boards = boot_fleet(board, count, seed=seed, ble=ble, battery=battery)
     adapter = None
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))

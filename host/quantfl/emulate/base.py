@@ -83,10 +83,13 @@ def best_kind() -> str:
     return next(kind for kind in ("qemu_m4", "native", "inproc") if available(kind) is None)
 
 
-def boot_fleet(kind: str, count: int, *, seed: int = 1, prefix: str = "board", ble: bool = False) -> list[Board]:
+def boot_fleet(
+    kind: str, count: int, *, seed: int = 1, prefix: str = "board", ble: bool = False, battery: int | None = None
+) -> list[Board]:
     """Boot `count` boards named prefix-00, prefix-01 …; each has a unique id made from `seed` and its number.
 
-    ble: native boards run the BLE port; their url is for a radio (quantfl.emulate.ble).
+    ble: native boards run the BLE port; their url is for a radio (quantfl.emulate.ble). battery: what native boards say of their
+    charge, per cent.
     """
     reason = available(kind)
     if reason is not None:
@@ -95,7 +98,8 @@ def boot_fleet(kind: str, count: int, *, seed: int = 1, prefix: str = "board", b
     from quantfl.emulate.native import NativeBoard
     from quantfl.emulate.qemu import QemuBoard
 
-    make = {"native": partial(NativeBoard, ble=ble), "inproc": InprocBoardHandle}.get(kind) or partial(QemuBoard, kind=kind)
+    native = partial(NativeBoard, ble=ble, battery=battery)
+    make = {"native": native, "inproc": InprocBoardHandle}.get(kind) or partial(QemuBoard, kind=kind)
     boards: list[Board] = []
     try:
         for i in range(count):

@@ -15,15 +15,16 @@ class NativeBoard:
     """The firmware as a process; link and samples are TCP ports on this machine.
 
     flash: file that keeps its flash over restarts. ram: KiB of arena. ble: its link's port is that of a BLE radio
-    (quantfl.emulate.ble), not of a UART.
+    (quantfl.emulate.ble), not of a UART. battery: its charge in per cent, None: it does not know.
     """
 
     kind = "native"
 
     def __init__(
-        self, name: str, *, uid: bytes, flash: str | None = None, ram: int = 256, program: str | None = None, ble: bool = False
-    ):
-        self.name, self.uid, self.flash, self.ram, self.ble = name, uid, flash, ram, ble
+        self, name: str, *, uid: bytes, flash: str | None = None, ram: int = 256, program: str | None = None, ble: bool = False,
+        battery: int | None = None,
+    ):  # fmt: skip
+        self.name, self.uid, self.flash, self.ram, self.ble, self.battery = name, uid, flash, ram, ble, battery
         self.program = program or str(firmware("native", "program"))
         self.url, self.samples_url = "", None
         self._ports = (0, 0)
@@ -42,6 +43,8 @@ class NativeBoard:
                    "--uid", self.uid.hex(), "--ram", str(self.ram), "--die-with-parent"]  # fmt: skip
         if self.ble:
             command.append("--ble")
+        if self.battery is not None:
+            command += ["--battery", str(self.battery)]
         if self.flash:
             command += ["--flash", self.flash]
         self._process = spawn(

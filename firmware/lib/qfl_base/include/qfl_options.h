@@ -57,6 +57,11 @@
 #define QFL_LOG 1
 #endif
 
+/* 1: a board tells the charge of its battery, where its port knows it (qfl_port.h). */
+#ifndef QFL_BATTERY
+#define QFL_BATTERY 1
+#endif
+
 /*
  * Functions that run once a message, a package or a start, and everything that only they call: compiled for size whatever the
  * optimisation (GCC and Clang). What runs once a byte, weight or sample is not marked.

@@ -73,7 +73,8 @@ QFL_COLD void qfl_device_on_info(qfl_device *d, uint8_t number)
         d->head_hash, d->params, d->nn.feature_count, d->have_package ? qfl_head_classes(&d->shape) : 0, d->samples, d->capacity,
     };
     uint32_t count = d->have_package ? ALWAYS + WITH_PACKAGE : ALWAYS;
-    put_head(&w, 5, count + TEXTS + d->have_package);
+    int32_t battery = QFL_BATTERY && port->battery_percent != NULL ? port->battery_percent(port->ctx) : -1;
+    put_head(&w, 5, count + TEXTS + d->have_package + (battery >= 0));
     put_text(&w, "firmware");
     put_text(&w, QFL_FIRMWARE_VERSION);
     put_text(&w, "board");
@@ -83,6 +84,10 @@ QFL_COLD void qfl_device_on_info(qfl_device *d, uint8_t number)
     if (d->have_package) {
         put_text(&w, "package");
         put_bytes(&w, 2, d->store.sha256, QFL_SHA256_BYTES);
+    }
+    if (battery >= 0) {
+        put_text(&w, "battery");
+        put_head(&w, 0, (uint32_t)battery);
     }
     const char *name = NUMBERS;
     for (uint32_t i = 0; i < count; i++, name += strlen(name) + 1) {

@@ -70,6 +70,9 @@ typedef struct qfl_port {
     uint32_t (*sample_lost)(void *ctx);
 
     uint8_t *(*arena)(void *ctx, uint32_t *size); /* the one big block of RAM, 16-byte aligned */
+
+    /* May be NULL: charge of the battery, 0..100 per cent; negative: not known, or no battery. Called seldom, may take some ms. */
+    int32_t (*battery_percent)(void *ctx);
 } qfl_port;
 
 #endif
