@@ -34,6 +34,8 @@ def test_defaults_fill_in():
         ('[model]\npath = "m"\n[fleet]\nboards = 3\n', ["fleet", "emulate"]),
         ('[model]\npath = "m"\n[fleet]\nemulate = "native"\n[[fleet.board]]\nurl = "x"\n', ["fleet", "either"]),
         ('[model]\npath = "m"\n[[fleet.board]]\nsamples = "x"\n', ["fleet.board[0]", "needs url, or the board's id"]),
+        ('[model]\npath = "m"\n[[fleet.board]]\nurl = "COM3"\n[[fleet.board]]\nurl = "com3"\n', ["fleet", "are at com3"]),
+        ('[model]\npath = "m"\n[[fleet.board]]\nurl = "a"\nname = "x"\n[[fleet.board]]\nurl = "b"\nname = "x"\n', ["called x"]),
         ('[model]\npath = "m"\n[fleet]\nemulate = "avr"\n', ["fleet.emulate"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""Serial ports: boards known by their id, cables pulled in mid-transfer, ports that open without a reset, RFC 2217, listing."""
+"""Serial ports: boards known by their id, cables pulled in mid-transfer, RFC 2217, listing. Names of ports: test_com_ports.py."""
 
 from __future__ import annotations
 
@@ -208,52 +208,6 @@ def test_a_socket_board_that_restarts_in_mid_push(package):
         asyncio.run(push())
     finally:
         close_all([board])
-
-
-def test_opening_does_not_reset_an_esp32(monkeypatch):
-    """DTR and RTS are low before the port opens and are never raised: their edges would reset the chip."""
-    done: list[tuple] = []
-
-    class Fake:
-        is_open = False
-        in_waiting = 0
-
-        def __setattr__(self, name, value):
-            done.append((name, value))
-            object.__setattr__(self, name, value)
-
-        def open(self):
-            done.append(("open", self.baudrate))
-
-        def read(self, n):
-            time.sleep(0.01)
-            return b""
-
-        def write(self, data):
-            return len(data)
-
-        def close(self):
-            done.append(("close", None))
-
-    def serial_for_url(url, do_not_open=False, **_kwargs):
-        assert url == "/dev/ttyUSB9" and do_not_open
-        return Fake()
-
-    monkeypatch.setattr(serial, "serial_for_url", serial_for_url)
-
-    async def go() -> None:
-        transport = SerialTransport("/dev/ttyUSB9", 115_200)
-        await transport.open(lambda data: None, lambda reason: None)
-        transport.write(b"hello")
-        await asyncio.sleep(0.05)
-        await transport.close()
-
-    asyncio.run(go())
-    opened = done.index(("open", 115_200))
-    assert {("dtr", False), ("rts", False)} <= set(done[:opened])
-    assert not [d for d in done if d[0] in ("dtr", "rts") and d[1]]
-    assert not [d for d in done[opened:] if d[0] in ("dtr", "rts")]
-    assert done[-1] == ("close", None)
 
 
 class Rfc2217Server:

@@ -10,7 +10,7 @@ import typer
 
 
 def command(
-    package: Path = typer.Argument(..., help="A package made by `quantfl convert`."),
+    package: str = typer.Argument(..., help="A package made by `quantfl convert`."),
     urls: list[str] = typer.Argument(..., help="Ports of the boards."),
     baud: int = typer.Option(921_600, min=300, help="Bits per second on a serial port."),
     timeout: float = typer.Option(120.0, min=1, help="Seconds for each board."),
@@ -25,7 +25,8 @@ def command(
     from quantfl.package.flatfile import read_file
     from quantfl.package.program import open_package
 
-    data = read_file(package)
+    _check_order(package, urls)
+    data = read_file(Path(package))
     open_package(data)
     ring = KeyRing.load(keys) if keys else None
     with tracing(trace):
@@ -36,12 +37,26 @@ def command(
     else:
         for row in rows:
             if "error" in row:
-                console().print(f"{row['url']}  [red]{row['error']}[/]", highlight=False)
+                console().print(f"{row['url']}  {row['error']}", style="red", highlight=False, markup=False, soft_wrap=True)
             else:
                 moved = f"{row['up_bytes'] + row['down_bytes']:,} bytes on the wire"
                 text = f"pushed, {moved}" if row["moved"] else "had it already"
-                console().print(f"{row['url']}  {row['package'][:12]}  {text}", highlight=False)
+                console().print(f"{row['url']}  {row['package'][:12]}  {text}", highlight=False, markup=False, soft_wrap=True)
     return code
+
+
+def _check_order(package: str, urls: list[str]) -> None:
+    """Ports and package given the wrong way round, or two packages: a port is never read as a file, nor a file opened as a port."""
+    from quantfl.errors import UsageError
+    from quantfl.link.ports import is_port
+
+    files = [u for u in urls if "://" not in u and Path(u).is_file()]
+    if is_port(package):
+        others = [u for u in urls if u not in files]
+        rest = " ".join([files[0] if files else "PACKAGE", package, *others])
+        raise UsageError(f"{package} is a port, and the package comes first: quantfl push {rest}")
+    if files:
+        raise UsageError(f"{files[0]} is a file, not a port; push sends one package: quantfl push PACKAGE URL…")
 
 
 async def _push(data: bytes, urls: list[str], baud: int, timeout: float, keys) -> list[dict]:

@@ -18,6 +18,7 @@ from quantfl.emulate.base import KINDS
 from quantfl.errors import UsageError
 from quantfl.link.ble_turns import DEFAULT_CONNECTIONS
 from quantfl.link.energy import RADIOS, joules
+from quantfl.link.ports import same_port
 from quantfl.strategy.admission import Bounds
 from quantfl.strategy.closed_form import StatsSpec
 from quantfl.strategy.rate import Span
@@ -93,6 +94,10 @@ class FleetTable(_Table):
     def _one_of(self) -> FleetTable:
         if (self.emulate is None) == (not self.board):
             raise ValueError("give either emulate (boards the run boots) or [[fleet.board]] tables with urls")
+        names, ports = [b.name or b.url for b in self.board], [same_port(b.url) for b in self.board]
+        for i, board in enumerate(self.board):
+            if names[i] in names[:i] or ports[i] in ports[:i]:
+                raise ValueError(f"two [[fleet.board]] tables are called {names[i]} or are at {board.url}")
         return self
 
     @property

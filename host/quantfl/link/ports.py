@@ -8,10 +8,13 @@ SYN to whatever it is: ports that are no USB serial ports are left alone unless 
 from __future__ import annotations
 
 import asyncio
+import fnmatch
 import glob
 import os
+import re
 import weakref
 from dataclasses import dataclass
+from pathlib import Path
 
 import cbor2
 
@@ -56,25 +59,45 @@ def serial_ports() -> list[Port]:
 
 
 def listed() -> list[str]:
-    """Ports that QUANTFL_PORTS names, patterns resolved."""
+    """Ports that QUANTFL_PORTS names. Patterns are resolved among files and, as COM ports are none, among this machine's ports."""
     names = [n.strip() for n in os.environ.get("QUANTFL_PORTS", "").split(",") if n.strip()]
-    return [p for n in names for p in ([n] if "://" in n else sorted(glob.glob(n)) or ([] if glob.has_magic(n) else [n]))]
+    return [p for n in names for p in ([n] if "://" in n or not glob.has_magic(n) else _matching(n))]
+
+
+def _matching(pattern: str) -> list[str]:
+    return sorted(glob.glob(pattern)) or [p.url for p in serial_ports() if fnmatch.fnmatch(p.url, pattern)]
+
+
+def is_port(name: str) -> bool:
+    """Whether a name can only be that of a port: a URL, a COM port, a terminal that exists."""
+    return "://" in name or same_port(name).startswith("COM") or Path(name).is_char_device()
+
+
+def same_port(url: str) -> str:
+    """One name for all names of a port: `com3` and `\\\\.\\COM3` are COM3, a link is what it leads to."""
+    if "://" in url:
+        return url
+    short = url.removeprefix("\\\\.\\").upper()
+    return short if re.fullmatch(r"COM[0-9]+", short) else os.path.realpath(url)
 
 
 def candidates() -> list[str]:
     """Ports at which a board may be found."""
-    return list(dict.fromkeys([*(p.url for p in serial_ports() if p.usb), *listed()]))
+    names: dict[str, str] = {}
+    for url in (*(p.url for p in serial_ports() if p.usb), *listed()):
+        names.setdefault(same_port(url), url)
+    return list(names.values())
 
 
-_in_use: set[str] = set()  # ports open in this process: nobody is to knock there
+_in_use: dict[str, str] = {}  # ports open in this process, by the name they were opened by: nobody is to knock there
 
 
 def claim(url: str) -> None:
-    _in_use.add(url)
+    _in_use[url] = same_port(url)
 
 
 def release(url: str) -> None:
-    _in_use.discard(url)
+    _in_use.pop(url, None)  # by its name: a link may lead nowhere by now
 
 
 async def identify(url: str, *, baud: int, timeout: float = PROBE_S) -> str | None:
@@ -103,7 +126,7 @@ async def locate(uid: str, *, baud: int, first: str | None = None) -> str:
     """The port of the board whose id begins with `uid`. first: where it was last. LinkError when it is nowhere, or not alone."""
     lock = _searches.setdefault(asyncio.get_running_loop(), asyncio.Lock())
     async with lock:  # one search at a time: a port has room for one
-        free = [url for url in candidates() if url not in _in_use]
+        free = [url for url in candidates() if same_port(url) not in _in_use.values()]
         order = dict.fromkeys([*([first] if first in free else []), *(u for u in free if _seen.get(u, "").startswith(uid)), *free])
         for url in order:
             found = await identify(url, baud=baud)

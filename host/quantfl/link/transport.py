@@ -21,6 +21,7 @@ from quantfl.errors import LinkError, UsageError
 from quantfl.link import ports
 
 BAUD = 921_600
+POSIX = os.name == "posix"
 
 
 class Transport(Protocol):
@@ -54,7 +55,7 @@ class TurnTaking(Protocol):
 
 
 class SerialTransport:
-    """Anything pyserial can open. DTR and RTS are low before the port opens: many boards reset on their edges.
+    """Anything pyserial can open, without a reset of an ESP32: RTS alone, or later than DTR, would be one (`_open_port`).
 
     uid: the board's id as hex, where it is known (`id://`, or `know` after its hello). With it a board that comes back at another
     port is found there. place: the port it was last seen at.
@@ -116,12 +117,19 @@ class SerialTransport:
     def _open_port(self) -> serial.SerialBase:
         port = serial.serial_for_url(self.place, do_not_open=True)
         port.baudrate = self.baud
-        if "://" not in self.place:
-            port.dtr = port.rts = False
+        local = "://" not in self.place
+        if local:
+            # An ESP32 is in reset while RTS is raised and DTR is not (the two transistors of its boards, and its own USB alike). POSIX
+            # systems raise both when a port opens, and pyserial then sets DTR before RTS: lowering DTR first would reset the chip.
+            # Windows opens the port with the lines as they are given here.
+            port.dtr, port.rts = POSIX, False
             with contextlib.suppress(AttributeError, ValueError):
                 port.exclusive = True
         port.timeout = 0
         port.open()
+        if local and POSIX:
+            with contextlib.suppress(OSError):  # a pty has no such lines
+                port.dtr = False
         if _pollable(port) is None:
             port.timeout = 0.05
         return port
@@ -204,7 +212,7 @@ class SerialTransport:
 
 def _pollable(port: serial.SerialBase) -> int | None:
     """The descriptor to watch, where the platform and the kind of port have one."""
-    if os.name != "posix":
+    if not POSIX:
         return None
     try:
         return port.fileno()
