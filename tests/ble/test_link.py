@@ -170,6 +170,36 @@ def test_errors_are_one_line(air, monkeypatch):
     run(no_bluetooth())
 
 
+def test_a_board_that_takes_no_subscription_is_given_up_in_time(air, monkeypatch):
+    """Connected, and then silent: one line after NOTIFY_S, its place is free, and the next attempt goes through."""
+    import bleak
+
+    there = air(1)
+    monkeypatch.setattr(ble, "NOTIFY_S", 0.4)
+    real, hung = bleak.BleakClient.start_notify, []
+
+    async def start_notify(self, *args, **how):
+        if not hung:
+            hung.append(self)
+            await asyncio.Event().wait()
+        await real(self, *args, **how)
+
+    monkeypatch.setattr(bleak.BleakClient, "start_notify", start_notify)
+
+    async def go():
+        device = Device(there.url(0))
+        started = time.monotonic()
+        with pytest.raises(LinkError, match="cannot connect to ble://qfl-0: it does not answer in time"):
+            await device.open()
+        assert time.monotonic() - started < 3 and hung
+        assert not hung[0].is_connected and ble.Adapter.current().turns.taken == 0
+        await device.open()
+        assert (await device.hello()).board == "native"
+        await device.close()
+
+    run(go())
+
+
 def test_a_device_without_the_service_is_named(air):
     """Something else that is connectable: refused in one line, and its place is free again."""
     there = air(1)

@@ -27,6 +27,7 @@ BATTERY_SERVICE = "0000180f-0000-1000-8000-00805f9b34fb"
 BATTERY_LEVEL = "00002a19-0000-1000-8000-00805f9b34fb"
 FIND_S = 5.0  # for an advertisement
 CONNECT_S = 10.0  # for one attempt to connect and read the services
+NOTIFY_S = 5.0  # for the board to take the subscription: the operating system alone would wait 30 s (ATT's transaction time-out)
 ATTEMPTS = 3  # to connect to a board that does not simply fail to answer
 
 
@@ -220,7 +221,8 @@ class BleTransport:
             rx, tx = (client.services.get_characteristic(u) for u in (RX, TX))
             if rx is None or tx is None:
                 raise LinkError(f"{self.url} has no quantfl serial service ({SERVICE})")
-            await client.start_notify(tx, lambda _source, value: self._on_value(bytes(value), on_bytes))
+            async with asyncio.timeout(NOTIFY_S):
+                await client.start_notify(tx, lambda _source, value: self._on_value(bytes(value), on_bytes))
         except BaseException:
             await self._disconnect(client)
             raise
@@ -277,7 +279,8 @@ class BleTransport:
     @staticmethod
     async def _disconnect(client) -> None:
         with contextlib.suppress(Exception):
-            await client.disconnect()
+            async with asyncio.timeout(CONNECT_S):
+                await client.disconnect()
 
     def engage(self, on: bool) -> None:
         """A request to the board begins or ends: its place is kept meanwhile."""
