@@ -100,16 +100,27 @@ def engine() -> str:
 
 
 def link() -> str:
-    rows = [r for r in quantfl("bench", "link") if r["latency_ms"] != 2 and r["ber"] in (0, 1e-5)]  # the whole is long
+    found = quantfl("bench", "link")
+    rows = [r for r in found if r["clock"] == "virtual" and r["latency_ms"] != 2 and r["ber"] in (0, 1e-5)]  # the whole is long
+    checks = [
+        f"{r['direction']}, {r['latency_ms']:g} ms, bit error rate {r['ber']:g}: {r['utilisation']:.1%} of the line"
+        f" ({next(v for v in rows if _alike(v, r))['utilisation']:.1%} in virtual time)"
+        for r in found if r["clock"] == "real"
+    ]  # fmt: skip
     text = (
         "`quantfl bench link`: the boards' and the host's own C on a serial line in virtual time. line used: share of the time in "
-        "which the line carried bytes of use.\n\n"
+        "which the line carried bytes of use. Three of the lines once more in real time, paced between two sockets: "
+        f"{'; '.join(checks)}.\n\n"
     )
     return text + table(
         ["link", "direction", "baud", "latency, ms", "bit error rate", "goodput, B/s", "line used", "bytes per byte", "sent again"],
         [[r["link"], r["direction"], f"{r['baud']:,}", f"{r['latency_ms']:g}", f"{r['ber']:g}", f"{r['goodput']:,}",
           f"{r['utilisation']:.1%}", f"{r['overhead_ratio']:.3f}", f"{r['retransmitted']:,}"] for r in rows],
     )  # fmt: skip
+
+
+def _alike(a: dict, b: dict) -> bool:
+    return all(a[k] == b[k] for k in ("link", "direction", "baud", "latency_ms", "ber"))
 
 
 SAVED: dict[str, Path] = {}  # benches whose rows come from a file: `quantfl bench NAME --json > FILE` of a longer run

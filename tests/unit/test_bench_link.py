@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from quantfl.bench.link import Line, measure
+from quantfl.bench.link import Line, measure, parts
 from quantfl.core.link import UP, Link
 
 
@@ -28,6 +28,31 @@ def test_a_line_that_flips_bits_is_used_to_85_percent(direction, latency):
 def test_figures_are_the_same_each_time():
     a, b = (measure(board="large", direction="down", baud=921_600, latency_ms=2.0, ber=1e-5) for _ in range(2))
     assert a == b
+
+
+def test_real_time_agrees_with_virtual_time():
+    """The same line between two sockets: the same bytes; as much of the line used, but for what a busy machine takes."""
+    for _ in range(3):
+        virtual, real = (measure(board="large", direction="down", baud=921_600, latency_ms=8.0, ber=0.0, clock=c)
+                         for c in ("virtual", "real"))  # fmt: skip
+        assert real["overhead_ratio"] == virtual["overhead_ratio"] and real["retransmitted"] == 0
+        assert real["utilisation"] <= virtual["utilisation"] + 0.01  # a line in real time is never faster
+        if real["utilisation"] > 0.8:
+            return
+    pytest.fail(f"{real['utilisation']:.0%} of the line in real time, {virtual['utilisation']:.0%} in virtual time")
+
+
+def test_the_table_fits_a_terminal(monkeypatch, capsys):
+    from quantfl.bench import link
+    from quantfl.cli.main import main
+
+    row = measure(board="large", direction="down", baud=921_600, latency_ms=2.0, ber=1e-5)
+    monkeypatch.setattr(link, "run", lambda quick: [row, row | {"clock": "real", "retransmitted": 123_456}])
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["bench", "link"]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80 and "123,456" in out and "real time" in out
+    assert all(k in out for part in parts([row]) for k in part[1][0])
 
 
 @pytest.mark.parametrize("frames", [255, 256, 257, 700])

@@ -6,21 +6,25 @@ An object moves as `Device.push` moves it (messages of 4,102 bytes, three queued
 
 line_rate: bytes a second the line carries. goodput: bytes of the object a second. utilisation: how much of the time in which the
 object moved the line carried bytes that were of use (payload and framing, first transmissions that arrived). overhead_ratio: bytes
-sent in the object's direction for each of its bytes. retransmitted: bytes sent again.
+sent in the object's direction for each of its bytes. retransmitted: bytes sent again. clock: `virtual`, or `real` for the rows that
+check it: the same ends, object and line in real time (realtime.py), which a busy machine slows down.
 """
 
 from __future__ import annotations
 
 import heapq
 import random
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
 
 from quantfl.core import ffi, lib
-from quantfl.core.link import UP, Link
+from quantfl.core.link import UP, Counters, Link
 
 OBJECT = 192 * 1024
+PIECE = 64  # bytes: a UART's FIFO
+AHEAD_US = 1500.0  # a UART's driver takes more only when less than this is left to send
 CHUNK = 4096 + 6  # a PUT_DATA message
 #: Arenas of boards, bytes; what they offer in their handshake is the firmware's own choice (qfl_device_link_config).
 BOARDS = {"small": 16 << 10, "medium": 48 << 10, "large": 256 << 10}
@@ -34,7 +38,7 @@ def offer(arena: int) -> tuple[int, int, int]:
 
 
 @dataclass
-class _Pipe:
+class Pipe:
     """One direction of a line: bytes in order, paced, late, flipped at random."""
 
     us_per_byte: float
@@ -46,8 +50,8 @@ class _Pipe:
     def send(self, now: float, data: bytes) -> list[tuple[float, bytes]]:
         """When which bytes arrive; a piece of at most 64 bytes at a time, as a UART's FIFO is read."""
         out, at = [], max(now, self.free_at)
-        for i in range(0, len(data), 64):
-            piece = np.frombuffer(data[i : i + 64], np.uint8)
+        for i in range(0, len(data), PIECE):
+            piece = np.frombuffer(data[i : i + PIECE], np.uint8)
             at += len(piece) * self.us_per_byte
             if self.ber:
                 flips = np.packbits(self.rng.random((len(piece), 8)) < self.ber, axis=1)[:, 0]
@@ -56,7 +60,7 @@ class _Pipe:
         self.free_at = at
         return out
 
-    def room(self, now: float, ahead_us: float = 1500.0) -> bool:
+    def room(self, now: float, ahead_us: float = AHEAD_US) -> bool:
         """A UART's driver takes more only when little is left to send."""
         return self.free_at - now < ahead_us
 
@@ -67,10 +71,13 @@ class Line:
     def __init__(self, a: Link, b: Link, *, baud: int, latency_ms: float, ber: float, seed: int):
         rng = np.random.default_rng(seed)
         self.ends, self.now = (a, b), 0.0
-        self.pipes = tuple(_Pipe(1e7 / baud, 1000 * latency_ms, ber, rng) for _ in range(2))
+        self.pipes = tuple(Pipe(1e7 / baud, 1000 * latency_ms, ber, rng) for _ in range(2))
         self._events: list[tuple[float, int, int, bytes]] = []
         self._count = 0
         self.on_message = [lambda m: None, lambda m: None]
+
+    def close(self) -> None:
+        """Nothing is held; lines in real time have more to do here."""
 
     def _step(self, end: int) -> None:
         link, ms = self.ends[end], int(self.now // 1000)
@@ -109,18 +116,36 @@ class Line:
                 self.on_message[end](message)
 
 
-def measure(*, board: str, direction: str, baud: int, latency_ms: float, ber: float, seed: int = 1) -> dict:
-    """Move an object of OBJECT bytes in one direction; the row of the table."""
+def measure(
+    *, board: str, direction: str, baud: int, latency_ms: float, ber: float, seed: int = 1, clock: str = "virtual"
+) -> dict:
+    """Move an object of OBJECT bytes in one direction; the row of the table. clock: virtual or real."""
+    from quantfl.bench.realtime import RealLine
+
     frame, window, message = offer(BOARDS[board])
     host, device = Link(), Link(initiator=False, frame_max=frame, window=window, message_max=message)
-    line = Line(host, device, baud=baud, latency_ms=latency_ms, ber=ber, seed=seed)
-    host.connect(seed * 4 + 1, 0)
-    line.run(lambda: host.state == UP and device.state == UP)
+    make = RealLine if clock == "real" else Line
+    with closing(make(host, device, baud=baud, latency_ms=latency_ms, ber=ber, seed=seed)) as line:
+        host.connect(seed * 4 + 1, 0)
+        line.run(lambda: host.state == UP and device.state == UP)
+        seconds, used, useful = _move(line, host, device, direction, min(CHUNK, message), seed)
+    rate, sent = baud / 10, used.tx_payload + used.tx_framing + used.tx_retransmission + used.tx_ack
+    return {
+        "link": f"serial, {BOARDS[board] >> 10} KiB of arena: {frame} B x {window}", "direction": direction,
+        "baud": baud, "latency_ms": latency_ms, "ber": ber,
+        "goodput": round(OBJECT / seconds), "line_rate": round(rate), "utilisation": round(useful / seconds / rate, 4),
+        "overhead_ratio": round(sent / OBJECT, 4), "retransmitted": used.tx_retransmission, "seconds": round(seconds, 3),
+        "clock": clock,
+    }  # fmt: skip
+
+
+def _move(line, host: Link, device: Link, direction: str, chunk: int, seed: int) -> tuple[float, Counters, int]:
+    """Seconds for the object, the sender's books of it, and bytes that were of use to the receiver."""
     data = random.Random(seed).randbytes(OBJECT)
     sender, receiver, end = (host, device, 1) if direction == "down" else (device, host, 0)
     got = bytearray()
     line.on_message[end] = got.extend
-    chunk = min(CHUNK, message) if direction == "down" else OBJECT
+    chunk = chunk if direction == "down" else OBJECT
     state, before = {"at": 0}, sender.counters()
 
     def feed() -> bool:
@@ -131,25 +156,33 @@ def measure(*, board: str, direction: str, baud: int, latency_ms: float, ber: fl
 
     seconds = line.run(feed)
     assert bytes(got) == data, "the object arrived changed"
-    used, rate = sender.counters() - before, baud / 10
-    sent = used.tx_payload + used.tx_framing + used.tx_retransmission + used.tx_ack
-    useful = receiver.counters().rx_payload + receiver.counters().rx_framing
-    return {
-        "link": f"serial, {BOARDS[board] >> 10} KiB of arena: {frame} B x {window}", "direction": direction,
-        "baud": baud, "latency_ms": latency_ms, "ber": ber,
-        "goodput": round(len(data) / seconds), "line_rate": round(rate), "utilisation": round(useful / seconds / rate, 4),
-        "overhead_ratio": round(sent / len(data), 4), "retransmitted": used.tx_retransmission, "seconds": round(seconds, 3),
-    }  # fmt: skip
+    return seconds, sender.counters() - before, receiver.counters().rx_payload + receiver.counters().rx_framing
 
 
 def run(quick: bool = False) -> list[dict]:
-    """Rows of all lines."""
+    """Rows of all lines, in virtual time, and of some in real time."""
     rows = []
     for board in BOARDS:
         for direction in ("down", "up"):
             for ber in (0.0, 1e-5) if quick else (0.0, 1e-6, 1e-5, 3e-5):
                 for latency in (0.5, 8.0) if quick else (0.5, 2.0, 8.0):
                     rows.append(measure(board=board, direction=direction, baud=921_600, latency_ms=latency, ber=ber))
+    for direction, ber in (("down", 0.0), ("up", 0.0), ("down", 1e-5)):
+        same = {"board": "large", "direction": direction, "baud": 921_600, "latency_ms": 8.0, "ber": ber}
+        if not quick or (direction, ber) == ("down", 0.0):
+            rows.append(measure(**same, clock="real"))
     if not quick:
         rows += [measure(board="large", direction="down", baud=115_200, latency_ms=2.0, ber=ber) for ber in (0.0, 1e-5)]
     return rows
+
+
+def parts(rows: list[dict]) -> list[tuple[str, list[dict]]]:
+    """Rows for a terminal of 80 columns: what whole groups share becomes their title."""
+    found: dict[str, list[dict]] = {}
+    for r in rows:
+        title = f"{r['link']}; {r['baud']:,} baud: {r['line_rate']:,} B/s; {r['clock']} time"
+        found.setdefault(title, []).append(
+            {"way": r["direction"], "latency ms": f"{r['latency_ms']:g}", "bit errors": f"{r['ber']:g}", "B/s": r["goodput"],
+             "line used": f"{r['utilisation']:.1%}", "per byte": f"{r['overhead_ratio']:.3f}", "resent": r["retransmitted"]}
+        )  # fmt: skip
+    return list(found.items())
