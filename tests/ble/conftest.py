@@ -27,16 +27,7 @@ class Air:
 
     async def simulate(self, member: str, signature: str = "", body: list | None = None):
         """Call org.quantfl.Sim1; returns the first value of the answer."""
-        from dbus_fast import BusType, Message
-        from dbus_fast.aio import MessageBus
-
-        bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
-        try:
-            reply = await bus.call(Message(destination="org.bluez", path="/org/quantfl", interface="org.quantfl.Sim1", member=member,
-                                           signature=signature, body=body or []))  # fmt: skip
-            return reply.body[0] if reply.body else None
-        finally:
-            bus.disconnect()
+        return await self.adapter.simulate(member, signature, body)
 
     async def meters(self) -> dict:
         return json.loads(await self.simulate("Meters"))

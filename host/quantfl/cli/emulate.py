@@ -18,6 +18,7 @@ def command(
     data_path: Path = typer.Option(None, "--data-path", help="Where the data set lies."),
     split: str = typer.Option("dirichlet:0.3", "--split", help="iid, dirichlet:ALPHA or by-writer."),
     ble: bool = typer.Option(False, "--ble", help="Put them on a virtual BLE adapter that bleak finds by DBUS_SYSTEM_BUS_ADDRESS."),
+    chaos: str = typer.Option(None, "--chaos", help="With --ble: faults of values in the air (docs/CHAOS.md)."),
     battery: int = typer.Option(None, "--battery", min=0, max=100, help="Per cent of charge that native boards tell."),
     as_json: bool = typer.Option(False, "--json", help="Print the list of boards as one JSON line."),
 ) -> int:
@@ -30,6 +31,8 @@ def command(
         raise UsageError(f"--board {board}: boards that other processes can reach are {known}")
     if battery is not None and board != "native":
         raise UsageError(f"--battery: {board} boards have no battery; --board native has")
+    if chaos is not None and not ble:
+        raise UsageError("--chaos needs --ble: here faults are those of a radio; `quantfl run --chaos` is for any link")
     shards = None
     if data is not None:
         if package is None:
@@ -41,7 +44,7 @@ def command(
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
     try:
         if ble:
-            adapter = _adapter(boards)
+            adapter = _adapter(boards, chaos)
             adapter.start()
         _announce(boards, adapter, as_json)
         _feed(boards, shards)
@@ -56,12 +59,12 @@ def command(
         close_all(boards)
 
 
-def _adapter(boards):
+def _adapter(boards, chaos: str | None):
     """A virtual BLE adapter over which the boards advertise under their names."""
     from quantfl.emulate.ble import BleAdapter, BleBoard
 
     return BleAdapter(
-        [BleBoard(b.name, int(b.url.rsplit(":", 1)[1]), "radio" if b.kind == "native" else "uart") for b in boards]
+        [BleBoard(b.name, int(b.url.rsplit(":", 1)[1]), "radio" if b.kind == "native" else "uart") for b in boards], chaos=chaos
     )
 
 

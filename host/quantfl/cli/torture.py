@@ -11,6 +11,7 @@ def command(
     seed: int = typer.Option(0, "--seed", min=0, help="First schedule of faults."),
     count: int = typer.Option(100, "--count", "-n", min=1, help="How many."),
     board: str = typer.Option("inproc", "--board", help="inproc (virtual time), or emulated boards of another kind."),
+    ble: bool = typer.Option(False, "--ble", help="native boards over a virtual BLE adapter, with faults in the air besides."),
     boards: int = typer.Option(None, "--boards", min=1, help="Boards per fleet; default 4, others than inproc 2."),
     rounds: int = typer.Option(None, "--rounds", min=1, help="Rounds per run; default 4, others than inproc 3."),
     jobs: int = typer.Option(None, "--jobs", "-j", min=1, help="Schedules at once; default 1, others than inproc 8."),
@@ -24,10 +25,20 @@ def command(
     from quantfl.cli.output import console, print_json
     from quantfl.emulate import available
     from quantfl.emulate.base import ROOT
-    from quantfl.errors import ToolError
+    from quantfl.errors import ToolError, UsageError
     from quantfl.fleet.torture import command_of, run_schedules
     from quantfl.link.chaos import parse
 
+    if ble:
+        from quantfl.emulate.ble import missing
+
+        if board not in ("native", "inproc"):
+            raise UsageError(f"--ble: {board} boards have no BLE port; native ones do")
+        if jobs not in (None, 1):
+            raise UsageError("--ble: one schedule at a time (--jobs 1); the adapter is the process's")
+        board, jobs = "native", 1
+        if missing() is not None:
+            raise ToolError(missing())
     reason = available(board)
     if reason is not None:
         raise ToolError(f"cannot boot {board} boards: {reason}")
@@ -39,10 +50,11 @@ def command(
     real = board != "inproc"
     size = {"boards": boards or (2 if real else 4), "rounds": rounds or (3 if real else 4)}
     c, outcomes = console(), []
-    for outcome in run_schedules(seed, count, str(path), jobs=jobs or (8 if real else 1), kind=board, spec=chaos, **size):
+    for outcome in run_schedules(seed, count, str(path), jobs=jobs or (8 if real else 1), kind=board, spec=chaos, ble=ble, **size):
         outcomes.append(outcome)
         if outcome.problems and not as_json:
-            c.print(f"{command_of(outcome.seed, board, **size)}\n  {outcome.spec}", highlight=False, soft_wrap=True, markup=False)
+            again = command_of(outcome.seed, board, ble=ble, **size)
+            c.print(f"{again}\n  {outcome.spec}", highlight=False, soft_wrap=True, markup=False)
             for problem in outcome.problems:
                 c.print(f"  - {problem}", highlight=False, soft_wrap=True, markup=False)
     failed = sum(bool(o.problems) for o in outcomes)

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantfl.emulate.base import spawn
+from quantfl.emulate.ble_chaos import check_air
 from quantfl.errors import ToolError
+from quantfl.link.chaos import parse
 
 _BUS = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
@@ -54,11 +56,14 @@ class BleBoard:
 class BleAdapter:
     """A private bus and the process behind `org.bluez`. `address` is what DBUS_SYSTEM_BUS_ADDRESS has to be.
 
-    acl: bytes per link-layer packet, 251 with data-length extension, 27 without. limit: connections at once.
+    acl: bytes per link-layer packet, 251 with data-length extension, 27 without. limit: connections at once. chaos: faults of values
+    in the air (docs/CHAOS.md); UsageError when it makes no sense.
     """
 
-    def __init__(self, boards: list[BleBoard], *, acl: int = 251, limit: int = 5, mtu: int = 247):
-        self.boards, self.acl, self.limit, self.mtu = boards, acl, limit, mtu
+    def __init__(self, boards: list[BleBoard], *, acl: int = 251, limit: int = 5, mtu: int = 247, chaos: str | None = None):
+        if chaos is not None:
+            check_air(parse(chaos), [b.name for b in boards])
+        self.boards, self.acl, self.limit, self.mtu, self.chaos = boards, acl, limit, mtu, chaos
         self.address = ""
         self.addresses = [b.address(i + 1) for i, b in enumerate(boards)]
         self._processes: list[subprocess.Popen] = []
@@ -79,7 +84,7 @@ class BleAdapter:
         try:
             self.address = self._run(["dbus-daemon", f"--config-file={config}", "--nofork", "--print-address=1"], "dbus-daemon")
             command = [sys.executable, "-m", "quantfl.emulate.ble_bluez", f"--acl={self.acl}", f"--limit={self.limit}",
-                       f"--mtu={self.mtu}"]  # fmt: skip
+                       f"--mtu={self.mtu}", f"--chaos={self.chaos or ''}"]  # fmt: skip
             for board, address in zip(self.boards, self.addresses, strict=True):
                 battery = "" if board.battery is None else f",battery={board.battery}"
                 command += ["--device", f"{board.name},{address},127.0.0.1:{board.port},mode={board.mode},mtu={board.mtu}{battery}"]
@@ -101,6 +106,19 @@ class BleAdapter:
             last = (process.stderr.read().strip().splitlines() or ["no message"])[-1]
             raise ToolError(f"{what} did not start: {last}")
         return line
+
+    async def simulate(self, member: str, signature: str = "", body: list | None = None):
+        """Call org.quantfl.Sim1 of quantfl.emulate.ble_bluez; the first value of its answer."""
+        from dbus_fast import Message
+        from dbus_fast.aio import MessageBus
+
+        bus = await MessageBus(bus_address=self.address).connect()
+        try:
+            reply = await bus.call(Message(destination="org.bluez", path="/org/quantfl", interface="org.quantfl.Sim1", member=member,
+                                           signature=signature, body=body or []))  # fmt: skip
+            return reply.body[0] if reply.body else None
+        finally:
+            bus.disconnect()
 
     def stop(self) -> None:
         for process in reversed(self._processes):

@@ -1,9 +1,10 @@
 """`org.bluez` on a private D-Bus, backed by a central on the virtual radio: what an unmodified bleak finds on Linux.
 
-    python -m quantfl.emulate.ble_bluez --device NAME,ADDRESS,HOST:PORT[,mode=radio][,battery=80][,mtu=23] [--acl 27]
+    python -m quantfl.emulate.ble_bluez --device NAME,ADDRESS,HOST:PORT[,mode=radio][,battery=80][,mtu=23] [--acl 27] [--chaos SPEC]
 
 The bus is the one DBUS_SYSTEM_BUS_ADDRESS names (quantfl.emulate.ble starts both). `org.quantfl.Sim1` at /org/quantfl drops
-connections, loses values and reads meters. Errors are worded as bluetoothd 5.66 words them; it was compared with it.
+connections, loses values, reads meters and the books of faults in the air. Errors are
+worded as bluetoothd 5.66 words them; it was compared with it.
 """
 
 # dbus-fast reads the annotations of methods as objects: no `from __future__ import annotations` here.
@@ -24,6 +25,7 @@ from dbus_fast.annotations import DBusBool, DBusBytes, DBusDict, DBusInt16, DBus
 from dbus_fast.service import ServiceInterface, dbus_method, dbus_property
 
 from quantfl.emulate.ble_radio import Meter, Peripheral, VirtualPeripheral, make_host
+from quantfl.link.chaos import Chaos, parse
 
 Strings = Annotated[list[str], DBusSignature("as")]
 RO = PropertyAccess.READ
@@ -49,8 +51,8 @@ def uuid_text(uuid) -> str:
 class World:
     """Central, peripherals and bus of one process. limit: connections the adapter takes at once."""
 
-    def __init__(self, acl: int, limit: int, mtu: int):
-        self.link = LocalLink()
+    def __init__(self, acl: int, limit: int, mtu: int, chaos: Chaos | None = None):
+        self.link, self.chaos = LocalLink(), chaos
         self.mtu, self.acl, self.limit = mtu, acl, limit
         self.host, self.controller = make_host(self.link, "central", CENTRAL, acl)
         self.central = Device(config=DeviceConfiguration(name="central", address=Address(CENTRAL)), host=self.host)
@@ -68,7 +70,7 @@ class World:
         self.bus.export("/org/quantfl", Sim1(self))
         self.central.on("advertisement", self._on_advertisement)
         for what in peripherals:
-            self.peripherals[what.address] = VirtualPeripheral(self.link, what, self.acl)
+            self.peripherals[what.address] = VirtualPeripheral(self.link, what, self.acl, chaos=self.chaos)
             await self.peripherals[what.address].start()
         await self.bus.request_name("org.bluez")
 
@@ -357,14 +359,26 @@ class Sim1(ServiceInterface):
         return json.dumps({"central": self.world.host.snooper.snapshot(), "boards": meters, "most_connections": self.world.most})
 
     @dbus_method()
+    def Faults(self) -> DBusStr:
+        """JSON: quantfl.emulate.ble_chaos.FaultyAir.books of each peripheral that has faults, by name."""
+        return json.dumps({p.what.name: p.air.books() for p in self.world.peripherals.values() if p.air is not None})
+
+    @dbus_method()
+    def Quiet(self) -> None:
+        """No faults in the air any more."""
+        for peripheral in self.world.peripherals.values():
+            if peripheral.air is not None:
+                peripheral.air.quiet = True
+
+    @dbus_method()
     def ResetMeters(self) -> None:
         self.world.host.snooper = Meter()
         for peripheral in self.world.peripherals.values():
             peripheral.host.snooper = Meter()
 
 
-async def _serve(devices: list[Peripheral], acl: int, limit: int, mtu: int) -> None:
-    world = World(acl, limit, mtu)
+async def _serve(devices: list[Peripheral], acl: int, limit: int, mtu: int, chaos: str) -> None:
+    world = World(acl, limit, mtu, parse(chaos) if chaos else None)
     await world.start(devices)
     print("READY", flush=True)
     await asyncio.Event().wait()
@@ -376,8 +390,9 @@ def main() -> None:
     parser.add_argument("--acl", type=int, default=251, help="bytes per link-layer packet: 251, or 27 without extension")
     parser.add_argument("--limit", type=int, default=5, help="connections the adapter takes at once")
     parser.add_argument("--mtu", type=int, default=247, help="ATT MTU the central asks for")
+    parser.add_argument("--chaos", default="", help="faults of values in the air (docs/CHAOS.md)")
     a = parser.parse_args()
-    asyncio.run(_serve(a.device, a.acl, a.limit, a.mtu))
+    asyncio.run(_serve(a.device, a.acl, a.limit, a.mtu, a.chaos))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ from bumble.link import LocalLink
 from bumble.snoop import Snooper
 from bumble.transport.common import AsyncPipeSink
 
+from quantfl.emulate.ble_chaos import FaultyAir
 from quantfl.link.ble import BATTERY_LEVEL, BATTERY_SERVICE, RX, SERVICE, TX
+from quantfl.link.chaos import Chaos
 
 CONNECTED, DISCONNECTED, MTU, VALUE = 1, 2, 3, 4  # records to and from a board's radio
 _VALUE_OPCODES = (0x1B, 0x52)  # notification, write command: nothing else carries values here
@@ -121,9 +123,9 @@ def make_host(link: LocalLink, name: str, address: str, acl: int) -> tuple[Host,
 
 
 class VirtualPeripheral:
-    """A connectable device with the serial service, bridged to a board's TCP port."""
+    """A connectable device with the serial service, bridged to a board's TCP port. chaos: faults of its values in the air."""
 
-    def __init__(self, link: LocalLink, what: Peripheral, acl: int, interval_ms: int = 20):
+    def __init__(self, link: LocalLink, what: Peripheral, acl: int, interval_ms: int = 20, chaos: Chaos | None = None):
         self.what = what
         self.host, self.controller = make_host(link, what.name, what.address, acl)
         self.device = Device(
@@ -153,6 +155,9 @@ class VirtualPeripheral:
         self.device.on("connection", self._on_connection)
         self._writer: asyncio.StreamWriter | None = None
         self._pump: asyncio.Task | None = None
+        self.air: FaultyAir | None = None
+        if chaos is not None and chaos.faults(what.name):
+            self.air = FaultyAir(what.name, chaos, size=self._size, to_board=self._to_board, to_host=self._notify, hang_up=self.drop)
 
     async def start(self) -> None:
         await self.device.power_on()
@@ -161,18 +166,32 @@ class VirtualPeripheral:
 
     def _on_connection(self, connection: Connection) -> None:
         self.connection = connection
+        if self.air is not None:
+            self.air.connected()
         connection.on("disconnection", self._on_disconnection)
         connection.on("connection_att_mtu_update", lambda: self._record(MTU, struct.pack("<H", connection.att_mtu)))
         self._record(CONNECTED, struct.pack("<H", connection.att_mtu))
 
     def _on_disconnection(self, *_reason: int) -> None:
         self.connection = None
+        if self.air is not None:
+            self.air.disconnected()
         self._record(DISCONNECTED, b"")
 
     def _on_write(self, _connection: Connection, value: bytes) -> None:
         if self.drop_writes > 0:
             self.drop_writes -= 1
-        elif self.what.mode == "radio":
+        elif self.air is not None:
+            self.air.down(value)
+        else:
+            self._to_board(value)
+
+    def _size(self) -> int:
+        """Bytes in a value."""
+        return (23 if self.connection is None else self.connection.att_mtu) - 3
+
+    def _to_board(self, value: bytes) -> None:
+        if self.what.mode == "radio":
             self._record(VALUE, value)
         elif self._writer is not None:
             self._writer.write(value)
@@ -213,15 +232,18 @@ class VirtualPeripheral:
             kind, length = struct.unpack("<BH", await reader.readexactly(3))
             body = await reader.readexactly(length)
             if kind == VALUE:
-                await self._notify(body)
+                await self._up(body)
 
     async def _from_uart(self, reader: asyncio.StreamReader) -> None:
         while data := await reader.read(4096):
             at = 0
             while at < len(data) and self.connection is not None:
-                size = self.connection.att_mtu - 3
-                await self._notify(data[at : at + size])
+                size = self._size()
+                await self._up(data[at : at + size])
                 at += size
+
+    async def _up(self, value: bytes) -> None:
+        await (self._notify(value) if self.air is None else self.air.up(value))
 
     async def _notify(self, value: bytes) -> None:
         connection = self.connection

@@ -22,6 +22,7 @@ import struct
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -37,6 +38,7 @@ from quantfl.fleet.config import RunConfig
 from quantfl.fleet.member import Member
 from quantfl.fleet.prepare import load_package, make_member, make_strategy
 from quantfl.fleet.rounds import EXPLAIN_S, Federation, Rounds, Silent
+from quantfl.fleet.torture_ble import Air, air_schedule, on_air
 from quantfl.link.chaos import DOWN, LIES, UP, Chaos, parse
 from quantfl.link.clock import monotonic, run_virtual
 from quantfl.link.keys import BoardKey, KeyRing
@@ -61,9 +63,9 @@ class Outcome:
     notes: int = 0
 
 
-def command_of(seed: int, kind: str, boards: int = 4, rounds: int = 4) -> str:
+def command_of(seed: int, kind: str, boards: int = 4, rounds: int = 4, ble: bool = False) -> str:
     """The command that repeats a schedule."""
-    return f"quantfl torture --seed {seed} --count 1 --board {kind} --boards {boards} --rounds {rounds}"
+    return f"quantfl torture --seed {seed} --count 1 --board {kind} --boards {boards} --rounds {rounds}{' --ble' * ble}"
 
 
 def schedule(seed: int, boards: int, rounds: int, *, real: bool) -> str:
@@ -177,10 +179,12 @@ def _federation(config: RunConfig, package: Package, boards: list[Board], chaos:
                       unleashed)  # fmt: skip
 
 
-async def _settle(rounds: _Watched) -> None:
+async def _settle(rounds: _Watched, air: Air | None = None) -> None:
     """After the last round: faults end, lines that are up run dry, both ends' books are compared twice."""
     f = rounds.f
     f.chaos.quiet()
+    if air is not None:
+        await air.hush()
     await asyncio.sleep(5.0 if f.members[0].emulated.kind == "inproc" else 1.0)
 
     async def one(member: Member) -> str | None:
@@ -205,7 +209,7 @@ async def _settle(rounds: _Watched) -> None:
 
 
 async def _under_chaos(
-    config: RunConfig, package: Package, boards: list[Board], chaos: Chaos, keys: KeyRing | None
+    config: RunConfig, package: Package, boards: list[Board], chaos: Chaos, keys: KeyRing | None, air: Air | None = None
 ) -> _Watched | str:
     rounds = _Watched(_federation(config, package, boards, chaos, keys))
     try:
@@ -220,7 +224,7 @@ async def _under_chaos(
             rounds.set_up_took = monotonic() - began
         rounds.score_start()
         await rounds.run()
-        await _settle(rounds)
+        await _settle(rounds, air)
         return rounds
     finally:
         await asyncio.gather(*(m.device.close() for m in rounds.f.members), return_exceptions=True)
@@ -312,20 +316,26 @@ def _replay_came_first(rounds: _Watched) -> bool:
     return any(record["round"] in told.get(n, ()) for record in rounds.history[1:] for n in record["contributors"])
 
 
-def run_schedule(seed: int, model: str, *, kind: str = "inproc", boards: int = 4, rounds: int = 4, spec: str | None = None) -> Outcome:
-    """Run one schedule and check it. model: path of a package. spec: instead of the one drawn from the seed."""
+def run_schedule(
+    seed: int, model: str, *, kind: str = "inproc", boards: int = 4, rounds: int = 4, spec: str | None = None, ble: bool = False
+) -> Outcome:
+    """Run one schedule and check it. model: path of a package. spec: instead of the one drawn from the seed. ble: native boards are
+    reached over a virtual BLE adapter, whose air has faults besides; one such schedule at a time in a process."""
     real = kind != "inproc"
     run = asyncio.run if real else run_virtual
     package, config = _package(model), _description(seed, model, boards, rounds, real=real)
     outcome = Outcome(seed, schedule(seed, boards, rounds, real=real) if spec is None else spec)
     fleet: list[Board] = []
+    stack = ExitStack()
     try:
-        fleet = boot_fleet(kind, boards, seed=seed)
+        fleet = boot_fleet(kind, boards, seed=seed, ble=ble)
+        air = stack.enter_context(on_air(fleet, air_schedule(seed))) if ble else None
         keys = _Ring(seed, [struct.pack(">II", seed & 0xFFFFFFFF, i + 1) for i in range(boards)]) if keyed(seed) else None
-        result = run(_under_chaos(config, package, fleet, parse(outcome.spec), keys))
+        result = run(_under_chaos(config, package, fleet, parse(outcome.spec), keys, air))
         if isinstance(result, str):
             return outcome
-        outcome.problems += result.found + _check_bytes(result, fleet)
+        outcome.problems += result.found + _check_bytes(result, fleet) + (air.problems if air is not None else [])
+        outcome.faults |= air.faults if air is not None else {}
         again = None
         if (config.uplink.codec != "dz" or _nothing_lost(result)) and not _replay_came_first(result):
             close_all(fleet)
@@ -355,6 +365,7 @@ def run_schedule(seed: int, model: str, *, kind: str = "inproc", boards: int = 4
         where = traceback.extract_tb(error.__traceback__)[-1]
         outcome.problems.append(f"{type(error).__name__}: {error} ({where.filename.rsplit('/', 1)[-1]}:{where.lineno})")
     finally:
+        stack.close()
         close_all(fleet)
     return outcome
 
