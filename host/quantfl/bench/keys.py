@@ -2,6 +2,7 @@
 
 Instructions are counted on an emulated Cortex-M4F with `-icount shift=0` (exact to 40, repeatable; not cycles). Code is that of the
 whole firmware, by the source file its symbols come from. Bytes are those of frames that the link's own C makes.
+Where the emulated micro:bit is built (`make cores`), also the depth of its stack in all that it does with keys (stack.py).
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from quantfl.bench import stack
 from quantfl.core import lib
 from quantfl.core.link import NAMED, UP, Link
-from quantfl.emulate.base import firmware
+from quantfl.emulate.base import available, firmware
 from quantfl.errors import ToolError
 
 SOURCES = ("monocypher.c", "qfl_crypt.c", "qfl_link_secure.c", "qfl_device_keys.c", "qfl_keep.c")
@@ -97,16 +99,16 @@ def run(quick: bool = False) -> list[dict]:
                 rows.append({"frame": kind, "payload": size, "plain_bytes": a, "keyed_bytes": b, "more": b - a})
     seen: set[tuple[str, int]] = set()
     lines = measured()
-    for name, size, insns, stack in lines:
+    for name, size, insns, depth in lines:
         verb, _, how = name.partition("_")
         if verb not in WHAT or (name, size) in seen:
             continue
         seen.add((name, size))
-        rows.append({"work": WHAT[verb], "link": how or "–", "bytes": size, "insns": insns, "stack_bytes": stack})
+        rows.append({"work": WHAT[verb], "link": how or "–", "bytes": size, "insns": insns, "stack_bytes": depth})
     code = code_by_source()
     rows += [{"source": name, "code_bytes": n} for name, n in code.items()] + [{"source": "all", "code_bytes": sum(code.values())}]
     ram = {name: size for name, size, *_ in lines if name.startswith("ram_")}
     rows += [{"ram_of": "a link's keys and larger frames", "bytes": ram["ram_link"]}]
     rows += [{"ram_of": "the record of keys", "bytes": ram["ram_keep"]}]
     rows.append({"security_bytes_per_frame": lib.QFL_LINK_SEAL})
-    return rows
+    return rows + ([r for s in (True, False) for r in stack.measured(signed=s)] if available("qemu_m0") is None else [])

@@ -16,7 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from quantfl.emulate.base import firmware, sample_records, send_samples, spawn
+from quantfl.emulate.elf import symbols
 from quantfl.errors import ToolError
+
+PAINT = 0xA5A5A5A5  # of the stack (firmware/platforms/qemu/baremetal)
 
 
 @dataclass(frozen=True)
@@ -128,9 +131,9 @@ class QemuBoard:
             message = self._process.stderr.read().decode(errors="replace").strip().splitlines()
             raise ToolError(f"QEMU did not start: {(message or ['no message'])[0]}") from None
 
-    def _command(self, name: str) -> dict:
+    def _command(self, name: str, **arguments) -> dict:
         """One QMP command; events and the greeting are skipped."""
-        self._qmp.sendall(json.dumps({"execute": name}).encode() + b"\n")
+        self._qmp.sendall(json.dumps({"execute": name, "arguments": arguments}).encode() + b"\n")
         buffer = b""
         while True:
             data = self._qmp.recv(4096)
@@ -184,6 +187,23 @@ class QemuBoard:
         part.write_bytes(struct.pack("<I", self._batch) + records)
         part.replace(self._folder / "samples")  # the board sees the old batch or the new one
         return len(records)
+
+    def memory(self, at: int, size: int) -> bytes:
+        """What lies in the board's memory, as a debugger reads it. ToolError when there is none."""
+        with tempfile.TemporaryDirectory(prefix="quantfl-memory-") as folder:
+            path = Path(folder) / "memory"
+            answer = self._command("memsave", val=at, size=size, filename=str(path))
+            if "error" in answer:
+                raise ToolError(f"{self.name}: memory at {at:#x} cannot be read: {answer['error'].get('desc', 'no reason given')}")
+            return path.read_bytes()
+
+    def stack(self) -> tuple[int, int]:
+        """Bytes of stack that the board has, and how many it has needed since it was reset: it paints its stack when it starts."""
+        found = symbols(self.elf)
+        limit, top = found["__stack_limit"], found["__stack_top"]
+        words = struct.unpack(f"<{(top - limit) // 4}I", self.memory(limit, top - limit))
+        untouched = next((i for i, w in enumerate(words) if w != PAINT), len(words))
+        return top - limit, top - limit - 4 * untouched
 
     def cpu_seconds(self) -> float:
         """Processor time the emulator has used."""

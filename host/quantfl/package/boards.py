@@ -33,7 +33,7 @@ def _b(name: str, core: str, ram_k: int, flash_k: int, arena_k: int, store_k: in
 #: emulated boards are what their ports offer.
 BOARDS = (
     _b("native", "host", 256, 1024, 256, 1024),
-    _b("qemu_m0", "Cortex-M0", 16, 256, 13, 128),
+    Board("qemu_m0", "Cortex-M0", 16 << 10, 256 << 10, 13_136, 128 << 10),
     _b("qemu_m4", "Cortex-M4F", 256, 4096, 245, 1024),
     _b("standard_m4", "Cortex-M4F", 256, 4096, 245, 1024),
     _b("qemu_rv32imc", "RV32IMC", 400, 4096, 391, 1024),

@@ -69,9 +69,11 @@
 #if defined(__GNUC__)
 #define QFL_COLD __attribute__((cold))
 #define QFL_HOT __attribute__((hot))
+#define QFL_APART __attribute__((noinline)) /* gives its stack back before its caller goes deeper */
 #else
 #define QFL_COLD
 #define QFL_HOT
+#define QFL_APART
 #endif
 
 #endif

@@ -77,10 +77,30 @@ QFL_COLD qfl_status qfl_crypt_sign(const uint8_t *secret, const char *label, con
     return QFL_OK;
 }
 
+/* What crypto_eddsa_check does before its equation, H(R, A, text) modulo L, without a copy of the text and off the equation's stack. */
+QFL_COLD QFL_APART static int challenge(uint8_t *h, const uint8_t *signature, const uint8_t *public_key, const char *label,
+                                        const uint8_t *message, uint32_t n)
+{
+    crypto_blake2b_ctx ctx;
+    uint8_t hash[64];
+    size_t k = strlen(label) + 1;
+    if (k > LABEL_MAX || n > SIGNED_MAX)
+        return 0;
+    crypto_blake2b_init(&ctx, sizeof hash);
+    crypto_blake2b_update(&ctx, signature, 32);
+    crypto_blake2b_update(&ctx, public_key, QFL_CRYPT_KEY);
+    crypto_blake2b_update(&ctx, (const uint8_t *)label, k);
+    crypto_blake2b_update(&ctx, message, n);
+    crypto_blake2b_final(&ctx, hash);
+    crypto_eddsa_reduce(h, hash);
+    return 1;
+}
+
 QFL_COLD qfl_status qfl_crypt_check(const uint8_t *public_key, const char *label, const uint8_t *message, uint32_t n,
                            const uint8_t *signature)
 {
-    uint8_t text[LABEL_MAX + SIGNED_MAX];
-    uint32_t k = labelled(text, label, message, n);
-    return k != 0 && crypto_eddsa_check(signature, public_key, text, k) == 0 ? QFL_OK : QFL_E_AUTH;
+    uint8_t h[32];
+    return challenge(h, signature, public_key, label, message, n) && crypto_eddsa_check_equation(signature, public_key, h) == 0
+               ? QFL_OK
+               : QFL_E_AUTH;
 }

@@ -67,16 +67,21 @@ QFL_COLD qfl_status qfl_device_sign(const uint8_t *secret, const uint8_t *sha256
     return qfl_crypt_sign(secret, signed_label, sha256, QFL_SHA256_BYTES, out);
 }
 
+QFL_COLD QFL_APART static void digest_of(const uint8_t *file, uint32_t length, uint8_t *digest)
+{
+    qfl_sha256 h;
+    qfl_sha256_begin(&h);
+    qfl_sha256_add(&h, file, length);
+    qfl_sha256_end(&h, digest);
+}
+
 QFL_COLD qfl_status qfl_device_check_signed(const uint8_t *owner, const uint8_t *file, uint32_t n)
 {
     uint8_t digest[QFL_SHA256_BYTES];
     uint32_t length = qfl_device_unsigned_length(file, n);
     if (length == n)
         return QFL_E_AUTH;
-    qfl_sha256 h;
-    qfl_sha256_begin(&h);
-    qfl_sha256_add(&h, file, length);
-    qfl_sha256_end(&h, digest);
+    digest_of(file, length, digest);
     return qfl_crypt_check(owner, signed_label, digest, sizeof digest, file + length);
 }
 
