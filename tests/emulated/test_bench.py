@@ -175,4 +175,4 @@ def test_keys():
     assert work["make a frame", "plain", 256] < work["make a frame", "keyed", 256] < 10 * work["make a frame", "plain", 256]
     (whole,) = (r for r in rows if r.get("source") == "all")
     assert sum(r["code_bytes"] for r in rows if "source" in r and r["source"] != "all") == whole["code_bytes"] < 24_000
-    assert rows[-1] == {"security_bytes_per_frame": 14} and all(r["bytes"] < 600 for r in rows if "ram_of" in r)
+    assert {"security_bytes_per_frame": 14} in rows and all(r["bytes"] < 600 for r in rows if "ram_of" in r)
