@@ -14,8 +14,9 @@ from quantfl.bench import setting as bench_setting
 from quantfl.bench import tasks as bench_tasks
 from quantfl.emulate.base import firmware
 from quantfl.errors import ToolError
-from quantfl.fleet import api
+from quantfl.fleet import api, rounds
 from quantfl.fleet.config import DownlinkTable, StartTable, UplinkTable
+from quantfl.strategy import closed_form
 from tests.support import need_board, need_digits
 
 pytestmark = pytest.mark.emulated
@@ -110,6 +111,21 @@ def test_the_simulation_counts_what_qemu_boards_count(uplink, tmp_path, monkeypa
         for name, board in a["boards"].items():
             same = ("up_bytes", "down_bytes", "delta_sha256")
             assert [board[k] for k in same] == [b["boards"][name][k] for k in same]
+
+
+@pytest.mark.parametrize(("how", "used"), [("auto", False), ("closed-form", True)])
+def test_a_start_that_boards_do_not_bear_out_is_dropped(how, used, tmp_path, monkeypatch):
+    """With start.how = auto, its sums having cost their bytes; where it was asked for it is used."""
+    need_digits()
+    monkeypatch.setenv("QUANTFL_CACHE", str(tmp_path))
+    monkeypatch.setattr(closed_form, "TRUSTED", 1.1)  # which no head reaches
+    monkeypatch.setattr(rounds, "PAYS", 100.0)
+    config = bench_tasks.task(bench_tasks.DIGITS, "dirichlet:0.3", 1.0, central=True, rounds=2).config
+    config = config.model_copy(update={"start": StartTable(how=how), "fleet": config.fleet.model_copy(update={"boards": 3})})
+    start, first, _ = bench_setting.history(bench_setting.setting(config, bench_tasks.DIGITS.file.parent))
+    assert first["closed_form"] and first["used"] is used and 0 <= first["calibration"] <= 1
+    assert (first["head"] != start["head"]) is used
+    assert first["up_bytes"] > start["up_bytes"] + 3 * 500  # sums
 
 
 def test_quantisers(monkeypatch, tmp_path):

@@ -116,7 +116,8 @@ def test_the_head_separates_what_can_be_separated():
     head, folds = Head((10, 4), 0.1, 0), (Sums(10, 4), Sums(10, 4))
     for i in range(8):
         folds[i % 2].add(answer(*gaussians(rng, 40, spread=6.0), 4, 0, 0.02))
-    params, ridge = solve(head, StatsSpec(), folds)
+    found = solve(head, StatsSpec(), folds)
+    params, ridge = found.params, found.ridge
     test = gaussians(rng, 500, spread=6.0)
     assert ridge in closed_form.RIDGES and head.evaluate(params, *test).accuracy > 0.95
     step = rounding_step(head, *folds)
@@ -164,9 +165,39 @@ def test_a_class_nobody_has_is_never_told():
     for i, f in enumerate(folds):
         f.add(answer(q[i::2].copy(), y[i::2], 6, 0))
     head = Head((10, 6), 0.1, 0)
-    params, _ = solve(head, StatsSpec(), folds)
+    params = solve(head, StatsSpec(), folds).params
     assert np.isfinite(params).all()
     assert set(head.logits(params, q).argmax(1)) <= {0, 1, 2, 3}
+
+
+def hands(rng: np.random.Generator, boards: int, own: float) -> tuple[Sums, Sums]:
+    """Two folds of boards whose classes lie about the same means; own: how far each board's means of its own lie from them."""
+    common, folds = np.random.default_rng(8).normal(0, 12, (4, 10)), (Sums(10, 4), Sums(10, 4))
+    for i in range(boards):
+        mine, y = common + rng.normal(0, own, common.shape), rng.integers(0, 4, 60)
+        folds[i % 2].add(answer(np.clip(np.rint(rng.normal(mine[y], 12)), -128, 127).astype(np.int8), y, 4, 0, 0.02))
+    return folds
+
+
+def test_a_head_is_as_sure_as_boards_not_seen_bear_out():
+    """Alike boards: the logits stand as they are. Where each has means of its own, they are scaled to what minimises the log loss on
+    other boards, which the sums of both halves tell; further apart still, the head is not to be trusted."""
+    head, spec = Head((10, 4), 0.1, 0), StatsSpec()
+    same, other, far = (solve(head, spec, hands(np.random.default_rng(9), 40, own)) for own in (0.0, 9.0, 24.0))
+    assert 0.9 < same.calibration <= 1 and same.trusted
+    assert same.calibration > other.calibration > far.calibration and not far.trusted
+    rng, common = np.random.default_rng(10), np.random.default_rng(8).normal(0, 12, (4, 10))
+    y = rng.integers(0, 4, 6000)
+    q = np.clip(np.rint(rng.normal(common[y] + rng.normal(0, 9.0, (len(y), 10)), 12)), -128, 127).astype(np.int8)
+    logits = head.logits(other.params, q).astype(np.float64)
+
+    def loss(scale: float) -> float:
+        z = logits * scale
+        z -= z.max(1, keepdims=True)
+        return float(np.mean(np.log(np.exp(z).sum(1)) - z[np.arange(len(y)), y]))
+
+    assert loss(1.0) < loss(1.4) and loss(1.0) < loss(1 / other.calibration) and loss(1.0) < loss(0.6)
+    assert closed_form.calibration(0.1, (hands(rng, 4, 0.0)[0], Sums(10, 4))) == 1.0  # nobody to ask
 
 
 @given(st.binary(max_size=120))
@@ -183,7 +214,7 @@ def test_damaged_answers_are_refused_and_leave_nothing_behind():
         sums = Sums(10, 4)
         with pytest.raises(CodecError):
             sums.add(bad)
-        assert not sums.scatter.any() and not sums.sums.any() and not sums.counts.any()
+        assert not sums.scatter.any() and not sums.means.any() and not sums.sums.any() and not sums.counts.any()
 
 
 def test_the_estimate_follows_boards_rounds_and_head():

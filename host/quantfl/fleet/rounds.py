@@ -272,13 +272,16 @@ class Rounds:
                 continue
             member.stats = {"samples": samples, "sums_bytes": len(done[member]), "delta_sha256": _sha(done[member])}
             answered.append(member)
-        ridge = None
-        if answered:
-            params, ridge = solve(f.strategy.head, spec, folds)
-            f.strategy.jump(params, rounding_step(f.strategy.head, *folds))
+        found = solve(f.strategy.head, spec, folds) if answered else None
+        used = found is not None and (found.trusted or start.how == "closed-form")
+        if found is not None and used:
+            f.strategy.jump(found.params, rounding_step(f.strategy.head, *folds))
+        elif found is not None:
+            f.progress.phase(f"start in closed form dropped: boards differ too much (calibration {found.calibration:.2f})")
         record = await self._record(1, began, chosen, [(m, None) for m in answered], failed)
         self._spend(1)
-        return record | {"closed_form": True, "ridge": ridge}
+        known = {} if found is None else {"ridge": found.ridge, "calibration": found.calibration}
+        return record | {"closed_form": True, "used": used} | known
 
     async def _make_ready(self, member: Member) -> None:
         if not member.ready:

@@ -5,7 +5,12 @@ P = (S + lambda t I)^-1, t the mean of S's diagonal, are those of Gaussian class
 Friedman, The Elements of Statistical Learning, 4.3); for two classes they are ridge regression's up to a factor, and they come
 calibrated, which one-hot ridge regression's do not. Class sums and counts of all boards are exact under any split of the data between
 them; S is pooled within classes and boards, so how a class differs from board to board is not in it. (Adding that from the boards'
-coded sums was tried: 5 points better on FEMNIST by writer, 1 worse on CIFAR-100, whose sums are too coarse for it.)
+coded sums was tried: 5 points better on FEMNIST by writer, 1 worse on CIFAR-100, whose sums are too coarse for it.) It decides two
+things, though: how sure the head may be, and whether it is used at all. A head solved from one half of the boards gives the other half's
+samples logits whose means and spread their sums tell; where scores of two classes are normal with a common variance v and means mu
+apart, the log-odds are 2 mu / v times the score less its middle, so 2 mu / v is the factor by which logits must be multiplied to be calibrated
+on boards not seen. The head is multiplied by it, since SGD from a head that is too sure of itself learns from its mistakes alone; below
+TRUSTED boards differ from each other more than the model allows, the head misleads SGD for good, and is dropped.
 
 lambda is the one with which ridge regression fitted to one half of the boards predicts the labels of the other half best, both
 ways, as far as sums can tell: no test data are touched.
@@ -24,6 +29,7 @@ from quantfl.core.head import Head
 
 RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 ENTRY_BITS = 2.3  # coded sums per entry, for the estimate (measured: 1.0 on MNIST's features, 2.3 on CIFAR-100's)
+TRUSTED = 0.45  # calibration below which a head is not used (measured: 0.35 on FEMNIST by writer, 0.27 to 0.51 on activity, else 0.6 and more)
 LOGIT_ERROR = 0.2  # root mean square, in nats
 WEIGHT_BITS = 0.8  # coded delta per weight and direction, for the estimate
 JUMP_BITS = 9.0  # of a weight, to lead a board to the new head, for the estimate (measured: 8.3 on MNIST)
@@ -46,21 +52,24 @@ class StatsSpec:
 
 @dataclass
 class Sums:
-    """Sums of some boards: scatter float64 [d, d] within classes, sums [d, K], counts [K]."""
+    """Sums of some boards: scatter float64 [d, d] within classes and boards, means float64 [d, d], the scatter of each board's class means
+    around 0 added up, sums [d, K], counts [K]."""
 
     dims: int
     classes: int
     scatter: np.ndarray = field(init=False)
+    means: np.ndarray = field(init=False)
     sums: np.ndarray = field(init=False)
     counts: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
-        self.scatter = np.zeros((self.dims, self.dims))
+        self.scatter, self.means = np.zeros((self.dims, self.dims)), np.zeros((self.dims, self.dims))
         self.sums, self.counts = np.zeros((self.dims, self.classes)), np.zeros(self.classes)
 
     def __add__(self, other: Sums) -> Sums:
         total = Sums(self.dims, self.classes)
-        total.scatter, total.sums, total.counts = self.scatter + other.scatter, self.sums + other.sums, self.counts + other.counts
+        total.scatter, total.means = self.scatter + other.scatter, self.means + other.means
+        total.sums, total.counts = self.sums + other.sums, self.counts + other.counts
         return total
 
     def add(self, answer: bytes) -> int:
@@ -79,7 +88,9 @@ class Sums:
         triangle = np.zeros((d, d))
         triangle[np.triu_indices(d)] = upper
         self.scatter += triangle + np.triu(triangle, 1).T
-        self.sums += sums.reshape(d, k)
+        sums = sums.reshape(d, k).astype(np.float64)
+        self.means += (sums / np.maximum(counts, 1)) @ sums.T
+        self.sums += sums
         self.counts += counts
         return samples
 
@@ -121,9 +132,50 @@ def choose_ridge(folds: tuple[Sums, Sums]) -> float:
     return min(RIDGES, key=lambda r: sum(_squared_error(r, a, b) for a, b in (folds, folds[::-1])))
 
 
-def solve(head: Head, spec: StatsSpec, folds: tuple[Sums, Sums]) -> tuple[np.ndarray, float]:
-    """Parameters float32 [params] of a one-layer head, and the ridge taken. folds: sums of two disjoint halves of the boards."""
+def _calibration(ridge: float, seen: Sums, held: Sums) -> float:
+    """2 mu / v of the pairs of classes in the samples of `held` under a head solved from `seen`, weighted by their counts."""
+    p, means = _discriminant(seen, ridge)
+    kernel = p @ means.T
+    held_means = held.sums / np.maximum(held.counts, 1)
+    within = (held.scatter + held.means - held_means @ held.sums.T) / held.counts.sum()  # of classes, of all boards together
+    spread = kernel.T @ within @ kernel
+    variance = np.diag(spread)[:, None] + np.diag(spread) - 2 * spread
+    scores = held_means.T @ kernel  # [class, score]; constants cancel in what follows
+    apart = np.diag(scores)[:, None] - scores
+    mean = (apart + apart.T) / 2  # half of the distance between the means of two classes in the difference of their scores
+    weight = np.outer(held.counts * (seen.counts > 0), held.counts * (seen.counts > 0))
+    np.fill_diagonal(weight, 0.0)
+    total = float((weight * variance).sum())
+    return 2 * float((weight * mean).sum()) / total if total > 0 else 0.0
+
+
+def calibration(ridge: float, folds: tuple[Sums, Sums]) -> float:
+    """By how much logits must be multiplied on boards not seen, 0..1: the geometric mean over both halves; 1 when one half has no
+    samples, since nothing is known."""
+    if min(f.counts.sum() for f in folds) == 0:
+        return 1.0
+    both = [max(0.0, _calibration(ridge, a, b)) for a, b in (folds, folds[::-1])]
+    return min(1.0, (both[0] * both[1]) ** 0.5)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Parameters float32 [params] of a one-layer head, the ridge taken, the calibration they are multiplied by."""
+
+    params: np.ndarray
+    ridge: float
+    calibration: float
+
+    @property
+    def trusted(self) -> bool:
+        """Whether SGD does well to start from it."""
+        return self.calibration >= TRUSTED
+
+
+def solve(head: Head, spec: StatsSpec, folds: tuple[Sums, Sums]) -> Solution:
+    """The head in closed form. folds: sums of two disjoint halves of the boards."""
     ridge, s = choose_ridge(folds), folds[0] + folds[1]
+    sure = calibration(ridge, folds)
     p, means = _discriminant(s, ridge)
     kernel = p @ means.T
     share = (s.counts + 1) / (s.counts.sum() + s.classes)
@@ -139,7 +191,8 @@ def solve(head: Head, spec: StatsSpec, folds: tuple[Sums, Sums]) -> tuple[np.nda
             shift += 1
         signs = np.array([lib.qfl_head_stats_sign(f, spec.seed) for f in range(features)])
         kernel = kernel[np.arange(features) % spec.dims] * signs[:, None] / 2**shift
-    return np.concatenate([(kernel / head.scale).ravel(), bias]).astype(np.float32), ridge
+    params = np.concatenate([(kernel / head.scale).ravel(), bias]) * sure
+    return Solution(params.astype(np.float32), ridge, sure)
 
 
 def rounding_step(head: Head, *sums: Sums) -> float:
