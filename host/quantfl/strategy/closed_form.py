@@ -6,11 +6,11 @@ Friedman, The Elements of Statistical Learning, 4.3); for two classes they are r
 calibrated, which one-hot ridge regression's do not. Class sums and counts of all boards are exact under any split of the data between
 them; S is pooled within classes and boards, so how a class differs from board to board is not in it. (Adding that from the boards'
 coded sums was tried: 5 points better on FEMNIST by writer, 1 worse on CIFAR-100, whose sums are too coarse for it.) It decides two
-things, though: how sure the head may be, and whether it is used at all. A head solved from one half of the boards gives the other half's
-samples logits whose means and spread their sums tell; where scores of two classes are normal with a common variance v and means mu
-apart, the log-odds are 2 mu / v times the score less its middle, so 2 mu / v is the factor by which logits must be multiplied to be calibrated
-on boards not seen. The head is multiplied by it, since SGD from a head that is too sure of itself learns from its mistakes alone; below
-TRUSTED boards differ from each other more than the model allows, the head misleads SGD for good, and is dropped.
+things, though: how sure the head may be, and whether it is used at all. A head solved from one half of the boards gives the other
+half's samples scores whose means and spread their sums tell. Where the scores of two classes are normal with a common variance v and
+means mu apart from the middle, the log-odds are 2 mu / v times the score, so 2 mu / v is the factor by which logits must be
+multiplied to be calibrated on boards not seen. The head is multiplied by it, since SGD from a head that is too sure of itself learns
+from its mistakes alone. Below TRUSTED boards differ from each other more than the model allows, and the head is dropped.
 
 lambda is the one with which ridge regression fitted to one half of the boards predicts the labels of the other half best, both
 ways, as far as sums can tell: no test data are touched.
@@ -29,7 +29,7 @@ from quantfl.core.head import Head
 
 RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 ENTRY_BITS = 2.3  # coded sums per entry, for the estimate (measured: 1.0 on MNIST's features, 2.3 on CIFAR-100's)
-TRUSTED = 0.45  # calibration below which a head is not used (measured: 0.35 on FEMNIST by writer, 0.27 to 0.51 on activity, else 0.6 and more)
+TRUSTED = 0.45  # calibration below which a head is not used (FEMNIST by writer: 0.35, activity: 0.27 to 0.51, others: 0.6 and more)
 LOGIT_ERROR = 0.2  # root mean square, in nats
 WEIGHT_BITS = 0.8  # coded delta per weight and direction, for the estimate
 JUMP_BITS = 9.0  # of a weight, to lead a board to the new head, for the estimate (measured: 8.3 on MNIST)
@@ -52,8 +52,8 @@ class StatsSpec:
 
 @dataclass
 class Sums:
-    """Sums of some boards: scatter float64 [d, d] within classes and boards, means float64 [d, d], the scatter of each board's class means
-    around 0 added up, sums [d, K], counts [K]."""
+    """Sums of some boards: scatter float64 [d, d] within classes and boards, means float64 [d, d], the scatter of the boards' class
+    means around 0, sums [d, K], counts [K]."""
 
     dims: int
     classes: int
