@@ -268,9 +268,9 @@ class Device:
                 raise self._refused(answer, what)
             try:
                 moved += await self._stream(data, int.from_bytes(answer.body[:4], "little"), left, progress)
-                answer = await self.session.request(
-                    lib.QFL_MSG_PUT_END, timeout=max(0.5, min(10.0, deadline - monotonic()))
-                )
+                left = max(0.5, deadline - monotonic())
+                # At once: the board acknowledges the end of the object with this answer.
+                answer = await self.session.request(lib.QFL_MSG_PUT_END, timeout=min(10.0, left), behind=left)
             except (LinkError, _Resume):
                 continue
             if answer.status in (lib.QFL_E_STATE, lib.QFL_E_BUSY) and monotonic() < deadline:
@@ -282,7 +282,7 @@ class Device:
 
     async def _stream(self, data: bytes, at: int, timeout: float, progress: Callable[[int, int], None] | None) -> int:
         start, session = at, self.session
-        chunk = min(4096, session.link.peer_message_max - 6)
+        chunk, ahead = session.link.piece, session.link.ahead
         while not session.refusals.empty():
             session.refusals.get_nowait()
         number = session.next_number()
@@ -292,11 +292,10 @@ class Device:
                 if answer.number == number:
                     raise _Resume
             piece = data[at : at + chunk]
-            await session.send(lib.QFL_MSG_PUT_DATA, number, struct.pack("<I", at) + piece, timeout=timeout)
+            await session.send(lib.QFL_MSG_PUT_DATA, number, struct.pack("<I", at) + piece, timeout=timeout, ahead=ahead)
             at += len(piece)
             if progress is not None:
                 progress(at, len(data))
-        await session.drained(timeout)
         return at - start
 
     def has(self, part: str) -> bool:

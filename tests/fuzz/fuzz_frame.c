@@ -49,6 +49,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     c.message_max = how & 2 ? 512 : 4096;
     c.frame_max = how & 4 ? 16 : FRAME_MAX;
     c.window = how & 8 ? 1 : 16;
+    c.queue = how >> 4 & 7;
     c.initiator = how & 1;
     size_t need = qfl_link_size(&c);
     qfl_link *l;

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantfl.cli.main import main
+from quantfl.core import lib
 from quantfl.core.link import PURPOSES, Counters
 from quantfl.errors import RunError
 from quantfl.fleet import ledger_store
@@ -57,6 +58,25 @@ def test_marks_tell_books_apart_whose_sums_are_equal():
     x, y = a.host.counters(), b.host.counters()
     assert x.tx_payload == y.tx_payload and x.tx_ack == y.tx_ack and x.tx_mark != y.tx_mark
     assert x.digest != y.digest
+
+
+@pytest.mark.parametrize("keys", [0, lib.QFL_LINK_SEAL])
+def test_a_lost_acknowledgement_and_a_doubled_one_are_told_by_their_marks(keys):
+    """All sums are equal and no frame is missing; other kinds that differ are not explained by it."""
+
+    def books(kind: int, purpose: str, n: int) -> Counters:
+        """Of an end that has sent n bytes of a purpose and kind, and what keys add, beside much that is the same in all."""
+        sealed = keys * lib.qfl_link_weight(kind, PURPOSES.index("security"))
+        mark = 77 + n * lib.qfl_link_weight(kind, PURPOSES.index(purpose)) + sealed
+        return Counters(tx_ack=500, tx_security=900, tx_frames=60, tx_mark=mark % 2**32)
+
+    sent = books(3, "acknowledgement", 8)
+    for kind in range(16):
+        seen = compare(sent, books(kind, "acknowledgement", 8).swapped)
+        assert seen.explained and seen.balanced == (kind == 3)
+        assert kind == 3 or "another, of the same length, came twice" in seen.text()
+    for other in (books(6, "payload", 8), books(6, "acknowledgement", 300)):
+        assert not compare(sent, other.swapped).explained
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quantfl.core import lib
 from quantfl.core.link import CLOSED, DOWN, UP, Link, cobs_decode, cobs_encode, crc32
 from quantfl.errors import LinkError
 
@@ -281,6 +282,90 @@ def test_a_frame_dropped_for_want_of_place_comes_again_at_once():
     assert lost and not feed_all(line.board, behind, line.now)
     exchange(line, [], [], 10)
     assert line.got["board"] == [b"a" * 64, b"b" * 64]
+
+
+def pieces_of(end: Link, now: int) -> list[bytes]:
+    """What is due, frame by frame."""
+    return list(iter(lambda: end.pull_some(now), b""))
+
+
+@pytest.mark.parametrize("each, count", [(10, 7), (150, 5)])  # messages of one frame and of three
+def test_behind_a_lost_frame_all_others_come_again_once(each, count):
+    """Frames without a place are repeated in order and before anything new, however often the board says so."""
+    line = Line(8)
+    line.connect()
+    sent = [bytes([i]) * each for i in range(count)]
+    for m in sent:
+        line.host.send(m)
+    frames = pieces_of(line.host, line.now)
+    before = line.host.counters()
+    words = []
+    for f in frames[1:]:
+        assert not feed_all(line.board, f, line.now)
+        words += pieces_of(line.board, line.now)
+    again: list[bytes] = []
+    for w in words:  # each of them by itself, as on a fast line
+        line.host.feed(w, line.now)
+        again += pieces_of(line.host, line.now)
+    got = []
+    for f in again:
+        got += feed_all(line.board, f, line.now)
+    assert got == sent
+    used = line.host.counters() - before
+    stored = -(-each // 64) - 1  # of the first message, behind its lost frame
+    assert used.tx_frames == len(again) == len(frames) - stored
+    assert line.board.counters().rx_retransmission == sum(map(len, frames[1 + stored :]))
+
+
+@given(st.lists(st.integers(0, 700).map(lambda n: random.Random(n).randbytes(n)), min_size=8, max_size=40), st.integers(0, 2**16),
+       st.integers(1, 7))  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_any_queue_on_a_line_with_faults(down, seed, queue):
+    """More messages in flight than two bits could number, and frames of any of them lost."""
+    line = Line(seed, drop=0.002, flip=0.0005, queue=queue)
+    line.connect()
+    todo, most = list(down), 0
+    for _ in range(60_000):
+        while todo and line.host.pending < queue:
+            line.host.send(todo.pop(0))
+        most = max(most, line.host.pending)
+        line.step()
+        if not todo and not line.host.pending:
+            break
+    assert line.got["board"] == down and most == queue
+
+
+def test_queues_out_of_range_are_refused():
+    for queue in (8, 255):
+        with pytest.raises(ValueError, match=f"queue {queue}"):
+            Link(queue=queue)
+    line = Line(1)
+    line.connect()
+    for i in range(lib.QFL_LINK_QUEUE_MAX):
+        line.host.send(bytes([i]))
+    with pytest.raises(LinkError, match="busy"):
+        line.host.send(b"one more")
+
+
+@pytest.mark.parametrize("older", ["host", "board"])
+def test_an_end_of_another_version_is_told_so(older):
+    """SYN and SYNACK keep their place over versions: no session, and the host knows why."""
+    host, board = Link(), Link(initiator=False)
+    host.connect(5, 0)
+
+    def aged(piece: bytes) -> bytes:
+        plain = bytearray(cobs_decode(piece.strip(b"\0"))[:-4])
+        assert plain[1] == lib.QFL_LINK_VERSION == 2
+        plain[1] = 1
+        return b"\0" + cobs_encode(bytes(plain) + crc32(bytes(plain)).to_bytes(4, "little")) + b"\0"
+
+    syn = host.pull(0)
+    board.feed(aged(syn) if older == "host" else syn, 0)
+    synack = board.pull(0)
+    assert cobs_decode(synack.strip(b"\0"))[1] == 2  # what an older host reads ours from
+    assert (board.state == UP) == (older == "board")
+    host.feed(aged(synack) if older == "board" else synack, 0)
+    assert host.state == (DOWN if older == "board" else UP)
 
 
 def test_a_busy_peer_is_left_in_peace():

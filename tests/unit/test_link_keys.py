@@ -117,6 +117,9 @@ def pieces(data: bytes) -> list[bytes]:
     return out
 
 
+DATA, ACK, FIN = (0, 5), 1, 5  # types of frames; FIN is DATA that ends its message
+
+
 def frame(piece: bytes) -> bytes:
     return cobs_decode(piece.strip(b"\0"))
 
@@ -127,7 +130,7 @@ def encode(plain: bytes) -> bytes:
 
 
 def is_sealed_type(piece: bytes) -> bool:
-    return frame(piece)[0] & 7 < 2
+    return frame(piece)[0] & 7 in (*DATA, ACK)
 
 
 def test_a_session_with_keys():
@@ -173,7 +176,7 @@ def test_the_bytes_are_those_of_the_document():
     for name, key, direction in (("host", keys[:32], 1), ("board", keys[32:], 2)):
         for count, piece in enumerate((p for p in w.sent[name] if is_sealed_type(p)), start=1):
             f = frame(piece)
-            header = 3 if f[0] & 7 == 0 else len(f) - 18
+            header = 3 if f[0] & 7 in DATA else len(f) - 18
             assert int.from_bytes(f[-18:-16], "little") == count
             nonce = bytes((direction, 0, 0, 0)) + count.to_bytes(8, "little")
             read[name] += aead.ChaCha20Poly1305(key).decrypt(nonce, f[header:-18] + f[-16:], f[:header])
@@ -221,9 +224,9 @@ def test_an_enemy_cannot_talk_the_ends_down():
         assert not w.host.sealed and w.board.state != UP
         assert w.host.state == CONNECTING or w.host.refusal == PEER_PLAIN
     w = Wire(host_link(None), board_link())
-    w.deliver("board", encode(bytes((2 | 1 << 6, 1)) + (1).to_bytes(4, "little") + bytes((16, 64, 0)) + (5000).to_bytes(4, "little")))
+    w.deliver("board", encode(bytes((2 | 1 << 6, 2)) + (1).to_bytes(4, "little") + bytes((16, 64, 0)) + (5000).to_bytes(4, "little")))
     w.step()
-    w.deliver("board", encode(bytes((0 | 8 | 1 << 6, 0, 0)) + b"\x09\x01"))  # a plain request all the same
+    w.deliver("board", encode(bytes((FIN | 1 << 6, 0, 0)) + b"\x09\x01"))  # a plain request all the same
     w.step()
     assert w.got["board"] == [] and w.board.state != UP
 
@@ -450,7 +453,7 @@ def test_sessions_never_share_keys():
     for i in range(40):
         assert w.up()
         w.ask(bytes((9, i)), b"\x89same answer")
-        last = [p for p in w.sent["board"] if is_sealed_type(p) and frame(p)[0] & 7 == 0][-1]
+        last = [p for p in w.sent["board"] if frame(p)[0] & 7 in DATA][-1]
         seen.add(frame(last)[3:-18])
     assert len(seen) == 40
 

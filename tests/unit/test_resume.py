@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import struct
 
 import numpy as np
 import pytest
 
 from quantfl.core import lib
+from quantfl.core.board import InprocBoard
 from quantfl.core.codec import Codec
 from quantfl.core.head import FitConfig
+from quantfl.core.link import UP, Link, cobs_decode
 from quantfl.device import Device
 from quantfl.emulate import boot_fleet, close_all
 from quantfl.emulate.inproc import InprocTransport
@@ -200,3 +204,38 @@ def test_a_late_answer_to_an_old_round_is_counted_and_not_used(board, package):
         await device.close()
 
     asyncio.run(go())
+
+
+def test_the_end_of_an_object_is_acknowledged_with_the_answer_to_put_end():
+    """Its other messages by frames of their own; a piece that comes again or is refused is not left without a word."""
+    board, link, now = InprocBoard(b"put"), Link(), 0
+
+    def heard() -> list[bytes]:
+        """What the board says to what is due, frame by frame."""
+        nonlocal now
+        now += 1
+        board.write(link.pull(now))
+        board.poll(now)
+        data = board.read()
+        for at in range(len(data)):
+            link.feed(data[at : at + 1], now)
+            link.message()
+        return [frame for frame in data.split(b"\0") if frame]
+
+    def say(kind: int, body: bytes = b"") -> list[int]:
+        link.send(bytes((kind, 1)) + body)
+        return [cobs_decode(f)[0] & 7 for f in heard()]
+
+    link.connect(4, now)
+    assert heard() and link.state == UP
+    object_, ack, answer = bytes(range(200)) * 6, 1, 5
+    begin = struct.pack("<BI32s", lib.QFL_OBJECT_PACKAGE, len(object_), hashlib.sha256(object_).digest())
+    data = [struct.pack("<I", at) + object_[at : at + 600] for at in (0, 600)]
+    assert say(lib.QFL_MSG_PUT_BEGIN, begin) == [answer]
+    assert say(lib.QFL_MSG_PUT_DATA, data[0]) == [ack] and link.pending == 0
+    assert say(lib.QFL_MSG_PUT_DATA, data[1]) == [] and link.pending == 1
+    assert say(lib.QFL_MSG_PUT_END) == [answer] and link.pending == 0
+    # Again, and one piece too many: refused, once; what comes after it is acknowledged.
+    assert say(lib.QFL_MSG_PUT_BEGIN, begin) == [answer]
+    assert say(lib.QFL_MSG_PUT_DATA, data[1]) == [answer] and say(lib.QFL_MSG_PUT_DATA, data[0]) == [ack]
+    assert link.pending == 0 and board.counters().tx_retransmission == 0

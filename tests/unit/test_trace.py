@@ -72,7 +72,7 @@ def test_noise_and_a_file_cut_off(tmp_path):
     writer = trace.TraceWriter(path)
     tap = writer.tap("socket://x:1")
     tap.take(trace.RECEIVED, b"rst:0x1 (POWERON_RESET),boot:0x13\r\n\0")
-    tap.take(trace.SENT, bytes.fromhex("02080107090103379750"))
+    tap.take(trace.SENT, bytes.fromhex("0205010709 01b2f307a8"))
     tap.take(trace.SENT, bytes.fromhex("00"))
     writer.close()
     noise, data = trace.read(path)

@@ -3,7 +3,7 @@
 -- Frames: docs/PROTOCOL.md. The packets hold COBS-encoded frames with their delimiters.
 local p = Proto("quantfl", "quantfl link")
 local words = {[1] = "are you there?", [2] = "busy", [3] = "a frame had no place yet"}
-local types = { [0] = "DATA", [1] = "ACK", [2] = "SYN", [3] = "SYNACK", [4] = "RST" }
+local types = { [0] = "DATA", [1] = "ACK", [2] = "SYN", [3] = "SYNACK", [4] = "RST", [5] = "DATA FIN" }
 local kinds = { [1] = "INFO", [2] = "PUT_BEGIN", [3] = "PUT_DATA", [4] = "PUT_END", [5] = "CONFIG", [6] = "TRAIN", [7] = "UPDATE",
   [8] = "EVAL", [9] = "STATUS", [10] = "COUNTERS", [11] = "TRAIN_UPDATE", [12] = "STATS", [13] = "SELFTEST" }
 local f = p.fields
@@ -54,10 +54,10 @@ function p.dissector(buffer, info, tree)
   local kind, text = head % 8, types[head % 8] or "noise"
   local s = tree:add(p, t(0, n))
   s:add(f.type, t(0, 1), kind)
-  s:add(f.fin, t(0, 1), math.floor(head / 8) % 2 == 1)
-  s:add(f.message, t(0, 1), math.floor(head / 16) % 4)
+  s:add(f.fin, t(0, 1), kind == 5)
+  s:add(f.message, t(0, 1), math.floor(head / 8) % 8)
   s:add(f.session, t(0, 1), math.floor(head / 64))
-  if kind == 0 and n >= 3 then
+  if (kind == 0 or kind == 5) and n >= 3 then
     s:add(f.seq, t(1, 1))
     s:add(f.ack, t(2, 1))
     text = text .. " seq " .. t(1, 1):uint() .. " ack " .. t(2, 1):uint()

@@ -2,7 +2,7 @@
 
 Both ends are the boards' own C (qfl_link) on a line in virtual time: bytes leave one after the other at baud/10 a second (8N1), arrive
 `latency_ms` later, and each of their bits may flip. So figures do not depend on the machine, and the same seed gives the same ones.
-An object moves as `Device.push` moves it (messages of 4,102 bytes, three queued); back, as one long answer.
+An object moves as `Device.push` moves it (`Link.piece`, `Link.ahead`); back, as one long answer.
 
 line_rate: bytes a second the line carries. goodput: bytes of the object a second. utilisation: how much of the time in which the
 object moved the line carried bytes that were of use (payload and framing, first transmissions that arrived). overhead_ratio: bytes
@@ -25,7 +25,6 @@ from quantfl.core.link import UP, Counters, Link
 OBJECT = 192 * 1024
 PIECE = 64  # bytes: a UART's FIFO
 AHEAD_US = 1500.0  # a UART's driver takes more only when less than this is left to send
-CHUNK = 4096 + 6  # a PUT_DATA message
 #: Arenas of boards, bytes; what they offer in their handshake is the firmware's own choice (qfl_device_link_config).
 BOARDS = {"small": 16 << 10, "medium": 48 << 10, "large": 256 << 10}
 
@@ -128,7 +127,7 @@ def measure(
     with closing(make(host, device, baud=baud, latency_ms=latency_ms, ber=ber, seed=seed)) as line:
         host.connect(seed * 4 + 1, 0)
         line.run(lambda: host.state == UP and device.state == UP)
-        seconds, used, useful = _move(line, host, device, direction, min(CHUNK, message), seed)
+        seconds, used, useful = _move(line, host, device, direction, seed)
     rate, sent = baud / 10, used.tx_payload + used.tx_framing + used.tx_retransmission + used.tx_ack
     return {
         "link": f"serial, {BOARDS[board] >> 10} KiB of arena: {frame} B x {window}", "direction": direction,
@@ -139,17 +138,17 @@ def measure(
     }  # fmt: skip
 
 
-def _move(line, host: Link, device: Link, direction: str, chunk: int, seed: int) -> tuple[float, Counters, int]:
+def _move(line, host: Link, device: Link, direction: str, seed: int) -> tuple[float, Counters, int]:
     """Seconds for the object, the sender's books of it, and bytes that were of use to the receiver."""
     data = random.Random(seed).randbytes(OBJECT)
     sender, receiver, end = (host, device, 1) if direction == "down" else (device, host, 0)
     got = bytearray()
     line.on_message[end] = got.extend
-    chunk = chunk if direction == "down" else OBJECT
+    chunk, ahead = (host.piece + 6, host.ahead) if direction == "down" else (OBJECT, 1)
     state, before = {"at": 0}, sender.counters()
 
     def feed() -> bool:
-        while state["at"] < len(data) and sender.pending < 3:
+        while state["at"] < len(data) and sender.pending < ahead:
             sender.send(data[state["at"] : state["at"] + chunk])
             state["at"] += chunk
         return len(got) >= len(data) and not sender.pending

@@ -15,6 +15,7 @@ CLOSED, CONNECTING, UP, DOWN, NAMED = range(5)
 NOT_REFUSED, PEER_PLAIN, PEER_KEYED, KEY_UNKNOWN, KEY_WRONG = range(5)
 NEVER = 0x7FFFFFFF
 _PULL = 16 * 1024
+_PUT_HEAD, _PIECE_MAX = 6, 4096  # bytes of a PUT_DATA message before its piece of the object; longest piece
 PURPOSES = ("payload", "framing", "acknowledgement", "retransmission", "handshake", "security", "noise")
 _SIDE = ("payload", "framing", "ack", "retransmission", "handshake", "security", "mark")
 #: Counters in their order in an answer to COUNTERS.
@@ -116,6 +117,7 @@ class Link:
         message_max: int = 1 << 20,
         frame_max: int = 1024,
         window: int = 16,
+        queue: int | None = None,
         initiator: bool = True,
         rto_ms: int = 0,
         rto_min_ms: int = 0,
@@ -126,11 +128,14 @@ class Link:
         config.message_max, config.frame_max, config.window = message_max, frame_max, window
         config.initiator, config.rto_ms, config.rto_min_ms, config.give_up = initiator, rto_ms, rto_min_ms, give_up
         config.quiet_ms = quiet_ms
+        #: Messages queued or in flight: a host takes as many as the link can, a board what the firmware has.
+        self.queue = queue or (lib.QFL_LINK_QUEUE_MAX if initiator else lib.QFL_LINK_QUEUE)
+        config.queue = self.queue
         self._kinds = np.zeros((2, lib.QFL_LINK_KINDS, lib.QFL_LINK_PURPOSES), np.uint32)
         config.kinds = ffi.from_buffer("uint32_t[]", self._kinds)
         size = lib.qfl_link_size(config)
         if size == 0:
-            raise ValueError(f"link configuration out of range: frame_max {frame_max}, window {window}")
+            raise ValueError(f"link configuration out of range: frame_max {frame_max}, window {window}, queue {self.queue}")
         self._memory = ffi.new("uint64_t[]", (size + 7) // 8)
         out = ffi.new("qfl_link **")
         status = lib.qfl_link_init(out, config, self._memory, size)
@@ -214,6 +219,18 @@ class Link:
         """Agreed payload bytes per frame."""
         return lib.qfl_link_frame_size(self._link)
 
+    @property
+    def piece(self) -> int:
+        """Bytes of an object in one PUT_DATA message: such that it ends with a whole frame, where that costs little of its length."""
+        longest = min(_PIECE_MAX + _PUT_HEAD, self.peer_message_max)
+        rest = longest % self.frame_size
+        return longest - (rest if 64 * rest < longest else 0) - _PUT_HEAD
+
+    @property
+    def ahead(self) -> int:
+        """PUT_DATA messages that keep the line busy: those that the window holds, one that ends and one that begins."""
+        return min(self.queue, self.window * self.frame_size // (self.piece + _PUT_HEAD) + 2)
+
     def feed(self, data: bytes, now: int) -> int:
         """Take received bytes; stops when a message is complete. Returns how many were taken."""
         return lib.qfl_link_feed(self._link, ffi.from_buffer("uint8_t[]", data), len(data), now & 0xFFFFFFFF)
@@ -247,7 +264,7 @@ class Link:
         if status < 0:
             raise LinkError(f"cannot send a message of {len(message)} bytes: {status_text(status)}")
         self._bodies.append(body)
-        del self._bodies[: max(0, len(self._bodies) - lib.QFL_LINK_QUEUE)]
+        del self._bodies[: max(0, len(self._bodies) - self.queue)]
 
     def pull(self, now: int) -> bytes:
         """Bytes due on the wire now."""

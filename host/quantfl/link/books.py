@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from itertools import product
 
-from quantfl.core.link import Counters
+from quantfl.core import lib
+from quantfl.core.link import PURPOSES, Counters
 
 COMPARED = ("payload", "framing", "ack", "retransmission", "handshake", "security")
+_ACK_BYTES = range(8, 20)  # on the wire, without what keys add
 _SPELT = {"ack": "acknowledgement"}
 
 
@@ -22,6 +26,7 @@ class Direction:
     gone: int  # bytes sent that the receiver counted as nothing, not even noise; negative: bytes that nobody sent
     repeated: int = 0  # bytes of valid frames the receiver had no use for
     sessions: bool = False  # a session was opened
+    swapped: bool = False  # an acknowledgement was lost and one as long, of a message of another kind, came twice
 
     @property
     def balanced(self) -> bool:
@@ -37,7 +42,8 @@ class Direction:
     def explained(self) -> bool:
         """Whether counted faults account for the difference: frames or bytes lost or doubled, noise, valid frames of no use, or
         frames that came after their own repetition."""
-        return self.balanced or bool(self.lost_frames or self.pieces or self.gone or self.unused or self.overtaken or self.untold)
+        counted = self.lost_frames or self.pieces or self.gone or self.unused
+        return self.balanced or bool(counted or self.overtaken or self.untold or self.swapped)
 
     @property
     def untold(self) -> bool:
@@ -72,6 +78,8 @@ class Direction:
             found.append(f"{receiver} could not tell of which kind some repeated or broken-off frames were")
         if self.overtaken and not found:
             found.append("frames came after their own repetition")
+        if self.swapped and not found:
+            found.append("an acknowledgement was lost and another, of the same length, came twice")
         return ", ".join(found) or "no fault was counted that explains it"
 
 
@@ -123,6 +131,17 @@ def _signed(n: int) -> int:
     return n - 2**32 if n >= 2**31 else n
 
 
+@cache
+def _swaps() -> frozenset[int]:
+    """What one lost acknowledgement and one doubled one as long, of another kind, put between two marks; plain and with keys."""
+    ack, seal = PURPOSES.index("acknowledgement"), PURPOSES.index("security")
+    weights = [(lib.qfl_link_weight(k, ack), lib.qfl_link_weight(k, seal)) for k in range(lib.QFL_LINK_KINDS)]
+    return frozenset(
+        (n * (a - b) + more * (sa - sb)) % 2**32
+        for (a, sa), (b, sb), n, more in product(weights, weights, _ACK_BYTES, (0, lib.QFL_LINK_SEAL)) if a != b
+    )  # fmt: skip
+
+
 def _direction(sent: Counters, received: Counters) -> Direction:
     """sent: the sender's counters, received: the receiver's; both differences over the same span."""
     differ = {}
@@ -131,8 +150,10 @@ def _direction(sent: Counters, received: Counters) -> Direction:
         if a != b:
             differ[purpose] = (a, b)
     gone = sum(getattr(sent, f"tx_{p}") - getattr(received, f"rx_{p}") for p in COMPARED) - received.rx_noise
-    return Direction(differ, sent.tx_mark != received.rx_mark, _signed(sent.tx_frames - received.rx_frames), received.rx_noise,
-                     received.rx_bad_frames, gone, received.rx_retransmission, bool(sent.tx_handshake))  # fmt: skip
+    off = (sent.tx_mark - received.rx_mark) % 2**32
+    return Direction(differ, off != 0, _signed(sent.tx_frames - received.rx_frames), received.rx_noise,
+                     received.rx_bad_frames, gone, received.rx_retransmission, bool(sent.tx_handshake),
+                     off != 0 and not differ and off in _swaps())  # fmt: skip
 
 
 def compare(ours: Counters, theirs: Counters, *, restarted: bool = False, steady: bool = True, port_lost: int = 0) -> Comparison:

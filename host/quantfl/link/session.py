@@ -201,14 +201,21 @@ class Session:
         self._fail_waiting("the session was closed")
         await self.transport.close()
 
-    async def request(self, kind: int, body: bytes = b"", *, timeout: float, number: int | None = None) -> Answer:
-        """Send a request and wait for its answer. LinkError when the link fails or `timeout` s pass."""
+    async def request(
+        self, kind: int, body: bytes = b"", *, timeout: float, number: int | None = None, behind: float | None = None
+    ) -> Answer:
+        """Send a request and wait for its answer. LinkError when the link fails or `timeout` s pass.
+
+        behind: there is much on the way before it; so many s are given to all of that and the request to arrive.
+        """
         async with self._turn:
             number = self.next_number() if number is None else number
             future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
             self._waiting[kind, number] = future
             try:
-                await self.send(kind, number, body, timeout=timeout)
+                await self.send(kind, number, body, timeout=timeout if behind is None else behind)
+                if behind is not None:
+                    await self.drained(behind)
                 async with asyncio.timeout(timeout):
                     return await future
             except TimeoutError:
@@ -224,10 +231,10 @@ class Session:
         self._number = (self._number + 1) & 0xFF
         return self._number
 
-    async def send(self, kind: int, number: int, body: bytes, *, timeout: float) -> None:
-        """Queue one message, waiting for room; LinkError when the link is down."""
+    async def send(self, kind: int, number: int, body: bytes, *, timeout: float, ahead: int | None = None) -> None:
+        """Queue one message when fewer than `ahead` (None: what the queue holds) are; LinkError when the link is down."""
         deadline = monotonic() + timeout
-        while self.up and self.link.pending >= lib.QFL_LINK_QUEUE:
+        while self.up and self.link.pending >= (ahead or self.link.queue):
             left = deadline - monotonic()
             if left <= 0:
                 raise LinkError(f"{self.transport.url}: the board does not acknowledge")

@@ -24,7 +24,8 @@ from quantfl.errors import UsageError
 
 LINKTYPE_USER0 = 147
 SENT, RECEIVED = "sent", "received"  # as the host sees it
-TYPES = {0: "DATA", 1: "ACK", 2: "SYN", 3: "SYNACK", 4: "RST"}
+TYPES = {0: "DATA", 1: "ACK", 2: "SYN", 3: "SYNACK", 4: "RST", 5: "DATA"}
+_FIN = 5  # DATA that ends its message
 _BLOCK, _SHB, _IDB, _EPB = 0x1A2B3C4D, 0x0A0D0D0A, 1, 6
 _LONGEST = 1 << 16  # a piece without a delimiter is cut here
 
@@ -168,10 +169,10 @@ def decode(at: float, link: str, direction: str, piece: bytes, starts: dict[tupl
         return Frame(**common, type="sealed" if sealed else "noise", session=session if sealed else None, detail=_printable(piece))
     if kind == "DATA" and len(body) >= 3:
         begins = starts.get((link, direction), True)
-        fin = bool(head & 8)
+        fin = head & 7 == _FIN
         starts[link, direction] = fin
         named = _kind(body[3]) if begins and len(body) > 3 else None
-        return Frame(**common, type=kind, session=session, seq=body[1], ack=body[2], message=head >> 4 & 3, fin=fin,
+        return Frame(**common, type=kind, session=session, seq=body[1], ack=body[2], message=head >> 3 & 7, fin=fin,
                      payload=len(body) - 3, kind=named)  # fmt: skip
     if kind == "ACK" and len(body) >= 2:
         return Frame(**common, type=kind, session=session, ack=body[1], detail=_ack_detail(body))
@@ -201,7 +202,8 @@ def _behind_noise(piece: bytes) -> int:
             plain = cobs_decode(body[at:])
         except ValueError:
             continue
-        if len(plain) > 5 and plain[0] & 7 < 2 and zlib.crc32(plain[:-4]) == int.from_bytes(plain[-4:], "little"):
+        sound = len(plain) > 5 and zlib.crc32(plain[:-4]) == int.from_bytes(plain[-4:], "little")
+        if sound and TYPES.get(plain[0] & 7) in ("DATA", "ACK"):
             return piece.index(body) + at
     return 0
 

@@ -14,7 +14,7 @@ QFL_COLD void qfl_device_link_config(uint32_t arena, qfl_link_config *c)
 {
     memset(c, 0, sizeof *c);
     c->quiet_ms = QUIET_MS;
-    c->window = arena >= 24 * 1024 ? 16 : 8;
+    c->window = QFL_LINK_WINDOW_MAX;
     c->frame_max = arena >= 24 * 1024 ? 256 : 128;
     c->message_max = arena >= 96 * 1024 ? 4096 + 64 : arena >= 48 * 1024 ? 2048 + 64 : arena >= 24 * 1024 ? 1024 + 64 : 256 + 64;
 }
@@ -165,7 +165,9 @@ static void handle_message(qfl_device *d)
     uint32_t n, before = qfl_link_pending(d->link);
     const uint8_t *m = qfl_link_message(d->link, &n);
     dispatch(d, m, n);
-    qfl_link_release(d->link, qfl_link_pending(d->link) == before); /* no answer yet: acknowledge by itself */
+    /* No answer yet: acknowledged by itself; the end of an object with the answer to PUT_END, which follows at once. */
+    int whole = m[0] == QFL_MSG_PUT_DATA && d->put_have == d->put_length;
+    qfl_link_release(d->link, !whole && qfl_link_pending(d->link) == before);
 }
 
 static void receive(qfl_device *d)

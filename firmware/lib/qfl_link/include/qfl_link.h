@@ -19,9 +19,10 @@
 #include "qfl_status.h"
 
 enum {
-    QFL_LINK_VERSION = 1,
+    QFL_LINK_VERSION = 2,
     QFL_LINK_HEAD_MAX = 64,      /* bytes of a message that qfl_link_send copies */
-    QFL_LINK_QUEUE = 3,          /* messages queued or in flight per direction */
+    QFL_LINK_QUEUE = 3,          /* messages queued or in flight per direction, unless the configuration says more */
+    QFL_LINK_QUEUE_MAX = 7,      /* one less than message numbers tell apart */
     QFL_LINK_WINDOW_MAX = 16,    /* frames */
     QFL_LINK_FRAME_MIN = 16,     /* payload bytes */
     QFL_LINK_FRAME_MAX = 1024,   /* payload bytes */
@@ -67,7 +68,8 @@ typedef enum qfl_link_refusal {
 typedef struct qfl_link_config {
     uint32_t message_max; /* longest message received, bytes; costs as much RAM */
     uint16_t frame_max;   /* payload bytes per frame, 16..1024; costs 2 x (frame_max + 33) + 32 bytes of RAM */
-    uint8_t window;       /* frames in flight, 1..16; 20 bytes of RAM each */
+    uint8_t window;       /* frames in flight, 1..16 */
+    uint8_t queue;        /* messages queued or in flight, 1..7, 84 bytes of RAM each; 0: 3, and no other without QFL_INITIATOR */
     uint8_t initiator;    /* 1: this end opens sessions (host), 0: it answers (board) */
     uint16_t rto_ms;      /* first retransmission time-out, ms; 0: 1000 */
     uint16_t rto_min_ms;  /* smallest adapted time-out, ms; 0: 500 */

@@ -6,9 +6,10 @@
 #include "qfl_options.h"
 #include "qfl_link.h"
 
-/* First header byte: type, FIN (last frame of a message), message number mod 4, session number mod 4. */
-enum { TYPE_DATA = 0, TYPE_ACK = 1, TYPE_SYN = 2, TYPE_SYNACK = 3, TYPE_RST = 4 };
-enum { TYPE_MASK = 0x07, FLAG_FIN = 0x08, MSG_SHIFT = 4, EPOCH_SHIFT = 6 };
+/* First header byte: type, message number mod 8, session number mod 4. FIN is DATA, the last frame of a message. */
+enum { TYPE_DATA = 0, TYPE_ACK = 1, TYPE_SYN = 2, TYPE_SYNACK = 3, TYPE_RST = 4, TYPE_FIN = 5 };
+enum { TYPE_MASK = 0x07, MSG_SHIFT = 3, MSG_MASK = 0x07, EPOCH_SHIFT = 6 };
+_Static_assert((int)QFL_LINK_QUEUE_MAX < MSG_MASK + 1, "a frame's message number is told from the next but so many");
 enum { DATA_HEADER = 3, CRC_BYTES = 4, SYN_BYTES = 13 }; /* SYN: type, version, nonce 4, window, frame 2, message 4 */
 enum { KINDS_KEPT = 2 * QFL_LINK_WINDOW_MAX }; /* also for what comes late */
 enum { SLACK = 33 }; /* header, checksum or counter and tag, COBS and delimiters of one frame of at most 1024 payload bytes */
@@ -22,6 +23,7 @@ enum { SYN_PERIOD_MS = 250, RTO_MAX_MS = 4000, ASK_PERIOD_MS = 2000, ASK_TIMES =
 /* An ACK with more to say has both bytes of its bitmap, then one of these; BUSY is followed by ms u32, DROPPED by seq u8. */
 enum { ACK_BYTES_MAX = 4, SAY_ASK = 1, SAY_BUSY = 2, SAY_DROPPED = 3, ACK_ASK_BYTES = ACK_BYTES_MAX + 1, ACK_DROPPED_BYTES = ACK_BYTES_MAX + 2,
        ACK_BUSY_BYTES = ACK_BYTES_MAX + 5 };
+enum { ACK_SMALL = 256 }; /* a window of frames smaller than this is short for a fast line, and acknowledged more often */
 enum { BUSY_MAX_MS = 120000 };
 enum { RAW_SLIP = 32 }; /* noise is pushed out of the frame buffer by so many bytes */
 enum { RESCUES = 16 };  /* places in a piece with noise at which a frame is looked for */
@@ -34,7 +36,7 @@ typedef struct tx_message {
     uint8_t unacked; /* frames in flight or not acknowledged */
     uint8_t done;    /* the FIN frame has been made */
     uint8_t kind;
-    uint8_t number;  /* message number mod 4 */
+    uint8_t number;  /* message number mod 8 */
     uint8_t head[QFL_LINK_HEAD_MAX];
 } tx_message;
 
@@ -48,6 +50,7 @@ typedef struct tx_frame {
     uint8_t fin;
     uint8_t acked;
     uint8_t lost;     /* to be sent again */
+    uint8_t foreseen; /* the peer's word that it had no place is still to come, and known */
 } tx_frame;
 
 typedef struct qfl_link_secure {
@@ -130,21 +133,28 @@ struct qfl_link {
     uint8_t tx_kinds[KINDS_KEPT]; /* of the last frames sent, by number */
     uint8_t rx_kinds[KINDS_KEPT]; /* of the last frames taken in order, by number */
     tx_frame flight[QFL_LINK_WINDOW_MAX];
-    tx_message queue[QFL_LINK_QUEUE];
     qfl_link_secure secure;
+    tx_message queue[]; /* [qfl_link_queue] */
 };
 
 /* What is not linked (QFL_INITIATOR, QFL_KEYS) is a constant here, so that the compiler drops it. */
 static inline int qfl_link_initiates(const qfl_link *l) { return QFL_INITIATOR && l->config.initiator; }
+static inline uint32_t qfl_link_queue(const qfl_link *l) { return QFL_INITIATOR ? l->config.queue : (uint32_t)QFL_LINK_QUEUE; }
 static inline int qfl_link_sealed(const qfl_link *l) { return QFL_KEYS && l->secure.sealed; }
 static inline int qfl_link_keyed(const qfl_link *l) { return QFL_KEYS && l->secure.keyed; }
 
 /* What keys add to a frame of the session under way. Frames sent again count whole as retransmission. */
 static inline uint32_t qfl_link_security_bytes(const qfl_link *l) { return qfl_link_sealed(l) ? QFL_LINK_SEAL : 0; }
+/* TYPE_*, with FIN as the DATA that it is: below TYPE_SYN are the frames of a session under way. */
+static inline uint8_t qfl_link_type(uint8_t first)
+{
+    uint8_t type = first & TYPE_MASK;
+    return type == TYPE_FIN ? (uint8_t)TYPE_DATA : type;
+}
 /* Clear bytes at the front of a frame; the rest is encrypted in a session with keys. */
 static inline uint32_t qfl_link_header_bytes(const uint8_t *p, uint32_t n)
 {
-    return (p[0] & TYPE_MASK) == TYPE_DATA && n > DATA_HEADER ? DATA_HEADER : n;
+    return qfl_link_type(p[0]) == TYPE_DATA && n > DATA_HEADER ? DATA_HEADER : n;
 }
 
 void qfl_link_reset_session(qfl_link *l);

@@ -15,7 +15,7 @@ static void check_complete(qfl_link *l)
         return;
     l->rx_n = (l->rx_frames - 1) * l->frame + l->rx_fin_bytes;
     l->rx_frames = 0;
-    l->rx_number = (l->rx_number + 1u) & 3u;
+    l->rx_number = (l->rx_number + 1u) & MSG_MASK;
     l->rx_fin_known = 0;
     l->rx_started = l->rx_kind_known = 0;
     l->rx_ready = 1;
@@ -45,11 +45,17 @@ static void book_unused(qfl_link *l, uint8_t seq, int here, uint32_t wire)
     qfl_link_book(l, QFL_LINK_RX, kind, QFL_LINK_RETRANSMISSION, wire);
 }
 
+/* Frames of an unfinished message that are acknowledged together. */
+static uint32_t ack_every(const qfl_link *l)
+{
+    return l->frame < ACK_SMALL ? (l->window + 3u) / 4 : (l->window + 1u) / 2;
+}
+
 static void on_data(qfl_link *l, const uint8_t *p, uint32_t n, uint32_t wire, uint32_t now_ms)
 {
     uint8_t seq = p[1], ahead = (uint8_t)(seq - l->rx_next);
     uint32_t payload = n - DATA_HEADER;
-    int fin = (p[0] & FLAG_FIN) != 0;
+    int fin = (p[0] & TYPE_MASK) == TYPE_FIN;
     qfl_link_on_ack(l, p[2], 0, now_ms);
     if (ahead >= l->window || (l->rx_have >> ahead & 1u)) { /* an old frame: its acknowledgement was lost */
         book_unused(l, seq, ahead < l->window, wire);
@@ -60,7 +66,7 @@ static void on_data(qfl_link *l, const uint8_t *p, uint32_t n, uint32_t wire, ui
     }
     /* Only frames of the message under way have a place; a later message's frame ahead of a gap has to come again. */
     uint64_t at = (uint64_t)(l->rx_frames + ahead) * l->frame;
-    int same = ((p[0] >> MSG_SHIFT) & 3u) == l->rx_number && !(l->rx_fin_known && ahead > (uint8_t)(l->rx_fin - l->rx_next));
+    int same = ((p[0] >> MSG_SHIFT) & MSG_MASK) == l->rx_number && !(l->rx_fin_known && ahead > (uint8_t)(l->rx_fin - l->rx_next));
     int fits = payload <= l->frame && (fin || payload == l->frame) && at + payload <= l->config.message_max;
     if (!same || !fits) {
         book_unused(l, seq, same, wire);
@@ -97,7 +103,7 @@ static void on_data(qfl_link *l, const uint8_t *p, uint32_t n, uint32_t wire, ui
         l->since_ack++;
     }
     check_complete(l);
-    if (l->since_ack >= (l->window + 1) / 2 && !l->rx_ready) {
+    if (l->since_ack >= ack_every(l) && !l->rx_ready) {
         l->owe_acks++;
         l->since_ack = 0;
     }
@@ -198,7 +204,7 @@ static int on_frame(qfl_link *l, uint32_t at, uint32_t wire, uint32_t now_ms)
     int32_t len = qfl_link_cobs_decode(p, l->raw_n - at);
     if (len < 1 + CRC_BYTES)
         return 0;
-    uint8_t type = p[0] & TYPE_MASK;
+    uint8_t type = qfl_link_type(p[0]);
     int32_t unsealed = qfl_link_sealed(l) || qfl_link_keyed(l) ? qfl_link_unseal(l, p, (uint32_t)len) : -1;
     uint32_t n = unsealed >= 0 ? (uint32_t)unsealed : (uint32_t)len - CRC_BYTES;
     int asks = type == TYPE_DATA || (type == TYPE_ACK && n == ACK_ASK_BYTES); /* and so wants to be told that nobody is there */
@@ -260,7 +266,7 @@ static uint32_t rescue(qfl_link *l, uint32_t first, uint32_t now_ms)
         return l->raw_n;
     for (uint32_t at = first; at + 1 + 2 + CRC_BYTES <= l->raw_n && tries < RESCUES; at++) {
         uint8_t begins = l->raw[at] == 1 ? 0 : l->raw[at + 1];
-        if ((begins & TYPE_MASK) >= TYPE_SYN || begins >> EPOCH_SHIFT != l->epoch || !is_chain(l, at))
+        if (qfl_link_type(begins) >= TYPE_SYN || begins >> EPOCH_SHIFT != l->epoch || !is_chain(l, at))
             continue;
         tries++;
         if (on_frame(l, at, l->raw_n - at + 1, now_ms))
@@ -270,7 +276,7 @@ static uint32_t rescue(qfl_link *l, uint32_t first, uint32_t now_ms)
 }
 
 /* One piece between delimiters is complete. */
-static void on_piece(qfl_link *l, uint32_t now_ms)
+static QFL_COLD void on_piece(qfl_link *l, uint32_t now_ms)
 {
     uint32_t wire = l->lone + l->raw_lost + l->raw_n + 1;
     if (l->raw_lost != 0 || !on_frame(l, 0, wire, now_ms)) {

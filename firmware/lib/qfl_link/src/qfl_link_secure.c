@@ -277,7 +277,7 @@ static void mark_seen(qfl_link_secure *s, uint32_t count)
 QFL_COLD int32_t qfl_link_unseal(qfl_link *l, uint8_t *p, uint32_t n)
 {
     qfl_link_secure *s = &l->secure;
-    uint8_t nonce[QFL_CRYPT_NONCE], type = p[0] & TYPE_MASK;
+    uint8_t nonce[QFL_CRYPT_NONCE], type = qfl_link_type(p[0]);
     if (n < 1 + SEAL_BYTES || (type != TYPE_DATA && type != TYPE_ACK))
         return -1;
     n -= SEAL_BYTES;

@@ -5,18 +5,21 @@
 
 static size_t aligned(size_t n) { return (n + 7u) & ~(size_t)7u; }
 
+static uint32_t queue_of(const qfl_link_config *c) { return QFL_INITIATOR && c->queue != 0 ? c->queue : (uint32_t)QFL_LINK_QUEUE; }
+static size_t link_size(const qfl_link_config *c) { return offsetof(qfl_link, queue) + queue_of(c) * sizeof(tx_message); }
+
 static int config_ok(const qfl_link_config *c)
 {
     return c->frame_max >= QFL_LINK_FRAME_MIN && c->frame_max <= QFL_LINK_FRAME_MAX && c->window >= 1 &&
            c->window <= QFL_LINK_WINDOW_MAX && c->message_max >= QFL_LINK_HEAD_MAX && c->message_max <= 0x10000000u &&
-           (QFL_INITIATOR || !c->initiator);
+           c->queue <= QFL_LINK_QUEUE_MAX && (QFL_INITIATOR || (!c->initiator && c->queue == 0));
 }
 
 QFL_COLD size_t qfl_link_size(const qfl_link_config *config)
 {
     if (config == NULL || !config_ok(config))
         return 0;
-    return aligned(sizeof(qfl_link)) + 2 * aligned(qfl_link_pull_size(config)) + RAW_SLIP + aligned(config->message_max);
+    return aligned(link_size(config)) + 2 * aligned(qfl_link_pull_size(config)) + RAW_SLIP + aligned(config->message_max);
 }
 
 QFL_COLD uint32_t qfl_link_pull_size(const qfl_link_config *config)
@@ -33,9 +36,10 @@ QFL_COLD qfl_status qfl_link_init(qfl_link **out, const qfl_link_config *config,
     if (size < need)
         return QFL_E_NOMEM;
     qfl_link *l = mem;
-    uint8_t *p = (uint8_t *)mem + aligned(sizeof(qfl_link));
-    memset(l, 0, sizeof *l);
+    uint8_t *p = (uint8_t *)mem + aligned(link_size(config));
+    memset(l, 0, link_size(config));
     l->config = *config;
+    l->config.queue = (uint8_t)queue_of(config);
     if (l->config.rto_ms == 0)
         l->config.rto_ms = 1000;
     if (l->config.rto_min_ms == 0)

@@ -11,6 +11,13 @@ static void put32(uint8_t *p, uint32_t v)
     p[3] = (uint8_t)(v >> 24);
 }
 
+/* Place in the queue of the i-th message from the front. */
+static uint8_t slot_of(const qfl_link *l, uint32_t i)
+{
+    uint32_t slot = l->q_first + i;
+    return (uint8_t)(slot < qfl_link_queue(l) ? slot : slot - qfl_link_queue(l));
+}
+
 static tx_frame *frame_of(qfl_link *l, uint8_t seq) { return &l->flight[seq % QFL_LINK_WINDOW_MAX]; }
 
 QFL_COLD qfl_status qfl_link_send(qfl_link *l, const uint8_t *head, uint32_t head_n, const uint8_t *body, uint32_t body_n)
@@ -21,9 +28,9 @@ QFL_COLD qfl_status qfl_link_send(qfl_link *l, const uint8_t *head, uint32_t hea
         return QFL_E_STATE;
     if (body_n > l->peer_message_max || head_n + body_n > l->peer_message_max)
         return QFL_E_RANGE;
-    if (l->q_count == QFL_LINK_QUEUE)
+    if (l->q_count == qfl_link_queue(l))
         return QFL_E_BUSY;
-    tx_message *m = &l->queue[(l->q_first + l->q_count) % QFL_LINK_QUEUE];
+    tx_message *m = &l->queue[slot_of(l, l->q_count)];
     if (head_n != 0)
         memcpy(m->head, head, head_n);
     m->head_n = head_n;
@@ -34,7 +41,7 @@ QFL_COLD qfl_status qfl_link_send(qfl_link *l, const uint8_t *head, uint32_t hea
     m->done = 0;
     m->kind = head_n != 0 ? qfl_link_kind(head[0]) : body_n != 0 ? qfl_link_kind(body[0]) : 0;
     m->number = l->next_number;
-    l->next_number = (l->next_number + 1u) & 3u;
+    l->next_number = (l->next_number + 1u) & MSG_MASK;
     l->q_count++;
     return QFL_OK;
 }
@@ -53,6 +60,22 @@ static void learn_rtt(qfl_link *l, uint32_t rtt)
     }
     uint32_t rto = l->srtt8 / 8 + l->rttvar4;
     l->rto = rto < l->config.rto_min_ms ? l->config.rto_min_ms : rto > RTO_MAX_MS ? RTO_MAX_MS : rto;
+}
+
+/*
+ * The line keeps order: what went out up to transmission `newest` and was not seen is lost. Where that is the front of a message, the
+ * frames of later messages behind it will find no place: they are sent again now, in order, and not once the peer says so of each.
+ */
+static void mark_lost(qfl_link *l, uint32_t newest)
+{
+    const tx_frame *base = frame_of(l, l->tx_base);
+    for (uint8_t s = l->tx_base; s != l->tx_next; s++) {
+        tx_frame *f = frame_of(l, s);
+        if (f->acked || f->lost || (f->order > newest && (!base->lost || f->slot == base->slot)))
+            continue;
+        f->lost = 1;
+        f->foreseen = f->order > newest;
+    }
 }
 
 QFL_COLD void qfl_link_on_ack(qfl_link *l, uint8_t ack, uint32_t bitmap, uint32_t now_ms)
@@ -79,15 +102,11 @@ QFL_COLD void qfl_link_on_ack(qfl_link *l, uint8_t ack, uint32_t bitmap, uint32_
     if (!any)
         return;
     l->backoff = 0;
-    for (uint8_t i = 0; i < in_flight; i++) { /* the line keeps order: what went out before and was not seen is lost */
-        tx_frame *f = frame_of(l, (uint8_t)(l->tx_base + i));
-        if (!f->acked && f->order < newest)
-            f->lost = 1;
-    }
     while (l->tx_base != l->tx_next && frame_of(l, l->tx_base)->acked)
         l->tx_base++;
+    mark_lost(l, newest);
     while (l->q_count != 0 && l->queue[l->q_first].done && l->queue[l->q_first].unacked == 0) {
-        l->q_first = (uint8_t)((l->q_first + 1) % QFL_LINK_QUEUE);
+        l->q_first = slot_of(l, 1);
         l->q_count--;
     }
 }
@@ -98,12 +117,10 @@ QFL_COLD void qfl_link_on_dropped(qfl_link *l, uint8_t seq)
     tx_frame *f = frame_of(l, seq);
     if ((uint8_t)(seq - l->tx_base) >= in_flight || f->acked)
         return;
-    f->lost = 1;
-    for (uint8_t i = 0; i < in_flight; i++) { /* it was ahead of a gap: whatever went out before and is not acknowledged is in it */
-        tx_frame *g = frame_of(l, (uint8_t)(l->tx_base + i));
-        if (!g->acked && g->order < f->order)
-            g->lost = 1;
-    }
+    if (f->foreseen)
+        f->foreseen = 0;
+    else
+        mark_lost(l, f->order); /* it was ahead of a gap */
 }
 
 /*
@@ -112,7 +129,7 @@ QFL_COLD void qfl_link_on_dropped(qfl_link *l, uint8_t seq)
  */
 static uint32_t encode(qfl_link *l, uint32_t n, uint8_t *out, int lead)
 {
-    if (qfl_link_sealed(l) && (l->plain[0] & TYPE_MASK) < TYPE_SYN) {
+    if (qfl_link_sealed(l) && qfl_link_type(l->plain[0]) < TYPE_SYN) {
         n = qfl_link_seal(l, l->plain, n);
     } else {
         put32(l->plain + n, qfl_link_crc32(0, l->plain, n));
@@ -192,7 +209,7 @@ static uint32_t make_data(qfl_link *l, uint8_t seq, uint8_t *out, uint32_t now_m
     tx_frame *f = frame_of(l, seq);
     tx_message *m = &l->queue[f->slot];
     uint8_t *p = l->plain;
-    p[0] = (uint8_t)(TYPE_DATA | (f->fin ? FLAG_FIN : 0) | m->number << MSG_SHIFT | l->epoch << EPOCH_SHIFT);
+    p[0] = (uint8_t)((f->fin ? TYPE_FIN : TYPE_DATA) | m->number << MSG_SHIFT | l->epoch << EPOCH_SHIFT);
     p[1] = seq;
     p[2] = l->rx_next;
     uint32_t at = f->at, n = f->n, w = DATA_HEADER;
@@ -228,7 +245,7 @@ static int new_frame(qfl_link *l)
     if ((uint8_t)(l->tx_next - l->tx_base) >= l->window)
         return 0;
     for (uint8_t i = 0; i < l->q_count; i++) {
-        uint8_t slot = (uint8_t)((l->q_first + i) % QFL_LINK_QUEUE);
+        uint8_t slot = slot_of(l, i);
         tx_message *m = &l->queue[slot];
         if (m->done)
             continue;
@@ -350,7 +367,7 @@ QFL_COLD uint32_t qfl_link_wait(const qfl_link *l, uint32_t now_ms)
     if (l->state != QFL_LINK_UP)
         return QFL_LINK_NEVER;
     for (uint8_t i = 0; i < l->q_count; i++)
-        if (!l->queue[(l->q_first + i) % QFL_LINK_QUEUE].done && (uint8_t)(l->tx_next - l->tx_base) < l->window)
+        if (!l->queue[slot_of(l, i)].done && (uint8_t)(l->tx_next - l->tx_base) < l->window)
             return 0;
     for (uint8_t s = l->tx_base; s != l->tx_next; s++)
         if (l->flight[s % QFL_LINK_WINDOW_MAX].lost)

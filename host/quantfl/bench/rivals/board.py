@@ -143,6 +143,7 @@ class Line:
         self.host = Link(rto_ms=60_000, rto_min_ms=60_000)
         self._far = Link(initiator=False, message_max=MESSAGE_MAX, frame_max=FRAME_MAX, window=WINDOW)
         self._number, self._answer, self._due = 0, b"", b""
+        self._whole = False  # the object's last piece is under way: acknowledged with the answer to PUT_END
         self.host.connect(0x51BD0001 + 4 * board.index, 0)
         self._run()
 
@@ -161,7 +162,7 @@ class Line:
         kind = self._far.peek()
         if kind is None:
             return
-        message = self._far.message(ack=kind in _UNANSWERED)
+        message = self._far.message(ack=kind in _UNANSWERED and not self._whole)
         if kind in _TRAIN:
             self._due = message  # acknowledged first
         else:
@@ -207,8 +208,10 @@ class Line:
     def put(self, object_: int, data: bytes) -> None:
         """Move a whole object."""
         self.request(lib.QFL_MSG_PUT_BEGIN, struct.pack("<BI", object_, len(data)) + hashlib.sha256(data).digest())
-        for at in range(0, len(data), 4096):
-            self.request(lib.QFL_MSG_PUT_DATA, struct.pack("<I", at) + data[at : at + 4096])
+        for at in range(0, len(data), self.host.piece):
+            self._whole = at + self.host.piece >= len(data)
+            self.request(lib.QFL_MSG_PUT_DATA, struct.pack("<I", at) + data[at : at + self.host.piece])
+        self._whole = False
         self.request(lib.QFL_MSG_PUT_END)
 
     def update(self, result: int, data: bytes) -> None:
