@@ -139,7 +139,7 @@ def _all(quick: bool) -> list[tuple[str, list[Make], int]]:
 FP32 = Rival("fp32", Float(32))
 
 
-def _summary(runs: list[Outcome], plain: list[Outcome]) -> dict:
+def summary(runs: list[Outcome], plain: list[Outcome]) -> dict:
     """Means over seeds beside fp32's."""
     target = float(np.mean([p.accuracy for p in plain])) - TARGET
     reached, base = [r.bytes_to(target) for r in runs], [p.bytes_to(target) for p in plain]
@@ -164,7 +164,7 @@ def levels(quick: bool) -> list[dict]:
         done = outcomes(makes, [FP32, *(Rival(str(q), q) for *_, q in codecs)])
         for name, n, coded, q in [("fp32", None, False, "fp32"), *codecs]:
             rows.append({"ablation": "levels", "task": task, "codec": name, "levels": n, "coded": coded, "seeds": len(makes)}
-                        | _summary(done[str(q)], done["fp32"]))  # fmt: skip
+                        | summary(done[str(q)], done["fp32"]))  # fmt: skip
     return rows
 
 
@@ -238,7 +238,7 @@ def initialisation(quick: bool) -> list[dict]:
                     "codec": name, "seeds": len(seeds), "delta_rms": float(rms), "kurtosis": float(kurt),
                     "range_over_rms": float(width), "entropy_bu64": float(e64), "entropy_bu16": float(e16), "dz4_bits": float(dz),
                     "rounds_to_target": _mean([r.rounds_to(target) for r in runs]),
-                } | _summary(runs, done["fp32"]))  # fmt: skip
+                } | summary(runs, done["fp32"]))  # fmt: skip
     return rows
 
 

@@ -46,8 +46,8 @@ def _last_sign(s: np.ndarray) -> np.ndarray:
 
 def decisions(symbols: np.ndarray, shapes: Shapes, *, near: bool = True, zero: np.ndarray | None = None,
               sign: np.ndarray | None = None) -> Decisions:  # fmt: skip
-    """symbols int [n] of tensors `shapes`. near: the contexts of DZ (docs/CODEC.md: neighbours above and to the left, the column's last
-    sign), else none; zero, sign: int [n] < 5, what more is known of each place when that question is asked."""
+    """symbols int [n] of tensors `shapes`. near: the contexts of DZ (docs/CODEC.md: neighbours above and to the left, the column's
+    last sign), else none; zero, sign: int [n] < 5, what more is known of each place when that question is asked."""
     asked: list[tuple[list, list]] = [([], []), ([], []), ([], [])]
     raw = 0.0
     none = np.zeros(symbols.size, int)

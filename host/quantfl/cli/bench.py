@@ -16,6 +16,7 @@ BENCHES = {
     "keys": "what keys cost a board: bytes, instructions, code, RAM",
     "flash": "bytes of flash of every firmware that is built here, by part",
     "quantisers": "what one message loses against its bits, ours and rivals",
+    "alternatives": "what else might code a delta in fewer bits: contexts, prediction, dead zones, a trellis, subspaces",
     "ablations": "levels, initialisation and error feedback",
 }
 
