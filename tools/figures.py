@@ -252,6 +252,30 @@ def ablations() -> str:
     return f"Mean of {rows[0]['seeds']} seeds.\n\n" + "\n\n".join(parts)
 
 
+def alternatives() -> str:
+    rows = bench_rows("alternatives")
+    ways, runs = [r for r in rows if "family" in r], [r for r in rows if "dead_zone" in r]
+    kinds = list(dict.fromkeys((r["task"], r["step"]) for r in ways))
+    cells = {(r["task"], r["step"], r["family"], r["setting"]): r for r in ways}
+    told = table(
+        ["way", *(f"{task}, step {step:g} rms" for task, step in kinds)],
+        [[", ".join(filter(None, name)), *(
+            f"{r['bits_per_weight']:.3f}, {r['nmse']:.3f}, " + ("–" if r["saved"] is None else _share(r["saved"]))
+            for r in (cells[(*kind, *name)] for kind in kinds))]
+         for name in dict.fromkeys((r["family"], r["setting"]) for r in ways)],
+    )  # fmt: skip
+    whole = table(
+        ["task", "step", "zero up to", "decoded nearer to zero by", "accuracy (fp32's)", "up", "down", "bytes to target"],
+        [[r["task"], f"{r['steps']:g} rms", f"{r['dead_zone']:g} steps", f"{r['nearer']:g} steps",
+          f"{r['accuracy']:.4f} ({r['fp32_accuracy']:.4f})", f"{r['up_bytes']:,}", f"{r['down_bytes']:,}",
+          _num(r["bytes_to_target"], ",.0f")] for r in runs],
+    )  # fmt: skip
+    return (
+        f"One message (bits per weight, NMSE, share of DZ's bits saved at that loss):\n\n{told}\n\n"
+        f"Whole runs, mean of {runs[0]['seeds']} seeds, one step from begin to end, error feedback, our downlink:\n\n{whole}"
+    )
+
+
 def flash() -> str:
     rows = quantfl("bench", "flash")
     names = list(rows[0])[1:-1]
@@ -279,7 +303,7 @@ def train_dense() -> str:
 
 FIGURES = {
     "demo": demo, "engine": engine, "flash": flash, "link": link, "bytes": bytes_, "bytes-all": bytes_all,
-    "quantisers": quantisers, "ablations": ablations, "train": train, "train-dense": train_dense,
+    "quantisers": quantisers, "alternatives": alternatives, "ablations": ablations, "train": train, "train-dense": train_dense,
 }  # fmt: skip
 PAGES = (ROOT / "README.md", ROOT / "docs" / "BENCH.md", ROOT / "docs" / "PORTING.md", ROOT / "docs" / "TRAINING.md")
 
