@@ -59,7 +59,9 @@ TASKS = (
 )  # fmt: skip
 BATCH, MOMENTUM, QUICK = 10, 0.9, 3
 #: Single dense layers, features and classes.
-DENSE = ((64, 2), (64, 3), (64, 4), (64, 5), (64, 10), (64, 62), (128, 10), (256, 2), (256, 10), (256, 100))
+DENSE = (
+    (64, 2), (64, 3), (64, 4), (64, 5), (64, 10), (64, 62), (128, 2), (128, 10), (256, 2), (256, 3), (256, 10), (256, 100),
+)  # fmt: skip
 
 
 def _cut(data: bytes, layers: int) -> str:

@@ -111,10 +111,25 @@ static void sgd_step(const qfl_head_fit *fit)
     uint32_t n = fit->params;
     if (fit->config.prox != 0.0f || fit->config.weight_decay != 0.0f)
         regularise(fit);
-    for (; n >= 4; n -= 4, w += 4, v += 4) {
-        QFL_HEAD_UNROLL
+    for (; n >= 4; n -= 4) {
+        float a[4], t[4];
+        const float *from = v;
+        qfl_head_load(t, &from, 4, 1);
+        QFL_HEAD_WHOLLY
         for (int i = 0; i < 4; i++)
-            plain_step(w + i, v + i, lr, mu);
+            t[i] *= lr;
+        from = w;
+        qfl_head_load(a, &from, 4, 1);
+        QFL_HEAD_WHOLLY
+        for (int i = 0; i < 4; i++)
+            a[i] -= t[i];
+        qfl_head_store(a, &w, 4);
+        from = v;
+        qfl_head_load(a, &from, 4, 1);
+        QFL_HEAD_WHOLLY
+        for (int i = 0; i < 4; i++)
+            a[i] *= mu;
+        qfl_head_store(a, &v, 4);
     }
     for (uint32_t i = 0; i < n; i++)
         plain_step(w + i, v + i, lr, mu);

@@ -41,7 +41,8 @@ float qfl_head_exp_sum(float *z, uint32_t n, float max)
 {
     float sum = 0.0f;
     for (uint32_t i = 0; i < n; i++) {
-        z[i] = exp_of(z[i] - max);
+        float x = z[i] - max;
+        z[i] = x == 0.0f ? 1.0f : exp_of(x); /* the same, sooner, for the largest */
         sum += z[i];
     }
     return sum;

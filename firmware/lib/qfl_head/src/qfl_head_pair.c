@@ -5,6 +5,8 @@
  * Outputs are taken in blocks of two to five, as equal as possible, with their sums in registers, features two or, where outputs are so
  * few that making a float of a feature is most of the work, four at a time. Looking for zeros one by one would not pay there.
  */
+#include <stddef.h>
+
 #include "qfl_head_pair.h"
 #include "qfl_head_dense.h"
 
@@ -37,71 +39,118 @@ QFL_HEAD_INLINE int32_t lane(uint32_t word, const int j, int32_t zero)
 #endif
 }
 
-/* n columns of y += x w for both samples; y and z are their rows. */
+/* Two numbers as floats; cores with an FPU take both there at once. j: of four places by turns, so that none waits for another. */
+#if QFL_HEAD_ROWS
+#define FLOATS(turn, first, second)                                                                                              \
+    if (j == turn) {                                                                                                             \
+        register float a __asm(first), b __asm(second);                                                                          \
+        __asm("vmov %0, %1, %2, %3\n\tvcvt.f32.s32 %0, %0\n\tvcvt.f32.s32 %1, %1" : "=t"(a), "=t"(b) : "r"(s), "r"(t));      \
+        *u = a, *v = b;                                                                                                          \
+    }
+QFL_HEAD_INLINE void floats(int32_t s, int32_t t, const int j, float *u, float *v)
+{
+    FLOATS(0, "s14", "s15")
+    FLOATS(1, "s12", "s13")
+    FLOATS(2, "s10", "s11")
+    FLOATS(3, "s8", "s9")
+}
+#else
+QFL_HEAD_INLINE void floats(int32_t s, int32_t t, const int j, float *u, float *v)
+{
+    (void)j;
+    *u = (float)s;
+    *v = (float)t;
+}
+#endif
+
+/*
+ * n columns of y += x w for both samples; y and z are their rows. Two classes, whose rows lie together, take two rows at
+ * a time.
+ */
 QFL_HEAD_INLINE void forward(const float *w, const qfl_head_pair *p, float *y, float *z, uint32_t in, uint32_t stride, const uint32_t n)
 {
-    float a[MOST], b[MOST], scale = p->scale;
-    const int8_t *q = p->q[0], *r = p->q[1], *end = q + in;
+    float a[MOST], b[MOST], r[MOST], scale = p->scale, u, v;
+    const int8_t *q = p->q[0], *end = q + in;
+    ptrdiff_t other = p->q[1] - q;
     int32_t zero = p->zero_point;
     uint32_t zeros = (uint8_t)zero * 0x01010101u;
+    const uint32_t rows = n == 2 ? 2 : 1;
     QFL_HEAD_WHOLLY
-    for (uint32_t i = 0; i < n; i++) {
-        a[i] = y[i];
-        b[i] = z[i];
-    }
-    for (const int step = at_a_time(n); q != end; q += step, r += step) {
-        uint32_t c = word(q, step), d = word(r, step);
+    for (uint32_t i = 0; i < n; i++)
+        a[i] = y[i], b[i] = z[i];
+    for (const int step = at_a_time(n); q != end; q += step) {
+        uint32_t c = word(q, step), d = word(q + other, step);
         if (n <= FEW && c == zeros && d == zeros) {
             w += step * stride;
             continue;
         }
         QFL_HEAD_WHOLLY
-        for (int j = 0; j < step; j++, w += stride) {
+        for (int j = 0; j < step; j++) {
             int32_t s = lane(c, j, zero), t = lane(d, j, zero);
-            if (n > FEW && (s | t) == 0)
+            if (n > FEW && (s | t) == 0) {
+                w += stride;
                 continue;
-            float u = (float)s * scale, v = (float)t * scale;
+            }
+            uint32_t k = n * ((uint32_t)j % rows);
+            if (k == 0)
+                qfl_head_load(r, &w, n * rows, 0);
+            if (rows == 1)
+                w += stride - n;
+            floats(s, t, j, &u, &v);
+            u *= scale, v *= scale;
             QFL_HEAD_WHOLLY
             for (uint32_t i = 0; i < n; i++) {
-                a[i] += u * w[i];
-                b[i] += v * w[i];
+                a[i] += u * r[k + i];
+                b[i] += v * r[k + i];
             }
         }
     }
     QFL_HEAD_WHOLLY
     for (uint32_t i = 0; i < n; i++) {
-        y[i] = a[i];
-        z[i] = b[i];
+        y[i] = a[i], z[i] = b[i];
     }
 }
 
 /* n columns of the gradient; y and z are the errors of the two samples. */
 QFL_HEAD_INLINE void gradient(float *g, const qfl_head_pair *p, const float *y, const float *z, uint32_t in, uint32_t stride, const uint32_t n)
 {
-    float a[MOST], b[MOST], scale = p->scale;
-    const int8_t *q = p->q[0], *r = p->q[1], *end = q + in;
+    float a[MOST], b[MOST], r[MOST], scale = p->scale, u, v;
+    const int8_t *q = p->q[0], *end = q + in;
+    ptrdiff_t other = p->q[1] - q;
     int32_t zero = p->zero_point;
     uint32_t zeros = (uint8_t)zero * 0x01010101u;
+    const uint32_t rows = n == 2 ? 2 : 1;
     QFL_HEAD_WHOLLY
     for (uint32_t i = 0; i < n; i++) {
-        a[i] = y[i];
-        b[i] = z[i];
+        a[i] = y[i], b[i] = z[i];
     }
-    for (const int step = at_a_time(n); q != end; q += step, r += step) {
-        uint32_t c = word(q, step), d = word(r, step);
+    for (const int step = at_a_time(n); q != end; q += step) {
+        uint32_t c = word(q, step), d = word(q + other, step);
         if (n <= FEW && c == zeros && d == zeros) {
             g += step * stride;
             continue;
         }
         QFL_HEAD_WHOLLY
-        for (int j = 0; j < step; j++, g += stride) {
+        for (int j = 0; j < step; j++) {
             int32_t s = lane(c, j, zero), t = lane(d, j, zero);
-            if (n > FEW && (s | t) == 0)
+            if (n > FEW && (s | t) == 0) {
+                g += stride;
                 continue;
-            float u = (float)s * scale, v = (float)t * scale;
+            }
+            uint32_t k = n * ((uint32_t)j % rows);
+            if (k == 0) {
+                const float *from = g;
+                qfl_head_load(r, &from, n * rows, 1);
+            }
+            floats(s, t, j, &u, &v);
+            u *= scale, v *= scale;
             QFL_HEAD_WHOLLY
             for (uint32_t i = 0; i < n; i++)
-                g[i] = (g[i] + u * a[i]) + v * b[i];
+                r[k + i] = (r[k + i] + u * a[i]) + v * b[i];
+            if (k + n == n * rows)
+                qfl_head_store(r, &g, n * rows);
+            if (rows == 1)
+                g += stride - n;
         }
     }
 }
