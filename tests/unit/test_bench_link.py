@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 import pytest
@@ -34,13 +35,15 @@ def test_figures_are_the_same_each_time():
 
 
 def test_real_time_agrees_with_virtual_time():
-    """The same line between two sockets: the same bytes; as much of the line used, but for what a busy machine takes."""
+    """The same line between two sockets: the same bytes; as much of the line used, but for what a busy machine takes (97 to 99 % on an
+    idle one; 66 to 73 % seen at four times as many processes as cores)."""
+    calm = hasattr(os, "getloadavg") and os.getloadavg()[0] < (os.cpu_count() or 1)
     for _ in range(3):
         virtual, real = (measure(board="large", direction="down", baud=921_600, latency_ms=8.0, ber=0.0, clock=c)
                          for c in ("virtual", "real"))  # fmt: skip
         assert real["overhead_ratio"] == virtual["overhead_ratio"] and real["retransmitted"] == 0
         assert real["utilisation"] <= virtual["utilisation"] + 0.01  # a line in real time is never faster
-        if real["utilisation"] > 0.8:
+        if real["utilisation"] > (0.9 if calm else 0.5):
             return
     pytest.fail(f"{real['utilisation']:.0%} of the line in real time, {virtual['utilisation']:.0%} in virtual time")
 
