@@ -49,11 +49,13 @@ def _forward_and_gradient(outputs: int, used: float) -> float:
     return used * (10.0 + 15.0 / block) + (1.0 - used) * 18.0 / block
 
 
-def _one_dense(layer: Layer) -> float:
-    """A head of one dense layer, of which boards take two samples at once (qfl_head_pair.c)."""
+def _one_dense(layer: Layer, used: float) -> float:
+    """A head of one dense layer, of which boards take two samples at once (qfl_head_pair.c); from four outputs on they skip a feature
+    that is 0 in both. used: share of the features that are not 0."""
     outputs = layer.out_shape[2]
     block = outputs / math.ceil(outputs / 5)
-    return 350.0 + 45.0 * outputs + layer.weights * (4.3 + 14.0 / block) + _STEP * sum(layer.tensors)
+    taken = 1.0 - (1.0 - used) ** 2 if block > 3 else 1.0
+    return 350.0 + 45.0 * outputs + taken * layer.weights * (6.3 + 5.8 / block) + 0.55 * sum(layer.tensors)
 
 
 def used_inputs(package: bytes, cut: Cut) -> tuple[float, ...]:
@@ -75,7 +77,7 @@ def used_inputs(package: bytes, cut: Cut) -> tuple[float, ...]:
 def insns(layers: tuple[Layer, ...], used: tuple[float, ...]) -> int:
     """Estimated instructions of one sample on Cortex-M4F. used: of every layer, as `used_inputs` has it."""
     if len(layers) == 1 and layers[0].mode == "all" and layers[0].in_shape[:2] == (1, 1):
-        return round(_one_dense(layers[0]))
+        return round(_one_dense(layers[0], used[0]))
     total = _SAMPLE + 75.0 * layers[-1].out_shape[2]
     for i, layer in enumerate(layers):
         pixels = layer.out_shape[0] * layer.out_shape[1]
