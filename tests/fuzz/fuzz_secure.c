@@ -1,7 +1,7 @@
 /*
  * Sessions with keys. An end of a link, a board with a key or a host that requires one, and a peer that it must not trust: handshake
  * messages and frames of the peer's making, as an enemy without the key sends them, or one who has it and keeps to the rules of
- * sealing but to no others. First byte: which end, what the peer holds, frame size; then actions.
+ * sealing but to no others. First byte: which end, what the peer holds, frame size, and whether the two have already agreed; then actions.
  */
 #include "fuzz.h"
 
@@ -12,6 +12,7 @@
 enum { FRAME = 64, WIRE = 2 * (FRAME + 64), MEMORY = 1 << 14 };
 
 static _Alignas(16) uint8_t ours[MEMORY], theirs[MEMORY];
+static uint32_t used; /* of each, at most */
 static const uint8_t key[32] = {1, 2, 3}, other[32] = {9, 9, 9}, uid[3] = {7, 7, 7};
 
 static qfl_link *end_of(uint8_t *memory, int initiator, uint8_t frame, const uint8_t *held, uint8_t seed)
@@ -24,7 +25,9 @@ static qfl_link *end_of(uint8_t *memory, int initiator, uint8_t frame, const uin
     c.frame_max = frame;
     c.window = 16;
     c.initiator = (uint8_t)initiator;
-    EXPECT(qfl_link_size(&c) <= MEMORY && qfl_link_init(&l, &c, memory, MEMORY) == QFL_OK);
+    uint32_t size = (uint32_t)qfl_link_size(&c);
+    used = size > used ? size : used;
+    EXPECT(size <= MEMORY && qfl_link_init(&l, &c, memory, MEMORY) == QFL_OK);
     qfl_link_set_seed(l, secret);
     if (initiator)
         EXPECT(qfl_link_require_keys(l, held != NULL) == QFL_OK);
@@ -75,6 +78,38 @@ static void feed(qfl_link *l, const uint8_t *p, uint32_t n, uint32_t now, const 
     }
 }
 
+/* Both ends as they stand when a session with keys has come up: of each kind of first byte the first time, then copies of that. */
+static void agreed(int host, uint8_t frame, qfl_link **l, qfl_link **peer)
+{
+    static struct pair {
+        uint8_t ours[MEMORY], theirs[MEMORY];
+        qfl_link *l, *peer;
+        uint32_t n;
+    } stood[4];
+    struct pair *p = &stood[(host ? 1 : 0) + (frame == FRAME ? 2 : 0)];
+    if (p->n == 0) {
+        uint8_t wire[WIRE];
+        uint32_t n, m;
+        p->l = end_of(ours, host, frame, key, 5);
+        p->peer = end_of(theirs, !host, FRAME, key, 6);
+        (void)qfl_link_connect(host ? p->l : p->peer, 1, 0);
+        do {
+            if ((n = qfl_link_pull(p->peer, wire, sizeof wire, 0)) != 0)
+                feed(p->l, wire, n, 0, key);
+            if ((m = qfl_link_pull(p->l, wire, sizeof wire, 0)) != 0)
+                feed(p->peer, wire, m, 0, key);
+        } while (n != 0 || m != 0);
+        EXPECT(qfl_link_get_state(p->l) == QFL_LINK_UP && qfl_link_get_state(p->peer) == QFL_LINK_UP);
+        p->n = used;
+        memcpy(p->ours, ours, used);
+        memcpy(p->theirs, theirs, used);
+    }
+    memcpy(ours, p->ours, p->n);
+    memcpy(theirs, p->theirs, p->n);
+    *l = p->l;
+    *peer = p->peer;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     input in = {data, size};
@@ -82,11 +117,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     int host = how & 1, knows = (how & 2) != 0;
     const uint8_t *theirs_key = knows ? key : how & 4 ? other : NULL;
     uint8_t frame = how & 8 ? 16 : FRAME;
-    qfl_link *l = end_of(ours, host, frame, key, 5), *peer = end_of(theirs, !host, FRAME, theirs_key, 6);
+    qfl_link *l, *peer;
     uint32_t now = 0, n, last_n = 0;
+    if (knows && (how & 16)) {
+        agreed(host, frame, &l, &peer);
+    } else {
+        l = end_of(ours, host, frame, key, 5);
+        peer = end_of(theirs, !host, FRAME, theirs_key, 6);
+        (void)qfl_link_connect(host ? l : peer, 1, now);
+    }
     taken = 0;
-    (void)qfl_link_connect(host ? l : peer, 1, now);
-    for (int action = 0; in.n != 0 && action < 64; action++) {
+    for (int action = 0; in.n != 0 && action < 28; action++) {
         const uint8_t *p;
         uint8_t what = u8(&in);
         switch (what & 7) {

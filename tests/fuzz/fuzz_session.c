@@ -3,6 +3,7 @@
  * between them, time that passes, resets.
  */
 #include "fuzz.h"
+#include "fuzz_board.h"
 
 #include "qfl_device.h"
 #include "qfl_inproc.h"
@@ -10,8 +11,6 @@
 #include "qfl_store.h"
 
 enum { REGION = 1 << 15, RAM = 1 << 14, SAMPLES = 12, WIDTH = 8, LINK = 1 << 15 };
-
-SELFTEST_ONCE
 
 /* A configuration that is right, so that training is reached. */
 static const uint8_t config[2 + QFL_CONFIG_BYTES] = {5, 1, 2, 1, 0, 0, 0, 7, 0, 0, 0, 0x0A, 0xD7, 0x23, 0x3C, 0, 0, 0, 0, 0, 0, 0, 0,

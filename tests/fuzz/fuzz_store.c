@@ -3,38 +3,42 @@
  * patches of the region that make of it what a cut or a stranger might; the device must start, and must still take a package.
  */
 #include "fuzz.h"
+#include "fuzz_board.h"
 
 #include "qfl_device.h"
 #include "qfl_inproc.h"
 #include "qfl_store.h"
 
-enum { REGION = 1 << 15, RAM = 1 << 14, LOG = 1 << 14, FRONT = 4 + 32 + 4 };
-
-SELFTEST_ONCE
+enum { REGION = 1 << 14, RAM = 1 << 14, UNIT = 1 << 10, LOG = 1 << 12, FRONT = 4 + 32 + 4 };
 
 static qfl_port port;
-static uint8_t *package;
+static const qfl_port *inner;
+static uint8_t *package, package_sha[32];
 static uint32_t package_n;
 
+/* Erase units of 1 KiB, of which so small a package needs few; two halves of a log of two each. */
 static int32_t info(void *ctx, qfl_flash_info *out)
 {
-    extern const qfl_port *fuzz_inner;
-    int32_t status = fuzz_inner->flash_info(ctx, out);
+    int32_t status = inner->flash_info(ctx, out);
+    out->erase_unit = UNIT;
     out->log_size = LOG;
     return status;
 }
-const qfl_port *fuzz_inner;
+
+static int32_t erase(void *ctx, uint32_t at, uint32_t n)
+{
+    qfl_flash_info f;
+    if (inner->flash_info(ctx, &f) < 0 || at % UNIT != 0 || n % UNIT != 0 || at > REGION || n > REGION - at)
+        return QFL_PORT_E_INVAL;
+    memset((uint8_t *)(uintptr_t)f.map + at, f.erased, n);
+    return 0;
+}
 
 static qfl_status push(qfl_store *s)
 {
-    uint8_t sha[32];
     uint32_t have;
-    qfl_sha256 h;
-    qfl_sha256_begin(&h);
-    qfl_sha256_add(&h, package, package_n);
-    qfl_sha256_end(&h, sha);
     qfl_status status;
-    while ((status = qfl_store_begin(s, package_n, sha, &have)) == QFL_E_BUSY && qfl_store_work(s))
+    while ((status = qfl_store_begin(s, package_n, package_sha, &have)) == QFL_E_BUSY && qfl_store_work(s))
         ;
     if (status == QFL_OK && have < package_n)
         status = qfl_store_write(s, have, package + have, package_n - have);
@@ -61,7 +65,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static uint8_t *memory, *clean;
     static qfl_store *store;
-    static uint8_t payload[4096];
+    static uint8_t payload[LOG / 2];
     size_t whole = (qfl_inproc_size(REGION, RAM) + 15) / 16 * 16;
     qfl_inproc *board;
     if (memory == NULL) {
@@ -69,11 +73,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         memory = aligned_alloc(16, whole);
         clean = malloc(whole);
         store = malloc(sizeof *store);
+        qfl_sha256 h;
         package = base_file("tiny.qfl.tflite", &package_n);
+        qfl_sha256_begin(&h);
+        qfl_sha256_add(&h, package, package_n);
+        qfl_sha256_end(&h, package_sha);
         EXPECT(qfl_inproc_init((qfl_inproc *)(void *)memory, REGION, RAM, uid, 4) == QFL_OK);
-        fuzz_inner = qfl_inproc_port((qfl_inproc *)(void *)memory);
-        port = *fuzz_inner;
+        inner = qfl_inproc_port((qfl_inproc *)(void *)memory);
+        port = *inner;
         port.flash_info = info;
+        port.flash_erase = erase;
         EXPECT(qfl_store_open(store, &port) == QFL_OK && push(store) == QFL_OK);
         memcpy(clean, memory, whole);
         qfl_device *whole_board;
@@ -92,8 +101,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         uint8_t how = u8(&in);
         const uint8_t *p = bytes(&in, u8(&in), &n);
         fill = how & 64 ? u16(&in) % sizeof payload : n;
-        memset(payload, 0, sizeof payload);
         memcpy(payload, p, n);
+        if (fill > n)
+            memset(payload + n, 0, fill - n);
         append(store, how & 7, payload, fill > n ? fill : n, how & 8);
     }
     for (int i = 0; in.n >= 3 && i < 32; i++) {
