@@ -34,8 +34,8 @@ static void exchange(void)
     while ((n = qfl_link_pull(S->link, out, sizeof out, S->now)) != 0)
         qfl_inproc_host_write(board_of(), out, n);
     qfl_inproc_set_ms(board_of(), S->now);
-    for (int k = 0; k < 4; k++)
-        (void)qfl_device_poll(S->device);
+    for (int k = 0; k < 4 && qfl_device_poll(S->device) == 0; k++)
+        ;
     while ((got = qfl_inproc_host_read(board_of(), out, sizeof out)) != 0)
         for (uint32_t at = 0, idle = 0; at < got && idle < 2;) {
             uint32_t took = qfl_link_feed(S->link, out + at, got - at, S->now);
