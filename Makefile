@@ -89,13 +89,13 @@ torture: $(VENV)/.test firmware
 	$(BIN)/quantfl torture --seed $(or $(SEED),100000) --count 200 --board native
 	$(BIN)/quantfl torture --seed $(or $(SEED),100000) --count 100 --board qemu_m4 --jobs 4
 
-# Damaged input for every parser (docs/FUZZING.md): bounded, and as long as asked (make fuzz N=10000000).
+# Damaged input for every parser (docs/FUZZING.md): bounded, and as long as asked (make fuzz N=10000000, T=package for one).
 N ?= 1000000
 fuzz-quick: $(VENV)/.test
 	$(BIN)/python tests/fuzz/run.py --seconds 8 || [ $$? = 77 ]
 
 fuzz: $(VENV)/.test
-	nice $(BIN)/python tests/fuzz/run.py --runs $(N)
+	nice $(BIN)/python tests/fuzz/run.py $(T) --runs $(N)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -37,7 +37,7 @@ WRAPPED = ("__sanitizer_cov_trace_cmp8", "__sanitizer_cov_trace_const_cmp8")
 #: Somebody else's, and kept as it is.
 FOREIGN = ("monocypher",)
 NO_CMP = "-fno-sanitize-coverage=trace-cmp"
-#: Targets that start whole boards: each tests its kernels once, and hashes in a hundredth of SHA-256's time (fuzz.h).
+#: Targets that start whole boards: each tests its kernels once, and hashes with less than SHA-256 (fuzz_board.h).
 BOARD = ("session", "store")
 WRAPPED_BOARD = ("qfl_nn_selftest", "qfl_sha256_begin", "qfl_sha256_add", "qfl_sha256_end")
 
@@ -56,7 +56,7 @@ def _library(folder: Path) -> Path:
     """The libraries and the in-process board, compiled once; a target takes what it needs, and has no counters of the rest."""
     sources = [*sorted(LIB.glob("*/src/**/*.c")), *sorted((BOARDS / "inproc").glob("*.c")), BOARDS / "common" / "qfl_ram_flash.c"]
     includes = [f"-I{d}" for d in (*sorted(LIB.glob("*/include")), BOARDS / "inproc", BOARDS / "common")]
-    newest = max(p.stat().st_mtime for p in (*LIB.glob("**/*.[ch]"), *BOARDS.glob("*/*.[ch]"), *HERE.glob("*.[ch]")))
+    newest = max(p.stat().st_mtime for p in (*LIB.glob("**/*.[ch]"), *BOARDS.glob("*/*.[ch]"), *HERE.glob("*.h"), Path(__file__)))
     objects = []
     for source in sources:
         out = folder / f"{source.parent.parent.name}-{source.stem}.o"
@@ -80,7 +80,8 @@ def build(targets: tuple[str, ...]) -> None:
     folders = (*sorted(LIB.glob("*/include")), BOARDS / "inproc", BOARDS / "common", LIB / "qfl_link" / "src", HERE)
     includes = [f"-I{d}" for d in folders]
     for target in targets:
-        command = ["clang", *SANITIZERS, NO_CMP, *FLAGS, "-Wall", "-Wextra", "-Werror", *includes, str(HERE / f"fuzz_{target}.c"), str(library)]
+        flags = [*SANITIZERS, NO_CMP, *FLAGS, "-Wall", "-Wextra", "-Werror", *includes]
+        command = ["clang", *flags, str(HERE / f"fuzz_{target}.c"), str(library)]
         wrap = [f"-Wl,--wrap={name}" for name in (*WRAPPED, *(WRAPPED_BOARD if target in BOARD else ()))]
         subprocess.run([*command, *wrap, "-o", str(WORK / target)], check=True)
 
@@ -95,8 +96,8 @@ def run(target: str, runs: int | None, seconds: int | None, seed: int) -> tuple[
     command += [f"-max_total_time={seconds}"] if seconds else []
     log = WORK / f"{target}.log"
     with open(log, "w") as f:
-        code = subprocess.run([*command, str(found), *([str(corpus)] if corpus.is_dir() else [])], stdout=f, stderr=f,
-                              env={**os.environ, "ASAN_OPTIONS": ASAN}).returncode  # fmt: skip
+        command += [str(found), *([str(corpus)] if corpus.is_dir() else [])]
+        code = subprocess.run(command, stdout=f, stderr=f, env={**os.environ, "ASAN_OPTIONS": ASAN}).returncode
     text = log.read_text(errors="replace")
     count, speed = (int((re.findall(rf"stat::{k}:\s+(\d+)", text) or ["0"])[-1])
                     for k in ("number_of_executed_units", "average_exec_per_sec"))  # fmt: skip
