@@ -24,7 +24,7 @@ TARGETS = tuple(sorted(p.stem.removeprefix("fuzz_") for p in HERE.glob("fuzz_*.c
 SANITIZERS = ["-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
 # A float cast that is out of range is undefined in C; the others of clang's integer checks are not, and are left off.
 FLAGS = ["-std=c11", "-g", "-O2", "-ffp-contract=off", "-fno-omit-frame-pointer", f'-DQFL_FUZZ_BASES="{HERE / "bases"}"']
-LIMITS = ["-timeout=20", "-rss_limit_mb=1024", "-malloc_limit_mb=512", "-print_final_stats=1", "-print_funcs=0", "-reload=0"]
+LIMITS = ["-rss_limit_mb=1024", "-malloc_limit_mb=512", "-print_final_stats=1", "-print_funcs=0", "-reload=0"]
 #: Small blocks, freed at the end of each execution: a large quarantine is memory touched for the first time, again and again.
 ASAN = "quarantine_size_mb=1:malloc_context_size=4"
 MAX_LEN = {"frame": 1024, "delta": 512, "package": 256, "secure": 512, "session": 512, "store": 512}
@@ -86,12 +86,12 @@ def build(targets: tuple[str, ...]) -> None:
         subprocess.run([*command, *wrap, "-o", str(WORK / target)], check=True)
 
 
-def run(target: str, runs: int | None, seconds: int | None, seed: int) -> tuple[bool, int, int]:
+def run(target: str, runs: int | None, seconds: int | None, seed: int, timeout: int) -> tuple[bool, int, int]:
     """(clean, executions, executions per second)."""
     found, corpus = WORK / f"{target}-found", HERE / "corpus" / target
     found.mkdir(exist_ok=True)
     command = [str(WORK / target), *LIMITS, f"-max_len={MAX_LEN.get(target, 512)}", f"-artifact_prefix={WORK}/{target}-",
-               f"-seed={seed}"]  # fmt: skip
+               f"-seed={seed}", f"-timeout={timeout}"]  # fmt: skip
     command += [f"-runs={runs}"] if runs else []
     command += [f"-max_total_time={seconds}"] if seconds else []
     log = WORK / f"{target}.log"
@@ -113,6 +113,8 @@ def main() -> int:
     parser.add_argument("--runs", type=int, help="executions per target")
     parser.add_argument("--seconds", type=int, help="at most so long per target")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--timeout", type=int, default=20, help="seconds after which an execution counts as a hang (20); more where "
+                        "others may keep the processor that long")  # fmt: skip
     args = parser.parse_args()
     targets = tuple(args.targets) or TARGETS
     if unknown := set(targets) - set(TARGETS):
@@ -126,7 +128,7 @@ def main() -> int:
     build(targets)
     clean = True
     for target in targets:
-        ok, count, speed = run(target, args.runs, args.seconds, args.seed)
+        ok, count, speed = run(target, args.runs, args.seconds, args.seed, args.timeout)
         clean &= ok
         print(f"{target}: {count:,} executions, {speed:,} a second: {'clean' if ok else 'FAILED'}", flush=True)
     return 0 if clean else 1
