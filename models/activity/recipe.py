@@ -46,7 +46,9 @@ def main() -> None:
     data = quantise(tf, net, phone.x_train[:300])
     args.out.write_bytes(data)
     print(f"{args.out.name}: {len(data):,} bytes")
-    print(f"watches of the fleet: int8 accuracy {tflite_accuracy(tf, data, watch.x_test, watch.y_test):.4f}")
+    for ds, where in ((phone, "phones (domain of pre-training)"), (watch, "watches of the fleet")):
+        score = tflite_accuracy(tf, data, ds.x_test, ds.y_test)
+        print(f"{where}: int8 accuracy {score:.4f} on {len(ds.y_test):,} test windows")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from common import pretrain, recipe_arguments, seeded_tensorflow  # noqa: E402
 
 from quantfl.data.speech import load_fsdd  # noqa: E402
 
-SEED, EPOCHS, CLASSES = 6, 10, 10
+SEED, EPOCHS, CLASSES = 6, 6, 10
 
 
 def build(tf):

@@ -1,7 +1,7 @@
 """MobileNetV1 (Howard et al. 2017) of width 0.25 at 32 or 96 pixels, trained on CIFAR-10.
 
 There are no 96-pixel photographs among the data sets quantfl reads: at 96 pixels the same images are scaled up (bilinear), so the
-backbone is one for that size, not one that has seen detail of that size.
+backbone is one for that size, not one that has seen detail of that size. It is trained at 32 pixels first, with the same weights.
 
     python models/mobilenet_v1/recipe.py --size 32 --out mobilenet_v1_32_int8.tflite
 """
@@ -16,7 +16,7 @@ from common import pretrain, recipe_arguments, seeded_tensorflow  # noqa: E402
 
 from quantfl.data.cifar import load_cifar  # noqa: E402
 
-SEED, EPOCHS, CLASSES = 2, 12, 10
+SEED, EPOCHS, CLASSES = 2, 10, 10
 # (channels at width 1, stride) of the separable blocks
 BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
 
@@ -40,5 +40,8 @@ def build(tf, size: int, width: float = 0.25):
 
 if __name__ == "__main__":
     args = recipe_arguments(__doc__, EPOCHS, (32, 96))
-    tf = seeded_tensorflow(SEED)
-    pretrain(tf, build(tf, args.size), lambda path: load_cifar(path, 10), args, resize=None if args.size == 32 else 96, flip=True)
+    tf = seeded_tensorflow(SEED, onednn=True)
+    how = {"lr": 5e-3, "batch": 128, "warm": 0.2, "flip": True, "shift": 3}
+    if args.size == 96:
+        how |= {"small": build(tf, 32), "resize": 96}
+    pretrain(tf, build(tf, args.size), lambda path: load_cifar(path, 10), args, **how)

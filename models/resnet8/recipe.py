@@ -13,7 +13,7 @@ from common import pretrain, recipe_arguments, seeded_tensorflow  # noqa: E402
 
 from quantfl.data.cifar import load_cifar  # noqa: E402
 
-SEED, EPOCHS, CLASSES = 4, 12, 10
+SEED, EPOCHS, CLASSES = 4, 10, 10
 
 
 def build(tf):
@@ -37,5 +37,5 @@ def build(tf):
 
 if __name__ == "__main__":
     args = recipe_arguments(__doc__, EPOCHS)
-    tf = seeded_tensorflow(SEED)
-    pretrain(tf, build(tf), lambda path: load_cifar(path, 10), args, flip=True)
+    tf = seeded_tensorflow(SEED, onednn=True)
+    pretrain(tf, build(tf), lambda path: load_cifar(path, 10), args, lr=5e-3, batch=64, warm=0.2, flip=True, shift=3)
