@@ -103,11 +103,14 @@ def check(package: bytes, source: str = "the package") -> None:
             raise PackageError(f"{source} has a head this firmware cannot run: {status_text(status or lib.QFL_E_FORMAT)}")
 
 
-def device_need(package: bytes, arena: int) -> dict[str, int]:
-    """What a package needs of an arena of `arena` bytes (qfl_device_plan): fixed, params, activations, per_sample, capacity."""
+def device_need(package: bytes, arena: int, *, pointer: int = 4) -> dict[str, int]:
+    """What a package needs of an arena of `arena` bytes (qfl_device_plan): fixed, params, activations, per_sample, capacity.
+
+    pointer: bytes of a pointer on the board; 8: it is a process of this machine.
+    """
     engine = Engine(package)
     need = ffi.new("qfl_device_need *")
-    status = lib.qfl_device_plan(engine.nn, arena, need)
+    status = (lib.qfl_device_plan if pointer == 8 else lib.qfl_device_plan_32)(engine.nn, arena, need)
     if status < 0 and status != lib.QFL_E_NOMEM:
         raise PackageError(f"the package has no head a board can train: {status_text(status)}")
     return {k: getattr(need, k) for k in ("fixed", "params", "activations", "per_sample", "capacity")}

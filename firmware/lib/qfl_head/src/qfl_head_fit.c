@@ -36,8 +36,7 @@ static uint32_t order_at(const qfl_head_epoch *o, uint32_t n)
 {
     do /* each line is a bijection of [0, mask]; walking the cycle keeps it one of [0, count) */
         for (int round = 0; round < 3; round++) {
-            n = (n + o->add[round]) & o->mask;
-            n = (n * o->multiply[round]) & o->mask;
+            n = ((n + o->add[round]) * o->multiply[round]) & o->mask; /* lower bits of a product know nothing of higher ones */
             n ^= n >> o->shift;
         }
     while (n >= o->count);
@@ -105,34 +104,42 @@ static void regularise(const qfl_head_fit *fit)
     }
 }
 
-static void sgd_step(const qfl_head_fit *fit)
+/* Four steps of plain_step, w and v moving behind them. GCC would copy registers between loads into the same ones. */
+#if QFL_HEAD_ROWS
+#define FOUR(op) op(0, 4, 8) op(1, 5, 9) op(2, 6, 10) op(3, 7, 11)
+#define BY_LR(v, w, t) "vmul.f32 s" #t ", s" #v ", %[lr]\n\t"
+#define LESS(v, w, t) "vsub.f32 s" #w ", s" #w ", s" #t "\n\t"
+#define BY_MU(v, w, t) "vmul.f32 s" #v ", s" #v ", %[mu]\n\t"
+QFL_HEAD_INLINE void four_steps(float **w, float **v, float lr, float mu)
 {
-    float *w = fit->w, *v = fit->v, lr = fit->config.lr, mu = fit->config.momentum;
-    uint32_t n = fit->params;
+    float *at_w = *w, *at_v = *v;
+    __asm volatile("vldmia %[v], {s0-s3}\n\tvldmia %[w], {s4-s7}\n\t"
+                   FOUR(BY_LR) FOUR(LESS) "vstmia %[w]!, {s4-s7}\n\t"
+                   FOUR(BY_MU) "vstmia %[v]!, {s0-s3}"
+                   : [w] "+r"(at_w), [v] "+r"(at_v)
+                   : [lr] "t"(lr), [mu] "t"(mu)
+                   : "memory", "s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11");
+    *w = at_w;
+    *v = at_v;
+}
+#else
+QFL_HEAD_INLINE void four_steps(float **w, float **v, float lr, float mu)
+{
+    QFL_HEAD_WHOLLY
+    for (int i = 0; i < 4; i++)
+        plain_step((*w)++, (*v)++, lr, mu);
+}
+#endif
+
+static QFL_HEAD_APART void sgd_step(const qfl_head_fit *fit)
+{
+    float *w = fit->w, *v = fit->v, *end = v + (fit->params & ~3u), lr = fit->config.lr, mu = fit->config.momentum;
     if (fit->config.prox != 0.0f || fit->config.weight_decay != 0.0f)
         regularise(fit);
-    for (; n >= 4; n -= 4) {
-        float a[4], t[4];
-        const float *from = v;
-        qfl_head_load(t, &from, 4, 1);
-        QFL_HEAD_WHOLLY
-        for (int i = 0; i < 4; i++)
-            t[i] *= lr;
-        from = w;
-        qfl_head_load(a, &from, 4, 1);
-        QFL_HEAD_WHOLLY
-        for (int i = 0; i < 4; i++)
-            a[i] -= t[i];
-        qfl_head_store(a, &w, 4);
-        from = v;
-        qfl_head_load(a, &from, 4, 1);
-        QFL_HEAD_WHOLLY
-        for (int i = 0; i < 4; i++)
-            a[i] *= mu;
-        qfl_head_store(a, &v, 4);
-    }
-    for (uint32_t i = 0; i < n; i++)
-        plain_step(w + i, v + i, lr, mu);
+    while (v != end)
+        four_steps(&w, &v, lr, mu);
+    for (end += fit->params & 3u; v != end; v++, w++)
+        plain_step(w, v, lr, mu);
 }
 
 /* The n-th sample of the rest of the epoch. */

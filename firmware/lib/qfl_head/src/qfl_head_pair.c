@@ -3,14 +3,15 @@
  * order it has sample by sample (the gradient takes the first sample's part, then the second's), so the bytes are the same.
  *
  * Outputs are taken in blocks of two to five, as equal as possible, with their sums in registers, features two or, where outputs are so
- * few that making a float of a feature is most of the work, four at a time. Looking for zeros one by one would not pay there.
+ * few that making a float of a feature is most of the work, four at a time. Looking for zeros one by one would not pay there. Two
+ * classes, whose rows lie together and which no other layer's blocks are of, have functions of their own and all rows of a word at once.
  */
 #include <stddef.h>
 
 #include "qfl_head_pair.h"
 #include "qfl_head_dense.h"
 
-enum { MOST = 5, FEW = 3 };
+enum { MOST = 5, FEW = 3, TOGETHER = 8 };
 
 /* Features that are read at a time as a word: two or four int8 as they lie. */
 QFL_HEAD_INLINE int at_a_time(uint32_t n) { return QFL_HEAD_PAIRS > 1 && n <= FEW ? 4 : 2; }
@@ -63,25 +64,23 @@ QFL_HEAD_INLINE void floats(int32_t s, int32_t t, const int j, float *u, float *
 }
 #endif
 
-/*
- * n columns of y += x w for both samples; y and z are their rows. Two classes, whose rows lie together, take two rows at
- * a time.
- */
+/* n columns of y += x w for both samples; y and z are their rows. */
 QFL_HEAD_INLINE void forward(const float *w, const qfl_head_pair *p, float *y, float *z, uint32_t in, uint32_t stride, const uint32_t n)
 {
-    float a[MOST], b[MOST], r[MOST], scale = p->scale, u, v;
+    float a[MOST], b[MOST], r[TOGETHER], scale = p->scale, u, v;
+    const int step = at_a_time(n);
     const int8_t *q = p->q[0], *end = q + in;
     ptrdiff_t other = p->q[1] - q;
     int32_t zero = p->zero_point;
-    uint32_t zeros = (uint8_t)zero * 0x01010101u;
-    const uint32_t rows = n == 2 ? 2 : 1;
+    uint32_t zeros = (uint8_t)zero * (step == 2 ? 0x0101u : 0x01010101u);
+    const uint32_t rows = n == 2 ? (uint32_t)step : 1;
     QFL_HEAD_WHOLLY
     for (uint32_t i = 0; i < n; i++)
         a[i] = y[i], b[i] = z[i];
-    for (const int step = at_a_time(n); q != end; q += step) {
+    for (; q != end; q += step, w += rows == 1 ? 0 : step * stride) {
         uint32_t c = word(q, step), d = word(q + other, step);
         if (n <= FEW && c == zeros && d == zeros) {
-            w += step * stride;
+            w += rows == 1 ? step * stride : 0;
             continue;
         }
         QFL_HEAD_WHOLLY
@@ -93,7 +92,7 @@ QFL_HEAD_INLINE void forward(const float *w, const qfl_head_pair *p, float *y, f
             }
             uint32_t k = n * ((uint32_t)j % rows);
             if (k == 0)
-                qfl_head_load(r, &w, n * rows, 0);
+                qfl_head_load(r, &w, n * rows, rows != 1);
             if (rows == 1)
                 w += stride - n;
             floats(s, t, j, &u, &v);
@@ -106,25 +105,24 @@ QFL_HEAD_INLINE void forward(const float *w, const qfl_head_pair *p, float *y, f
         }
     }
     QFL_HEAD_WHOLLY
-    for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t i = 0; i < n; i++)
         y[i] = a[i], z[i] = b[i];
-    }
 }
 
 /* n columns of the gradient; y and z are the errors of the two samples. */
 QFL_HEAD_INLINE void gradient(float *g, const qfl_head_pair *p, const float *y, const float *z, uint32_t in, uint32_t stride, const uint32_t n)
 {
-    float a[MOST], b[MOST], r[MOST], scale = p->scale, u, v;
+    float a[MOST], b[MOST], r[TOGETHER], scale = p->scale, u, v;
+    const int step = at_a_time(n);
     const int8_t *q = p->q[0], *end = q + in;
     ptrdiff_t other = p->q[1] - q;
     int32_t zero = p->zero_point;
-    uint32_t zeros = (uint8_t)zero * 0x01010101u;
-    const uint32_t rows = n == 2 ? 2 : 1;
+    uint32_t zeros = (uint8_t)zero * (step == 2 ? 0x0101u : 0x01010101u);
+    const uint32_t rows = n == 2 ? (uint32_t)step : 1;
     QFL_HEAD_WHOLLY
-    for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t i = 0; i < n; i++)
         a[i] = y[i], b[i] = z[i];
-    }
-    for (const int step = at_a_time(n); q != end; q += step) {
+    for (; q != end; q += step) {
         uint32_t c = word(q, step), d = word(q + other, step);
         if (n <= FEW && c == zeros && d == zeros) {
             g += step * stride;
@@ -155,12 +153,34 @@ QFL_HEAD_INLINE void gradient(float *g, const qfl_head_pair *p, const float *y, 
     }
 }
 
-/* The next of the blocks that `left` outputs make; a single output, which only K = 1 has, is a block of its own. */
+static QFL_HEAD_APART void forward_two(const float *w, const float *b, const qfl_head_pair *p, float *y, uint32_t in, uint32_t out)
+{
+    (void)out;
+    QFL_HEAD_WHOLLY
+    for (uint32_t i = 0; i < 2; i++)
+        y[i] = y[2 + i] = b[i];
+    forward(w, p, y, y + 2, in, 2, 2);
+}
+
+static QFL_HEAD_APART void gradient_two(float *g, float *b, const qfl_head_pair *p, const float *d, uint32_t in, uint32_t out)
+{
+    (void)out;
+    QFL_HEAD_WHOLLY
+    for (uint32_t i = 0; i < 2; i++)
+        b[i] = (b[i] + d[i]) + d[2 + i];
+    gradient(g, p, d, d + 2, in, 2, 2);
+}
+
+/* The next of the blocks that `left` outputs make: two only of two; a single output, which only K = 1 has, is a block of its own. */
 static uint32_t block_of(uint32_t left) { return left / ((left + MOST - 1) / MOST); }
 
+#if QFL_HEAD_PAIRS > 1
+#define BLOCKS BLOCK(3) BLOCK(4) BLOCK(5)
+#else
 #define BLOCKS BLOCK(2) BLOCK(3) BLOCK(4) BLOCK(5)
+#endif
 
-void qfl_head_pair_forward(const float *w, const float *b, const qfl_head_pair *p, float *y, uint32_t in, uint32_t out)
+static QFL_HEAD_APART void forward_more(const float *w, const float *b, const qfl_head_pair *p, float *y, uint32_t in, uint32_t out)
 {
     for (uint32_t i = 0; i < out; i++)
         y[i] = y[out + i] = b[i];
@@ -177,19 +197,35 @@ void qfl_head_pair_forward(const float *w, const float *b, const qfl_head_pair *
     }
 }
 
-void qfl_head_pair_gradient(float *grad_w, float *grad_b, const qfl_head_pair *p, const float *d, uint32_t in, uint32_t out)
+static QFL_HEAD_APART void gradient_more(float *g, float *b, const qfl_head_pair *p, const float *d, uint32_t in, uint32_t out)
 {
     for (uint32_t i = 0; i < out; i++)
-        grad_b[i] = (grad_b[i] + d[i]) + d[out + i];
+        b[i] = (b[i] + d[i]) + d[out + i];
     for (uint32_t k = 0, n; k < out; k += n) {
         n = block_of(out - k);
         switch (n) {
-#define BLOCK(size)                                                \
-    case size:                                                     \
-        gradient(grad_w + k, p, d + k, d + out + k, in, out, size); \
+#define BLOCK(size)                                            \
+    case size:                                                 \
+        gradient(g + k, p, d + k, d + out + k, in, out, size); \
         break;
             BLOCKS
 #undef BLOCK
         }
     }
+}
+
+void qfl_head_pair_forward(const float *w, const float *b, const qfl_head_pair *p, float *y, uint32_t in, uint32_t out)
+{
+    if (QFL_HEAD_PAIRS > 1 && out == 2)
+        forward_two(w, b, p, y, in, out);
+    else
+        forward_more(w, b, p, y, in, out);
+}
+
+void qfl_head_pair_gradient(float *grad_w, float *grad_b, const qfl_head_pair *p, const float *d, uint32_t in, uint32_t out)
+{
+    if (QFL_HEAD_PAIRS > 1 && out == 2)
+        gradient_two(grad_w, grad_b, p, d, in, out);
+    else
+        gradient_more(grad_w, grad_b, p, d, in, out);
 }
