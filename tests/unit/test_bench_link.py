@@ -21,12 +21,13 @@ def test_a_clean_line_is_used_to_95_percent(board, direction, latency):
 
 @pytest.mark.parametrize("board", BOARDS)
 @pytest.mark.parametrize("direction", ["down", "up"])
-@pytest.mark.parametrize("latency", [0.5, 8.0])
+@pytest.mark.parametrize("latency", [0.5, 2.0, 8.0])
 def test_a_line_that_flips_bits_is_used_to_85_percent(board, direction, latency):
-    """On the average: where the very last frame is lost, half a second more is waited for it."""
-    rows = [measure(board=board, direction=direction, baud=921_600, latency_ms=latency, ber=1e-5, seed=s) for s in (1, 2, 3)]
-    assert sum(r["utilisation"] for r in rows) / 3 >= 0.85 and all(r["retransmitted"] > 0 for r in rows)
-    assert min(r["utilisation"] for r in rows) >= 0.75
+    """Each time, whichever frame is lost. But a small board has no place for what has been sent behind a lost frame, a round trip's
+    worth of bytes: at 8 ms a line with many more errors than the average (seed 4: 26 frames, 19 on the average) gets to 84.7 %."""
+    rows = [measure(board=board, direction=direction, baud=921_600, latency_ms=latency, ber=1e-5, seed=s) for s in range(1, 17)]
+    assert sum(r["utilisation"] for r in rows) / 16 >= 0.88 and all(r["retransmitted"] > 0 for r in rows)
+    assert min(r["utilisation"] for r in rows) >= (0.84 if (board, direction, latency) == ("small", "down", 8.0) else 0.85)
 
 
 def test_figures_are_the_same_each_time():

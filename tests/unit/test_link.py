@@ -321,8 +321,9 @@ def test_behind_a_lost_frame_all_others_come_again_once(each, count):
        st.integers(1, 7))  # fmt: skip
 @settings(max_examples=60, deadline=None)
 def test_any_queue_on_a_line_with_faults(down, seed, queue):
-    """More messages in flight than two bits could number, and frames of any of them lost."""
-    line = Line(seed, drop=0.002, flip=0.0005, queue=queue)
+    """More messages in flight than two bits could number, and frames of any of them lost, to hosts that do not give up after the
+    usual eight tries in a row, which happens on such a line."""
+    line = Line(seed, drop=0.002, flip=0.0005, queue=queue, give_up=40)
     line.connect()
     todo, most = list(down), 0
     for _ in range(60_000):

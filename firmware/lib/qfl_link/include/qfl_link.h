@@ -106,6 +106,9 @@ typedef struct qfl_link qfl_link; /* lives at the front of the caller's memory *
 /* Bytes of memory qfl_link_init needs for this configuration; 0 when a field is out of range. */
 size_t qfl_link_size(const qfl_link_config *config);
 
+/* The same for a board with 32-bit pointers. Built with QFL_HOST only: for a host's check of what fits. */
+size_t qfl_link_size_32(const qfl_link_config *config);
+
 /* Smallest buffer for qfl_link_pull: one frame, encoded. */
 uint32_t qfl_link_pull_size(const qfl_link_config *config);
 

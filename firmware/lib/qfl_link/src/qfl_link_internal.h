@@ -24,6 +24,8 @@ enum { SYN_PERIOD_MS = 250, RTO_MAX_MS = 4000, ASK_PERIOD_MS = 2000, ASK_TIMES =
 enum { ACK_BYTES_MAX = 4, SAY_ASK = 1, SAY_BUSY = 2, SAY_DROPPED = 3, ACK_ASK_BYTES = ACK_BYTES_MAX + 1, ACK_DROPPED_BYTES = ACK_BYTES_MAX + 2,
        ACK_BUSY_BYTES = ACK_BYTES_MAX + 5 };
 enum { ACK_SMALL = 256 }; /* a window of frames smaller than this is short for a fast line, and acknowledged more often */
+/* Tail-loss probe. */
+enum { SHAKY = 255, PROBE_MORE_MS = 20 };
 enum { BUSY_MAX_MS = 120000 };
 enum { RAW_SLIP = 32 }; /* noise is pushed out of the frame buffer by so many bytes */
 enum { RESCUES = 16 };  /* places in a piece with noise at which a frame is looked for */
@@ -100,7 +102,10 @@ struct qfl_link {
     uint8_t rx_started; /* at least one frame of the message under way has come */
     uint8_t rx_kind_known;
     uint8_t rx_kind;    /* of the message under way, once its first frame has come */
+    uint8_t shaky;      /* acknowledgements for which the line still counts as one that loses frames; 0: it has not lost any lately */
+    uint8_t probed;     /* the frames in flight have been probed for, and no acknowledgement has come since */
     uint16_t rx_have;   /* bit i: frame rx_next + i has been received */
+    uint16_t tail8;     /* smoothed time from a frame to the acknowledgement it brings about, 1/8 ms; 0: not known */
 
     uint32_t frame;     /* agreed payload bytes per frame */
     uint32_t rx_frames; /* frames of the message under way that have come in order */
@@ -137,11 +142,22 @@ struct qfl_link {
     tx_message queue[]; /* [qfl_link_queue] */
 };
 
+/* Sizes on boards, for hosts with longer pointers: without the queue, and of one message in it. */
+enum { LINK_BYTES_32 = 944, LINK_MESSAGE_BYTES_32 = 84 };
+#if UINTPTR_MAX == 0xFFFFFFFFu && !defined(__i386__) /* which aligns 64-bit integers otherwise */
+extern char qfl_link_bytes_32[LINK_BYTES_32], qfl_link_message_bytes_32[LINK_MESSAGE_BYTES_32];
+extern char qfl_link_bytes_32[offsetof(qfl_link, queue)]; /* where they differ the compiler says both */
+extern char qfl_link_message_bytes_32[sizeof(tx_message)];
+#endif
+
 /* What is not linked (QFL_INITIATOR, QFL_KEYS) is a constant here, so that the compiler drops it. */
 static inline int qfl_link_initiates(const qfl_link *l) { return QFL_INITIATOR && l->config.initiator; }
 static inline uint32_t qfl_link_queue(const qfl_link *l) { return QFL_INITIATOR ? l->config.queue : (uint32_t)QFL_LINK_QUEUE; }
 static inline int qfl_link_sealed(const qfl_link *l) { return QFL_KEYS && l->secure.sealed; }
 static inline int qfl_link_keyed(const qfl_link *l) { return QFL_KEYS && l->secure.keyed; }
+
+/* The line has lost a frame, of either end: for a while the last of a row is probed for. */
+static inline void qfl_link_shaken(qfl_link *l) { l->shaky = SHAKY; }
 
 /* What keys add to a frame of the session under way. Frames sent again count whole as retransmission. */
 static inline uint32_t qfl_link_security_bytes(const qfl_link *l) { return qfl_link_sealed(l) ? QFL_LINK_SEAL : 0; }

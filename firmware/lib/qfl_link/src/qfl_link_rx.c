@@ -281,6 +281,8 @@ static QFL_COLD void on_piece(qfl_link *l, uint32_t now_ms)
     uint32_t wire = l->lone + l->raw_lost + l->raw_n + 1;
     if (l->raw_lost != 0 || !on_frame(l, 0, wire, now_ms)) {
         uint32_t at = rescue(l, l->raw_lost == 0, now_ms);
+        if (at == l->raw_n && l->state == QFL_LINK_UP) /* not what a board prints when it starts */
+            qfl_link_shaken(l);
         qfl_link_book(l, QFL_LINK_RX, 0, QFL_LINK_NOISE, at == l->raw_n ? wire : l->lone + l->raw_lost + at);
         l->count.rx_bad_frames++;
     }

@@ -22,6 +22,14 @@ QFL_COLD size_t qfl_link_size(const qfl_link_config *config)
     return aligned(link_size(config)) + 2 * aligned(qfl_link_pull_size(config)) + RAW_SLIP + aligned(config->message_max);
 }
 
+#ifdef QFL_HOST
+size_t qfl_link_size_32(const qfl_link_config *config)
+{
+    size_t size = qfl_link_size(config);
+    return size != 0 ? size - aligned(link_size(config)) + aligned(LINK_BYTES_32 + queue_of(config) * LINK_MESSAGE_BYTES_32) : 0;
+}
+#endif
+
 QFL_COLD uint32_t qfl_link_pull_size(const qfl_link_config *config)
 {
     uint32_t n = config->frame_max + (uint32_t)SLACK;
@@ -67,6 +75,8 @@ QFL_COLD void qfl_link_reset_session(qfl_link *l)
     l->rto = l->config.rto_ms;
     l->srtt8 = l->rttvar4 = 0;
     l->backoff = 0;
+    l->shaky = l->probed = 0;
+    l->tail8 = 0;
     l->rx_next = l->rx_number = 0;
     l->rx_frames = 0;
     qfl_link_book_late(l, 0);

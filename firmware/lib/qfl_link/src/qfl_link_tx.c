@@ -62,6 +62,13 @@ static void learn_rtt(qfl_link *l, uint32_t rtt)
     l->rto = rto < l->config.rto_min_ms ? l->config.rto_min_ms : rto > RTO_MAX_MS ? RTO_MAX_MS : rto;
 }
 
+/* The same of the newest frame of each acknowledgement: the time after which silence tells that the last of a row got lost. */
+static void learn_tail(qfl_link *l, uint32_t rtt)
+{
+    uint32_t t = (rtt < RTO_MAX_MS ? rtt : RTO_MAX_MS) + 1; /* ms begun */
+    l->tail8 = (uint16_t)(l->tail8 == 0 ? t * 8 : l->tail8 - l->tail8 / 8 + t);
+}
+
 /*
  * The line keeps order: what went out up to transmission `newest` and was not seen is lost. Where that is the front of a message, the
  * frames of later messages behind it will find no place: they are sent again now, in order, and not once the peer says so of each.
@@ -74,15 +81,17 @@ static void mark_lost(qfl_link *l, uint32_t newest)
         if (f->acked || f->lost || (f->order > newest && (!base->lost || f->slot == base->slot)))
             continue;
         f->lost = 1;
+        qfl_link_shaken(l);
         f->foreseen = f->order > newest;
     }
 }
 
+static uint32_t probe_ms(const qfl_link *l) { return l->tail8 / 4u + PROBE_MORE_MS; }
+
 QFL_COLD void qfl_link_on_ack(qfl_link *l, uint8_t ack, uint32_t bitmap, uint32_t now_ms)
 {
     uint8_t in_flight = (uint8_t)(l->tx_next - l->tx_base), up_to = (uint8_t)(ack - l->tx_base);
-    uint32_t newest = 0;
-    int any = 0;
+    const tx_frame *newest = NULL;
     if (up_to > in_flight)
         return; /* an acknowledgement older than the window */
     for (uint8_t i = 0; i < in_flight; i++) {
@@ -92,19 +101,24 @@ QFL_COLD void qfl_link_on_ack(qfl_link *l, uint8_t ack, uint32_t bitmap, uint32_
             continue;
         f->acked = 1;
         f->lost = 0;
-        any = 1;
         l->queue[f->slot].unacked--;
-        if (f->order > newest)
-            newest = f->order;
+        if (newest == NULL || f->order > newest->order)
+            newest = f;
         if (f->tries == 1)
             learn_rtt(l, now_ms - f->sent_ms);
     }
-    if (!any)
+    if (newest == NULL)
         return;
-    l->backoff = 0;
+    uint32_t since = now_ms - newest->sent_ms;
+    if (l->probed && since * 16u < l->tail8) /* too soon for an answer to the probe: what was probed for was only late */
+        learn_tail(l, since + probe_ms(l));
+    else if (l->probed || newest->tries == 1)
+        learn_tail(l, since);
+    l->backoff = l->probed = 0;
+    l->shaky -= l->shaky != 0;
     while (l->tx_base != l->tx_next && frame_of(l, l->tx_base)->acked)
         l->tx_base++;
-    mark_lost(l, newest);
+    mark_lost(l, newest->order);
     while (l->q_count != 0 && l->queue[l->q_first].done && l->queue[l->q_first].unacked == 0) {
         l->q_first = slot_of(l, 1);
         l->q_count--;
@@ -265,7 +279,37 @@ static int new_frame(qfl_link *l)
     return 0;
 }
 
-/* Milliseconds until the first frame in flight counts as lost; QFL_LINK_NEVER: none is in flight. */
+/* Something can be sent now: what was lost, or more of a message. */
+static int has_work(const qfl_link *l)
+{
+    if (l->q_count != 0 && !l->queue[slot_of(l, l->q_count - 1u)].done && (uint8_t)(l->tx_next - l->tx_base) < l->window)
+        return 1; /* they are sent in order: the last one tells for all */
+    for (uint8_t s = l->tx_base; s != l->tx_next; s++)
+        if (l->flight[s % QFL_LINK_WINDOW_MAX].lost)
+            return 1;
+    return 0;
+}
+
+/*
+ * Tail-loss probe (RFC 8985, section 7): behind the last frame of a row, or its acknowledgement, comes nothing that would show it lost.
+ * After twice the time an acknowledgement takes, the frame sent last is sent once more, once in a row; what is missing, the peer's
+ * answer tells. Only where the line has lost frames lately: no byte more moves on one that is merely slow at times.
+ */
+static int may_probe(const qfl_link *l)
+{
+    return l->shaky != 0 && !l->probed && l->backoff == 0 && l->tail8 != 0 && l->tx_base != l->tx_next && !has_work(l);
+}
+
+/* Number of the frame sent last. Where frames are in flight and none is known to be lost, it is: its acknowledgement tells of all. */
+static uint8_t sent_last(const qfl_link *l)
+{
+    uint8_t s = l->tx_base;
+    while ((uint8_t)(s + 1) != l->tx_next && l->flight[s % QFL_LINK_WINDOW_MAX].order != l->order)
+        s++;
+    return s;
+}
+
+/* Milliseconds until the first frame in flight counts as lost, or the last one is probed for; QFL_LINK_NEVER: none is in flight. */
 static uint32_t until_timeout(const qfl_link *l, uint32_t now_ms)
 {
     if (l->tx_base == l->tx_next)
@@ -273,7 +317,13 @@ static uint32_t until_timeout(const qfl_link *l, uint32_t now_ms)
     uint32_t rto = l->rto << (l->backoff < 5 ? l->backoff : 5), busy = qfl_link_peer_busy(l, now_ms);
     if (rto > RTO_MAX_MS)
         rto = RTO_MAX_MS;
-    uint32_t spent = now_ms - l->flight[l->tx_base % QFL_LINK_WINDOW_MAX].sent_ms;
+    uint8_t s = l->tx_base;
+    if (may_probe(l)) {
+        uint32_t probe = probe_ms(l);
+        rto = probe < rto ? probe : rto;
+        s = sent_last(l);
+    }
+    uint32_t spent = now_ms - l->flight[s % QFL_LINK_WINDOW_MAX].sent_ms;
     uint32_t left = spent >= rto ? 0 : rto - spent;
     return left > busy ? left : busy;
 }
@@ -312,15 +362,20 @@ static void check_timeouts(qfl_link *l, uint32_t now_ms)
         check_quiet(l, now_ms);
     if (l->state != QFL_LINK_UP || until_timeout(l, now_ms) != 0)
         return;
+    if (may_probe(l)) {
+        l->probed = frame_of(l, sent_last(l))->lost = 1;
+        return;
+    }
     tx_frame *f = frame_of(l, l->tx_base);
     if (f->lost)
         return;
-    if (qfl_link_initiates(l) && f->tries > l->config.give_up) {
+    if (qfl_link_initiates(l) && f->tries > l->config.give_up + l->probed) {
         l->state = QFL_LINK_DOWN;
         return;
     }
     f->lost = 1;
     l->backoff++;
+    qfl_link_shaken(l);
 }
 
 static uint32_t pull_one(qfl_link *l, uint8_t *out, uint32_t now_ms)
@@ -366,12 +421,8 @@ QFL_COLD uint32_t qfl_link_wait(const qfl_link *l, uint32_t now_ms)
     }
     if (l->state != QFL_LINK_UP)
         return QFL_LINK_NEVER;
-    for (uint8_t i = 0; i < l->q_count; i++)
-        if (!l->queue[slot_of(l, i)].done && (uint8_t)(l->tx_next - l->tx_base) < l->window)
-            return 0;
-    for (uint8_t s = l->tx_base; s != l->tx_next; s++)
-        if (l->flight[s % QFL_LINK_WINDOW_MAX].lost)
-            return 0;
+    if (has_work(l))
+        return 0;
     uint32_t quiet = until_quiet(l, now_ms), timeout = until_timeout(l, now_ms);
     return quiet < timeout ? quiet : timeout;
 }
