@@ -80,6 +80,9 @@ uint32_t qfl_store_busy_ms(const qfl_store *s);
 /* Largest object that fits, bytes. */
 uint32_t qfl_store_capacity(const qfl_store *s);
 
+/* The same of a region that is so described (`map` is not looked at), 0: no store fits in it. Built with QFL_HOST only. */
+uint32_t qfl_store_room(const qfl_flash_info *flash);
+
 /* The current object, or NULL; 16-byte aligned; it stays valid until the second begin after its commit. */
 const uint8_t *qfl_store_object(const qfl_store *s, uint32_t *length);
 

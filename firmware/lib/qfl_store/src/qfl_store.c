@@ -80,6 +80,33 @@ static void find_current(qfl_store *s)
     s->found |= (uint8_t)((s->current >= 0 ? QFL_STORE_PACKAGE : 0) | (newest > s->sequence ? QFL_STORE_CUT_PACKAGE : 0));
 }
 
+/* Divides the region of s->flash, whose size is then without the record of keys. 0: it cannot be. */
+static int divide(qfl_store *s)
+{
+    qfl_flash_info *f = &s->flash;
+    uint32_t unit = f->program_unit, erase = f->erase_unit;
+    if (unit < 1 || unit > QFL_STORE_CHUNK || QFL_STORE_CHUNK % unit != 0 || erase < 1024 || erase % QFL_STORE_CHUNK != 0 ||
+        f->size % erase != 0 || f->log_size % (2 * erase) != 0)
+        return 0;
+    if (f->size / erase >= 3 * QFL_KEEP_UNITS)
+        f->size -= QFL_KEEP_UNITS * erase; /* the record of keys is there */
+    if (f->log_size >= f->size || (f->size - f->log_size) / 2 < erase)
+        return 0;
+    s->slots = f->log_size;
+    s->log_half = f->log_size / 2;
+    s->slot_size = (f->size - f->log_size) / 2 / erase * erase;
+    s->record_size = padded(QFL_STORE_RECORD, unit);
+    return 1;
+}
+
+#ifdef QFL_HOST
+uint32_t qfl_store_room(const qfl_flash_info *flash)
+{
+    qfl_store s = {.flash = *flash};
+    return divide(&s) ? qfl_store_capacity(&s) : 0;
+}
+#endif
+
 QFL_COLD qfl_status qfl_store_open(qfl_store *s, const qfl_port *port)
 {
     memset(s, 0, sizeof *s);
@@ -87,28 +114,16 @@ QFL_COLD qfl_status qfl_store_open(qfl_store *s, const qfl_port *port)
     s->current = s->writing = s->log_current = -1;
     if (port->flash_info(port->ctx, &s->flash) < 0 || s->flash.map == NULL)
         return QFL_E_UNSUPPORTED;
-    qfl_flash_info *f = &s->flash;
-    uint32_t unit = f->program_unit, erase = f->erase_unit;
-    if (unit < 1 || unit > QFL_STORE_CHUNK || QFL_STORE_CHUNK % unit != 0 || erase < 1024 || erase % QFL_STORE_CHUNK != 0 ||
-        f->size % erase != 0 || f->log_size % (2 * erase) != 0)
-        goto none;
-    if (f->size / erase >= 3 * QFL_KEEP_UNITS)
-        f->size -= QFL_KEEP_UNITS * erase; /* the record of keys is there */
-    if (f->log_size >= f->size || (f->size - f->log_size) / 2 < erase)
-        goto none;
-    s->slots = f->log_size;
-    s->log_half = f->log_size / 2;
-    s->slot_size = (f->size - f->log_size) / 2 / erase * erase;
-    s->record_size = padded(QFL_STORE_RECORD, unit);
+    if (!divide(s)) {
+        s->flash.map = NULL;
+        return QFL_E_UNSUPPORTED;
+    }
     find_current(s);
     if (QFL_LOG)
         qfl_store_log_open(s);
     else
         s->found |= QFL_STORE_NO_LOG;
     return QFL_OK;
-none:
-    f->map = NULL;
-    return QFL_E_UNSUPPORTED;
 }
 
 QFL_COLD const uint8_t *qfl_store_object(const qfl_store *s, uint32_t *length)
