@@ -17,14 +17,11 @@ import pytest
 from quantfl.core import lib
 from quantfl.core.codec import Codec, decode
 from quantfl.core.head import FitConfig, Head, head_hash
-from quantfl.core.nn import device_need
 from quantfl.device import Device
 from quantfl.emulate import boot_fleet, close_all
 from quantfl.errors import DeviceError
 from quantfl.link.books import compare
 from quantfl.messages import StaleHead, config_bytes
-from quantfl.package import fit
-from quantfl.package.boards import BOARDS
 from quantfl.package.convert import convert
 from quantfl.package.program import open_package
 from tests.support import DEMO_MODEL, need_board
@@ -139,29 +136,6 @@ def test_a_noisy_line_changes_nothing_but_the_bytes(board, package, seed):
     clean, _ = asyncio.run(go(board.url, False))
     assert noisy == clean
     assert counters.rx_noise + counters.tx_retransmission > 0
-
-
-@pytest.mark.parametrize("kind", ["native", "qemu_m4"])
-def test_the_fit_check_says_what_the_board_finds(kind, package):
-    need_board(kind)
-    (one,) = boot_fleet(kind, 1)
-
-    async def go():
-        async with Device(one.url) as device:
-            await device.hello()
-            await device.push(package)
-            return device.info
-
-    try:
-        info = asyncio.run(go())
-    finally:
-        close_all([one])
-    # The host's pointers are longer, so on a 32-bit board the check is on the safe side by a few hundred bytes.
-    assert 0 <= info.capacity - device_need(package, info.arena)["capacity"] <= (0 if kind == "native" else 4)
-    (table,) = (b for b in BOARDS if b.name == kind)
-    (row,) = (r for r in fit.check(package) if r.board == kind)
-    assert table.arena <= info.arena < table.arena + 8192 and 0 <= info.store - row.flash < 4096
-    assert row.max_samples <= info.capacity
 
 
 def test_a_wrong_hash_is_refused_and_nothing_lost(board, package):

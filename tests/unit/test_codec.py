@@ -19,6 +19,7 @@ from quantfl.core.codec import (
     Form,
     decode,
     dz_encode,
+    dz_quantise,
     dz_read,
     dz_step,
     dz_value,
@@ -302,17 +303,20 @@ def test_a_stream_without_room_says_so():
 @given(hnp.arrays(np.float32, st.integers(1, 200), elements=st.floats(-100, 100, width=32)), st.integers(120, 170))
 @settings(max_examples=150, deadline=None)
 def test_error_feedback_keeps_what_quantising_loses(x, code):
-    """Symbols plus residual are the values, to 1/508 of a step; fed back, they are what comes next."""
-    step, residual = dz_value(code), np.zeros(len(x), np.int8)
+    """Symbols are the nearest, but of magnitude 2 at most; with the residual they are the values, to 1/66 of a step, as far as int8
+    reaches; fed back, they are what comes next."""
+    step, residual, unit = dz_value(code), np.zeros(len(x), np.int8), lib.QFL_CODEC_RESIDUAL
     work = x.copy()
     lib.qfl_codec_dz_quantise(ffi.from_buffer("float[]", work), len(x), code, ffi.from_buffer("int8_t[]", residual))
-    s = work.view(np.int32).astype(np.float64)
-    if np.abs(s).max() < 2**20:
-        slack = step / 500 + 4 * float(np.spacing(np.abs(x).max()))
-        assert np.abs(s * step + residual / 254.0 * step - x).max() <= slack
-        kept = residual.copy()
-        symbols = dz_with_feedback(np.zeros(len(x), np.float32), 0, kept, 0.5 * step, code)
-        np.testing.assert_allclose(symbols + kept / 254.0, residual / 254.0 * 0.5, atol=1 / 500)
+    s = work.view(np.int32)
+    assert (s == np.clip(dz_quantise(x, code), -lib.QFL_CODEC_FED, lib.QFL_CODEC_FED)).all()
+    lost = x.astype(np.float64) / step - s
+    far = np.abs(lost) > 127.5 / unit
+    assert (residual[far] == 127 * np.sign(lost[far])).all()
+    assert np.abs(residual[~far] / unit - lost[~far]).max(initial=0) <= 0.51 / unit
+    kept = residual.copy()
+    symbols = dz_with_feedback(np.zeros(len(x), np.float32), 0, kept, 0.5 * step, code)
+    np.testing.assert_allclose(symbols + kept / unit, residual / unit * 0.5, atol=0.51 / unit)
 
 
 @given(st.integers(1, 12), st.integers(2, 12), st.integers(0, 2**32 - 1))
@@ -320,14 +324,14 @@ def test_error_feedback_keeps_what_quantising_loses(x, code):
 def test_rows_are_coded_without_their_means(rows, columns, seed):
     """Symbols and residual are the values less their row's mean, whatever is added to a row."""
     rng = np.random.default_rng(seed)
-    x = (rng.laplace(size=(rows, columns)) * 3).astype(np.float32)
+    x, unit = np.clip(rng.laplace(size=(rows, columns)), -2.5, 2.5).astype(np.float32), lib.QFL_CODEC_RESIDUAL
     residual = np.zeros(x.size, np.int8)
     symbols = dz_with_feedback(x.reshape(-1), columns, residual, 0.0, 152)  # a step of 1
-    got = (symbols + residual / 254.0).reshape(rows, columns)
-    np.testing.assert_allclose(got, x - x.mean(1, keepdims=True, dtype=np.float64), atol=1 / 254)
+    got = (symbols + residual / unit).reshape(rows, columns)
+    np.testing.assert_allclose(got, x - x.mean(1, keepdims=True, dtype=np.float64), atol=1 / unit)
     moved = np.zeros(x.size, np.int8)
     again = dz_with_feedback((x + rng.normal(size=(rows, 1)).astype(np.float32)).reshape(-1), columns, moved, 0.0, 152)
-    np.testing.assert_allclose(again + moved / 254.0, got.reshape(-1), atol=1 / 120)
+    np.testing.assert_allclose(again + moved / unit, got.reshape(-1), atol=2 / unit)
 
 
 def test_many_rounds_of_feedback_lose_nothing():
@@ -337,3 +341,12 @@ def test_many_rounds_of_feedback_lose_nothing():
     for _ in range(400):
         total += dz_with_feedback(x, 0, residual, step, 160) * step
     np.testing.assert_allclose(total / 400, 0.13, rtol=0.1)
+
+
+def test_a_change_beyond_two_steps_goes_on_with_the_next_deltas():
+    """And the half step that was too much at the end stays where it is, though nothing else changes."""
+    step, residual = dz_value(160), np.zeros(3, np.int8)
+    sent = [dz_with_feedback(step * np.array([v, -v, 0], np.float32), 0, residual, step, 160).tolist() for v in (5.5, 0, 0, 0, 0)]
+    assert sent == [[2, -2, 0], [2, -2, 0], [2, -2, 0], [0, 0, 0], [0, 0, 0]]
+    far = np.full(3, 1e30, np.float32)
+    assert dz_with_feedback(far, 0, residual, 0.0, 160).tolist() == [2, 2, 2] and residual.tolist() == [127] * 3

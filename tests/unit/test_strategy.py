@@ -312,10 +312,10 @@ def test_a_budget_makes_steps_coarser_while_it_would_be_overrun():
 
 def test_few_clients_a_round_code_finer_unless_told_how():
     """Their rounding errors do not cancel in the mean."""
-    assert UplinkTable().rate(4) == UplinkTable().rate(100) == Span(8.0, 1.2)
-    assert UplinkTable().rate(1) == Span(4.0, 0.6) and DownlinkTable().rate(1) == Span(4.0, 1.0)
+    assert UplinkTable().rate(4) == UplinkTable().rate(100) == Span(8.0, 1.6)
+    assert UplinkTable().rate(1) == Span(4.0, 0.8) and DownlinkTable().rate(1) == Span(5.0, 1.0)
     assert UplinkTable(step=8.0, step_end=1.2).rate(1) == Span(8.0, 1.2)
-    assert UplinkTable(step=1.0).rate(1) == Span(1.0, 0.6) and UplinkTable(step=0.5).rate(1) == Span(0.5, 0.5)
+    assert UplinkTable(step=1.0).rate(1) == Span(1.0, 0.8) and UplinkTable(step=0.5).rate(1) == Span(0.5, 0.5)
 
 
 def test_a_lattice_of_a_silent_first_round_is_no_finer_than_any_other():

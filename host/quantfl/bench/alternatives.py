@@ -24,8 +24,10 @@ from quantfl.bench.rivals.buckets import Ours
 from quantfl.bench.rivals.rotated import hadamard
 from quantfl.bench.rivals.schemes import Rival
 from quantfl.bench.rivals.tasks import RivalTask, tasks
+from quantfl.bench.setting import Setting
 from quantfl.bench.tasks import SOURCES, present
 from quantfl.core.codec import Codec, Form, dz_read, dz_step, dz_value, dz_write
+from quantfl.fleet.config import DownlinkTable
 
 STEPS = (8.0, 4.0)
 BETAS = (0.125, 0.25, 0.5, 1.0)
@@ -228,21 +230,24 @@ WAYS: Sequence[Callable[[Sample], list[Way]]] = (_contexts, _predictions, _layer
 
 @dataclass(frozen=True)
 class DeadZone:
-    """DZ with a dead zone of `dead` steps (DZ: a half), decoded `back` steps nearer to zero; the step is `steps` times the rms of the
-    delta without its residual."""
+    """DZ with a dead zone of `dead` steps (DZ: a half), decoded `back` steps nearer to zero, symbols of at most `most` (boards: 2;
+    0: of any size); the step is `steps` times the rms of the delta without its residual."""
 
     steps: float
     dead: float = 0.5
     back: float = 0.0
+    most: int = 0
     source: str = "docs/CODEC.md; Sullivan 1996 (dead zones and reconstruction points)"
     unbiased: bool = False
 
     def __str__(self) -> str:
-        return f"step {self.steps:g} rms, zero up to {self.dead:g} steps, {self.back:g} nearer to zero"
+        return f"step {self.steps:g} rms, zero up to {self.dead:g} steps, {self.back:g} nearer to zero, at most {self.most or 'any'}"
 
     def encode(self, x: np.ndarray, shapes: Shapes, memory: dict, seed: int) -> bytes:
         form = Form(dz_step(memory.get("fresh", x), self.steps))
         symbols = _round(checked(x, shapes).astype(float) / dz_value(form.code), self.dead)
+        if self.most:
+            symbols = symbols.clip(-self.most, self.most)
         return dz_write(symbols, form, sizes(shapes))
 
     def decode(self, data: bytes, shapes: Shapes, seed: int) -> np.ndarray:
@@ -250,18 +255,27 @@ class DeadZone:
         return ((symbols - self.back * np.sign(symbols)) * dz_value(form.code)).astype(np.float32)
 
 
+DOWN = DownlinkTable(step=8.0, step_end=2.0, dither=0.6)
+
+
+def _led(task: RivalTask, seed: int, rounds: int | None) -> Setting:
+    """A task whose boards are led as DOWN says, whatever the default is."""
+    s = task.setting(seed, rounds)
+    return Setting(s.config.model_copy(update={"downlink": DOWN}), s.package, s.clients, s.test)
+
+
 def _runs(some: list[RivalTask], quick: bool) -> list[dict]:
-    """Whole runs with error feedback, one step from begin to end, our downlink."""
-    shapes = ((0.5, 0.0), (0.6, 0.0), (0.75, 0.0), (1.0, 0.0), (0.5, 0.06), (0.75, 0.1))
-    codes = [DeadZone(steps, dead, back) for steps in (4.0, 3.0) for dead, back in shapes]
+    """Whole runs with error feedback in float32, one step from begin to end, DOWN down."""
+    plain, dead = [(0.5, 0.0, most) for most in (0, 1, 2, 4)], [(zero, 0.0, 0) for zero in (0.6, 0.75, 1.0)]
+    codes = [DeadZone(steps, *shape) for steps in (4.0, 3.0) for shape in (*plain, *dead, (0.5, 0.06, 0), (0.75, 0.1, 0))]
     seeds, rows = (1,) if quick else (1, 2, 3), []
     for task in some:
-        makes = [partial(task.setting, seed, QUICK_ROUNDS if quick else None) for seed in seeds]
+        makes = [partial(_led, task, seed, QUICK_ROUNDS if quick else None) for seed in seeds]
         done = outcomes(makes, [FP32, *(Rival(str(q), q, "ours", feedback=True) for q in codes)])
         for q in codes:
             runs, end = done[str(q)], summary(done[str(q)], done[FP32.name])
             rows.append({
-                "task": task.name, "steps": q.steps, "dead_zone": q.dead, "nearer": q.back, "seeds": len(seeds),
+                "task": task.name, "steps": q.steps, "dead_zone": q.dead, "nearer": q.back, "most": q.most, "seeds": len(seeds),
                 "accuracy": end["accuracy"], "fp32_accuracy": float(np.mean([r.accuracy for r in done[FP32.name]])),
                 "up_bytes": round(float(np.mean([r.up for r in runs]))), "down_bytes": round(float(np.mean([r.down for r in runs]))),
                 "bytes_to_target": end["bytes_to_target"],

@@ -182,16 +182,17 @@ class CodecTable(_Table):
 class UplinkTable(CodecTable):
     """[uplink]. keep: part of a board's residual that is left per round it sat out."""
 
-    keep: Annotated[float, Field(ge=0, le=1)] = 0.98
+    keep: Annotated[float, Field(ge=0, le=1)] = 1.0
 
     def rate(self, clients: int) -> Span:
-        return self.span(1.2, clients)
+        return self.span(1.6, clients)
 
 
 class DownlinkTable(CodecTable):
     """[downlink]. dither: spread of the boards' roundings in steps, 0: all boards hold the same head."""
 
-    dither: Annotated[float, Field(ge=0, le=1)] = 0.6
+    step: Annotated[float, Field(ge=0.0625, le=64)] = 10.0
+    dither: Annotated[float, Field(ge=0, le=1)] = 0.8
 
     def rate(self, clients: int) -> Span:
         return self.span(2.0, clients)

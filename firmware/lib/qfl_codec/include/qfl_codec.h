@@ -76,15 +76,20 @@ qfl_status qfl_codec_decode(const qfl_codec_layout *layout, const uint8_t *in, u
  * DZ in steps. A step's code is 4 * (e + 40) + m - 4 for the step m * 2^e, m in 4..7: 1..255, four per octave; 0 stands for
  * none. symbol = sign(x) * floor(|x| / step + 1/2) in float32, at most 2^24 in magnitude; value = symbol * step.
  */
-enum { QFL_CODEC_DZ_CODES = 256, QFL_CODEC_RESIDUAL = 254 /* parts of a step that a residual is kept in */ };
+enum {
+    QFL_CODEC_DZ_CODES = 256,
+    QFL_CODEC_RESIDUAL = 33, /* parts of a step that a residual is kept in; odd, so that half a step does not come back as one */
+    QFL_CODEC_FED = 2        /* largest magnitude of a symbol where what it loses is kept */
+};
 
 float qfl_codec_dz_value(uint32_t code);
 /* Code of the largest step not above `sixteenths` / 16 times the root mean square of x [n]; at least 1. */
 uint32_t qfl_codec_dz_step(const float *x, uint32_t n, uint32_t sixteenths);
 
 /*
- * Replaces the n floats of x by their int32 symbols, in the same memory, which it returns. What the symbols lose goes to residual
- * [n] in 1/QFL_CODEC_RESIDUAL of the step, at most 127 (saturating); NULL: it is dropped.
+ * Replaces the n floats of x by their int32 symbols, in the same memory, which it returns. residual [n]: what the symbols lose goes
+ * there, in 1/QFL_CODEC_RESIDUAL of the step, at most 127 (saturating), and symbols go no further than QFL_CODEC_FED in magnitude: the
+ * rest of a large value waits for the next delta. NULL: what is lost is dropped.
  */
 int32_t *qfl_codec_dz_quantise(float *x, uint32_t n, uint32_t code, int8_t *residual);
 

@@ -40,52 +40,56 @@ int32_t qfl_codec_dz_symbol(float x, float step)
     return x < 0.0f ? -s : s;
 }
 
-/* The symbol of x - less; what it loses goes to *residual, unless that is NULL. limit: of magnitudes, as an integer. */
-static inline int32_t quantise(float x, float less, float step, uint32_t limit, int8_t *residual)
+/*
+ * Replaces *x by the symbol of *x - less, of magnitude `most` at most; what it loses goes to *residual. limit: a magnitude between most
+ * and most + 1/2 steps, as an integer, twice.
+ */
+static inline void quantise(float *x, float less, float step, int32_t most, uint32_t limit, int8_t *residual)
 {
     const uint32_t sign = 0x80000000u, a_half = 0x3F000000u;
     const float whole = 12582912.0f; /* 1.5 * 2^23: a sum with it is rounded to an integer, which its lowest bits are */
-    float v = x - less, t = v / step, half, lost;
+    float v = *x - less, t = v / step, half, lost;
     uint32_t bits, signed_half;
+    int32_t s, kept;
     memcpy(&bits, &v, 4);
-    if ((bits & ~sign) >= limit) { /* magnitudes compare as integers do */
-        if (residual != NULL)
-            *residual = bits & sign ? -127 : 127;
-        return bits & sign ? -LARGEST : LARGEST;
+    if (bits << 1 >= limit) { /* magnitudes compare as integers do */
+        s = bits & sign ? -most : most;
+        lost = (t - (float)s) * (float)QFL_CODEC_RESIDUAL;
+        lost = lost > 127.0f ? 127.0f : lost < -127.0f ? -127.0f : lost;
+    } else {
+        signed_half = (bits & sign) | a_half;
+        memcpy(&half, &signed_half, 4);
+        s = (int32_t)(t + half);
+        lost = (t - (float)s) * (float)QFL_CODEC_RESIDUAL;
     }
-    signed_half = (bits & sign) | a_half;
-    memcpy(&half, &signed_half, 4);
-    int32_t s = (int32_t)(t + half);
-    lost = (t - (float)s) * (float)QFL_CODEC_RESIDUAL + whole;
-    memcpy(&bits, &lost, 4);
-    if (residual != NULL)
-        *residual = (int8_t)(uint8_t)bits;
-    return s;
+    lost += whole;
+    memcpy(&kept, &lost, 4);
+    memcpy(x, &s, 4);
+    *residual = (int8_t)(uint8_t)kept;
 }
 
-static uint32_t limit_of(float step)
+/* The same for the n floats from x on. residual: NULL: one byte takes what nobody wants, and magnitudes go up to LARGEST. */
+static QFL_APART void quantise_row(float *x, uint32_t n, float less, float step, int8_t *residual)
 {
-    float most = step * (float)LARGEST;
+    int8_t dropped, *to = residual != NULL ? residual : &dropped;
+    int32_t most = residual != NULL ? QFL_CODEC_FED : LARGEST;
+    float edge = step * ((float)most + 0.25f);
     uint32_t limit;
-    memcpy(&limit, &most, 4);
-    return limit;
+    memcpy(&limit, &edge, 4);
+    for (float *end = x + n; x != end; x++, to += residual != NULL)
+        quantise(x, less, step, most, limit << 1, to);
 }
 
 int32_t *qfl_codec_dz_quantise(float *x, uint32_t n, uint32_t code, int8_t *residual)
 {
-    float step = qfl_codec_dz_value(code);
-    uint32_t limit = limit_of(step);
-    for (uint32_t i = 0; i < n; i++) {
-        int32_t s = quantise(x[i], 0.0f, step, limit, residual != NULL ? &residual[i] : NULL);
-        memcpy(&x[i], &s, 4);
-    }
+    quantise_row(x, n, 0.0f, qfl_codec_dz_value(code), residual);
     return (int32_t *)(void *)x;
 }
 
 void qfl_codec_dz_with_feedback(float *x, uint32_t n, uint32_t columns, int8_t *residual, float kept, uint32_t code)
 {
     float step = qfl_codec_dz_value(code), unit = kept / (float)QFL_CODEC_RESIDUAL;
-    uint32_t limit = limit_of(step), row = columns != 0 ? columns : n;
+    uint32_t row = columns != 0 ? columns : n;
     for (float *end = x + n; x != end; x += row, residual += row) {
         float sum = 0.0f;
         for (uint32_t i = 0; i < row; i++) {
@@ -93,10 +97,6 @@ void qfl_codec_dz_with_feedback(float *x, uint32_t n, uint32_t columns, int8_t *
             x[i] = v;
             sum += v;
         }
-        sum = columns != 0 ? sum / (float)columns : 0.0f;
-        for (uint32_t i = 0; i < row; i++) {
-            int32_t s = quantise(x[i], sum, step, limit, &residual[i]);
-            memcpy(&x[i], &s, 4);
-        }
+        quantise_row(x, row, columns != 0 ? sum / (float)columns : 0.0f, step, residual);
     }
 }

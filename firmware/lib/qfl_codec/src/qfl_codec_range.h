@@ -1,7 +1,10 @@
 /*
  * Adaptive binary range coder (Martin 1979; LZMA's arithmetic, Pavlov's specification): 12-bit probabilities whose rate of
  * adaptation starts fast and slows down, so that small heads need no tables sent beforehand. One multiplication per binary
- * symbol. One function for both directions: what is written and what is read cannot differ. Private to qfl_codec.
+ * symbol. Private to qfl_codec.
+ *
+ * A loop that writes many symbols keeps the interval in two registers (range_now, range_step) and goes to the coder's memory for
+ * bytes only; range_code does the same in both directions where there are few.
  */
 #ifndef QFL_CODEC_RANGE_H
 #define QFL_CODEC_RANGE_H
@@ -9,30 +12,32 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { RANGE_TOP = 1 << 24, RATE_FIRST = 3, RATE_LAST = 13 /* twice the rate of adaptation, rounded down */ };
+enum { RANGE_TOP = 1 << 24, RATE_LAST = 6, WARM_UP = 9 };
 
-/* Upper half: p, the probability of a 0 in 1/65536; lower half: twice the rate of its next adaptation. When p starts between 3000
- * and 62500 it stays within 63..65472: neither side of a split is ever empty. */
+/* Upper half: p, the probability of a 0 in 1/65536; lower half: adaptations until the rate is RATE_LAST, WARM_UP at the start. When
+ * p starts between 3000 and 62500 it stays within 63..65472: neither side of a split is ever empty. */
 typedef uint32_t range_bit;
 
-static inline uint32_t range_split(uint32_t range, range_bit b)
+/* Adapts b to a 0 or a 1 while its rate still changes: 1, 2, 2, 3, 3, ... 5, 5. */
+void range_warm(range_bit *b, uint32_t bit);
+
+/* Adapts b, whose value is `before`. A 1 lowers p by p >> rate, a 0 does the same to 65535 - p, which is p's complement. */
+static inline void range_adapt(range_bit *b, range_bit before, uint32_t bit)
 {
-    return (range >> 12) * (b >> 20);
+    uint32_t turn = bit - 1, turned = before ^ turn;
+    if ((before & 15) != 0)
+        range_warm(b, bit);
+    else
+        *b = (turned - (turned >> (16 + RATE_LAST) << 16)) ^ turn;
 }
 
-/* b after a 0, or after a 1. */
-static inline range_bit range_adapted(range_bit b, uint32_t bit)
-{
-    uint32_t rate = b >> 1 & 7;
-    if (bit)
-        b -= b >> 16 >> rate << 16;
-    else
-        b += ~b >> 16 >> rate << 16;
-    return (b & 15) != RATE_LAST ? b + 1 : b;
-}
+/* Writing: the interval's lower end and its width; reading: how far above the lower end the number read lies, and the width. */
+typedef struct range_now {
+    uint32_t value, range;
+} range_now;
 
 typedef struct range_coder {
-    uint32_t value, range; /* writing: the interval's lower end; reading: how far above it the number read lies */
+    range_now now;
     uint8_t *out;
     const uint8_t *in;    /* NULL: writing */
     uint32_t at, end;     /* bytes written, and room; or asked for, and there are: behind the end there are zeros */
@@ -45,41 +50,41 @@ void range_bits_init(range_bit *b, uint32_t count, const uint16_t *p, uint32_t k
 void range_write_init(range_coder *c, uint8_t *out, uint32_t cap);
 void range_read_init(range_coder *c, const uint8_t *in, uint32_t n);
 
-void range_write(range_coder *c, range_bit *b, uint32_t bit);
+/* Writing: adds a carry to the bytes written. */
+void range_carry(range_coder *c);
+/* Moves bytes out until the range is RANGE_TOP at least. Returns range << 32 | value: two registers. */
+uint64_t range_put(range_coder *c, uint32_t value, uint32_t range);
+/* The same when reading: takes bytes in. */
+void range_take(range_coder *c);
+
+static inline void range_settle(range_coder *c, range_now *now)
+{
+    uint64_t both = range_put(c, now->value, now->range);
+    now->value = (uint32_t)both;
+    now->range = (uint32_t)(both >> 32);
+}
+
+/* Writes `bit`. `now` instead of c->now. */
+static inline __attribute__((always_inline)) void range_step(range_coder *c, range_now *now, range_bit *b, uint32_t bit)
+{
+    range_bit before = *b;
+    uint32_t split = (now->range >> 12) * (before >> 20);
+    if (bit) {
+        now->range -= split;
+        if ((now->value += split) < split)
+            range_carry(c);
+    } else {
+        now->range = split;
+    }
+    range_adapt(b, before, bit);
+    if (now->range < RANGE_TOP)
+        range_settle(c, now);
+}
+
+/* Reads a bit. */
 uint32_t range_read(range_coder *c, range_bit *b);
-/* Writing: adds a carry to the bytes written, and moves bytes out until the range is large enough again. */
-void range_settle(range_coder *c, uint32_t carry);
-
 /* Writes `bit` or reads it; returns it. */
-static inline uint32_t range_code(range_coder *c, range_bit *b, uint32_t bit)
-{
-    if (c->in != NULL)
-        return range_read(c, b);
-    range_write(c, b, bit);
-    return bit;
-}
-
-/* What range_write does with a 0 and with a 1, for the places that see most of them. */
-static inline void range_write_zero(range_coder *c, range_bit *b)
-{
-    range_bit before = *b;
-    uint32_t range = range_split(c->range, before);
-    *b = range_adapted(before, 0);
-    c->range = range;
-    if (range < RANGE_TOP)
-        range_settle(c, 0);
-}
-
-static inline void range_write_one(range_coder *c, range_bit *b)
-{
-    range_bit before = *b;
-    uint32_t split = range_split(c->range, before), range = c->range - split, value = c->value + split;
-    *b = range_adapted(before, 1);
-    c->value = value;
-    c->range = range;
-    if (value < split || range < RANGE_TOP)
-        range_settle(c, value < split);
-}
+uint32_t range_code(range_coder *c, range_bit *b, uint32_t bit);
 
 /* The same for the lowest `count` bits of v, highest first, each as likely 0 as 1. */
 uint32_t range_code_raw(range_coder *c, uint32_t v, uint32_t count);

@@ -102,11 +102,13 @@ typedef struct qfl_device_need {
     uint32_t params;      /* global head, working head, momentum and residual, bytes */
     uint32_t activations; /* scratch of the head and arena of the backbone, bytes */
     uint32_t per_sample;  /* cached features and label, bytes */
-    uint32_t capacity;    /* samples that fit in `arena` */
+    uint32_t capacity;    /* samples that fit in `arena` behind all that and 16 spare bytes, 65,535 at most */
 } qfl_device_need;
 
 /* Fills *need for an arena of `arena` bytes. QFL_E_NOMEM: no sample fits; *need is filled nevertheless. */
 qfl_status qfl_device_plan(const qfl_nn *nn, uint32_t arena, qfl_device_need *need);
+/* The same for a board with 32-bit pointers. Built with QFL_HOST only: for a host's check of what fits. */
+qfl_status qfl_device_plan_32(const qfl_nn *nn, uint32_t arena, qfl_device_need *need);
 
 /* The head of a package, as its layer list says; not checked. */
 qfl_head_shape qfl_device_shape(const qfl_nn *nn);

@@ -32,7 +32,7 @@ QFL_COLD qfl_head_shape qfl_device_shape(const qfl_nn *nn)
     return s;
 }
 
-QFL_COLD qfl_status qfl_device_plan(const qfl_nn *nn, uint32_t arena, qfl_device_need *need)
+static qfl_status plan(const qfl_nn *nn, uint32_t arena, uint32_t fixed, qfl_device_need *need)
 {
     qfl_head_shape shape = qfl_device_shape(nn);
     memset(need, 0, sizeof *need);
@@ -42,14 +42,30 @@ QFL_COLD qfl_status qfl_device_plan(const qfl_nn *nn, uint32_t arena, qfl_device
     uint32_t params = status == QFL_OK ? qfl_head_param_count(&shape) : 0;
     if (status != QFL_OK || params != nn->head_param_count || qfl_head_features(&shape) != nn->feature_count)
         return status != QFL_OK ? status : QFL_E_FORMAT;
-    need->fixed = fixed_size(arena);
+    need->fixed = fixed;
     need->params = aligned(4 * params) + 2 * aligned(4 * params + SLACK_BYTES) + aligned(params);
     need->activations = aligned(qfl_head_scratch_size(&shape)) + aligned(nn->arena_size);
     need->per_sample = (nn->recompute ? nn->input_size : nn->feature_count) + 2;
     uint64_t used = (uint64_t)need->fixed + need->params + need->activations + 16;
-    need->capacity = used < arena ? (uint32_t)(arena - used) / need->per_sample : 0;
-    return need->capacity != 0 ? QFL_OK : QFL_E_NOMEM;
+    uint32_t capacity = used < arena ? (uint32_t)(arena - used) / need->per_sample : 0;
+    need->capacity = capacity < 65535 ? capacity : 65535;
+    return capacity != 0 ? QFL_OK : QFL_E_NOMEM;
 }
+
+QFL_COLD qfl_status qfl_device_plan(const qfl_nn *nn, uint32_t arena, qfl_device_need *need)
+{
+    return plan(nn, arena, fixed_size(arena), need);
+}
+
+#ifdef QFL_HOST
+qfl_status qfl_device_plan_32(const qfl_nn *nn, uint32_t arena, qfl_device_need *need)
+{
+    qfl_link_config c;
+    qfl_device_link_config(arena, &c);
+    uint32_t fixed = aligned(DEVICE_BYTES_32) + aligned((uint32_t)qfl_link_size_32(&c)) + aligned(qfl_link_pull_size(&c)) + ANSWER_BYTES;
+    return plan(nn, arena, fixed, need);
+}
+#endif
 
 QFL_COLD qfl_status qfl_device_create(qfl_device **out, const qfl_port *port)
 {

@@ -62,7 +62,7 @@ struct qfl_device {
     float residual_step; /* 0: none */
     uint8_t *out; /* encoded frames on their way to the port */
     uint32_t out_cap, out_n, out_at;
-    int8_t *residual; /* [params] what coding has kept back, in 1/254 of residual_step; DZ only */
+    int8_t *residual; /* [params] what coding has kept back, in 1/QFL_CODEC_RESIDUAL of residual_step; DZ only */
     float *scratch;
     uint8_t *arena;
     uint32_t arena_size;
@@ -102,6 +102,13 @@ struct qfl_device {
     float stats_step;
     qfl_codec_dz_stream *stats_stream; /* in momentum */
 };
+
+/* Its size on boards, for hosts with longer pointers. */
+enum { DEVICE_BYTES_32 = 1232 };
+#if UINTPTR_MAX == 0xFFFFFFFFu && !defined(__i386__) /* which aligns 64-bit integers otherwise */
+extern char qfl_device_bytes_32[DEVICE_BYTES_32];
+extern char qfl_device_bytes_32[sizeof(struct qfl_device)]; /* where they differ the compiler says both */
+#endif
 
 static inline uint32_t qfl_get32(const uint8_t *p)
 {

@@ -69,7 +69,7 @@ QFL_COLD qfl_status qfl_device_load(qfl_device *d)
     d->scratch = (float *)take(d, &at, qfl_head_scratch_size(&d->shape));
     d->nn_arena = take(d, &at, d->nn.arena_size);
     d->labels = (uint16_t *)(d->arena + at);
-    d->capacity = need.capacity > 65535 ? 65535 : need.capacity;
+    d->capacity = need.capacity;
     d->features = (int8_t *)(d->labels + d->capacity);
     d->row = need.per_sample - 2;
     memcpy(d->global, d->nn.head_params, 4 * params);
