@@ -24,7 +24,7 @@ from quantfl.messages import config_bytes
 from quantfl.package.build import SCALES, WINDOWS, build_flags, head_mask, lacking
 from quantfl.package.convert import convert
 from quantfl.provision import provision
-from tests.emulated.test_same_bytes import trained
+from tests.emulated.test_same_bytes import assert_same_ledger, trained
 from tests.support import DEMO_MODEL, ROOT, demo_config, need_board, need_digits
 
 pytestmark = pytest.mark.emulated
@@ -56,7 +56,7 @@ def test_convert_prints_firmwares_as_they_are(tmp_path):
         if size and name != "qemu_rv32imc":
             out = subprocess.run([size, firmware(name, "firmware.elf")], capture_output=True, text=True, check=True).stdout
             text, data = out.split()[6:8]
-            assert told_bytes == int(text) + int(data)
+            assert 0 <= told_bytes - int(text) - int(data) < 8  # sections begin at multiples of 8
 
 
 def test_the_flags_of_the_demo_model_are_those_of_its_build():
@@ -83,7 +83,10 @@ def test_rounds_equal_those_of_a_board_with_everything(tmp_path):
     need_board(KIND)
     for name, tables in {"dz": {}, "bu": {k: {"codec": "bu", "coded": True} for k in ("uplink", "downlink")}}.items():
         small = {"run": {"rounds": 2 if name == "dz" else 1}, "fleet": {"boards": 2}} | tables
-        assert trained(KIND, tmp_path / f"{name} standard", **small) == trained("inproc", tmp_path / f"{name} all", **small)
+        *one, rows = trained(KIND, tmp_path / f"{name} standard", **small)
+        *all_, others = trained("inproc", tmp_path / f"{name} all", **small)
+        assert one == all_
+        assert_same_ledger(rows, others)
 
 
 def test_a_codec_it_lacks_ends_the_run_before_a_round(tmp_path):

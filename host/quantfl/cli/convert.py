@@ -70,6 +70,10 @@ def command(
             f"{firmwares[row.board]:,}" if row.board in firmwares else "",
         )  # fmt: skip
     c.print(table)
+    for row in done.fits:
+        if row.lacks:
+            c.print(f"{row.board} {row.lacks}", highlight=False, soft_wrap=True)
+    c.print("RAM and flash slot of boards that are not emulated are design values (docs/BOARDS.md)", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -87,7 +91,7 @@ def _costs(rows: list, train: str, as_json: bool) -> int:
     c = console()
     for r in rows:
         c.print(f"operator {r.cut.op}: {r.cut.text} ({r.cut.layer})", highlight=False, soft_wrap=True)
-    table = Table(title=f"bytes; RAM with {SAMPLES} samples cached; about so many instructions per sample (Cortex-M4F)")
+    table = Table(title=f"bytes; RAM with {SAMPLES} samples cached (qemu_m4); about so many instructions per sample (Cortex-M4F)")
     for column in ("op", "params", "RAM", "sample", "package", "f32/round", "BU(64)", "insns"):
         table.add_column(column, justify="right")
     for r in rows:

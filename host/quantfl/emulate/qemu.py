@@ -73,6 +73,7 @@ class QemuBoard:
         if flash and self.machine.memory is None:
             raise ToolError(f"{kind}: QEMU cannot keep this board's flash in a file")
         self.elf = elf or str(firmware(kind, "firmware.elf"))
+        self.arguments: tuple[str, ...] = ()  # more of QEMU's, for tests
         self.url, self.samples_url = "", None
         self._process: subprocess.Popen | None = None
         self._sockets: list[socket.socket] = []
@@ -112,6 +113,7 @@ class QemuBoard:
             (self._folder / "uid").write_bytes(self.uid.ljust(8, b"\0")[:8])
             (self._folder / "samples").unlink(missing_ok=True)
             command += ["-semihosting-config", "enable=on,target=native"]
+        command += self.arguments
         if self.flash:
             command[2] += ",memory-backend=fl"
             command += ["-object", f"memory-backend-file,id=fl,size={machine.memory},mem-path={Path(self.flash).absolute()},share=on"]

@@ -10,20 +10,22 @@ import numpy as np
 from quantfl.core.codec import Codec
 from quantfl.core.head import Layer
 from quantfl.core.nn import Engine, device_need
+from quantfl.package import fit
 from quantfl.package.boards import BOARDS, Board
 from quantfl.package.cut import Cut, stages_of
-from quantfl.package.fit import SAMPLES
 from quantfl.package.flatfile import ModelFile
 from quantfl.package.program import compile_program, original_of
 
+#: Of which `ram` is said: smaller boards need less, as their message buffers are smaller.
+LARGE = next(b for b in BOARDS if b.name == "qemu_m4")
 _INPUTS = 4  # random ones, to see how many activations are 0
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One cut in one mode. ram: bytes of arena for SAMPLES cached samples; per_sample: bytes a cached sample takes; flash: the
-    package. round_fp32, round_bu: bytes of a delta as float32 and as BU(64). insns: estimate for one sample forward and backward and
-    its share of a step (batch 10) on Cortex-M4F. samples: that fit per board name; 0: the package does not fit.
+    """One cut in one mode. ram: bytes of LARGE's arena for fit.SAMPLES cached samples; per_sample: bytes a cached sample takes;
+    flash: the package. round_fp32, round_bu: bytes of a delta as float32 and as BU(64). insns: estimate for one sample forward and
+    backward and its share of a step (batch 10) on Cortex-M4F. samples: that fit per board name; 0: the package does not fit.
     """
 
     cut: Cut
@@ -101,12 +103,11 @@ def insns(layers: tuple[Layer, ...], used: tuple[float, ...]) -> int:
 
 def cost(package: bytes, cut: Cut, *, boards: tuple[Board, ...] = BOARDS) -> Cost:
     """The cost of a package that was made with this cut."""
-    needs = {b.name: device_need(package, b.arena) for b in boards}
-    one = needs[boards[0].name]
-    fits = {b.name: needs[b.name]["capacity"] if len(package) <= b.slot else 0 for b in boards}
+    rows = fit.check(package, boards=boards)
+    fits = {r.board: r.max_samples if r.flash_needed <= r.flash and r.lacks is None else 0 for r in rows}
     tensors = tuple(n for layer in cut.layers for n in layer.tensors)
     ramp = np.linspace(-1.0, 1.0, cut.params, dtype=np.float32)
     return Cost(
-        cut, one["fixed"] + one["params"] + one["activations"] + 16 + SAMPLES * one["per_sample"], one["per_sample"],
+        cut, fit.needed(package, LARGE), device_need(package, LARGE.arena)["per_sample"],
         len(package), 4 * cut.params, len(Codec("bu", 64).encode(ramp, tensors)), insns(cut.layers, used_inputs(package, cut)), fits,
     )  # fmt: skip
