@@ -24,7 +24,9 @@ WORK = ROOT / ".fuzz"
 TARGETS = tuple(sorted(p.stem.removeprefix("fuzz_") for p in HERE.glob("fuzz_*.c")))
 SANITIZERS = ["-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
 # A float cast that is out of range is undefined in C; the others of clang's integer checks are not, and are left off.
-FLAGS = ["-std=c11", "-g", "-O2", "-ffp-contract=off", "-fno-omit-frame-pointer", f'-DQFL_FUZZ_BASES="{HERE / "bases"}"']
+# QFL_INPROC_US: boards train a few steps in a poll; 80, and inputs that train for long would take all the time there is.
+FLAGS = ["-std=c11", "-g", "-O2", "-ffp-contract=off", "-fno-omit-frame-pointer", f'-DQFL_FUZZ_BASES="{HERE / "bases"}"',
+         "-DQFL_INPROC_US=1000"]  # fmt: skip
 LIMITS = ["-rss_limit_mb=1024", "-malloc_limit_mb=512", "-print_final_stats=1", "-print_funcs=0", "-reload=0"]
 #: Small blocks, freed at the end of each execution: a large quarantine is memory touched for the first time, again and again.
 ASAN = "quarantine_size_mb=1:malloc_context_size=4"

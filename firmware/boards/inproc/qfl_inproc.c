@@ -4,7 +4,10 @@
 
 #include "../common/qfl_ram_flash.h"
 
-enum { RING = 16384, US_PER_CALL = 50 };
+#ifndef QFL_INPROC_US
+#define QFL_INPROC_US 50 /* by which the clock moves when it is read: how much work a poll does at once */
+#endif
+enum { RING = 16384, US_PER_CALL = QFL_INPROC_US };
 
 typedef struct ring {
     uint32_t head, tail;
