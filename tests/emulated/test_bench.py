@@ -67,7 +67,7 @@ def test_bytes(monkeypatch, tmp_path):
     first = bench_bytes.run(quick=True)
     rows = {r["scheme"]: r for r in first}
     keys = {"task", "scheme", "seeds", "accuracy", "rounds", "up_bytes", "down_bytes", "total_bytes", "bytes_to_target",
-            "ratio_to_fp32", "split", "participation", "accuracy_sd", "joules", "links"}  # fmt: skip
+            "seeds_at_target", "ratio_to_fp32", "split", "participation", "accuracy_sd", "joules", "links"}  # fmt: skip
     assert all(keys <= set(r) for r in rows.values())
     plain = rows["fp32"]
     assert plain["ratio_to_fp32"] == 1.0 and plain["up_bytes"] > 8 * 4 * 1290

@@ -192,10 +192,15 @@ async def _settle(rounds: _Watched, air: Air | None = None) -> None:
         try:
             if not device.session.up:
                 await member.connect(8.0)
-            first = await device.compare(10.0)
+            for _attempt in range(4):  # until both books were of one moment: only then do the next ones begin there
+                first = await device.compare(10.0)
+                if first.steady:
+                    break
             second = await device.compare(10.0)
         except (LinkError, DeviceError) as error:
             return f"{member.name} is not reached once the faults have ended: {error}"
+        if not first.steady:
+            return f"{member.name}: books were never of one moment on a clean line"
         if not first.explained:
             return f"{member.name}: not explained: {first.text()}"
         if not second.balanced:
