@@ -27,7 +27,7 @@ from quantfl.bench.tasks import Task, tasks
 from quantfl.link.energy import RADIOS, joules
 
 QUICK_SCHEMES = OWN
-SEEDS = (1, 2, 3)
+SEEDS = (1, 2, 3, 4, 5)
 LAST = 5  # rounds whose mean accuracy is the final one
 SLACK = 0.005
 #: Of quantfl, what a run is made of; a rival's own code is in its key. The C is in the extension.
@@ -135,6 +135,7 @@ def row(task: Task, scheme: Scheme, curves: Sequence[Curve], plain: Sequence[Cur
         "accuracy": float(np.mean([c.final for c in curves])), "accuracy_sd": float(np.std([c.final for c in curves])),
         "rounds": len(curves[0].accuracy) - 1,
         "up_bytes": round(up), "down_bytes": round(down), "total_bytes": round(up + down),
+        "seeds_at_target": sum(r is not None for r in reached),
         "bytes_to_target": None if to_target is None else round(to_target),
         "ratio_to_fp32": float(np.mean([sum(p) / sum(r) for p, r in zip(theirs, reached, strict=True)])) if whole else None,
         "joules": {radio: joules(up + down, radio) for radio in RADIOS},
