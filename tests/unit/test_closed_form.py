@@ -179,9 +179,10 @@ def hands(rng: np.random.Generator, boards: int, own: float) -> tuple[Sums, Sums
     return folds
 
 
-def test_a_head_is_as_sure_as_boards_not_seen_bear_out():
+def test_a_head_is_as_sure_as_boards_not_seen_bear_out(monkeypatch):
     """Alike boards: the logits stand as they are. Where each has means of its own, they are scaled to what minimises the log loss on
     other boards, which the sums of both halves tell; further apart still, the head is not to be trusted."""
+    monkeypatch.setattr(closed_form, "SUREST", 1.0)
     head, spec = Head((10, 4), 0.1, 0), StatsSpec()
     same, other, far = (solve(head, spec, hands(np.random.default_rng(9), 40, own)) for own in (0.0, 9.0, 24.0))
     assert 0.9 < same.calibration <= 1 and same.trusted
@@ -198,6 +199,17 @@ def test_a_head_is_as_sure_as_boards_not_seen_bear_out():
 
     assert loss(1.0) < loss(1.4) and loss(1.0) < loss(1 / other.calibration) and loss(1.0) < loss(0.6)
     assert closed_form.calibration(0.1, (hands(rng, 4, 0.0)[0], Sums(10, 4))) == 1.0  # nobody to ask
+
+
+def test_a_head_that_may_be_sure_is_held_back_for_the_rounds_that_follow(monkeypatch):
+    """Its predictions stay, its logits are SUREST times what they would be; one that is less sure is left as it is."""
+    head, spec = Head((10, 4), 0.1, 0), StatsSpec()
+    held = [solve(head, spec, hands(np.random.default_rng(9), 40, own)) for own in (0.0, 24.0)]
+    monkeypatch.setattr(closed_form, "SUREST", 1.0)
+    free = [solve(head, spec, hands(np.random.default_rng(9), 40, own)) for own in (0.0, 24.0)]
+    assert held[0].calibration == free[0].calibration > 0.9 and free[1].calibration < 0.5
+    np.testing.assert_allclose(held[0].params * free[0].calibration, free[0].params * 0.5, rtol=1e-5)
+    assert (held[1].params == free[1].params).all()
 
 
 @given(st.binary(max_size=120))

@@ -14,7 +14,7 @@ from quantfl.fleet.config import DownlinkTable, UplinkTable
 from quantfl.package.program import grid, snap
 from quantfl.strategy.downlink import FRAME, KEPT, Chain, Lattice
 from quantfl.strategy.fedavg import FedAvg
-from quantfl.strategy.rate import Rate, Span
+from quantfl.strategy.rate import FINEST_START, Rate, Span, likeness
 
 HEAD = Head((24, 5), 0.1, 0)
 
@@ -296,6 +296,63 @@ def test_a_plateau_of_the_loss_makes_steps_finer():
     assert flat.lift == 1.0 and flat.fineness(2) == 1.0
 
 
+@given(st.integers(2, 6), st.integers(0, 999))
+@settings(max_examples=60, deadline=None)
+def test_likeness_is_that_of_all_pairs_of_deltas(clients, seed):
+    rng = np.random.default_rng(seed)
+    deltas, weights = rng.normal(size=(clients, 40)) + rng.normal(size=40) * rng.uniform(0, 2), rng.integers(1, 60, clients)
+    norms = np.linalg.norm(deltas, axis=1)
+    pairs = [(i, j) for i in range(clients) for j in range(clients) if i != j]
+    inner = sum(weights[i] * weights[j] * (deltas[i] @ deltas[j]) for i, j in pairs)
+    parallel = sum(weights[i] * weights[j] * norms[i] * norms[j] for i, j in pairs)
+    assert likeness(weights @ deltas / weights.sum(), weights, norms) == pytest.approx(inner / parallel, abs=1e-9)
+
+
+def test_likeness_from_parallel_to_nothing_shared_to_not_known():
+    one, other = np.eye(2) * 3.0
+    assert likeness(one, [1, 5, 2], [3.0, 3.0, 3.0]) == pytest.approx(1.0)
+    assert likeness((one + other) / 2, [4, 4], [3.0, 3.0]) == pytest.approx(0.0)
+    assert likeness(one, [7], [3.0]) is None and likeness(one / 2, [1, 1], [3.0, 0.0]) is None and likeness(one, [], []) is None
+
+
+def test_steps_follow_how_alike_the_first_deltas_are_unless_they_are_given():
+    def steps(alike: float | None, fixed: bool = False) -> list[float]:
+        up, down = ({"step": 8.0, "step_end": 2.0}, {"step": 10.0, "step_end": 2.0}) if fixed else ({}, {})
+        r = Rate(11, UplinkTable(**up).rate(10), DownlinkTable(**down).rate(10), 8.0)
+        r.observe([100], None, alike)
+        r.observe([100], None, 0.3)  # only the first says anything
+        return [2 ** ((r.uplink_code(i) - 100) / 4) * 8.0 for i in (2, 11)] + [r.downlink_steps(i) for i in (1, 11)]
+
+    usual, alike, apart = steps(0.3), steps(0.9), steps(0.04)
+    assert steps(None) == usual and usual[2:] == [10.0, pytest.approx(2.0)]
+    assert alike[0] < usual[0] and alike[2] == 10.0 * FINEST_START and alike[1] == usual[1] and alike[3] == usual[3]
+    assert apart[0] > 1.9 * usual[0] and apart[1] < usual[1] and apart[2:] == [16.0, pytest.approx(2.0)]
+    assert steps(-0.1) == steps(0.0) == apart  # as wide as it gets
+    assert steps(0.9, True) == steps(0.04, True) == steps(None, True)
+
+
+def test_a_saturated_choice_of_a_boards_own_says_nothing():
+    """TRAIN named a step far finer than the board's own: what it answers is only that its own is coarser by that much or more."""
+    s = lattice()
+    symbols = np.zeros(HEAD.params, np.int32)
+    symbols[3] = 1
+    for offset, own in ((-5, 0), (-4, 116), (9, 129), (10, 0)):
+        data = dz_write(symbols, Form(120, True, offset), HEAD.tensors)
+        assert s.read(data, 5, agreed=120).own_code == own
+
+
+def test_the_lattice_may_get_coarser_while_no_board_has_been_away_for_long():
+    """A first small movement must not fix a fine step for good; boards led before follow to the coarser lattice."""
+    s, rng = lattice(absence=4.0), np.random.default_rng(12)
+    codes, boards = [], [origin() for _ in range(3)]
+    for i in range(8):
+        s.step(i + 1, answers(s, rng, scale=0.001 if i in (0, 5) else 0.1))
+        codes.append(s.downlink.versions[-1].code)
+        boards[i % 3] = follow(boards[i % 3], s.lead(i % 3, head_hash(boards[i % 3])))
+        assert (boards[i % 3] == s.downlink.board_head(i % 3)).all()
+    assert codes[1] > codes[0] + 8 and max(codes[4:]) <= codes[3] and all(a >= b for a, b in zip(codes[3:], codes[4:], strict=False))
+
+
 def test_a_budget_makes_steps_coarser_while_it_would_be_overrun():
     tight, ample = rate(rounds=10, budget=1000.0), rate(rounds=10, budget=1e9)
     spent = {id(tight): 0.0, id(ample): 0.0}
@@ -312,8 +369,9 @@ def test_a_budget_makes_steps_coarser_while_it_would_be_overrun():
 
 def test_few_clients_a_round_code_finer_unless_told_how():
     """Their rounding errors do not cancel in the mean."""
-    assert UplinkTable().rate(4) == UplinkTable().rate(100) == Span(8.0, 1.6)
-    assert UplinkTable().rate(1) == Span(4.0, 0.8) and DownlinkTable().rate(1) == Span(5.0, 1.0)
+    assert UplinkTable().rate(4) == UplinkTable().rate(100) == Span(8.0, 1.6, (16.0, 1.0))
+    assert UplinkTable().rate(1) == Span(4.0, 0.8, (8.0, 0.5)) and DownlinkTable().rate(1) == Span(5.0, 1.0, (8.0, 1.0))
+    assert UplinkTable(step_end=1.2).rate(4) == Span(8.0, 1.2, (16.0, 1.2))
     assert UplinkTable(step=8.0, step_end=1.2).rate(1) == Span(8.0, 1.2)
     assert UplinkTable(step=1.0).rate(1) == Span(1.0, 0.8) and UplinkTable(step=0.5).rate(1) == Span(0.5, 0.5)
 

@@ -50,7 +50,7 @@ def main() -> None:
     code = dz_step(delta, 1.5)
     for name, x, form in (
         ("dz with a step agreed on", delta, Form(code, True, 3)),
-        ("dz with a step agreed on, nothing to say", delta * np.float32(1e-4), Form(code, True, -8)),
+        ("dz with a step agreed on, nothing to say", delta * np.float32(1e-4), Form(code, True, -5)),
         ("dz, nothing to say", delta * np.float32(1e-4), Form(code)),
         ("dz, beyond the unary part", np.array([0, 3.0, -200.0, 0, 1e9, 1, 0, -16.0], np.float32), Form(160)),
     ):

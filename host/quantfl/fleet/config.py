@@ -171,12 +171,16 @@ class CodecTable(_Table):
     def make(self) -> Codec:
         return Codec(self.codec, self.levels, self.per_tensor, self.means, self.step, self.coded)
 
-    def span(self, end: float, clients: int) -> Span:
-        """Steps from the first round to the last; end: where step_end is not given. Fewer than four clients a round cancel less of
-        each other's rounding errors in their mean: what is not given is finer then."""
+    def span(self, end: float, wide: tuple[float, float], clients: int) -> Span:
+        """Steps from the first round to the last; end: where step_end is not given; wide: Span's. Fewer than four clients a round
+        cancel less of each other's rounding errors in their mean: what is not given is finer then. Where the first step is not given,
+        steps follow how alike the boards are (quantfl.strategy.rate); what is given stays."""
         finer = min(1.0, (clients / 4) ** 0.5)
-        step = self.step if "step" in self.model_fields_set else self.step * finer
-        return Span(step, self.step_end if self.step_end is not None else min(step, end * finer))
+        if "step" in self.model_fields_set:
+            return Span(self.step, self.step_end if self.step_end is not None else min(self.step, end * finer))
+        step = self.step * finer
+        last, finest = (min(step, end * finer), wide[1] * finer) if self.step_end is None else (self.step_end, self.step_end)
+        return Span(step, last, (wide[0] * finer, finest))
 
 
 class UplinkTable(CodecTable):
@@ -185,7 +189,7 @@ class UplinkTable(CodecTable):
     keep: Annotated[float, Field(ge=0, le=1)] = 1.0
 
     def rate(self, clients: int) -> Span:
-        return self.span(1.6, clients)
+        return self.span(1.6, (16.0, 1.0), clients)
 
 
 class DownlinkTable(CodecTable):
@@ -195,7 +199,7 @@ class DownlinkTable(CodecTable):
     dither: Annotated[float, Field(ge=0, le=1)] = 0.8
 
     def rate(self, clients: int) -> Span:
-        return self.span(2.0, clients)
+        return self.span(2.0, (16.0, 2.0), clients)
 
 
 class StartTable(_Table):

@@ -114,23 +114,26 @@ class Lattice:
         self._known: dict[int, dict[int, int]] = {}  # board -> hash -> number of a version
         self._first = 0  # number of versions[0]
         self._base = 0  # position from which movement is measured
+        self._early = self.absence  # advances after which the step only ever gets finer
 
     def advance(self, params: np.ndarray, steps: float) -> None:
         """The global head is now `params` [params]. steps: of the lattice, in units of the root mean square of how far it moves
-        while a board is away."""
+        while a board is away. While no board has been away for long the first movements tell too little of that: till then the
+        step may become coarser as well."""
         last = self.versions[-1]
         rounds = min(len(self.versions) - self._base, self.absence)
         then = self.versions[len(self.versions) - rounds]
         moved = (params.astype(np.float64) - then.params) * (self.absence / rounds) ** 0.5
         code = dz_step(moved, steps) if moved.any() else last.code
-        if last.code:  # an octave at a time, and never coarser again
-            code = last.code if code > last.code - 4 else last.code - 4
+        if last.code and not (self._early > 0 and code - code % 4 > last.code):
+            code = last.code if code > last.code - 4 else last.code - 4  # an octave at a time
+        self._early -= 1
         self._append(params, code)
 
     def jump(self, params: np.ndarray, step: float) -> None:
         """The global head is now `params` [params], which has nothing to do with earlier ones; step: of the lattice from now on."""
         self._append(params, dz_step(np.full(1, step), 1.0))
-        self._base = len(self.versions) - 1
+        self._base, self._early = len(self.versions) - 1, 0
 
     def _append(self, params: np.ndarray, code: int) -> None:
         if code:  # powers of two, so that a finer lattice contains the coarser one; 0: nothing has moved yet, which says nothing
@@ -203,8 +206,8 @@ class Lattice:
     def state(self) -> tuple[dict[str, np.ndarray], dict]:
         """Arrays and plain data of a checkpoint."""
         arrays = {"versions": np.stack([v.params for v in self.versions])}
-        return arrays, {"codes": [v.code for v in self.versions], "base": self._base}
+        return arrays, {"codes": [v.code for v in self.versions], "base": self._base, "early": self._early}
 
     def restore(self, arrays: dict[str, np.ndarray], meta: dict) -> None:
         self.versions = [_Version(p.copy(), c) for p, c in zip(arrays["versions"], meta["codes"], strict=True)]
-        self._known, self._first, self._base = {}, 0, meta["base"]
+        self._known, self._first, self._base, self._early = {}, 0, meta["base"], meta["early"]

@@ -11,17 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from quantfl.core import lib
 from quantfl.core.codec import CodecError, decode, dz_read, dz_value, is_dz
 from quantfl.core.head import Head, head_hash
 from quantfl.errors import RunError
 from quantfl.strategy.downlink import Chain, Lattice, Lead
-from quantfl.strategy.rate import Rate
+from quantfl.strategy.rate import Rate, likeness
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """A client's share of a round: samples it trained on, its coded delta, the code of the step agreed on (0: none), what step
-    it would have chosen (0: not a DZ delta), its training loss, the delta's l2 norm."""
+    """A client's share of a round: samples it trained on, its coded delta, the code of the step agreed on (0: none), code of the
+    step it would have chosen (0: not told), its training loss, the delta's l2 norm."""
 
     samples: int
     data: bytes
@@ -61,7 +62,8 @@ class FedAvg:
             return Contribution(samples, data, 0, 0, loss, norm)
         symbols, form = dz_read(data, self.head.tensors, agreed)
         norm = float(np.linalg.norm(symbols.astype(np.float64))) * (dz_value(form.code) if form.code else 0.0)
-        own = form.code + form.offset if form.code else 0
+        told = form.code and (not form.agreed or lib.QFL_CODEC_DZ_FINER < form.offset < lib.QFL_CODEC_DZ_COARSER)
+        own = form.code + form.offset if told else 0  # at the offset's ends it is saturated
         return Contribution(samples, data, agreed if form.agreed else 0, own, loss, norm)
 
     def mean(self, contributions: Iterable[Contribution]) -> np.ndarray | None:
@@ -88,6 +90,7 @@ class FedAvg:
         mean = self.mean(contributions)
         if mean is None:
             return False
+        alike = likeness(mean, [c.samples for c in contributions], [c.norm for c in contributions])
         if self.head.centred is not None and any(is_dz(c.data) for c in contributions):
             first, classes = self.head.centred  # what coding added to all classes alike; the boards took theirs out before it
             rows = mean[first:].reshape(-1, classes)
@@ -98,7 +101,7 @@ class FedAvg:
             raise RunError("the aggregated head is not finite; lower train.lr or strategy.server_lr")
         losses = [(c.samples, c.loss) for c in contributions if c.loss is not None]
         loss = sum(n * v for n, v in losses) / sum(n for n, _ in losses) if losses else None
-        self.rate.observe([c.own_code for c in contributions if c.own_code], loss)
+        self.rate.observe([c.own_code for c in contributions if c.own_code], loss, alike)
         self.params = params
         self.downlink.advance(params, self.rate.downlink_steps(round_))
         return True

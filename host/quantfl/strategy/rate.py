@@ -1,9 +1,14 @@
 """Rate control: how coarse deltas are coded, from the run's progress, its loss and its budget.
 
 Early rounds move every board the same way and bear coarse steps; late ones refine. A step is given in units of the root mean
-square of what is coded and goes geometrically from `start` to `end` with fineness 0..1, which is the share of rounds done,
-squared, so that most of the way down comes late, or more where the loss has stopped falling. A budget of bytes per link
+square of what is coded and goes geometrically from `start` to `end` with fineness 0..1, which is the share of rounds done
+to the power of LATE, so that most of the way down comes late, or more where the loss has stopped falling. A budget of bytes per link
 makes steps coarser while it would be overrun.
+
+How wide the way is hangs on how alike the boards' deltas are. Where they share little, a round's mean is mostly what tells the boards
+apart and the head is the work of many rounds: early on rounding is one noise more beside a greater one, and at the end the little that
+is shared must not drown in it. Where they share much, rounding is what keeps a mean from being right. The first deltas, all trained
+from one head, say which.
 """
 
 from __future__ import annotations
@@ -13,21 +18,44 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 BUMP = 1 / 12  # of fineness, for a plateau: a window's mean loss is not below that of the window before
 SLOPE = 0.75  # halving a step costs about 2^0.75 times the bytes (measured on MNIST and CIFAR-100 heads, 0.3 to 1 bit per weight)
 LATE = 2.0  # fineness is the share of rounds done to this power
 COARSEST = 16.0  # by which a budget may multiply the steps
+ALIKE = (0.15, 0.45)  # likeness of the first deltas between which steps are those given; beyond, they go with it
+FINEST_START = 0.6  # part of the first steps given that is left at most likeness
 
 
 @dataclass(frozen=True)
 class Span:
-    """Steps of one direction, in units of the root mean square: from `start` in the first rounds to `end` in the last."""
+    """Steps of one direction, in units of the root mean square: from `start` in the first rounds to `end` in the last. wide: the
+    coarsest start and the finest end where they follow how alike boards are; None: they do not."""
 
     start: float
     end: float
+    wide: tuple[float, float] | None = None
 
-    def at(self, fineness: float) -> float:
-        return self.start * (self.end / self.start) ** fineness
+    def at(self, fineness: float, width: float = 1.0) -> float:
+        """width: that of the way, Rate.width."""
+        start, end = self.start, self.end
+        if self.wide is not None and width < 1:
+            start = max(end, start * width)
+        elif self.wide is not None:
+            start, end = min(max(start, self.wide[0]), start * width), max(min(end, self.wide[1]), end / width)
+        return start * (end / start) ** fineness
+
+
+def likeness(mean: np.ndarray, weights: Sequence[float], norms: Sequence[float]) -> float | None:
+    """How alike clients' deltas are: the inner product of two of them over that of two as long (l2 norms) and parallel, in the mean of
+    all pairs, weighted; from their weighted mean [params] alone. 1: they are parallel; 0: they share nothing. None: of one client."""
+    total = float(sum(weights))
+    parts = [w / total * n for w, n in zip(weights, norms, strict=True)] if total > 0 else []
+    own, parallel = sum(p * p for p in parts), sum(parts) ** 2
+    if sum(p > 0 for p in parts) < 2 or not math.isfinite(parallel) or parallel <= own:
+        return None
+    return (float(mean @ mean) - own) / (parallel - own)
 
 
 @dataclass
@@ -47,6 +75,7 @@ class Rate:
     preferred: float | None = None  # code of the step boards would take for `base`, smoothed
     lift: float = 0.0  # fineness gained by plateaus
     coarser: float = 1.0  # factor on steps, by the budget
+    alike: float | None = None  # likeness of the first deltas
     losses: deque[float] = field(default_factory=deque)
 
     def fineness(self, round_: int) -> float:
@@ -54,19 +83,31 @@ class Rate:
         done = (round_ - 1) / max(1, self.rounds - 1)
         return min(1.0, done**LATE + self.lift)
 
+    @property
+    def width(self) -> float:
+        """Of the way from start to end, by how alike the first deltas are: 1 while it is not known."""
+        if self.alike is None or ALIKE[0] <= self.alike <= ALIKE[1]:
+            return 1.0
+        if self.alike < ALIKE[0]:
+            return ALIKE[0] / max(self.alike, 1e-3)
+        return max(FINEST_START, ALIKE[1] / self.alike)
+
     def uplink_code(self, round_: int) -> int:
         """Code of the step that boards are told in round `round_`; 0: each takes its own, the first round."""
         if self.preferred is None:
             return 0
-        steps = self.up.at(self.fineness(round_)) * self.coarser / self.base
+        steps = self.up.at(self.fineness(round_), self.width) * self.coarser / self.base
         return min(255, max(1, round(self.preferred + 4 * math.log2(steps))))
 
     def downlink_steps(self, round_: int) -> float:
         """Step of the downlink after round `round_`, in units of the root mean square of what moved."""
-        return min(64.0, self.down.at(self.fineness(round_)) * self.coarser)
+        return min(64.0, self.down.at(self.fineness(round_), self.width) * self.coarser)
 
-    def observe(self, own_codes: Sequence[int], loss: float | None) -> None:
-        """After a round: codes the boards would have chosen themselves, and the clients' mean training loss."""
+    def observe(self, own_codes: Sequence[int], loss: float | None, alike: float | None = None) -> None:
+        """After a round: codes the boards would have chosen themselves, the clients' mean training loss, how alike their deltas
+        are (the first that is known counts)."""
+        if self.alike is None:
+            self.alike = alike
         if own_codes:
             ordered = sorted(own_codes)
             median = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
@@ -99,8 +140,9 @@ class Rate:
 
     def state(self) -> dict:
         """What a checkpoint keeps."""
-        return {"preferred": self.preferred, "lift": self.lift, "coarser": self.coarser, "losses": list(self.losses)}
+        kept = {"preferred": self.preferred, "lift": self.lift, "coarser": self.coarser, "alike": self.alike}
+        return kept | {"losses": list(self.losses)}
 
     def restore(self, state: dict) -> None:
         self.preferred, self.lift, self.coarser = state["preferred"], state["lift"], state["coarser"]
-        self.losses = deque(state["losses"])
+        self.losses, self.alike = deque(state["losses"]), state["alike"]

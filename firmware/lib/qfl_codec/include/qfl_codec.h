@@ -100,11 +100,14 @@ int32_t *qfl_codec_dz_quantise(float *x, uint32_t n, uint32_t code, int8_t *resi
  */
 void qfl_codec_dz_with_feedback(float *x, uint32_t n, uint32_t columns, int8_t *residual, float kept, uint32_t code);
 
+enum { QFL_CODEC_DZ_FINER = -5, QFL_CODEC_DZ_COARSER = 10 }; /* a host's steps end finer than boards would choose */
+
 /* How a DZ delta is or was written. */
 typedef struct qfl_codec_dz_form {
     uint8_t code;   /* of the step */
     uint8_t agreed; /* the step is not in the delta: the other end knows it */
-    int8_t offset;  /* with `agreed`: by how many codes the encoder's own choice would have been coarser, -8..7 */
+    int8_t offset;  /* with `agreed`: by how many codes the encoder's own choice would have been coarser, QFL_CODEC_DZ_FINER..QFL_CODEC_DZ_COARSER,
+                     * saturated */
 } qfl_codec_dz_form;
 
 /* Symbols to bytes. QFL_E_NOMEM: they take more than cap. QFL_E_INVAL: the layout or the code is out of range. */

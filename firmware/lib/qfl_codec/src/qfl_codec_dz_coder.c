@@ -216,11 +216,11 @@ QFL_COLD qfl_status qfl_codec_dz_write(const qfl_codec_layout *layout, const int
     coder k;
     uint32_t values = qfl_codec_values(layout), head = form->agreed ? 1 : 2;
     *size = 0;
-    if (values == 0 || form->code == 0 || form->offset < -8 || form->offset > 7)
+    if (values == 0 || form->code == 0 || form->offset < QFL_CODEC_DZ_FINER || form->offset > QFL_CODEC_DZ_COARSER)
         return QFL_E_INVAL;
     if (cap < head)
         return QFL_E_NOMEM;
-    out[0] = form->agreed ? (uint8_t)(QFL_CODEC_DZ_AGREED | (form->offset + 8) << 4) : QFL_CODEC_DZ;
+    out[0] = form->agreed ? (uint8_t)(QFL_CODEC_DZ_AGREED | (form->offset - QFL_CODEC_DZ_FINER) << 4) : QFL_CODEC_DZ;
     if (!any(symbols, values)) { /* nothing to say */
         *size = 1;
         return QFL_OK;
@@ -248,7 +248,7 @@ QFL_COLD qfl_status qfl_codec_dz_read(const qfl_codec_layout *layout, const uint
     form->agreed = (in[0] & 0x0F) == QFL_CODEC_DZ_AGREED;
     uint32_t head = form->agreed ? 1 : 2;
     form->code = (uint8_t)agreed;
-    form->offset = form->agreed ? (int8_t)((in[0] >> 4) - 8) : 0;
+    form->offset = form->agreed ? (int8_t)((in[0] >> 4) + QFL_CODEC_DZ_FINER) : 0;
     if (form->agreed ? agreed == 0 : in[0] != QFL_CODEC_DZ)
         return QFL_E_FORMAT;
     if (n == 1) {

@@ -233,7 +233,7 @@ static qfl_status encode_with_feedback(qfl_device *d)
     if (d->round_step != 0) {
         form.code = d->round_step;
         form.agreed = 1;
-        form.offset = (int8_t)(off < -8 ? -8 : off > 7 ? 7 : off);
+        form.offset = (int8_t)(off < QFL_CODEC_DZ_FINER ? QFL_CODEC_DZ_FINER : off > QFL_CODEC_DZ_COARSER ? QFL_CODEC_DZ_COARSER : off);
     }
     uint32_t columns = classes(d), inputs = d->shape.layer[d->shape.layers - 1].in_c;
     uint32_t before = d->params - (columns != 0 ? (inputs + 1) * columns : 0); /* of other layers */

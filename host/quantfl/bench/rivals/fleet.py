@@ -21,7 +21,7 @@ from quantfl.fleet.prepare import client_seed
 from quantfl.fleet.rounds import select
 from quantfl.package.program import grid
 from quantfl.strategy.downlink import KEPT, Chain, Lattice, Update
-from quantfl.strategy.rate import Rate
+from quantfl.strategy.rate import Rate, likeness
 
 Watch = Callable[[int, int, np.ndarray], None]
 
@@ -107,20 +107,24 @@ class Fleet:
         """One round. RunError when a board or the head is no longer finite."""
         run = self.s.config.run
         total, weight, loss, boards = np.zeros(self.params.size), 0, 0.0, {}
+        weights, norms = [], []
         for index in select(run.seed, round_, len(self.lines), run.participation):
             try:
                 samples, mine, data = self._train(index, round_)
             except DeviceError as error:
                 raise RunError(f"round {round_}: {error}") from None
             seed = uplink_seed(run.seed, round_ & 0xFF, index)
-            total += float(samples) * self.up.decode(data, self.s.shapes, seed)
+            delta = self.up.decode(data, self.s.shapes, seed)
+            total += float(samples) * delta
+            weights.append(samples)
+            norms.append(float(np.linalg.norm(delta.astype(np.float64))))
             weight, loss = weight + samples, loss + samples * mine
             boards[f"board-{index:02d}"] = {"samples": samples, "delta_bytes": len(data)}
         with np.errstate(over="ignore"):
             params = (self.params + self.rival.server_lr * (total / weight)).astype(np.float32)
         if not np.isfinite(params).all():
             raise RunError(f"round {round_}: the aggregated head is not finite")
-        self.rate.observe([], loss / weight)
+        self.rate.observe([], loss / weight, likeness(total / weight, weights, norms))
         self.params = params
         self.downlink.advance(params, self.rate.downlink_steps(round_))
         if isinstance(self.downlink, RivalChain) and not self.rival.down_feedback:
