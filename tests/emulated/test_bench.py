@@ -54,8 +54,7 @@ def test_codec():
     for r in rows:
         assert r["same_bytes"], "the emulated M4 makes other bytes than the host"
         assert r["stack_bytes"] < 1024
-        if r["step_rms"] >= 4:
-            assert r["encode_insns_per_weight"] <= 120
+        assert r["encode_insns_per_weight"] <= 120  # at the step that runs end with, too
     assert {r["weights"] for r in rows} == {1290, 2570}
 
 

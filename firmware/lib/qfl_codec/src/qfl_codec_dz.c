@@ -64,6 +64,9 @@ static inline void quantise(float *x, float less, float step, int32_t most, uint
     }
     lost += whole;
     memcpy(&kept, &lost, 4);
+#ifdef __GNUC__
+    __asm__("" : "+r"(kept)); /* GCC would fetch its lowest byte through memory, an instruction more on a Cortex-M4 */
+#endif
     memcpy(x, &s, 4);
     *residual = (int8_t)(uint8_t)kept;
 }
