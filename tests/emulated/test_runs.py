@@ -18,6 +18,7 @@ import pytest
 from quantfl.core import lib
 from quantfl.core.link import Link
 from quantfl.emulate import best_kind, boot_fleet, close_all
+from quantfl.errors import RunError
 from quantfl.fleet import api
 from quantfl.fleet.checkpoint import RunFolder
 from quantfl.fleet.config import FleetTable
@@ -45,11 +46,23 @@ def test_eight_boards_learn_and_the_exported_model_scores_the_same(tmp_path):
     assert plain > 4 * (s["ledger"]["rounds_up_total"] + s["ledger"]["rounds_down_total"])
     folder = RunFolder(tmp_path / "r")
     lines = [json.loads(line) for line in folder.history.read_text().splitlines()]
-    assert [r["round"] for r in lines] == list(range(31))
+    assert [r["round"] for r in lines] == list(range(31)) and 0.0 < lines[-1]["alike"] < 1.0
     assert folder.plot.read_bytes()[:4] == b"\x89PNG"
     for board in s["ledger"]["boards"].values():
         # An emulator that the machine stalls for half a second is sent a frame again; that is all that may be.
         assert board["up"]["noise"] == 0 and board["up"]["retransmission"] < 0.2 * board["up_total"]
+
+
+def test_a_checkpoint_of_another_format_is_refused_in_a_line(tmp_path):
+    asyncio.run(api.run(demo_config(run={"rounds": 1}), base=DEMO_MODEL.parent, folder=tmp_path, kind="inproc"))
+    folder = RunFolder(tmp_path)
+    assert folder.load().round == 1
+    with np.load(folder.checkpoint) as z:
+        arrays = {k: z[k] for k in z.files}
+    meta = json.loads(bytes(arrays["meta"])) | {"format": 3}
+    np.savez(folder.checkpoint, **(arrays | {"meta": np.frombuffer(json.dumps(meta).encode(), np.uint8)}))
+    with pytest.raises(RunError, match="has format 3, this quantfl writes 4; start the run anew"):
+        folder.load()
 
 
 def run_with_boards(boards, shards, tmp_path, *, on_round=None, **tables):

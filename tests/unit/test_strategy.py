@@ -178,7 +178,7 @@ def test_boards_roundings_cancel_in_their_mean():
     assert len({same.downlink.board_head(i).tobytes() for i in range(8)}) == 1
 
 
-def test_the_lattice_gets_finer_an_octave_at_a_time_and_never_coarser():
+def test_the_lattice_gets_finer_an_octave_at_a_time():
     s, rng = lattice(), np.random.default_rng(8)
     codes = []
     for i in range(30):

@@ -19,7 +19,7 @@ from quantfl.errors import RunError
 from quantfl.fleet import ledger_store
 from quantfl.link.ledger import Ledger
 
-FORMAT = 3
+FORMAT = 4
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -113,7 +113,7 @@ class RunFolder:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise RunError(f"{self.checkpoint} cannot be read ({error}); start the run anew") from None
         if meta["format"] != FORMAT:
-            raise RunError(f"{self.checkpoint} has format {meta['format']}, this quantfl writes {FORMAT}")
+            raise RunError(f"{self.checkpoint} has format {meta['format']}, this quantfl writes {FORMAT}; start the run anew")
         return State(
             meta["round"], params, meta["package_sha256"], meta["config"], arrays, meta["downlink"], meta["rate"],
             meta["history"], ledger_store.load(self.ledger),

@@ -210,6 +210,7 @@ class Rounds:
         record = await self._record(round_, started, chosen, shares, failed)
         if verdict.refused:
             record["refused"] = verdict.refused
+        record["alike"] = f.strategy.rate.alike
         self._spend(round_)
         return record
 
