@@ -97,8 +97,18 @@ fuzz-quick: $(VENV)/.test
 fuzz: $(VENV)/.test
 	nice $(BIN)/python tests/fuzz/run.py $(T) --runs $(N)
 
+# Style and types: what `make format` would change is an error here.
+C_STYLE := $(shell git ls-files 'firmware/*.[ch]' 'tests/*.[ch]' ':!firmware/lib/monocypher')
+
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check -q .
+	$(BIN)/clang-format --dry-run -Werror $(C_STYLE)
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix -q .
+	$(BIN)/ruff format -q .
+	$(BIN)/clang-format -i $(C_STYLE)
 
 # Rebuild the shipped models (TensorFlow).
 recipes: $(VENV)/.test

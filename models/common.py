@@ -77,9 +77,16 @@ def augmented(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[np.ndarray, np.n
 
     rng, copies = np.random.default_rng(seed), [x.astype(np.float32)]
     for _ in range(3):
-        turned = [ndimage.rotate(i[..., 0], a, reshape=False, order=1) for i, a in zip(x, rng.uniform(-15, 15, len(x)), strict=True)]
+        turned = [
+            ndimage.rotate(i[..., 0], a, reshape=False, order=1)
+            for i, a in zip(x, rng.uniform(-15, 15, len(x)), strict=True)
+        ]
         shift = rng.integers(-2, 3, (len(x), 2))
-        copies.append(np.stack([np.roll(i, s, (0, 1)) for i, s in zip(turned, shift, strict=True)])[..., None].astype(np.float32))
+        copies.append(
+            np.stack([np.roll(i, s, (0, 1)) for i, s in zip(turned, shift, strict=True)])[..., None].astype(
+                np.float32
+            )
+        )
     return np.concatenate(copies), np.tile(y, 4)
 
 
@@ -93,12 +100,26 @@ def recipe_arguments(doc: str | None, epochs: int, sizes: tuple[int, ...] = ()):
     parser.add_argument("--epochs", type=int, default=epochs, help="0: untrained, to try the graph")
     parser.add_argument("--samples", type=int, help="at most so many training samples")
     if sizes:
-        parser.add_argument("--size", type=int, choices=sizes, default=sizes[0], help="pixels of the input's side")
+        parser.add_argument(
+            "--size", type=int, choices=sizes, default=sizes[0], help="pixels of the input's side"
+        )
     return parser.parse_args()
 
 
-def pretrain(tf, net, load, args, *, lr: float = 2e-3, batch: int = 64, warm: float = 0.0, resize: int | None = None,
-             flip: bool = False, shift: int = 0, small=None) -> bytes:  # fmt: skip
+def pretrain(
+    tf,
+    net,
+    load,
+    args,
+    *,
+    lr: float = 2e-3,
+    batch: int = 64,
+    warm: float = 0.0,
+    resize: int | None = None,
+    flip: bool = False,
+    shift: int = 0,
+    small=None,
+) -> bytes:
     """Train `net`, quantise it, print the accuracy reached, write args.out. load: gives the data set, asked only when there is
     something to train; without, the graph is quantised on noise.
 
@@ -120,23 +141,37 @@ def pretrain(tf, net, load, args, *, lr: float = 2e-3, batch: int = 64, warm: fl
     x, y = x[keep], y[keep]
     how = {"batch": batch, "warm": warm, "flip": flip, "shift": shift}
     if small is None:
-        net, told = fit(tf, net, x, y, args.epochs, args.out, lr=lr, resize=resize, **how), f"{args.epochs} epochs"
+        net, told = (
+            fit(tf, net, x, y, args.epochs, args.out, lr=lr, resize=resize, **how),
+            f"{args.epochs} epochs",
+        )
     else:
         fine = max(1, args.epochs // 10)
         small = fit(tf, small, x, y, args.epochs, args.out, lr=lr, **how)
         net.set_weights(small.get_weights())
         net = fit(tf, net, x, y, fine, args.out, lr=lr / 4, resize=resize, **how)
         told = f"{args.epochs} epochs, then {fine} at {resize} pixels"
-    score = np.mean([
-        (net.predict_on_batch(_scaled(tf, x_test[a : a + 200], resize)).argmax(1) == y_test[a : a + 200]).mean()
-        for a in range(0, len(y_test), 200)
-    ])  # fmt: skip
-    print(f"{ds.name}, {len(y):,} training samples, {told}: float accuracy {score:.4f} on {len(y_test):,} test samples")
+    score = np.mean(
+        [
+            (
+                net.predict_on_batch(_scaled(tf, x_test[a : a + 200], resize)).argmax(1)
+                == y_test[a : a + 200]
+            ).mean()
+            for a in range(0, len(y_test), 200)
+        ]
+    )
+    print(
+        f"{ds.name}, {len(y):,} training samples, {told}: float accuracy {score:.4f} on {len(y_test):,} test samples"
+    )
     data = quantise(tf, net, _scaled(tf, x[:300], resize))
     args.out.write_bytes(data)
     exact = tflite_accuracy(tf, data, _scaled(tf, x_test[:1000], resize), y_test[:1000])
-    print(f"{args.out.name}: {len(data):,} bytes; int8 accuracy {exact:.4f} on {len(y_test[:1000]):,} test samples")
-    print(f"this run: {(time.monotonic() - started) / 60:.1f} minutes, {time.process_time() / 60:.1f} of them on the processor")
+    print(
+        f"{args.out.name}: {len(data):,} bytes; int8 accuracy {exact:.4f} on {len(y_test[:1000]):,} test samples"
+    )
+    print(
+        f"this run: {(time.monotonic() - started) / 60:.1f} minutes, {time.process_time() / 60:.1f} of them on the processor"
+    )
     return data
 
 
@@ -152,14 +187,29 @@ def _moved(images: np.ndarray, offsets: np.ndarray, s: int) -> np.ndarray:
     return np.stack([p[a : a + side[0], b : b + side[1]] for p, (a, b) in zip(padded, offsets, strict=True)])
 
 
-def fit(tf, net, x: np.ndarray, y: np.ndarray, epochs: int, out: Path, *, lr: float, batch: int, warm: float,
-        flip: bool, shift: int, resize: int | None = None):  # fmt: skip
+def fit(
+    tf,
+    net,
+    x: np.ndarray,
+    y: np.ndarray,
+    epochs: int,
+    out: Path,
+    *,
+    lr: float,
+    batch: int,
+    warm: float,
+    flip: bool,
+    shift: int,
+    resize: int | None = None,
+):
     """The trained network. After each epoch it is kept with its optimiser in training-*.keras beside `out`: a run of the same network,
     data and settings goes on from there, with the batches that it would have seen. Delete the file to begin anew.
     """
     steps = len(y) // batch
     if not steps:
-        raise SystemExit(f"{len(y)} training samples are fewer than a batch of {batch}: ask for more with --samples")
+        raise SystemExit(
+            f"{len(y)} training samples are fewer than a batch of {batch}: ask for more with --samples"
+        )
     total = steps * epochs
     ramp = int(total * warm)
     schedule = tf.keras.optimizers.schedules.CosineDecay(
@@ -167,7 +217,9 @@ def fit(tf, net, x: np.ndarray, y: np.ndarray, epochs: int, out: Path, *, lr: fl
     )
     net.compile(tf.keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy", metrics=["accuracy"])
     settings = repr((net.to_json(), epochs, lr, batch, warm, flip, shift, resize)).encode()
-    name = hashlib.sha256(settings + np.ascontiguousarray(x).data + np.ascontiguousarray(y).data).hexdigest()[:12]
+    name = hashlib.sha256(settings + np.ascontiguousarray(x).data + np.ascontiguousarray(y).data).hexdigest()[
+        :12
+    ]
     kept, done = out.with_name(f"training-{name}.keras"), 0
     if kept.exists():
         try:
@@ -200,5 +252,7 @@ def fit(tf, net, x: np.ndarray, y: np.ndarray, epochs: int, out: Path, *, lr: fl
 
     if done < epochs:
         each = [tf.keras.callbacks.LambdaCallback(on_epoch_end=keep)]
-        net.fit(batches(), steps_per_epoch=steps, epochs=epochs, initial_epoch=done, verbose=2, callbacks=each)
+        net.fit(
+            batches(), steps_per_epoch=steps, epochs=epochs, initial_epoch=done, verbose=2, callbacks=each
+        )
     return net

@@ -44,7 +44,9 @@ def demo_config(**tables: dict):
     return config.model_copy(update=update)
 
 
-def demo_toml(path: Path, *, emulate: str = "native", boards: int = 4, rounds: int = 4, extra: str = "") -> Path:
+def demo_toml(
+    path: Path, *, emulate: str = "native", boards: int = 4, rounds: int = 4, extra: str = ""
+) -> Path:
     """A description beside nothing: the model is named by its absolute path."""
     path.write_text(
         f'[run]\nname = "t"\nrounds = {rounds}\nseed = 3\n[model]\npath = "{DEMO_MODEL}"\n'

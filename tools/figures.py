@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Paste measured figures into README.md and docs (PAGES), between `<!-- figures:NAME -->` and `<!-- end -->`.
 
-    python tools/figures.py            # runs the demo and `quantfl bench engine` and `bytes`, some minutes
-    python tools/figures.py engine     # only some of them
-    python tools/figures.py bytes=FILE # from the rows that `quantfl bench bytes --json` printed before
+python tools/figures.py            # runs the demo and `quantfl bench engine` and `bytes`, some minutes
+python tools/figures.py engine     # only some of them
+python tools/figures.py bytes=FILE # from the rows that `quantfl bench bytes --json` printed before
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ LEFT_OUT = ("noise", "security")
 
 
 def quantfl(*argv: str) -> object:
-    done = subprocess.run([sys.executable, "-m", "quantfl.cli.main", *argv, "--json"], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-m", "quantfl.cli.main", *argv, "--json"], capture_output=True, text=True, cwd=ROOT
+    )
     if done.returncode != 0:
         sys.exit(f"quantfl {' '.join(argv)} failed: {done.stderr.strip()}")
     return json.loads(done.stdout)
@@ -54,11 +56,23 @@ def demo() -> str:
     ledger, plain = s["ledger"], s["fp32"]
     rows = []
     for name, way in [(b, w) for b in list(ledger["boards"])[:2] for w in ("up", "down")]:
-        rows.append([name, way, *(f"{v:,}" for k, v in ledger["boards"][name][way].items() if k not in LEFT_OUT),
-                     f"{ledger['boards'][name][way + '_total']:,}"])  # fmt: skip
+        rows.append(
+            [
+                name,
+                way,
+                *(f"{v:,}" for k, v in ledger["boards"][name][way].items() if k not in LEFT_OUT),
+                f"{ledger['boards'][name][way + '_total']:,}",
+            ]
+        )
     for way in ("up", "down"):
-        rows.append(["all boards, rounds only", way, *(f"{v:,}" for k, v in ledger["rounds_" + way].items() if k not in LEFT_OUT),
-                     f"{ledger[f'rounds_{way}_total']:,}"])  # fmt: skip
+        rows.append(
+            [
+                "all boards, rounds only",
+                way,
+                *(f"{v:,}" for k, v in ledger["rounds_" + way].items() if k not in LEFT_OUT),
+                f"{ledger[f'rounds_{way}_total']:,}",
+            ]
+        )
     mine = ledger["rounds_up_total"] + ledger["rounds_down_total"]
     theirs = plain["rounds_up_total"] + plain["rounds_down_total"]
     text = (
@@ -68,7 +82,9 @@ def demo() -> str:
         f"{theirs / mine:.1f}× fewer.\n\n![the demo's summary](docs/demo.svg)\n\n![accuracy against bytes](docs/demo.png)\n\n"
         "Two of its links, in bytes:\n\n"
     )
-    return text + table(["link", "", "payload", "framing", "acknowledgement", "retransmission", "handshake", "total"], rows)
+    return text + table(
+        ["link", "", "payload", "framing", "acknowledgement", "retransmission", "handshake", "total"], rows
+    )
 
 
 def engine() -> str:
@@ -87,43 +103,88 @@ def engine() -> str:
         return "" if value is None else f" ({value:.2f}×)"
 
     return text + table(
-        ["model", "MACs", "instructions", "portable kernels", "M55 with Helium", "arena bytes", "stack bytes", "start-up", "bit-exact",
-         "training, per weight and sample"],
-        [[r["model"], f"{r['macs']:,}", f"{r['insns']:,}{share(r['insns_ratio'])}",
-          f"{r['portable_insns']:,}{share(r['portable_ratio'])}",
-          f"{r['m55_insns']:,} ({r['m55_insns'] / r['m55_dsp_insns']:.2f}×)" if r["m55_insns"] else "–",
-          f"{r['arena_bytes']:,}{share(r['arena_ratio'])}",
-          f"{r['stack_bytes']:,}", f"{r['open_share']:.1%}",
-          f"{r['bit_exact']} ({r['inputs_checked']} inputs)",
-          f"{r['train_insns_per_weight']:.1f}" if r["train_insns_per_weight"] else "–"] for r in rows],
-    )  # fmt: skip
+        [
+            "model",
+            "MACs",
+            "instructions",
+            "portable kernels",
+            "M55 with Helium",
+            "arena bytes",
+            "stack bytes",
+            "start-up",
+            "bit-exact",
+            "training, per weight and sample",
+        ],
+        [
+            [
+                r["model"],
+                f"{r['macs']:,}",
+                f"{r['insns']:,}{share(r['insns_ratio'])}",
+                f"{r['portable_insns']:,}{share(r['portable_ratio'])}",
+                f"{r['m55_insns']:,} ({r['m55_insns'] / r['m55_dsp_insns']:.2f}×)" if r["m55_insns"] else "–",
+                f"{r['arena_bytes']:,}{share(r['arena_ratio'])}",
+                f"{r['stack_bytes']:,}",
+                f"{r['open_share']:.1%}",
+                f"{r['bit_exact']} ({r['inputs_checked']} inputs)",
+                f"{r['train_insns_per_weight']:.1f}" if r["train_insns_per_weight"] else "–",
+            ]
+            for r in rows
+        ],
+    )
 
 
 def link() -> str:
     found = quantfl("bench", "link")
-    rows = [r for r in found if r["clock"] == "virtual" and r["latency_ms"] != 2 and r["ber"] in (0, 1e-5)]  # the whole is long
+    rows = [
+        r for r in found if r["clock"] == "virtual" and r["latency_ms"] != 2 and r["ber"] in (0, 1e-5)
+    ]  # the whole is long
     checks = [
         f"{r['direction']}, {r['latency_ms']:g} ms, bit error rate {r['ber']:g}: {r['utilisation']:.1%} of the line"
         f" ({next(v for v in rows if _alike(v, r))['utilisation']:.1%} in virtual time)"
-        for r in found if r["clock"] == "real"
-    ]  # fmt: skip
+        for r in found
+        if r["clock"] == "real"
+    ]
     text = (
         "`quantfl bench link`: the boards' and the host's own C on a serial line in virtual time. line used: share of the time in "
         "which the line carried bytes of use. Three of the lines once more in real time, paced between two sockets: "
         f"{'; '.join(checks)}.\n\n"
     )
     return text + table(
-        ["link", "direction", "baud", "latency, ms", "bit error rate", "goodput, B/s", "line used", "bytes per byte", "sent again"],
-        [[r["link"], r["direction"], f"{r['baud']:,}", f"{r['latency_ms']:g}", f"{r['ber']:g}", f"{r['goodput']:,}",
-          f"{r['utilisation']:.1%}", f"{r['overhead_ratio']:.3f}", f"{r['retransmitted']:,}"] for r in rows],
-    )  # fmt: skip
+        [
+            "link",
+            "direction",
+            "baud",
+            "latency, ms",
+            "bit error rate",
+            "goodput, B/s",
+            "line used",
+            "bytes per byte",
+            "sent again",
+        ],
+        [
+            [
+                r["link"],
+                r["direction"],
+                f"{r['baud']:,}",
+                f"{r['latency_ms']:g}",
+                f"{r['ber']:g}",
+                f"{r['goodput']:,}",
+                f"{r['utilisation']:.1%}",
+                f"{r['overhead_ratio']:.3f}",
+                f"{r['retransmitted']:,}",
+            ]
+            for r in rows
+        ],
+    )
 
 
 def _alike(a: dict, b: dict) -> bool:
     return all(a[k] == b[k] for k in ("link", "direction", "baud", "latency_ms", "ber"))
 
 
-SAVED: dict[str, Path] = {}  # benches whose rows come from a file: `quantfl bench NAME --json > FILE` of a longer run
+SAVED: dict[
+    str, Path
+] = {}  # benches whose rows come from a file: `quantfl bench NAME --json > FILE` of a longer run
 
 
 def bench_rows(name: str) -> list[dict]:
@@ -131,10 +192,17 @@ def bench_rows(name: str) -> list[dict]:
 
 
 def _bytes_row(r: dict) -> list[str]:
-    return [r["scheme"], str(r["seeds"]), f"{r['accuracy']:.3f} ± {r['accuracy_sd']:.3f}",
-            f"{r['up_bytes']:,}", f"{r['down_bytes']:,}",
-            f"{r['bytes_to_target']:,}" if r["bytes_to_target"] else f"reached by {r['seeds_at_target']} of {r['seeds']} seeds",
-            f"{r['ratio_to_fp32']:.1f}" if r["ratio_to_fp32"] else "–"]  # fmt: skip
+    return [
+        r["scheme"],
+        str(r["seeds"]),
+        f"{r['accuracy']:.3f} ± {r['accuracy_sd']:.3f}",
+        f"{r['up_bytes']:,}",
+        f"{r['down_bytes']:,}",
+        f"{r['bytes_to_target']:,}"
+        if r["bytes_to_target"]
+        else f"reached by {r['seeds_at_target']} of {r['seeds']} seeds",
+        f"{r['ratio_to_fp32']:.1f}" if r["ratio_to_fp32"] else "–",
+    ]
 
 
 BYTES_HEAD = ["up / down", "seeds", "accuracy", "up", "down", "bytes to target", "fp32's / these"]
@@ -148,7 +216,11 @@ def bytes_() -> str:
     seeds, ours = min(r["seeds"] for r in rows), [s.name for s in OWN]
     for key in dict.fromkeys((r["task"], r["split"], r["participation"]) for r in rows):
         here = {r["scheme"]: r for r in rows if (r["task"], r["split"], r["participation"]) == key}
-        rivals = [r for n, r in here.items() if n not in ours and not n.endswith("our downlink") and r["bytes_to_target"]]
+        rivals = [
+            r
+            for n, r in here.items()
+            if n not in ours and not n.endswith("our downlink") and r["bytes_to_target"]
+        ]
         if rivals:  # there are none beside the central setting
             best = min(rivals, key=lambda r: r["bytes_to_target"])
             some += [here[FP32.name], here[PAPER.name], best, here[DEFAULT.name]]
@@ -168,7 +240,8 @@ def bytes_all() -> str:
         first = some[0]
         parts.append(
             f"**{key[0]}**, {key[1]}, {key[2]:.0%} of {first['links']} boards a round, "
-            f"{first['rounds']} rounds; backbone: {first['backbone']}\n\n" + table(BYTES_HEAD, [_bytes_row(r) for r in some])
+            f"{first['rounds']} rounds; backbone: {first['backbone']}\n\n"
+            + table(BYTES_HEAD, [_bytes_row(r) for r in some])
         )
     return "\n\n".join(parts)
 
@@ -211,44 +284,119 @@ def quantisers() -> str:
 
 def ablations() -> str:
     rows = quantfl("bench", "ablations")
-    by = {kind: [r for r in rows if r["ablation"] == kind] for kind in dict.fromkeys(r["ablation"] for r in rows)}
+    by = {
+        kind: [r for r in rows if r["ablation"] == kind]
+        for kind in dict.fromkeys(r["ablation"] for r in rows)
+    }
     levels = table(
-        ["task", "code", "bits per weight", "accuracy",
-         "uplink bytes saved", "of both ways, fp32 down", "fp32's bytes to target / these"],
-        [[r["task"], _code(r),
-          f"{r['bits_per_weight']:.2f}", f"{r['accuracy']:.4f} ± {r['accuracy_sd']:.4f}", _share(r["uplink_saved"]),
-          _share(r["total_saved"]), _num(r["ratio_to_fp32"], ".2f")] for r in by["levels"]],
-    )  # fmt: skip
+        [
+            "task",
+            "code",
+            "bits per weight",
+            "accuracy",
+            "uplink bytes saved",
+            "of both ways, fp32 down",
+            "fp32's bytes to target / these",
+        ],
+        [
+            [
+                r["task"],
+                _code(r),
+                f"{r['bits_per_weight']:.2f}",
+                f"{r['accuracy']:.4f} ± {r['accuracy_sd']:.4f}",
+                _share(r["uplink_saved"]),
+                _share(r["total_saved"]),
+                _num(r["ratio_to_fp32"], ".2f"),
+            ]
+            for r in by["levels"]
+        ],
+    )
     begun = by["initialisation"]
     spread = table(
-        ["task", "start", "weights", "lr", "rms of a delta", "excess kurtosis", "range / rms", "entropy of BU(64), BU(16), bits",
-         "DZ(4), bits per weight"],
-        [[r["task"], r["start"], f"{r['weights']:,}", f"{r['lr']:g}", f"{r['delta_rms']:.4f}", f"{r['kurtosis']:.1f}",
-          f"{r['range_over_rms']:.1f}",
-          f"{r['entropy_bu64']:.2f}, {r['entropy_bu16']:.2f}", f"{r['dz4_bits']:.2f}"] for r in begun if r["codec"] == "fp32"],
-    )  # fmt: skip
+        [
+            "task",
+            "start",
+            "weights",
+            "lr",
+            "rms of a delta",
+            "excess kurtosis",
+            "range / rms",
+            "entropy of BU(64), BU(16), bits",
+            "DZ(4), bits per weight",
+        ],
+        [
+            [
+                r["task"],
+                r["start"],
+                f"{r['weights']:,}",
+                f"{r['lr']:g}",
+                f"{r['delta_rms']:.4f}",
+                f"{r['kurtosis']:.1f}",
+                f"{r['range_over_rms']:.1f}",
+                f"{r['entropy_bu64']:.2f}, {r['entropy_bu16']:.2f}",
+                f"{r['dz4_bits']:.2f}",
+            ]
+            for r in begun
+            if r["codec"] == "fp32"
+        ],
+    )
     cost = table(
         ["task", "start", "code", "accuracy", "rounds to target", "bytes to target"],
-        [[r["task"], r["start"], r["codec"], f"{r['accuracy']:.4f} ± {r['accuracy_sd']:.4f}", _num(r["rounds_to_target"], ".1f"),
-          _num(r["bytes_to_target"], ",.0f")] for r in begun],
-    )  # fmt: skip
+        [
+            [
+                r["task"],
+                r["start"],
+                r["codec"],
+                f"{r['accuracy']:.4f} ± {r['accuracy_sd']:.4f}",
+                _num(r["rounds_to_target"], ".1f"),
+                _num(r["bytes_to_target"], ",.0f"),
+            ]
+            for r in begun
+        ],
+    )
     pairs = {(r["task"], r["codec"], r["setting"], r["feedback"]): r for r in by["feedback"]}
     fed = table(
         ["task", "code", "without: bits, accuracy, points below fp32", "with feedback"],
-        [[task, f"{family}, {name}", *(
-            "diverges" if r["diverged"] else
-            f"{r['bits_per_weight']:.2f}, {r['accuracy']:.4f}, {round(100 * r['below_fp32'], 2) + 0.0:.2f}"
-            for r in (pairs[task, family, name, on] for on in (False, True)))]
-         for task, family, name in dict.fromkeys(k[:3] for k in pairs)],
-    )  # fmt: skip
+        [
+            [
+                task,
+                f"{family}, {name}",
+                *(
+                    "diverges"
+                    if r["diverged"]
+                    else f"{r['bits_per_weight']:.2f}, {r['accuracy']:.4f}, {round(100 * r['below_fp32'], 2) + 0.0:.2f}"
+                    for r in (pairs[task, family, name, on] for on in (False, True))
+                ),
+            ]
+            for task, family, name in dict.fromkeys(k[:3] for k in pairs)
+        ],
+    )
     limit = table(
         ["task", "code", "equal means within", "fewest bits without feedback", "with"],
-        [[r["task"], r["codec"], f"{100 * r['tolerance']:.1f} points",
-          *(f"{r[f'bits_{k}']:.2f} ({r[f'setting_{k}']})" if r[f"bits_{k}"] is not None else "none" for k in ("without", "with"))]
-         for r in by["feedback limit"]],
-    )  # fmt: skip
-    parts = ("**Number of levels**", levels, "**Initialisation**", spread, cost, "**Error feedback**", fed, limit,
-             pictures(rows, "ablations"))  # fmt: skip
+        [
+            [
+                r["task"],
+                r["codec"],
+                f"{100 * r['tolerance']:.1f} points",
+                *(
+                    f"{r[f'bits_{k}']:.2f} ({r[f'setting_{k}']})" if r[f"bits_{k}"] is not None else "none"
+                    for k in ("without", "with")
+                ),
+            ]
+            for r in by["feedback limit"]
+        ],
+    )
+    parts = (
+        "**Number of levels**",
+        levels,
+        "**Initialisation**",
+        spread,
+        cost,
+        "**Error feedback**",
+        fed,
+        limit,
+        pictures(rows, "ablations"),
+    )
     return f"Mean of {rows[0]['seeds']} seeds.\n\n" + "\n\n".join(parts)
 
 
@@ -259,18 +407,45 @@ def alternatives() -> str:
     cells = {(r["task"], r["step"], r["family"], r["setting"]): r for r in ways}
     told = table(
         ["way", *(f"{task}, step {step:g} rms" for task, step in kinds)],
-        [[", ".join(filter(None, name)), *(
-            f"{r['bits_per_weight']:.3f}, {r['nmse']:.3f}, " + ("–" if r["saved"] is None else _share(r["saved"]))
-            for r in (cells[(*kind, *name)] for kind in kinds))]
-         for name in dict.fromkeys((r["family"], r["setting"]) for r in ways)],
-    )  # fmt: skip
+        [
+            [
+                ", ".join(filter(None, name)),
+                *(
+                    f"{r['bits_per_weight']:.3f}, {r['nmse']:.3f}, "
+                    + ("–" if r["saved"] is None else _share(r["saved"]))
+                    for r in (cells[(*kind, *name)] for kind in kinds)
+                ),
+            ]
+            for name in dict.fromkeys((r["family"], r["setting"]) for r in ways)
+        ],
+    )
     whole = table(
-        ["task", "step", "zero up to", "decoded nearer to zero by", "symbols of at most", "accuracy (fp32's)", "up", "down",
-         "bytes to target"],
-        [[r["task"], f"{r['steps']:g} rms", f"{r['dead_zone']:g} steps", f"{r['nearer']:g} steps", str(r["most"] or "any"),
-          f"{r['accuracy']:.4f} ({r['fp32_accuracy']:.4f})", f"{r['up_bytes']:,}", f"{r['down_bytes']:,}",
-          _num(r["bytes_to_target"], ",.0f")] for r in runs],
-    )  # fmt: skip
+        [
+            "task",
+            "step",
+            "zero up to",
+            "decoded nearer to zero by",
+            "symbols of at most",
+            "accuracy (fp32's)",
+            "up",
+            "down",
+            "bytes to target",
+        ],
+        [
+            [
+                r["task"],
+                f"{r['steps']:g} rms",
+                f"{r['dead_zone']:g} steps",
+                f"{r['nearer']:g} steps",
+                str(r["most"] or "any"),
+                f"{r['accuracy']:.4f} ({r['fp32_accuracy']:.4f})",
+                f"{r['up_bytes']:,}",
+                f"{r['down_bytes']:,}",
+                _num(r["bytes_to_target"], ",.0f"),
+            ]
+            for r in runs
+        ],
+    )
     return (
         f"One message (bits per weight, NMSE, share of DZ's bits saved at that loss):\n\n{told}\n\n"
         f"Whole runs, mean of {runs[0]['seeds']} seeds, one step from begin to end, error feedback, our downlink (8 to 2 rms, dither "
@@ -282,32 +457,72 @@ def flash() -> str:
     rows = quantfl("bench", "flash")
     names = list(rows[0])[1:-1]
     body = [[f"`{r['firmware']}`", *(f"{r[n]:,}" for n in names)] for r in rows]
-    return "`quantfl bench flash`: bytes of flash, packages not counted.\n\n" + table(["firmware", *names], body)
+    return "`quantfl bench flash`: bytes of flash, packages not counted.\n\n" + table(
+        ["firmware", *names], body
+    )
 
 
 def train() -> str:
     rows = [r for r in bench_rows("train") if r["persons"]]
     return table(
-        ["task", "trained", "head", "params", "before", "after", "TensorFlow", "insns/sample", "RAM of the fit"],
-        [[f"{r['task']} ({r['persons']} persons, {r['test_samples']} test samples)", r["train"], r["cut"].replace("*", r"\*"),
-          f"{r['params']:,}", f"{r['accuracy_before']:.3f}", f"{r['accuracy']:.3f}", f"{r['reference_accuracy']:.3f}",
-          f"{r['insns_per_sample']:,.0f}", f"{r['ram_bytes']:,}"] for r in rows],
-    )  # fmt: skip
+        [
+            "task",
+            "trained",
+            "head",
+            "params",
+            "before",
+            "after",
+            "TensorFlow",
+            "insns/sample",
+            "RAM of the fit",
+        ],
+        [
+            [
+                f"{r['task']} ({r['persons']} persons, {r['test_samples']} test samples)",
+                r["train"],
+                r["cut"].replace("*", r"\*"),
+                f"{r['params']:,}",
+                f"{r['accuracy_before']:.3f}",
+                f"{r['accuracy']:.3f}",
+                f"{r['reference_accuracy']:.3f}",
+                f"{r['insns_per_sample']:,.0f}",
+                f"{r['ram_bytes']:,}",
+            ]
+            for r in rows
+        ],
+    )
 
 
 def train_dense() -> str:
     rows = [r for r in bench_rows("train") if not r["persons"]]
     return table(
         ["layer", "insns/sample", "per weight", "RAM of the fit"],
-        [[r["cut"], f"{r['insns_per_sample']:,.0f}", f"{r['insns_per_weight']:.1f}", f"{r['ram_bytes']:,}"] for r in rows],
+        [
+            [r["cut"], f"{r['insns_per_sample']:,.0f}", f"{r['insns_per_weight']:.1f}", f"{r['ram_bytes']:,}"]
+            for r in rows
+        ],
     )
 
 
 FIGURES = {
-    "demo": demo, "engine": engine, "flash": flash, "link": link, "bytes": bytes_, "bytes-all": bytes_all,
-    "quantisers": quantisers, "alternatives": alternatives, "ablations": ablations, "train": train, "train-dense": train_dense,
-}  # fmt: skip
-PAGES = (ROOT / "README.md", ROOT / "docs" / "BENCH.md", ROOT / "docs" / "PORTING.md", ROOT / "docs" / "TRAINING.md")
+    "demo": demo,
+    "engine": engine,
+    "flash": flash,
+    "link": link,
+    "bytes": bytes_,
+    "bytes-all": bytes_all,
+    "quantisers": quantisers,
+    "alternatives": alternatives,
+    "ablations": ablations,
+    "train": train,
+    "train-dense": train_dense,
+}
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "docs" / "BENCH.md",
+    ROOT / "docs" / "PORTING.md",
+    ROOT / "docs" / "TRAINING.md",
+)
 
 
 def main() -> None:

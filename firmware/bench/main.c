@@ -20,8 +20,12 @@
 #define REG(a) (*(volatile uint32_t *)(uintptr_t)(a))
 
 enum {
-    UART0 = QFL_UART0, JOB = QFL_MEMORY + 0x300000, PACKAGE = QFL_MEMORY + 0x400000, ARENA = QFL_MEMORY + 0x800000,
-    HEAD = QFL_MEMORY + 0xC00000, PAINT = 0x5A5A5A5A
+    UART0 = QFL_UART0,
+    JOB = QFL_MEMORY + 0x300000,
+    PACKAGE = QFL_MEMORY + 0x400000,
+    ARENA = QFL_MEMORY + 0x800000,
+    HEAD = QFL_MEMORY + 0xC00000,
+    PAINT = 0x5A5A5A5A
 };
 
 extern uint32_t __stack_limit[];
@@ -118,7 +122,8 @@ static void train(const qfl_nn *nn, uint32_t inputs)
     int8_t *q = (int8_t *)(labels + inputs);
     memcpy(w, nn->head_params, 4 * params);
     for (uint32_t i = 0; i < inputs; i++) {
-        memcpy((uint8_t *)ARENA + nn->input_offset, (const uint8_t *)JOB + 8 + i * nn->input_size, nn->input_size);
+        memcpy((uint8_t *)ARENA + nn->input_offset, (const uint8_t *)JOB + 8 + i * nn->input_size,
+               nn->input_size);
         qfl_nn_run(nn, (uint8_t *)ARENA, 0, nn->cut_op);
         memcpy(q + i * features, (const uint8_t *)ARENA + nn->feature_offset, features);
         labels[i] = (uint16_t)(i % qfl_head_classes(&shape));
@@ -139,8 +144,8 @@ static void train(const qfl_nn *nn, uint32_t inputs)
 static const char hex[] = "0123456789abcdef";
 
 /* What a board does to a delta: feedback, quantising, writing; and reading it back. In the memory it has at that time. */
-static __attribute__((noinline)) void codec_steps(uint32_t n, const qfl_codec_layout *layout, uint32_t code, uint32_t insns[3],
-                                                  uint32_t *size)
+static __attribute__((noinline)) void codec_steps(uint32_t n, const qfl_codec_layout *layout, uint32_t code,
+                                                  uint32_t insns[3], uint32_t *size)
 {
     float *x = (float *)ARENA;
     int8_t *residual = (int8_t *)HEAD;
@@ -202,7 +207,8 @@ int main(void)
     number("arena ", nn.arena_size);
     qfl_nn_output(&nn, nn.op_count - 1, &at, &n);
     for (uint32_t i = 0; i < inputs; i++) {
-        memcpy((uint8_t *)ARENA + nn.input_offset, (const uint8_t *)JOB + 8 + i * nn.input_size, nn.input_size);
+        memcpy((uint8_t *)ARENA + nn.input_offset, (const uint8_t *)JOB + 8 + i * nn.input_size,
+               nn.input_size);
         number("stack ", run_painted(&nn, &insns));
         number("insns ", insns);
         text("output ");

@@ -10,11 +10,19 @@
 
 #define REG(a) (*(volatile uint32_t *)(uintptr_t)(a))
 
-enum { TIMER0 = 0x40000000, UART0 = 0x40004000, INSNS_PER_TICK = 40, PAINT = 0x5A5A5A5A, FRAME = 256, MESSAGE = 4096 };
+enum {
+    TIMER0 = 0x40000000,
+    UART0 = 0x40004000,
+    INSNS_PER_TICK = 40,
+    PAINT = 0x5A5A5A5A,
+    FRAME = 256,
+    MESSAGE = 4096
+};
 
 extern uint32_t __stack_limit[];
 
-static uint8_t key[QFL_CRYPT_KEY], owner[QFL_CRYPT_KEY], nonce[QFL_CRYPT_NONCE], tag[QFL_CRYPT_TAG], signature[QFL_CRYPT_SIGNATURE];
+static uint8_t key[QFL_CRYPT_KEY], owner[QFL_CRYPT_KEY], nonce[QFL_CRYPT_NONCE], tag[QFL_CRYPT_TAG],
+    signature[QFL_CRYPT_SIGNATURE];
 static uint8_t text[1024 + 64], wire[2048];
 static uint64_t memory[2][2048];
 static qfl_link *host, *board;
@@ -78,7 +86,8 @@ static void answer_syn(void)
 
 static qfl_link *make(unsigned i, int initiator)
 {
-    qfl_link_config c = {.message_max = MESSAGE, .frame_max = FRAME, .window = 4, .initiator = (uint8_t)initiator};
+    qfl_link_config c = {
+        .message_max = MESSAGE, .frame_max = FRAME, .window = 4, .initiator = (uint8_t)initiator};
     qfl_link *l = NULL;
     (void)qfl_link_init(&l, &c, memory[i], sizeof memory[i]);
     return l;
@@ -105,7 +114,8 @@ static void exchange(int keys, uint32_t n)
     for (int i = 0; i < 2; i++) {
         (void)qfl_link_send(host, NULL, 0, text, n);
         wire_n = qfl_link_pull(host, wire, sizeof wire, 0);
-        measure(i == 0 ? (keys ? "first_keyed" : "first_plain") : (keys ? "receive_keyed" : "receive_plain"), n, receive);
+        measure(i == 0 ? (keys ? "first_keyed" : "first_plain") : (keys ? "receive_keyed" : "receive_plain"),
+                n, receive);
         qfl_link_release(board, 0);
         (void)qfl_link_send(board, NULL, 0, text, n);
         measure(keys ? "send_keyed" : "send_plain", n, send);
@@ -133,7 +143,8 @@ int main(void)
     }
     measure("sign", 32, sign);
     measure("check", 32, check);
-    say(qfl_crypt_check(owner, "quantfl package 1", text, 32, signature) == QFL_OK ? "right 0 0 0\n" : "wrong 0 0 0\n");
+    say(qfl_crypt_check(owner, "quantfl package 1", text, 32, signature) == QFL_OK ? "right 0 0 0\n"
+                                                                                   : "wrong 0 0 0\n");
     exchange(0, 5);
     exchange(1, 5);
     exchange(0, FRAME);

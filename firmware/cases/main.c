@@ -57,7 +57,8 @@ static uint32_t one_case(int32_t in, uint32_t size, uint32_t inputs, uint8_t **o
     if (qfl_nn_open(&nn, package, size) != QFL_OK)
         return REFUSED;
     qfl_nn_output(&nn, nn.op_count - 1, &at, &n);
-    uint32_t given = inputs * nn.input_size, used = aligned(size) + aligned(given) + aligned(inputs * n) + 2 * GUARD;
+    uint32_t given = inputs * nn.input_size,
+             used = aligned(size) + aligned(given) + aligned(inputs * n) + 2 * GUARD;
     if (used + nn.arena_size > room)
         return TOO_LARGE;
     if (qfl_host_read(in, x, given) != given)
@@ -73,7 +74,8 @@ int main(void)
     int32_t in = qfl_host_open("cases", 0), out = qfl_host_open("results", 1);
     if (in < 0 || out < 0)
         qfl_host_exit(1);
-    while (qfl_host_read(in, head, sizeof head) == sizeof head) { /* sizes of package, inputs' number and bytes */
+    while (qfl_host_read(in, head, sizeof head) ==
+           sizeof head) { /* sizes of package, inputs' number and bytes */
         uint8_t *outputs = NULL;
         uint32_t bytes, status;
         next += (uint32_t)sizeof head + aligned(head[0]) + head[2];

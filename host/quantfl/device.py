@@ -23,7 +23,19 @@ from quantfl.link.clock import monotonic
 from quantfl.link.keys import KeyRing, is_emulated, warn_plain
 from quantfl.link.session import Answer, Session
 from quantfl.link.transport import BAUD, open_transport
-from quantfl.messages import CODEC_AT, KEPT, RESETS, STATES, Delta, DeviceInfo, DeviceStatus, Rest, StaleHead, loss_of, uid_of
+from quantfl.messages import (
+    CODEC_AT,
+    KEPT,
+    RESETS,
+    STATES,
+    Delta,
+    DeviceInfo,
+    DeviceStatus,
+    Rest,
+    StaleHead,
+    loss_of,
+    uid_of,
+)
 from quantfl.package.build import PARTS, codec_linked, codec_name, lacking
 
 _REQUEST_S = 5.0
@@ -43,9 +55,15 @@ class Device:
     """
 
     def __init__(
-        self, url: str, *, name: str | None = None, baud: int = BAUD, session: Session | None = None,
-        patience: float = 5.0, keys: KeyRing | None = None,
-    ):  # fmt: skip
+        self,
+        url: str,
+        *,
+        name: str | None = None,
+        baud: int = BAUD,
+        session: Session | None = None,
+        patience: float = 5.0,
+        keys: KeyRing | None = None,
+    ):
         self.url, self.patience = url, patience
         self.name = name or url
         self.session = session or Session(open_transport(url, baud=baud), keys=keys)
@@ -54,7 +72,9 @@ class Device:
         self._restarted = False
         self.port_lost = 0  # bytes the board's port had dropped when its books were last seen
         self._config: bytes | None = None
-        self._agreed: tuple[Counters, Counters] | None = None  # both ends' books (ours, theirs) when last compared
+        self._agreed: tuple[Counters, Counters] | None = (
+            None  # both ends' books (ours, theirs) when last compared
+        )
 
     async def __aenter__(self) -> Device:
         await self.open()
@@ -77,7 +97,13 @@ class Device:
         return self.session.counters()
 
     async def _request(
-        self, kind: int, body: bytes = b"", *, timeout: float = _REQUEST_S, number: int | None = None, head: int | None = None
+        self,
+        kind: int,
+        body: bytes = b"",
+        *,
+        timeout: float = _REQUEST_S,
+        number: int | None = None,
+        head: int | None = None,
     ) -> Answer:
         """A request that survives a broken link: reconnects and asks again until `timeout` s have passed, or until
         the board has been away for `patience` s.
@@ -87,14 +113,18 @@ class Device:
         with self.session.engaged():
             return await self._persist(kind, body, timeout, number, rest)
 
-    async def _ask(self, kind: int, body: bytes, timeout: float, number: int | None, rest: Rest | None) -> Answer:
+    async def _ask(
+        self, kind: int, body: bytes, timeout: float, number: int | None, rest: Rest | None
+    ) -> Answer:
         session = self.session
         if rest is not None and session.partial:
             rest.take(session.partial)
         session.partial = b""
         if rest is not None and rest.data:
             offset = struct.pack("<I", len(rest.data))
-            whole = rest.whole(await session.request(lib.QFL_MSG_REST, rest.named + offset, timeout=timeout, number=number))
+            whole = rest.whole(
+                await session.request(lib.QFL_MSG_REST, rest.named + offset, timeout=timeout, number=number)
+            )
             if whole is not None:
                 return whole
         return await session.request(kind, body, timeout=timeout, number=number)
@@ -116,7 +146,9 @@ class Device:
                 await session.close()
             raise
 
-    async def _persist(self, kind: int, body: bytes, timeout: float, number: int | None, rest: Rest | None) -> Answer:
+    async def _persist(
+        self, kind: int, body: bytes, timeout: float, number: int | None, rest: Rest | None
+    ) -> Answer:
         deadline = monotonic() + timeout
         pause, away = 0.05, None
         while True:
@@ -137,7 +169,9 @@ class Device:
                 raise  # asking again would not change it
             except LinkError:
                 now = monotonic()
-                if now + pause >= deadline or (away is not None and now - away > self.session.patience(self.patience)):
+                if now + pause >= deadline or (
+                    away is not None and now - away > self.session.patience(self.patience)
+                ):
                     raise
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 1.0)
@@ -150,7 +184,9 @@ class Device:
         return DeviceError(f"{self.name} refused {what}: {status_text(answer.status)}", answer.status)
 
     def _garbled(self, what: str) -> DeviceError:
-        return DeviceError(f"{self.name} answered {what} with bytes that make no sense; is its firmware of this version?")
+        return DeviceError(
+            f"{self.name} answered {what} with bytes that make no sense; is its firmware of this version?"
+        )
 
     async def hello(self, timeout: float = _REQUEST_S, *, provisioning: bool = False) -> DeviceInfo:
         """The board's self-description. Warns of a plain link to a real board, unless it is about to get its key."""
@@ -170,8 +206,14 @@ class Device:
                 head=int(raw["head"]) if "head" in raw else None,
                 battery_percent=charge if (charge := int(raw.get("battery", -1))) in range(101) else None,
                 kept=tuple(text for bit, text in enumerate(KEPT) if int(raw.get("kept", 0)) >> bit & 1),
-                **{k: int(raw[k]) for k in ("ram", "flash", "arena", "store", "uptime_ms", "lost", "operators", "selftest")},
-                **{k: int(raw.get(k, 0)) for k in ("params", "features", "classes", "samples", "capacity", "keys")},
+                **{
+                    k: int(raw[k])
+                    for k in ("ram", "flash", "arena", "store", "uptime_ms", "lost", "operators", "selftest")
+                },
+                **{
+                    k: int(raw.get(k, 0))
+                    for k in ("params", "features", "classes", "samples", "capacity", "keys")
+                },
                 **{k: int(raw[k]) for k in ("codecs", "kinds", "parts") if k in raw},
             )
         except (cbor2.CBORDecodeError, KeyError, TypeError, ValueError):
@@ -193,7 +235,9 @@ class Device:
         quantfl.provision does this together with the key file.
         """
         self.require("keys", "keys")
-        flags = (lib.QFL_KEYS_LINK if key is not None else 0) | (lib.QFL_KEYS_OWNER if owner is not None else 0)
+        flags = (lib.QFL_KEYS_LINK if key is not None else 0) | (
+            lib.QFL_KEYS_OWNER if owner is not None else 0
+        )
         body = bytes((flags,)) + (key or b"") + (owner or b"")
         answer = await self._request(lib.QFL_MSG_KEYS, body, timeout=timeout)
         if answer.status < 0:
@@ -206,7 +250,9 @@ class Device:
         """
         answer = await self._request(lib.QFL_MSG_SELFTEST, timeout=timeout)
         if answer.status == lib.QFL_E_NOMEM:
-            raise DeviceError(f"{self.name} has no memory to spare for a self-test; reset it: it tests itself when it starts")
+            raise DeviceError(
+                f"{self.name} has no memory to spare for a self-test; reset it: it tests itself when it starts"
+            )
         if answer.status < 0:
             raise self._refused(answer, "to test itself")
         if len(answer.body) != 6:
@@ -219,11 +265,22 @@ class Device:
             raise self._refused(answer, "its status")
         if len(answer.body) != 22:
             raise self._garbled("a status request")
-        state, flags, samples, capacity, head, round_, rejected, *held = struct.unpack("<BBHHIHIHHH", answer.body)
+        state, flags, samples, capacity, head, round_, rejected, *held = struct.unpack(
+            "<BBHHIHIHHH", answer.body
+        )
         return DeviceStatus(
-            STATES.get(state, "unknown"), bool(flags & 1), bool(flags & 2), bool(flags & 4),
-            samples, capacity, head, round_, rejected, bool(flags & 16), *held,
-        )  # fmt: skip
+            STATES.get(state, "unknown"),
+            bool(flags & 1),
+            bool(flags & 2),
+            bool(flags & 4),
+            samples,
+            capacity,
+            head,
+            round_,
+            rejected,
+            bool(flags & 16),
+            *held,
+        )
 
     async def push(
         self, package: bytes, *, timeout: float = 120.0, progress: Callable[[int, int], None] | None = None
@@ -280,7 +337,9 @@ class Device:
                 raise self._refused(answer, what)
             return moved
 
-    async def _stream(self, data: bytes, at: int, timeout: float, progress: Callable[[int, int], None] | None) -> int:
+    async def _stream(
+        self, data: bytes, at: int, timeout: float, progress: Callable[[int, int], None] | None
+    ) -> int:
         start, session = at, self.session
         chunk, ahead = session.link.piece, session.link.ahead
         while not session.refusals.empty():
@@ -292,7 +351,9 @@ class Device:
                 if answer.number == number:
                     raise _Resume
             piece = data[at : at + chunk]
-            await session.send(lib.QFL_MSG_PUT_DATA, number, struct.pack("<I", at) + piece, timeout=timeout, ahead=ahead)
+            await session.send(
+                lib.QFL_MSG_PUT_DATA, number, struct.pack("<I", at) + piece, timeout=timeout, ahead=ahead
+            )
             at += len(piece)
             if progress is not None:
                 progress(at, len(data))
@@ -305,15 +366,20 @@ class Device:
     def require(self, part: str, what: str) -> None:
         """DeviceError when it was not."""
         if not self.has(part):
-            raise DeviceError(f"{self.name} has no {what} in its firmware; build it with QFL_{part.upper()}=1 (docs/PORTING.md)",
-                              lib.QFL_E_UNSUPPORTED)  # fmt: skip
+            raise DeviceError(
+                f"{self.name} has no {what} in its firmware; build it with QFL_{part.upper()}=1 (docs/PORTING.md)",
+                lib.QFL_E_UNSUPPORTED,
+            )
 
     def require_codec(self, name: str) -> None:
         """DeviceError when the board's firmware has not this codec ("dz", "bu" ...)."""
         if self.info is not None and not codec_linked(name, self.info.codecs):
             has = ", ".join(n for n in CODECS if codec_linked(n, self.info.codecs))
-            raise DeviceError(f"{self.name} has no codec {name} in its firmware, only {has}; choose one of these, or build it with "
-                              "QFL_CODECS (docs/PORTING.md)", lib.QFL_E_UNSUPPORTED)  # fmt: skip
+            raise DeviceError(
+                f"{self.name} has no codec {name} in its firmware, only {has}; choose one of these, or build it with "
+                "QFL_CODECS (docs/PORTING.md)",
+                lib.QFL_E_UNSUPPORTED,
+            )
 
     async def configure(self, config: bytes, *, timeout: float = _REQUEST_S) -> None:
         """Set a run's hyper-parameters (`config_bytes`); repeated on the board's demand after a reset. DeviceError when the board
@@ -339,7 +405,9 @@ class Device:
         body = struct.pack("<IB", head, step) + (update or b"")
         deadline = monotonic() + timeout
         for attempt in (0, 1):
-            answer = await self._request(kind, body, timeout=max(0.1, deadline - monotonic()), number=round_ & 0xFF, head=5)
+            answer = await self._request(
+                kind, body, timeout=max(0.1, deadline - monotonic()), number=round_ & 0xFF, head=5
+            )
             if answer.status == lib.QFL_E_STATE and self._config is not None and attempt == 0:
                 await self.configure(self._config)  # the board was reset since
                 continue
@@ -377,7 +445,9 @@ class Device:
         if answer.body[:4] != struct.pack("<I", result):
             raise DeviceError(f"{self.name} says it took an update, but holds a head of another hash")
 
-    async def evaluate(self, *, held_back: bool = False, in_use: bool = False, timeout: float = 60.0) -> Score:
+    async def evaluate(
+        self, *, held_back: bool = False, in_use: bool = False, timeout: float = 60.0
+    ) -> Score:
         """Score of the board's global head on its local samples, or on those held back only. in_use: of the head it uses, which is its
         own where it has a better one."""
         flags = lib.QFL_EVAL_HELD * held_back | lib.QFL_EVAL_IN_USE * in_use
@@ -429,8 +499,12 @@ class Device:
             # Where question or answer had to be repeated, the two ends' books are of different moments; where they differ, what was
             # on the line may still come: they are compared when they differ twice by the same.
             steady, apart = all(getattr(asked, n) == getattr(ours, n) for n in _STEADY), theirs - ours.swapped
-            if steady and (self._agreed is None or apart == before or ours.swapped.digest == theirs.digest
-                           or theirs.digest == self._peer_books(ours).digest):  # fmt: skip
+            if steady and (
+                self._agreed is None
+                or apart == before
+                or ours.swapped.digest == theirs.digest
+                or theirs.digest == self._peer_books(ours).digest
+            ):
                 break
             before = apart if steady else None
         else:

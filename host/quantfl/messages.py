@@ -124,9 +124,22 @@ def config_bytes(
     kind, flags, levels = codec.fields
     flags |= lib.QFL_CONFIG_PERSONAL * personal
     return struct.pack(
-        "<BIIffffHHBBBHB", 2, run_id & 0xFFFFFFFF, seed & 0xFFFFFFFF, fit.lr, fit.momentum, fit.weight_decay, fit.prox,
-        fit.epochs, fit.batch, fit.holdout, kind, flags, levels, round(255 * keep),
-    )  # fmt: skip
+        "<BIIffffHHBBBHB",
+        2,
+        run_id & 0xFFFFFFFF,
+        seed & 0xFFFFFFFF,
+        fit.lr,
+        fit.momentum,
+        fit.weight_decay,
+        fit.prox,
+        fit.epochs,
+        fit.batch,
+        fit.holdout,
+        kind,
+        flags,
+        levels,
+        round(255 * keep),
+    )
 
 
 def loss_of(packed: int) -> float:
@@ -147,7 +160,11 @@ class Rest:
     @property
     def named(self) -> bytes:
         """How REST names the answer."""
-        return bytes((lib.QFL_MSG_TRAIN,)) + self.body[:4] if self.head else bytes((lib.QFL_MSG_STATS,)) + self.body
+        return (
+            bytes((lib.QFL_MSG_TRAIN,)) + self.body[:4]
+            if self.head
+            else bytes((lib.QFL_MSG_STATS,)) + self.body
+        )
 
     def take(self, partial: bytes) -> None:
         """Keep the front of an answer, or of the rest of one."""

@@ -99,4 +99,3 @@ async def remove(device: Device, *, timeout: float = 10.0) -> str:
         await device.set_keys(None, None, timeout=timeout)
     ring.forget(uid)
     return uid
-

@@ -21,23 +21,27 @@ SEED = 11
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="where to write the int8 .tflite")
     parser.add_argument("--data", type=Path, help="folder of spsw_har.npz")
     args = parser.parse_args()
     phone, watch = load_activity(args.data, "phone"), load_activity(args.data, "watch")
     tf = seeded_tensorflow(SEED)
     layers = tf.keras.layers
-    net = tf.keras.Sequential([
-        layers.Input((WINDOW, CHANNELS)),
-        layers.Conv1D(16, 5, strides=2, padding="same", activation="relu"),
-        layers.Conv1D(32, 5, strides=2, padding="same", activation="relu"),
-        layers.Conv1D(64, 3, strides=2, padding="same", activation="relu"),
-        layers.GlobalAveragePooling1D(),
-        layers.Dropout(0.2),
-        layers.Dense(len(CLASSES), name="head"),
-        layers.Softmax(),
-    ])  # fmt: skip
+    net = tf.keras.Sequential(
+        [
+            layers.Input((WINDOW, CHANNELS)),
+            layers.Conv1D(16, 5, strides=2, padding="same", activation="relu"),
+            layers.Conv1D(32, 5, strides=2, padding="same", activation="relu"),
+            layers.Conv1D(64, 3, strides=2, padding="same", activation="relu"),
+            layers.GlobalAveragePooling1D(),
+            layers.Dropout(0.2),
+            layers.Dense(len(CLASSES), name="head"),
+            layers.Softmax(),
+        ]
+    )
     net.compile(tf.keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
     net.fit(phone.x_train, phone.y_train, epochs=60, batch_size=32, verbose=0)
     for ds, where in ((phone, "phones (domain of pre-training)"), (watch, "watches of the fleet")):

@@ -23,7 +23,9 @@ SEED, CLASSES = 7, 100
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="where to write the int8 .tflite")
     parser.add_argument("--resnet", type=Path, required=True, help="MLPerf Tiny's pretrainedResnet.h5")
     parser.add_argument("--data", type=Path, help="folder of CIFAR-100")

@@ -51,7 +51,9 @@ def build(tf):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="where to write the int8 .tflite")
     out = parser.parse_args().out
     tf = seeded_tensorflow(SEED)
@@ -64,9 +66,14 @@ def main() -> None:
     fleet = load_digits(None)
     upright = np.ascontiguousarray(np.rot90(fleet.x_test, -1, axes=(1, 2)))
     print(f"{out.name}: {len(data):,} bytes")
-    for name, images in (("upright (domain of pre-training)", upright), ("turned (domain of the fleet)", fleet.x_test)):
+    for name, images in (
+        ("upright (domain of pre-training)", upright),
+        ("turned (domain of the fleet)", fleet.x_test),
+    ):
         exact = float((net.predict(images, verbose=0).argmax(1) == fleet.y_test).mean())
-        print(f"accuracy, {name}: float {exact:.4f}, int8 {tflite_accuracy(tf, data, images, fleet.y_test):.4f}")
+        print(
+            f"accuracy, {name}: float {exact:.4f}, int8 {tflite_accuracy(tf, data, images, fleet.y_test):.4f}"
+        )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ SEED = 3
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="where to write the int8 .tflite")
     parser.add_argument("--data", type=Path, help="folder of femnist_train.npz and femnist_test.npz")
     args = parser.parse_args()
@@ -34,9 +36,15 @@ def main() -> None:
     net.compile(tf.keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
     x, y = augmented(letters.x_train, letters.y_train, SEED)
     net.fit(x, y, epochs=25, batch_size=64, verbose=0)
-    score = float((net.predict(letters.x_test.astype(np.float32), verbose=0).argmax(1) == letters.y_test).mean())
-    print(f"letters (domain of pre-training), 52 classes: float accuracy {score:.4f} on {len(letters.y_test):,} test images")
-    head = layers.Dense(10, name="head", kernel_initializer=tf.keras.initializers.RandomNormal(stddev=0.01, seed=SEED))
+    score = float(
+        (net.predict(letters.x_test.astype(np.float32), verbose=0).argmax(1) == letters.y_test).mean()
+    )
+    print(
+        f"letters (domain of pre-training), 52 classes: float accuracy {score:.4f} on {len(letters.y_test):,} test images"
+    )
+    head = layers.Dense(
+        10, name="head", kernel_initializer=tf.keras.initializers.RandomNormal(stddev=0.01, seed=SEED)
+    )
     ready = tf.keras.Sequential([*net.layers[:-1], head, layers.Softmax()])
     ready.build((None, 28, 28, 1))
     data = quantise(tf, ready, letters.x_train[:300])

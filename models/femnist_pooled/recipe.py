@@ -21,24 +21,28 @@ SEED, CLASSES = 5, 62
 def build(tf):
     """conv 3x3/2 (16), separable (32), separable/2 (64), separable (64), global average pool, dense 62."""
     layers = tf.keras.layers
-    return tf.keras.Sequential([
-        layers.Input((28, 28, 1)),
-        layers.Rescaling(1 / 255.0),
-        layers.Conv2D(16, 3, strides=2, padding="same", activation="relu"),
-        layers.DepthwiseConv2D(3, padding="same", activation="relu"),
-        layers.Conv2D(32, 1, activation="relu"),
-        layers.DepthwiseConv2D(3, strides=2, padding="same", activation="relu"),
-        layers.Conv2D(64, 1, activation="relu"),
-        layers.DepthwiseConv2D(3, strides=2, padding="same", activation="relu"),
-        layers.Conv2D(64, 1, activation="relu"),
-        layers.GlobalAveragePooling2D(),
-        layers.Dense(CLASSES, name="head"),
-        layers.Softmax(),
-    ])  # fmt: skip
+    return tf.keras.Sequential(
+        [
+            layers.Input((28, 28, 1)),
+            layers.Rescaling(1 / 255.0),
+            layers.Conv2D(16, 3, strides=2, padding="same", activation="relu"),
+            layers.DepthwiseConv2D(3, padding="same", activation="relu"),
+            layers.Conv2D(32, 1, activation="relu"),
+            layers.DepthwiseConv2D(3, strides=2, padding="same", activation="relu"),
+            layers.Conv2D(64, 1, activation="relu"),
+            layers.DepthwiseConv2D(3, strides=2, padding="same", activation="relu"),
+            layers.Conv2D(64, 1, activation="relu"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(CLASSES, name="head"),
+            layers.Softmax(),
+        ]
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="where to write the int8 .tflite")
     parser.add_argument("--data", type=Path, help="folder of femnist_train.npz and femnist_test.npz")
     parser.add_argument("--epochs", type=int, default=16)
@@ -57,7 +61,9 @@ def main() -> None:
     data = quantise(tf, net, public.x_train[:300])
     args.out.write_bytes(data)
     print(f"{args.out.name}: {len(data):,} bytes")
-    print(f"the fleet's writers: int8 accuracy {tflite_accuracy(tf, data, others.x_test[:2000], others.y_test[:2000]):.4f}")
+    print(
+        f"the fleet's writers: int8 accuracy {tflite_accuracy(tf, data, others.x_test[:2000], others.y_test[:2000]):.4f}"
+    )
 
 
 if __name__ == "__main__":

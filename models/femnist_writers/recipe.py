@@ -23,7 +23,9 @@ SEED, CLASSES = 5, 62
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="where to write the int8 .tflite")
     parser.add_argument("--data", type=Path, help="folder of femnist_train.npz and femnist_test.npz")
     args = parser.parse_args()
@@ -34,12 +36,22 @@ def main() -> None:
     net.compile(tf.keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
     x, y = augmented(public.x_train, public.y_train, SEED)
     net.fit(x, y, epochs=25, batch_size=64, verbose=0)
-    score = float((net.predict(public.x_test.astype(np.float32), verbose=0).argmax(1) == public.y_test).mean())
-    print(f"writers of pre-training, 62 classes: float accuracy {score:.4f} on {len(public.y_test):,} test images")
+    score = float(
+        (net.predict(public.x_test.astype(np.float32), verbose=0).argmax(1) == public.y_test).mean()
+    )
+    print(
+        f"writers of pre-training, 62 classes: float accuracy {score:.4f} on {len(public.y_test):,} test images"
+    )
     others = load_femnist(args.data, part="writers")
-    score = float((net.predict(others.x_test.astype(np.float32), verbose=0).argmax(1) == others.y_test).mean())
-    print(f"the fleet's writers, head of pre-training: float accuracy {score:.4f} on {len(others.y_test):,} test images")
-    head = layers.Dense(CLASSES, name="head", kernel_initializer=tf.keras.initializers.RandomNormal(stddev=0.01, seed=SEED))
+    score = float(
+        (net.predict(others.x_test.astype(np.float32), verbose=0).argmax(1) == others.y_test).mean()
+    )
+    print(
+        f"the fleet's writers, head of pre-training: float accuracy {score:.4f} on {len(others.y_test):,} test images"
+    )
+    head = layers.Dense(
+        CLASSES, name="head", kernel_initializer=tf.keras.initializers.RandomNormal(stddev=0.01, seed=SEED)
+    )
     ready = tf.keras.Sequential([*net.layers[:-1], head, layers.Softmax()])
     ready.build((None, 28, 28, 1))
     data = quantise(tf, ready, public.x_train[:300])

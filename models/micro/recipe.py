@@ -39,7 +39,9 @@ def build(tf):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="where to write the int8 .tflite")
     out = parser.parse_args().out
     tf = seeded_tensorflow(SEED)
@@ -52,8 +54,13 @@ def main() -> None:
     fleet = load_digits(None)
     print(f"{out.name}: {len(data):,} bytes")
     upright = np.ascontiguousarray(np.rot90(fleet.x_test, -1, axes=(1, 2)))
-    for images, where in ((upright, "upright digits (domain of pre-training)"), (fleet.x_test, "turned digits (domain of the fleet)")):
-        print(f"{where}: int8 accuracy {tflite_accuracy(tf, data, images, fleet.y_test):.4f} on {len(images):,} test images")
+    for images, where in (
+        (upright, "upright digits (domain of pre-training)"),
+        (fleet.x_test, "turned digits (domain of the fleet)"),
+    ):
+        print(
+            f"{where}: int8 accuracy {tflite_accuracy(tf, data, images, fleet.y_test):.4f} on {len(images):,} test images"
+        )
 
 
 if __name__ == "__main__":

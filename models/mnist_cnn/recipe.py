@@ -1,6 +1,6 @@
 """The small CNN of many a first example, trained on MNIST: two convolutions, two max pools, 400→10; 0.19 M multiply-accumulates.
 
-    python models/mnist_cnn/recipe.py --out mnist_cnn_int8.tflite
+python models/mnist_cnn/recipe.py --out mnist_cnn_int8.tflite
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ SEED, EPOCHS = 1, 4
 def build(tf):
     """conv 3x3 (8), max pool 2, conv 3x3 (16), max pool 2, dense 10."""
     layers = tf.keras.layers
-    return tf.keras.Sequential([
-        layers.Input((28, 28, 1)),
-        layers.Rescaling(1 / 255.0),
-        layers.Conv2D(8, 3, activation="relu"),
-        layers.MaxPooling2D(2),
-        layers.Conv2D(16, 3, activation="relu"),
-        layers.MaxPooling2D(2),
-        layers.Flatten(),
-        layers.Dense(10, name="head"),
-        layers.Softmax(),
-    ])  # fmt: skip
+    return tf.keras.Sequential(
+        [
+            layers.Input((28, 28, 1)),
+            layers.Rescaling(1 / 255.0),
+            layers.Conv2D(8, 3, activation="relu"),
+            layers.MaxPooling2D(2),
+            layers.Conv2D(16, 3, activation="relu"),
+            layers.MaxPooling2D(2),
+            layers.Flatten(),
+            layers.Dense(10, name="head"),
+            layers.Softmax(),
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,15 @@ from quantfl.data.cifar import load_cifar  # noqa: E402
 
 SEED, EPOCHS, CLASSES = 2, 10, 10
 # expansion, channels at width 1, blocks, stride of the first (Sandler et al., table 2)
-GROUPS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+GROUPS = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
 LAST = 256  # channels before the pool: 1,280 in the paper, too many for a board's head
 
 

@@ -1,6 +1,6 @@
 """ResNet8, MLPerf Tiny's image classifier (mlcommons/tiny, benchmark/training/image_classification), trained on CIFAR-10.
 
-    python models/resnet8/recipe.py --out resnet8_int8.tflite
+python models/resnet8/recipe.py --out resnet8_int8.tflite
 """
 
 from __future__ import annotations
@@ -38,4 +38,14 @@ def build(tf):
 if __name__ == "__main__":
     args = recipe_arguments(__doc__, EPOCHS)
     tf = seeded_tensorflow(SEED, onednn=True)
-    pretrain(tf, build(tf), lambda path: load_cifar(path, 10), args, lr=5e-3, batch=64, warm=0.2, flip=True, shift=3)
+    pretrain(
+        tf,
+        build(tf),
+        lambda path: load_cifar(path, 10),
+        args,
+        lr=5e-3,
+        batch=64,
+        warm=0.2,
+        flip=True,
+        shift=3,
+    )

@@ -40,7 +40,9 @@ def weights_of(tf, path: Path) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="where to write the int8 .tflite")
     parser.add_argument("--kws", type=Path, required=True, help="MLPerf Tiny's kws_ref_model_float32.tflite")
     parser.add_argument("--data", type=Path, help="folder of fsdd_8k.npz or of FSDD's recordings")
@@ -49,9 +51,16 @@ def main() -> None:
     layers = tf.keras.layers
     blocks = [layers.Conv2D(64, (10, 4), strides=2, padding="same", activation="relu")]
     for _ in range(4):
-        blocks += [layers.DepthwiseConv2D(3, padding="same", activation="relu"), layers.Conv2D(64, 1, activation="relu")]
+        blocks += [
+            layers.DepthwiseConv2D(3, padding="same", activation="relu"),
+            layers.Conv2D(64, 1, activation="relu"),
+        ]
     start = tf.keras.initializers.RandomNormal(stddev=0.01, seed=SEED)
-    end = [layers.AveragePooling2D((25, 5)), layers.Flatten(), layers.Dense(CLASSES, activation="softmax", kernel_initializer=start)]
+    end = [
+        layers.AveragePooling2D((25, 5)),
+        layers.Flatten(),
+        layers.Dense(CLASSES, activation="softmax", kernel_initializer=start),
+    ]
     net = tf.keras.Sequential([layers.Input((49, 10, 1)), *blocks, *end])
     for layer, (kernel, bias) in zip(blocks, weights_of(tf, args.kws), strict=True):
         layer.set_weights([kernel, bias])

@@ -6,7 +6,13 @@
 
 #include "qfl_ble_link.h"
 
-#define CHECK(x) do { if (!(x)) { fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #x); exit(1); } } while (0)
+#define CHECK(x)                                                                                             \
+    do {                                                                                                     \
+        if (!(x)) {                                                                                          \
+            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #x);                                          \
+            exit(1);                                                                                         \
+        }                                                                                                    \
+    } while (0)
 
 enum { RX = 256, TX = 300, TOTAL = 4 << 20 };
 
@@ -47,7 +53,8 @@ static void output(void)
     air a = {.credit = 1000};
     CHECK(qfl_ble_link_init(&l, send_one, &a, rx, RX, tx, TX) == 0);
     CHECK(!qfl_ble_link_up(&l) && qfl_ble_link_mtu(&l) == 20 && qfl_ble_link_epoch(&l) == 0);
-    CHECK(qfl_ble_link_write(&l, data, 100) == 100 && qfl_ble_link_flush(&l) == 0 && a.n == 0); /* into the air */
+    CHECK(qfl_ble_link_write(&l, data, 100) == 100 && qfl_ble_link_flush(&l) == 0 &&
+          a.n == 0); /* into the air */
     qfl_ble_link_on_connect(&l, 23);
     CHECK(qfl_ble_link_up(&l) && qfl_ble_link_mtu(&l) == 20 && qfl_ble_link_epoch(&l) == 1);
     CHECK(qfl_ble_link_write(&l, data, 50) == 50);

@@ -42,8 +42,15 @@ def air(monkeypatch) -> Iterator[Callable[..., Air]]:
     need_board("native")
     with ExitStack() as stack:
 
-        def make(count: int = 1, *, boards: list | None = None, mode: str = "radio", battery: int | None = None, mtu: int = 247,
-                 **adapter) -> Air:  # fmt: skip
+        def make(
+            count: int = 1,
+            *,
+            boards: list | None = None,
+            mode: str = "radio",
+            battery: int | None = None,
+            mtu: int = 247,
+            **adapter,
+        ) -> Air:
             if boards is None:
                 boards = []
                 for i in range(count):
@@ -51,7 +58,10 @@ def air(monkeypatch) -> Iterator[Callable[..., Air]]:
                     board.start()
                     stack.callback(board.stop)
                     boards.append(board)
-            radios = [BleBoard(f"qfl-{i}", int(b.url.rsplit(":", 1)[1]), mode, battery, mtu) for i, b in enumerate(boards)]
+            radios = [
+                BleBoard(f"qfl-{i}", int(b.url.rsplit(":", 1)[1]), mode, battery, mtu)
+                for i, b in enumerate(boards)
+            ]
             made = Air(boards, stack.enter_context(BleAdapter(radios, **adapter)))
             monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", made.adapter.address)
             return made

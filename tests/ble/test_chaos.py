@@ -27,7 +27,9 @@ from tests.support import DEMO_MODEL, demo_config, need_digits
 pytestmark = pytest.mark.emulated
 
 
-async def _play(spec: str, values: int = 400, size: int = 20) -> tuple[FaultyAir, dict[str, list[bytes]], int]:
+async def _play(
+    spec: str, values: int = 400, size: int = 20
+) -> tuple[FaultyAir, dict[str, list[bytes]], int]:
     """Random values both ways through faulty air; the air, what came out by direction, and how often it hung up."""
     out: dict[str, list[bytes]] = {DOWN: [], UP: []}
     hung = []
@@ -39,7 +41,14 @@ async def _play(spec: str, values: int = 400, size: int = 20) -> tuple[FaultyAir
         hung.append(1)
         air.connected()  # the central is there again at once
 
-    air = FaultyAir("board-00", parse(spec), size=lambda: size, to_board=out[DOWN].append, to_host=to_host, hang_up=hang_up)
+    air = FaultyAir(
+        "board-00",
+        parse(spec),
+        size=lambda: size,
+        to_board=out[DOWN].append,
+        to_host=to_host,
+        hang_up=hang_up,
+    )
     air.connected()
     rng = random.Random(1)
     for i in range(values):
@@ -55,7 +64,10 @@ async def _play(spec: str, values: int = 400, size: int = 20) -> tuple[FaultyAir
     return air, out, len(hung)
 
 
-@pytest.mark.parametrize("spec", ["", *(air_schedule(s) for s in range(12)), "reorder=1", "slow=5ms,stall=5ms@0.02,disconnect=3@0.1"])
+@pytest.mark.parametrize(
+    "spec",
+    ["", *(air_schedule(s) for s in range(12)), "reorder=1", "slow=5ms,stall=5ms@0.02,disconnect=3@0.1"],
+)
 def test_the_air_adds_up_and_keeps_to_the_mtu(spec):
     air, out, hung = asyncio.run(_play(spec))
     assert all(0 < len(v) <= 20 for way in out.values() for v in way)
@@ -73,17 +85,22 @@ def test_reordering_swaps_values():
     assert out[UP] == clean[UP] and out[DOWN] != clean[DOWN] and sorted(out[DOWN]) == sorted(clean[DOWN])
     swaps = first.lines[DOWN].faults["reorder"]
     assert 40 < swaps < 120 and sum(a != b for a, b in zip(out[DOWN], clean[DOWN], strict=True)) <= 2 * swaps
-    assert asyncio.run(_play("down.reorder=0.2"))[1] == out  # the same seed and the same values: the same faults
+    assert (
+        asyncio.run(_play("down.reorder=0.2"))[1] == out
+    )  # the same seed and the same values: the same faults
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("reset", "reset is no fault of a radio"), ("board-00: lie=nan", "lie is no fault"), ("full", "full is no fault"),
-        ("drop=0.1@round=2", "a radio knows of no rounds"), ("board-07: drop=0.1", "no board is called 'board-07'"),
+        ("reset", "reset is no fault of a radio"),
+        ("board-00: lie=nan", "lie is no fault"),
+        ("full", "full is no fault"),
+        ("drop=0.1@round=2", "a radio knows of no rounds"),
+        ("board-07: drop=0.1", "no board is called 'board-07'"),
         ("wobble=1", "there is no fault 'wobble'"),
     ],
-)  # fmt: skip
+)
 def test_what_a_radio_cannot_do_is_refused(spec, message, air):
     with pytest.raises(UsageError, match=message):
         check_air(parse(spec), ["board-00"])
@@ -111,7 +128,9 @@ def test_a_run_through_faulty_air_gives_the_clean_runs_bytes(air):
 @pytest.mark.parametrize("seed", [4, 5, 7])
 def test_schedules_over_ble(seed):
     outcome = run_schedule(seed, str(DEMO_MODEL), kind="native", boards=2, rounds=2, ble=True)
-    assert not outcome.problems, f"{command_of(seed, 'native', 2, 2, ble=True)}\n{outcome.spec}\n{outcome.problems}"
+    assert not outcome.problems, (
+        f"{command_of(seed, 'native', 2, 2, ble=True)}\n{outcome.spec}\n{outcome.problems}"
+    )
     assert any(f.startswith("air ") for f in outcome.faults)
 
 

@@ -30,7 +30,9 @@ def test_a_package_by_name_and_by_address(air, package):
 
     async def go():
         async with Device(there.url(0)) as one, Device(f"ble://{there.adapter.addresses[1].lower()}") as two:
-            assert (await one.hello()).uid == "0000000100000000" and (await two.hello()).uid == "0000000100000001"
+            assert (await one.hello()).uid == "0000000100000000" and (
+                await two.hello()
+            ).uid == "0000000100000001"
             assert await asyncio.gather(one.push(package), two.push(package)) == [True, True]
             assert await one.push(package) is False
             for device in (one, two):
@@ -88,7 +90,9 @@ def test_the_model_of_lower_layers_agrees_with_the_controllers_count(air, packag
 @pytest.mark.parametrize("how", ["Drop", "Silence"])
 def test_a_transfer_goes_on_after_the_connection_broke(air, package, how, monkeypatch):
     """The board hangs up in mid-transfer, or its radio falls silent and comes back: nothing is sent twice but what was in flight."""
-    monkeypatch.setattr(ble, "CONNECT_S", 1.0)  # the virtual radio does not take up an attempt begun while it was silent
+    monkeypatch.setattr(
+        ble, "CONNECT_S", 1.0
+    )  # the virtual radio does not take up an attempt begun while it was silent
     there = air(1)
     address = there.adapter.addresses[0]
 
@@ -224,7 +228,10 @@ def test_bleak_is_imported_only_for_ble():
     import sys
 
     code = "import sys; from quantfl.cli import main; from quantfl.link import ble; print('bleak' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ).stdout == "False\n"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ).stdout
+        == "False\n"
+    )
 
 
 def test_devices_lists_what_advertises(air, capsys):
@@ -242,7 +249,11 @@ def test_devices_lists_what_advertises(air, capsys):
         assert -100 < row["signal_dbm"] < 0 and row["address"] in there.adapter.addresses
     assert main(["devices", "--json", there.url(1), "ble://absent"]) == 5
     named, absent = json.loads(capsys.readouterr().out)
-    assert named["uid"] == "0000000100000001" and named["battery_percent"] == 64 and "no BLE board absent" in absent["error"]
+    assert (
+        named["uid"] == "0000000100000001"
+        and named["battery_percent"] == 64
+        and "no BLE board absent" in absent["error"]
+    )
     assert main(["devices", "--timeout", "1.5"]) == 0
     assert "64 %" in capsys.readouterr().out
 
@@ -274,7 +285,9 @@ def test_devices_without_bluetooth_says_so(monkeypatch, capsys):
     pytest.importorskip("bleak", reason="bleak is not installed (extra ble)")
     assert main(["devices"]) == 0
     out = capsys.readouterr()
-    assert "no BLE boards: cannot scan for BLE boards: Bluetooth is not available here" in " ".join(out.err.split())
+    assert "no BLE boards: cannot scan for BLE boards: Bluetooth is not available here" in " ".join(
+        out.err.split()
+    )
 
 
 @pytest.mark.usefixtures("air")  # it skips where tools are missing
@@ -285,12 +298,19 @@ def test_boards_of_the_command_line_are_found_by_another_process():
     import sys
 
     quantfl = [sys.executable, "-m", "quantfl.cli.main"]
-    with subprocess.Popen([*quantfl, "emulate", "--ble", "-n", "2", "--json"], stdout=subprocess.PIPE, text=True) as emulation:
+    with subprocess.Popen(
+        [*quantfl, "emulate", "--ble", "-n", "2", "--json"], stdout=subprocess.PIPE, text=True
+    ) as emulation:
         try:
             rows = json.loads(emulation.stdout.readline())
             env = os.environ | {"DBUS_SYSTEM_BUS_ADDRESS": rows[0]["dbus_system_bus_address"]}
             assert [r["url"] for r in rows] == ["ble://board-00", "ble://board-01"]
-            done = subprocess.run([*quantfl, "devices", "--json", *[r["url"] for r in rows]], env=env, capture_output=True, text=True)
+            done = subprocess.run(
+                [*quantfl, "devices", "--json", *[r["url"] for r in rows]],
+                env=env,
+                capture_output=True,
+                text=True,
+            )
             assert done.returncode == 0, done.stderr
             assert [r["board"] for r in json.loads(done.stdout)] == ["native", "native"]
         finally:

@@ -15,9 +15,22 @@ def build(folder, *flags: str):
     if compiler is None:
         pytest.skip("neither gcc nor clang is installed")
     common, program = ROOT / "firmware" / "boards" / "common", folder / "ble_link_test"
-    command = [compiler, "-std=c11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", *flags, f"-I{common}",
-               str(ROOT / "tests" / "ble" / "ble_link_test.c"), str(common / "qfl_ble_link.c"), "-lpthread",
-               "-o", str(program)]  # fmt: skip
+    command = [
+        compiler,
+        "-std=c11",
+        "-g",
+        "-O1",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        *flags,
+        f"-I{common}",
+        str(ROOT / "tests" / "ble" / "ble_link_test.c"),
+        str(common / "qfl_ble_link.c"),
+        "-lpthread",
+        "-o",
+        str(program),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if "cannot find -l" in done.stderr or "libclang_rt" in done.stderr:
         pytest.skip("the compiler has no sanitizer runtime")
@@ -27,10 +40,16 @@ def build(folder, *flags: str):
 
 @pytest.mark.parametrize(
     ("flags", "arguments"),
-    [(("-fsanitize=address,undefined", "-fno-sanitize-recover=all"), ()), (("-fsanitize=thread",), ("threads",)), ((), ("threads",))],
-)  # fmt: skip
+    [
+        (("-fsanitize=address,undefined", "-fno-sanitize-recover=all"), ()),
+        (("-fsanitize=thread",), ("threads",)),
+        ((), ("threads",)),
+    ],
+)
 def test_rings_pieces_and_epochs(flags, arguments, tmp_path):
-    done = subprocess.run([str(build(tmp_path, *flags)), *arguments], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [str(build(tmp_path, *flags)), *arguments], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr[-2000:]
 
 

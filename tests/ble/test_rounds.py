@@ -26,14 +26,19 @@ pytestmark = pytest.mark.emulated
 
 def over_ble(there, *, connections: int = 4, **tables) -> api.Outcome:
     """A run over the boards behind an adapter; their samples come through their own channels."""
-    board = [{"url": there.url(i), "samples": b.samples_url, "name": f"b{i}"} for i, b in enumerate(there.boards)]
+    board = [
+        {"url": there.url(i), "samples": b.samples_url, "name": f"b{i}"} for i, b in enumerate(there.boards)
+    ]
     fleet = FleetTable(board=board, ble_connections=connections)
     config = demo_config(**tables).model_copy(update={"fleet": fleet})
     return asyncio.run(asyncio.wait_for(api.quiet_run(config, DEMO_MODEL.parent), 120))
 
 
 def deltas(rounds) -> list[dict[str, str]]:
-    return [{n: b["delta_sha256"] for n, b in r["boards"].items() if "delta_sha256" in b} for r in rounds.history[1:]]
+    return [
+        {n: b["delta_sha256"] for n, b in r["boards"].items() if "delta_sha256" in b}
+        for r in rounds.history[1:]
+    ]
 
 
 def test_ten_boards_take_turns_at_four_connections(air):
@@ -86,13 +91,18 @@ def test_a_round_costs_at_most_64_bytes_of_att_beyond_its_deltas(air):
             await asyncio.sleep(0.2)
             before = device.session.transport.carried()
             await there.simulate("ResetMeters")
-            delta = await device.train(1, head_hash(p.params + decode(down, tensors)), timeout=10, update=down)
+            delta = await device.train(
+                1, head_hash(p.params + decode(down, tensors)), timeout=10, update=down
+            )
             await asyncio.sleep(0.2)  # the last acknowledgement
             after = device.session.transport.carried()
             assert delta.balanced and len(delta.data) < 200 and len(down) < 200
             att = sum(after[way, "att"][0] - before[way, "att"][0] for way in ("up", "down"))
             meters = await there.meters()
-            counted = meters["central"]["tx"]["value_att"] + meters["boards"][there.adapter.addresses[0]]["tx"]["value_att"]
+            counted = (
+                meters["central"]["tx"]["value_att"]
+                + meters["boards"][there.adapter.addresses[0]]["tx"]["value_att"]
+            )
             assert att == counted
             return att - len(delta.data) - len(down)
 
@@ -106,8 +116,13 @@ def test_boards_that_train_long_give_their_place_to_others(air, monkeypatch):
     monkeypatch.setattr(ble_turns, "QUIET_S", 0.2)
     monkeypatch.setattr(ble, "QUIET_S", 0.2)
     there = air(4, limit=1)
-    rounds = over_ble(there, connections=1, run={"rounds": 1, "deadline_s": 60.0},
-                      train={"epochs": 3000, "batch": 4, "lr": 1e-5}, data={"samples_per_board": 300})  # fmt: skip
+    rounds = over_ble(
+        there,
+        connections=1,
+        run={"rounds": 1, "deadline_s": 60.0},
+        train={"epochs": 3000, "batch": 4, "lr": 1e-5},
+        data={"samples_per_board": 300},
+    )
     record = rounds.history[1]
     assert record["failed"] == {} and len(record["contributors"]) == 4
     assert run(there.meters())["most_connections"] == 1
@@ -124,6 +139,12 @@ def test_the_ledger_holds_the_layers_of_ble(air):
     for board in ("b0", "b1"):
         transport = next(m.device.session.transport for m in rounds.f.members if m.name == board)
         for way, lengths in (("down", transport.sent), ("up", transport.received)):
-            total = sum(c.bytes for k, c in carried.items() if (k.board, k.way, k.kind) == (board, way, "att"))
+            total = sum(
+                c.bytes for k, c in carried.items() if (k.board, k.way, k.kind) == (board, way, "att")
+            )
             assert total == layers(lengths).att
-    assert {(k.kind, c.modelled) for k, c in carried.items()} == {("att", False), ("l2cap", True), ("air", True)}
+    assert {(k.kind, c.modelled) for k, c in carried.items()} == {
+        ("att", False),
+        ("l2cap", True),
+        ("air", True),
+    }

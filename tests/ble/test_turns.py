@@ -35,7 +35,9 @@ def test_boards_come_in_order_and_idle_ones_make_room():
         boards = [Board(str(i), turns, log) for i in range(10)]
         await asyncio.wait_for(asyncio.gather(*(b.work(0.05) for b in boards)), 10)
         assert [n for what, n in log if what == "start"] == [str(i) for i in range(10)]
-        assert [n for what, n in log if what == "end"] == [str(i) for i in range(6)]  # only as many as others needed
+        assert [n for what, n in log if what == "end"] == [
+            str(i) for i in range(6)
+        ]  # only as many as others needed
         assert turns.taken == 4
         await boards[9].work(0)  # it still has its place
         assert len([1 for what, _ in log if what == "end"]) == 6

@@ -19,7 +19,12 @@ from tests.support import ROOT
 
 IMAGE = ROOT / "build" / "bluez"
 BOOT_S = 240.0
-_TOOLS = {"qemu-system-x86_64": "qemu-system-x86", "dpkg-deb": "dpkg", "apt-get": "apt", "readelf": "binutils"}
+_TOOLS = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "dpkg-deb": "dpkg",
+    "apt-get": "apt",
+    "readelf": "binutils",
+}
 
 
 def missing() -> str | None:
@@ -48,11 +53,22 @@ class Guest:
     def start(self) -> None:
         builder, built = ROOT / "tools" / "bluez" / "image.py", IMAGE / "initrd"
         if not built.exists() or builder.stat().st_mtime > built.stat().st_mtime:
-            made = subprocess.run([sys.executable, str(builder), str(IMAGE)], stderr=subprocess.PIPE, text=True)
+            made = subprocess.run(
+                [sys.executable, str(builder), str(IMAGE)], stderr=subprocess.PIPE, text=True
+            )
             if made.returncode:
                 raise NoImage(made.stderr.strip().splitlines()[-1])
-        radio = spawn([sys.executable, "-m", "quantfl.emulate.ble_hci", *sum((["--device", d] for d in self.devices), [])],
-                      stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # fmt: skip
+        radio = spawn(
+            [
+                sys.executable,
+                "-m",
+                "quantfl.emulate.ble_hci",
+                *sum((["--device", d] for d in self.devices), []),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         self._radio = radio
         self._processes.append(radio)
         hci = int(radio.stdout.readline())
@@ -60,15 +76,41 @@ class Guest:
             self._bus_port = s.getsockname()[1]
         with self.log.open("wb") as console:
             self._processes.append(
-                spawn(["qemu-system-x86_64", "-M", "pc", "-m", "512", "-nodefaults", "-display", "none", "-no-reboot",
-                       "-kernel", str(IMAGE / "vmlinuz"), "-initrd", str(IMAGE / "initrd"),
-                       "-append", f"console=ttyS0 quiet panic=-1 mitigations=off bus_uid={os.getuid()}", "-serial", "stdio",
-                       "-chardev", f"socket,id=hci,host=127.0.0.1,port={hci}",
-                       "-device", "virtio-serial-pci", "-device", "virtconsole,chardev=hci",
-                       "-netdev", f"user,id=n,hostfwd=tcp:127.0.0.1:{self._bus_port}-:5555",
-                       "-device", "virtio-net-pci,netdev=n"],
-                      stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT)
-            )  # fmt: skip
+                spawn(
+                    [
+                        "qemu-system-x86_64",
+                        "-M",
+                        "pc",
+                        "-m",
+                        "512",
+                        "-nodefaults",
+                        "-display",
+                        "none",
+                        "-no-reboot",
+                        "-kernel",
+                        str(IMAGE / "vmlinuz"),
+                        "-initrd",
+                        str(IMAGE / "initrd"),
+                        "-append",
+                        f"console=ttyS0 quiet panic=-1 mitigations=off bus_uid={os.getuid()}",
+                        "-serial",
+                        "stdio",
+                        "-chardev",
+                        f"socket,id=hci,host=127.0.0.1,port={hci}",
+                        "-device",
+                        "virtio-serial-pci",
+                        "-device",
+                        "virtconsole,chardev=hci",
+                        "-netdev",
+                        f"user,id=n,hostfwd=tcp:127.0.0.1:{self._bus_port}-:5555",
+                        "-device",
+                        "virtio-net-pci,netdev=n",
+                    ],
+                    stdin=subprocess.DEVNULL,
+                    stdout=console,
+                    stderr=subprocess.STDOUT,
+                )
+            )
         deadline = time.monotonic() + BOOT_S
         while "Device index 0 attached" not in self.console():
             if time.monotonic() > deadline or any(p.poll() is not None for p in self._processes):

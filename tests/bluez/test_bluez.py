@@ -21,7 +21,9 @@ from tests.support import DEMO_MODEL, demo_config, need_board, need_digits
 
 pytestmark = [
     pytest.mark.emulated,
-    pytest.mark.skipif("QUANTFL_BLUEZ" not in os.environ, reason="the slow tier with the real BlueZ: make test-bluez"),
+    pytest.mark.skipif(
+        "QUANTFL_BLUEZ" not in os.environ, reason="the slow tier with the real BlueZ: make test-bluez"
+    ),
     pytest.mark.timeout(300),
 ]
 BOARDS = 3
@@ -115,10 +117,18 @@ def test_a_package_a_break_and_what_bluetoothd_says(there):
                 ("down", transport.sent, (before["central"]["tx"], after["central"]["tx"])),
                 ("up", transport.received, (m["boards"][ADDRESSES[0]]["tx"] for m in (before, after))),
             ):
-                passed = {k: now[f"value_{k}"] - was.get(f"value_{k}", 0) for k in ("pdus", "att", "l2cap", "fragments", "acl")}
+                passed = {
+                    k: now[f"value_{k}"] - was.get(f"value_{k}", 0)
+                    for k in ("pdus", "att", "l2cap", "fragments", "acl")
+                }
                 model = layers(lengths)
-                assert passed == {"pdus": lengths.total(), "att": model.att, "l2cap": model.l2cap, "fragments": model.packets,
-                                  "acl": model.hci}, way  # fmt: skip
+                assert passed == {
+                    "pdus": lengths.total(),
+                    "att": model.att,
+                    "l2cap": model.l2cap,
+                    "fragments": model.packets,
+                    "acl": model.hci,
+                }, way
             reasons, lost = [], asyncio.Event()
             real = transport._lost
             transport._lost = lambda why: (reasons.append(why), lost.set(), real(why))
@@ -158,7 +168,9 @@ def test_federated_rounds_with_fewer_places_than_boards(there):
     need_digits()
     boards, _, _ = there
     plan = {"run": {"rounds": 2, "deadline_s": 120.0, "setup_s": 240.0}}
-    table = [{"url": f"ble://qfl-{i}", "samples": b.samples_url, "name": f"b{i}"} for i, b in enumerate(boards)]
+    table = [
+        {"url": f"ble://qfl-{i}", "samples": b.samples_url, "name": f"b{i}"} for i, b in enumerate(boards)
+    ]
     config = demo_config(**plan).model_copy(update={"fleet": FleetTable(board=table, ble_connections=2)})
 
     async def go():

@@ -58,7 +58,8 @@ static int check(char *fields[6])
     } else if (sscanf(fields[1], "dz %u %u %d", &a, &b, &offset) == 3) {
         qfl_codec_dz_form form = {(uint8_t)a, (uint8_t)b, (int8_t)offset};
         agreed = a;
-        status = qfl_codec_dz_write(&layout, qfl_codec_dz_quantise(x, n, a, NULL), &form, out, sizeof out, &size);
+        status =
+            qfl_codec_dz_write(&layout, qfl_codec_dz_quantise(x, n, a, NULL), &form, out, sizeof out, &size);
     } else {
         return fail(fields[0], "how");
     }
@@ -68,7 +69,8 @@ static int check(char *fields[6])
     status = qfl_codec_decode(&layout, in, length, agreed, got);
     if (status != QFL_OK || memcmp(got, y, 4 * n) != 0)
         return fail(fields[0], "other values");
-    for (uint32_t cut = 0; cut < length; cut++) { /* some prefixes of a range-coded delta are deltas; none reads beyond its end */
+    for (uint32_t cut = 0; cut < length;
+         cut++) { /* some prefixes of a range-coded delta are deltas; none reads beyond its end */
         uint8_t *part = exact(bytes, cut);
         (void)qfl_codec_decode(&layout, part, cut, agreed, got);
         free(part);

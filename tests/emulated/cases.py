@@ -16,9 +16,9 @@ from quantfl.emulate.base import firmware
 from quantfl.emulate.qemu import MACHINES, Machine
 from quantfl.errors import ToolError
 
-CORES = {kind.removeprefix("qemu_"): machine for kind, machine in MACHINES.items() if kind.startswith("qemu_")} | {
-    "lx106": Machine("xtensa", ("-M", "sim", "-cpu", "lx106"), "Xtensa LX106")
-}
+CORES = {
+    kind.removeprefix("qemu_"): machine for kind, machine in MACHINES.items() if kind.startswith("qemu_")
+} | {"lx106": Machine("xtensa", ("-M", "sim", "-cpu", "lx106"), "Xtensa LX106")}
 STATUS = {0: "ran", 1: "too large", 2: "refused", 3: "wrote outside its arena", 4: "differs on a second run"}
 
 
@@ -45,7 +45,9 @@ def need_core(core: str) -> None:
         pytest.skip(str(error))
 
 
-def run_cases(core: str, cases: list[Case], folder: Path, timeout: float = 240.0) -> dict[str, np.ndarray | str]:
+def run_cases(
+    core: str, cases: list[Case], folder: Path, timeout: float = 240.0
+) -> dict[str, np.ndarray | str]:
     """Outputs int8 [n, K] by name, or the status in words where a case did not run."""
     machine = CORES[core]
     with open(folder / "cases", "wb") as f:
@@ -53,9 +55,23 @@ def run_cases(core: str, cases: list[Case], folder: Path, timeout: float = 240.0
             x = np.ascontiguousarray(case.inputs, np.int8).tobytes()
             f.write(struct.pack("<3I", len(case.package), len(case.inputs), len(x)))
             f.write(case.package.ljust(-(-len(case.package) // 16) * 16, b"\0") + x)
-    semihosting = ["-semihosting"] if machine.system == "xtensa" else ["-semihosting-config", "enable=on,target=native"]
-    command = [machine.command, *machine.args, *semihosting, "-kernel", str(firmware(f"cases_{core}", "firmware.elf")),
-               "-nodefaults", "-display", "none", "-monitor", "none", "-serial", "null"]  # fmt: skip
+    semihosting = (
+        ["-semihosting"] if machine.system == "xtensa" else ["-semihosting-config", "enable=on,target=native"]
+    )
+    command = [
+        machine.command,
+        *machine.args,
+        *semihosting,
+        "-kernel",
+        str(firmware(f"cases_{core}", "firmware.elf")),
+        "-nodefaults",
+        "-display",
+        "none",
+        "-monitor",
+        "none",
+        "-serial",
+        "null",
+    ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, f"{core}: emulator ended with {done.returncode}: {done.stderr[-500:]}"
     data, at, found = (folder / "results").read_bytes(), 0, {}

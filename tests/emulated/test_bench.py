@@ -31,14 +31,26 @@ def test_engine():
     except ToolError as error:
         pytest.skip(str(error))
     rows = {r["model"]: r for r in bench_engine.run(quick=True)}
-    keys = {"model", "macs", "insns", "insns_per_mac", "arena_bytes", "stack_bytes", "code_bytes", "bit_exact", "inputs_checked"}
+    keys = {
+        "model",
+        "macs",
+        "insns",
+        "insns_per_mac",
+        "arena_bytes",
+        "stack_bytes",
+        "code_bytes",
+        "bit_exact",
+        "inputs_checked",
+    }
     for row in rows.values():
         assert keys <= set(row) and row["bit_exact"] is not False
         assert row["stack_bytes"] <= 1024 and row["code_bytes"] < 48 * 1024 and row["insns_per_mac"] < 4
         assert row["open_share"] < 0.05
         # The bars of docs/BENCH.md, where there is a yardstick.
         assert row["portable_ratio"] is None or row["portable_ratio"] <= 0.5
-        assert row["insns_ratio"] is None or row["insns_ratio"] <= (0.6 if row["model"] == "mnist_cnn" else 0.8)
+        assert row["insns_ratio"] is None or row["insns_ratio"] <= (
+            0.6 if row["model"] == "mnist_cnn" else 0.8
+        )
         assert row["train_insns_per_weight"] is None or row["train_insns_per_weight"] <= 12
         # Helium, where `make cores` has built it.
         assert row["m55_insns"] is None or row["m55_insns"] <= 0.5 * row["m55_dsp_insns"]
@@ -65,8 +77,24 @@ def test_bytes(monkeypatch, tmp_path):
     monkeypatch.setattr(bench_bytes, "tasks", lambda quick: [task])
     first = bench_bytes.run(quick=True)
     rows = {r["scheme"]: r for r in first}
-    keys = {"task", "scheme", "seeds", "accuracy", "rounds", "up_bytes", "down_bytes", "total_bytes", "bytes_to_target",
-            "seeds_at_target", "ratio_to_fp32", "split", "participation", "accuracy_sd", "joules", "links"}  # fmt: skip
+    keys = {
+        "task",
+        "scheme",
+        "seeds",
+        "accuracy",
+        "rounds",
+        "up_bytes",
+        "down_bytes",
+        "total_bytes",
+        "bytes_to_target",
+        "seeds_at_target",
+        "ratio_to_fp32",
+        "split",
+        "participation",
+        "accuracy_sd",
+        "joules",
+        "links",
+    }
     assert all(keys <= set(r) for r in rows.values())
     plain = rows["fp32"]
     assert plain["ratio_to_fp32"] == 1.0 and plain["up_bytes"] > 8 * 4 * 1290
@@ -89,7 +117,9 @@ def test_bytes(monkeypatch, tmp_path):
     assert {p: p.read_text() for p in kept} == kept
 
 
-@pytest.mark.parametrize("uplink", [{"codec": "dz"}, {"codec": "bu", "levels": 16, "coded": True}, {"codec": "fp32"}])
+@pytest.mark.parametrize(
+    "uplink", [{"codec": "dz"}, {"codec": "bu", "levels": 16, "coded": True}, {"codec": "fp32"}]
+)
 def test_the_simulation_counts_what_qemu_boards_count(uplink, tmp_path, monkeypatch):
     """Head-only packages, cached features and no time: still the same heads, accuracies and bytes as a fleet of QEMU boards."""
     need_digits()
@@ -97,7 +127,11 @@ def test_the_simulation_counts_what_qemu_boards_count(uplink, tmp_path, monkeypa
     monkeypatch.setenv("QUANTFL_CACHE", str(tmp_path))
     task = bench_tasks.task(bench_tasks.DIGITS, "dirichlet:0.3", 1.0, central=True, rounds=3)
     how = "closed-form" if uplink["codec"] == "dz" else "none"
-    tables = {"uplink": UplinkTable(**uplink), "downlink": DownlinkTable(**uplink), "start": StartTable(how=how)}
+    tables = {
+        "uplink": UplinkTable(**uplink),
+        "downlink": DownlinkTable(**uplink),
+        "start": StartTable(how=how),
+    }
     fleet = task.config.fleet.model_copy(update={"boards": 3})
     config = task.config.model_copy(update=tables | {"fleet": fleet})
     base = task.source.file.parent
@@ -120,7 +154,9 @@ def test_a_start_that_boards_do_not_bear_out_is_dropped(how, used, tmp_path, mon
     monkeypatch.setattr(closed_form, "TRUSTED", 1.1)  # which no head reaches
     monkeypatch.setattr(rounds, "PAYS", 100.0)
     config = bench_tasks.task(bench_tasks.DIGITS, "dirichlet:0.3", 1.0, central=True, rounds=2).config
-    config = config.model_copy(update={"start": StartTable(how=how), "fleet": config.fleet.model_copy(update={"boards": 3})})
+    config = config.model_copy(
+        update={"start": StartTable(how=how), "fleet": config.fleet.model_copy(update={"boards": 3})}
+    )
     start, first, _ = bench_setting.history(bench_setting.setting(config, bench_tasks.DIGITS.file.parent))
     assert first["closed_form"] and first["used"] is used and 0 <= first["calibration"] <= 1
     assert (first["head"] != start["head"]) is used
@@ -133,13 +169,22 @@ def test_quantisers(monkeypatch, tmp_path):
     from quantfl.bench import quantisers
 
     monkeypatch.setenv("QUANTFL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(quantisers, "FAMILIES", tuple(f for f in quantisers.FAMILIES if "zlib" not in f.name))  # the slow one
+    monkeypatch.setattr(
+        quantisers, "FAMILIES", tuple(f for f in quantisers.FAMILIES if "zlib" not in f.name)
+    )  # the slow one
     rows = quantisers.run(quick=True)
     on = {(r["data"], r["quantiser"]): r for r in rows}
     assert {d for d, _ in on} == {"normal", "Laplace", "digits, round 1", "digits, round 5"}
-    for q, loss, bits in (("EDEN(1)", 0.57, 1), ("EDEN(2)", 0.133, 2), ("EDEN(4)", 0.0096, 4), ("sign", 0.3634, 1)):
+    for q, loss, bits in (
+        ("EDEN(1)", 0.57, 1),
+        ("EDEN(2)", 0.133, 2),
+        ("EDEN(4)", 0.0096, 4),
+        ("sign", 0.3634, 1),
+    ):
         row = on["normal", q]
-        assert row["nmse"] == pytest.approx(loss, rel=0.05) and row["bits_per_weight"] == pytest.approx(bits, abs=0.02)
+        assert row["nmse"] == pytest.approx(loss, rel=0.05) and row["bits_per_weight"] == pytest.approx(
+            bits, abs=0.02
+        )
     for row in rows:
         assert row["bits_per_weight"] > 0 and row["nmse"] >= 0
         if row["excess_bits"] is not None:
@@ -164,7 +209,10 @@ def test_ablations(monkeypatch, tmp_path):
     monkeypatch.setattr(ablations, "QUICK_ROUNDS", 6)
     monkeypatch.setattr(starts, "RATES", (0.05,))
     rows = ablations.run(quick=True)
-    kinds = {kind: [r for r in rows if r["ablation"] == kind] for kind in ("levels", "initialisation", "feedback", "feedback limit")}
+    kinds = {
+        kind: [r for r in rows if r["ablation"] == kind]
+        for kind in ("levels", "initialisation", "feedback", "feedback limit")
+    }
     assert all(kinds.values()) and sum(map(len, kinds.values())) == len(rows)
     bu64 = next(r for r in kinds["levels"] if (r["codec"], r["levels"], r["coded"]) == ("BU", 64, False))
     assert bu64["uplink_saved"] > 0.78 and 0.35 < bu64["total_saved"] < 0.45  # the paper's setting
@@ -185,9 +233,19 @@ def test_keys():
     need_board("qemu_m4")
     rows = keys.run(quick=True)
     frames = [r for r in rows if "frame" in r]
-    assert frames and all(r["more"] in (13, 14, 15) for r in frames)  # COBS differs by a byte with the content
+    assert frames and all(
+        r["more"] in (13, 14, 15) for r in frames
+    )  # COBS differs by a byte with the content
     work = {(r["work"], r["link"], r["bytes"]): r["insns"] for r in rows if "work" in r}
-    assert work["make a frame", "plain", 256] < work["make a frame", "keyed", 256] < 10 * work["make a frame", "plain", 256]
+    assert (
+        work["make a frame", "plain", 256]
+        < work["make a frame", "keyed", 256]
+        < 10 * work["make a frame", "plain", 256]
+    )
     (whole,) = (r for r in rows if r.get("source") == "all")
-    assert sum(r["code_bytes"] for r in rows if "source" in r and r["source"] != "all") == whole["code_bytes"] < 24_000
+    assert (
+        sum(r["code_bytes"] for r in rows if "source" in r and r["source"] != "all")
+        == whole["code_bytes"]
+        < 24_000
+    )
     assert {"security_bytes_per_frame": 14} in rows and all(r["bytes"] < 600 for r in rows if "ram_of" in r)

@@ -45,14 +45,20 @@ def test_hello_describes_the_board(kind):
     finally:
         close_all(boards)
     assert [i.uid for i in infos] == [b.uid.hex() for b in boards]
-    assert all(i.board == kind and i.state == "empty" and i.reset == "power" and i.ram == 262144 for i in infos)
+    assert all(
+        i.board == kind and i.state == "empty" and i.reset == "power" and i.ram == 262144 for i in infos
+    )
 
 
 def test_the_charge_of_a_battery_is_told_where_it_is_known(capsys):
     """`quantfl emulate --battery`, INFO, and both forms of `quantfl devices`; a board that does not know says nothing."""
     need_board("native")
-    boards = [*boot_fleet("native", 1, battery=80), *boot_fleet("native", 1, battery=0), *boot_fleet("native", 1),
-              *boot_fleet("native", 1, battery=300)]  # fmt: skip
+    boards = [
+        *boot_fleet("native", 1, battery=80),
+        *boot_fleet("native", 1, battery=0),
+        *boot_fleet("native", 1),
+        *boot_fleet("native", 1, battery=300),
+    ]
     urls = [b.url for b in boards]
     try:
         assert main(["devices", "--json", *urls]) == 0
@@ -105,8 +111,12 @@ def test_samples_come_through_nonsense_and_wrong_lengths_are_counted(kind, packa
     def record(label, data, length=None):
         return b"\xa5\x5a" + struct.pack("<HI", label, len(data) if length is None else length) + data
 
-    stream = b"boot log\xa5\r\n\xa5\xa5" + b"".join(record(i % 10, row.tobytes()) for i, row in enumerate(x[:30]))
-    stream += record(1, bytes(63)) + record(2, bytes(900)) + record(99, x[0].tobytes())  # lengths and label out of range
+    stream = b"boot log\xa5\r\n\xa5\xa5" + b"".join(
+        record(i % 10, row.tobytes()) for i, row in enumerate(x[:30])
+    )
+    stream += (
+        record(1, bytes(63)) + record(2, bytes(900)) + record(99, x[0].tobytes())
+    )  # lengths and label out of range
     stream += b"\0\1\2" + b"".join(record(i % 10, row.tobytes()) for i, row in enumerate(x[30:]))
 
     async def go():

@@ -40,7 +40,11 @@ def test_a_run_with_chaos_ends_and_says_what_it_met(kind, tmp_path, capsys):
     assert summary["chaos"]["spec"] == spec and sum(map(len, summary["chaos"]["faults"].values())) > 0
     state = RunFolder(out).load()
     assert state.round == 3 and summary["ledger"]["imbalances"] == [] and summary["books_differ"] == {}
-    assert all("too large" in r["refused"]["board-02"] or len(r["contributors"]) < 3 for r in state.history[1:] if "refused" in r)
+    assert all(
+        "too large" in r["refused"]["board-02"] or len(r["contributors"]) < 3
+        for r in state.history[1:]
+        if "refused" in r
+    )
     assert any("noise" in n or "came that" in n for n in summary["ledger"]["notes"])
     assert main(["report", str(out)]) == 0
     text = capsys.readouterr().out
@@ -52,7 +56,10 @@ def test_a_run_with_chaos_ends_and_says_what_it_met(kind, tmp_path, capsys):
 def test_lies_reach_the_log_the_history_and_the_report(tmp_path, capsys):
     need_digits()
     toml, out = demo_toml(tmp_path / "f.toml", emulate="inproc", boards=4, rounds=2), tmp_path / "r"
-    assert main(["run", str(toml), "--out", str(out), "--chaos", "board-01: lie=nan; board-03: lie=samples"]) == 0
+    assert (
+        main(["run", str(toml), "--out", str(out), "--chaos", "board-01: lie=nan; board-03: lie=samples"])
+        == 0
+    )
     log = capsys.readouterr().out.replace("\n", " ")
     assert "not finite" in log and "claims 65535 samples" in log
     for record in RunFolder(out).load().history[1:]:
@@ -67,8 +74,11 @@ def test_the_fixture_puts_a_faulty_line_before_any_board(kind, faulty_device, pa
     need_board(kind)
     boards = boot_fleet(kind, 1)
     try:
+
         async def go():
-            device = faulty_device(boards[0], "drop=0.05,flip=1e-5,reset=1@0.05,disconnect=1@0.05,noise=0.05,seed=4")
+            device = faulty_device(
+                boards[0], "drop=0.05,flip=1e-5,reset=1@0.05,disconnect=1@0.05,noise=0.05,seed=4"
+            )
             async with device:
                 await device.push(package, timeout=60)
                 first = await device.compare()
@@ -115,6 +125,7 @@ def test_full_by_chaos_costs_that_board_only(tmp_path, capsys):
 def test_boards_that_are_slow_or_stuck_cost_no_more_than_the_deadline(faulty_device):
     boards = boot_fleet("inproc", 1)
     try:
+
         async def go():
             device = faulty_device(boards[0], "slow=700ms")
             async with device:
@@ -136,9 +147,18 @@ def test_late_answers_reach_the_summary_and_the_report(tmp_path, capsys):
     """A board whose answers come after the deadline: they are counted where a person looks, and used nowhere."""
     need_digits()
     config = demo_config(run={"rounds": 3, "deadline_s": 5.0}, fleet={"boards": 2}, start={"how": "none"})
-    run = api.run(config, base=DEMO_MODEL.parent, folder=tmp_path / "r", kind="inproc", chaos=parse("board-01: slow=9s@round=1"))
+    run = api.run(
+        config,
+        base=DEMO_MODEL.parent,
+        folder=tmp_path / "r",
+        kind="inproc",
+        chaos=parse("board-01: slow=9s@round=1"),
+    )
     late = run_virtual(run).summary["late"]
     assert list(late) == ["board-01"] and late["board-01"] > 0
     assert RunFolder(tmp_path / "r").load().history[1]["contributors"] == ["board-00"]
     assert main(["report", str(tmp_path / "r")]) == 0
-    assert f"late answers, counted and not used: {late['board-01']} (board-01 {late['board-01']})" in capsys.readouterr().out
+    assert (
+        f"late answers, counted and not used: {late['board-01']} (board-01 {late['board-01']})"
+        in capsys.readouterr().out
+    )

@@ -39,7 +39,9 @@ def kernel_cases(tf):  # noqa: F811
     for name, shape, build in (*cases(), *(c[:3] for c in more_cases()[::3])):
         data = convert(tf, shape, build, sum(map(ord, name)))
         size = int(np.prod(shape))
-        inputs = np.concatenate([np.random.default_rng(3).integers(-128, 128, (4, size), np.int8), structured(size, 6)])
+        inputs = np.concatenate(
+            [np.random.default_rng(3).integers(-128, 128, (4, size), np.int8), structured(size, 6)]
+        )
         for shift in (0, 1 + len(found) % 15):
             found.append(Case(f"{name}+{shift}", compile_program(data, shift=shift), inputs))
     for operator in OPERATORS:
@@ -59,7 +61,13 @@ def kernel_cases(tf):  # noqa: F811
         size = model.tensors[model.inputs[0]].size
         for shift in (0, 3):
             package = compile_program(path.read_bytes(), shift=shift)
-            found.append(Case(f"{path.stem}+{shift}", package, np.random.default_rng(4).integers(-128, 128, (4, size), np.int8)))
+            found.append(
+                Case(
+                    f"{path.stem}+{shift}",
+                    package,
+                    np.random.default_rng(4).integers(-128, 128, (4, size), np.int8),
+                )
+            )
     return found
 
 
@@ -92,7 +100,15 @@ class OfChannels(Generator):
 def test_every_number_of_channels(core, tmp_path):
     """1 to 33 channels and some more, tensors at any address: where vectors of 4, 8 and 16 lanes begin and end."""
     need_core(core)
-    operators = ("conv_2d", "depthwise_conv_2d", "fully_connected", "add", "average_pool_2d", "max_pool_2d", "mean")
+    operators = (
+        "conv_2d",
+        "depthwise_conv_2d",
+        "fully_connected",
+        "add",
+        "average_pool_2d",
+        "max_pool_2d",
+        "mean",
+    )
     found = []
     for channels in (*range(1, 34), 47, 48, 64):
         for k, operator in enumerate(operators):
@@ -101,7 +117,9 @@ def test_every_number_of_channels(core, tmp_path):
             inputs = np.random.default_rng(seed).integers(-128, 128, (2, open_input(package)), np.int8)
             found.append(Case(f"{operator} of {channels} channels", package, inputs))
     got = run_cases(core, found, tmp_path)
-    assert [c.name for c in found if isinstance(got[c.name], str) or (got[c.name] != c.expected()).any()] == []
+    assert [
+        c.name for c in found if isinstance(got[c.name], str) or (got[c.name] != c.expected()).any()
+    ] == []
 
 
 def roundings(seed: int) -> bytes:
@@ -115,7 +133,9 @@ def roundings(seed: int) -> bytes:
     x = b.add([1, 1], scales=1.0, zero=0)
     w = b.add([n, 1], scales=scales, data=rng.integers(-1, 2, (n, 1)).astype(np.int8))
     ids = [x, w, b.add([n], "int32", scales, 0, bias.astype(np.int32))]
-    return b.finish("FULLY_CONNECTED", ids, [b.add([1, n], scales=1.0, zero=0)], schema.FullyConnectedOptionsT())
+    return b.finish(
+        "FULLY_CONNECTED", ids, [b.add([1, n], scales=1.0, zero=0)], schema.FullyConnectedOptionsT()
+    )
 
 
 @pytest.mark.parametrize("core", ["m0", "m4", "m55", "rv32imc"])
@@ -124,7 +144,9 @@ def test_halves_are_rounded_alike(core, tmp_path):
     x = np.arange(-3, 4, dtype=np.int8)[:, None]
     found = [Case(f"seed {seed}", compile_program(roundings(seed)), x) for seed in range(40)]
     got = run_cases(core, found, tmp_path)
-    assert [c.name for c in found if isinstance(got[c.name], str) or (got[c.name] != c.expected()).any()] == []
+    assert [
+        c.name for c in found if isinstance(got[c.name], str) or (got[c.name] != c.expected()).any()
+    ] == []
     assert len({v for c in found for v in np.unique(c.expected()).tolist()}) == 256
 
 
@@ -146,6 +168,11 @@ def test_rounds_in_16_kilobytes(tmp_path):
     for kind in ("inproc", "qemu_m0"):
         asyncio.run(api.run(load(path), base=path.parent, folder=tmp_path / kind, kind=kind))
         state = RunFolder(tmp_path / kind).load()
-        found.append(([[b["delta_sha256"] for b in r["boards"].values()] for r in state.history[1:]], state.params.tobytes()))
+        found.append(
+            (
+                [[b["delta_sha256"] for b in r["boards"].values()] for r in state.history[1:]],
+                state.params.tobytes(),
+            )
+        )
         assert state.history[-1]["accuracy"] > 0.5
     assert found[0] == found[1]

@@ -127,7 +127,9 @@ def test_a_noisy_line_changes_nothing_but_the_bytes(board, package, seed):
             if feed:
                 board.feed(x, y)
             await device.wait_samples(40, timeout=20)
-            await device.configure(config_bytes(FitConfig(lr=0.001), Codec("bu", 16), run_id=seed, seed=1), timeout=20)
+            await device.configure(
+                config_bytes(FitConfig(lr=0.001), Codec("bu", 16), run_id=seed, seed=1), timeout=20
+            )
             delta = await device.train(1, head_hash(open_package(package).params), timeout=60)
             return delta.data, device.counters()
 
@@ -143,7 +145,9 @@ def test_a_wrong_hash_is_refused_and_nothing_lost(board, package):
         async with Device(board.url) as device:
             await device.hello()
             await device.push(package)
-            bad = struct.pack("<BI", lib.QFL_OBJECT_PACKAGE, len(package)) + hashlib.sha256(b"another").digest()
+            bad = (
+                struct.pack("<BI", lib.QFL_OBJECT_PACKAGE, len(package)) + hashlib.sha256(b"another").digest()
+            )
             number = device.session.next_number()
             answer = await device.session.request(lib.QFL_MSG_PUT_BEGIN, bad, timeout=5)
             assert answer.status == 0 and answer.body == bytes(4)
@@ -229,7 +233,9 @@ def test_a_round_costs_48_bytes_beyond_its_deltas(board, package):
             step[::97] = 0.01
             down = Codec("dz", step=3.0).encode(step, tensors)
             before = device.counters()
-            delta = await device.train(1, head_hash(p.params + decode(down, tensors)), timeout=10, update=down)
+            delta = await device.train(
+                1, head_hash(p.params + decode(down, tensors)), timeout=10, update=down
+            )
             await asyncio.sleep(0.05)  # the last acknowledgement
             moved = device.counters() - before
             assert delta.balanced and len(delta.data) < 230 and len(down) < 230

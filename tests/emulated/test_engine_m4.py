@@ -38,7 +38,9 @@ def same(data: bytes, inputs: np.ndarray) -> None:
 
 def inputs_for(data: bytes, random: int) -> np.ndarray:
     size = ModelFile(data).tensors[ModelFile(data).inputs[0]].size
-    return np.concatenate([np.random.default_rng(1).integers(-128, 128, (random, size), np.int8), structured(size, 20)])
+    return np.concatenate(
+        [np.random.default_rng(1).integers(-128, 128, (random, size), np.int8), structured(size, 20)]
+    )
 
 
 @pytest.mark.parametrize("name,shape,build", cases(), ids=[c[0] for c in cases()])

@@ -28,9 +28,12 @@ pytestmark = pytest.mark.emulated
 MICRO = ROOT / "models" / "micro" / "micro_int8.tflite"
 #: Name -> model and how it is cut: dense heads, convolutions trained, scales and biases only, inputs cached instead of features.
 PACKAGES = {
-    "digits": (DEMO_MODEL, {}), "micro": (MICRO, {}), "convolutions": (DEMO_MODEL, {"cut": "2"}),
-    "scales": (DEMO_MODEL, {"cut": "1", "train": "scales"}), "recompute": (DEMO_MODEL, {"cut": "2", "recompute": True}),
-}  # fmt: skip
+    "digits": (DEMO_MODEL, {}),
+    "micro": (MICRO, {}),
+    "convolutions": (DEMO_MODEL, {"cut": "2"}),
+    "scales": (DEMO_MODEL, {"cut": "1", "train": "scales"}),
+    "recompute": (DEMO_MODEL, {"cut": "2", "recompute": True}),
+}
 EMULATED = {b.name: b for b in BOARDS if b.emulated}
 QEMU = [name for name in EMULATED if name != "native"]
 THOROUGH = ("native", "qemu_m0", "qemu_m4")  # with all packages; a push takes a second or two
@@ -52,7 +55,9 @@ def row_of(package: bytes, board: Board) -> fit.Fit:
 
 def samples(package: bytes, count: int) -> tuple[np.ndarray, np.ndarray]:
     p, rng = open_package(package), np.random.default_rng(2)
-    return rng.integers(-128, 128, (count, p.input_size), np.int8), (np.arange(count) % p.dims[-1]).astype(np.uint16)
+    return rng.integers(-128, 128, (count, p.input_size), np.int8), (np.arange(count) % p.dims[-1]).astype(
+        np.uint16
+    )
 
 
 @pytest.mark.parametrize("kind", EMULATED)
@@ -65,18 +70,31 @@ def test_a_board_finds_what_the_fit_check_says(kind):
     async def go():
         async with Device(one.url) as device:
             info = await device.hello()
-            assert (info.ram, info.flash, info.arena, info.store) == (board.ram, board.flash, board.arena, board.slot)
+            assert (info.ram, info.flash, info.arena, info.store) == (
+                board.ram,
+                board.flash,
+                board.arena,
+                board.slot,
+            )
             assert (info.operators, info.kinds) == (lib.qfl_nn_operators() & board.operators, board.kinds)
             for name in PACKAGES if kind in THOROUGH else ("micro",):
                 package = package_of(name)
                 row = row_of(package, board)
                 if row.max_samples and row.flash_needed <= row.flash and row.lacks is None:
                     await device.push(package)
-                    assert (device.info.capacity, (await device.status()).capacity) == (row.max_samples,) * 2, name
+                    assert (device.info.capacity, (await device.status()).capacity) == (
+                        row.max_samples,
+                    ) * 2, name
                     continue
                 with pytest.raises(DeviceError) as refused:
                     await device.push(package)
-                status = lib.QFL_E_UNSUPPORTED if row.lacks else lib.QFL_E_RANGE if row.flash_needed > row.flash else lib.QFL_E_NOMEM
+                status = (
+                    lib.QFL_E_UNSUPPORTED
+                    if row.lacks
+                    else lib.QFL_E_RANGE
+                    if row.flash_needed > row.flash
+                    else lib.QFL_E_NOMEM
+                )
                 assert refused.value.status == status, name
 
     try:
@@ -129,7 +147,9 @@ def trained_in_paint(kind: str, package: bytes, count: int, folder) -> np.ndarra
             assert device.info.capacity == row_of(package, EMULATED[kind]).max_samples
             board.feed(x, y)
             await device.wait_samples(count, timeout=60)
-            await device.configure(config_bytes(FitConfig(lr=0.01, epochs=1), Codec("dz", step=4.0), run_id=1, seed=1))
+            await device.configure(
+                config_bytes(FitConfig(lr=0.01, epochs=1), Codec("dz", step=4.0), run_id=1, seed=1)
+            )
             await device.train(1, head_hash(open_package(package).params), timeout=60)
             await device.evaluate()
 
@@ -162,10 +182,15 @@ def test_the_ram_is_what_is_written(kind, tmp_path):
     labels = scratch + need["activations"]
     cache = labels + 2 * need["capacity"]
     end = cache + count * (need["per_sample"] - 2)
-    assert arena[need["fixed"] :][: p.params.nbytes].tobytes() == p.params.tobytes()  # the global head comes first
+    assert (
+        arena[need["fixed"] :][: p.params.nbytes].tobytes() == p.params.tobytes()
+    )  # the global head comes first
     assert scratch - 16 < used(arena, need["fixed"], scratch) <= scratch
     # The arena of activations ends as this machine's does; to its end where the operators before the cut need most.
-    activations, top = labels - -(-engine.arena_size // 16) * 16, np.frombuffer(engine._arena.buffer(), np.uint8)
+    activations, top = (
+        labels - -(-engine.arena_size // 16) * 16,
+        np.frombuffer(engine._arena.buffer(), np.uint8),
+    )
     assert used(arena, scratch, activations) > activations - 16
     assert used(arena, activations, labels) == activations + used(top, 0, top.size)
     assert arena[labels : labels + 2 * count].tobytes() == y.astype("<u2").tobytes()

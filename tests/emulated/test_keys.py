@@ -162,7 +162,16 @@ def test_the_session_of_the_first_key_can_do_nothing_else(board, ring):
     with_device(board.url, go)
 
 
-BAD_BODIES = [b"", b"\1", b"\1" + bytes(31), b"\1" + bytes(33), b"\3" + bytes(32), b"\2" + bytes(32), b"\4", b"\0\0"]
+BAD_BODIES = [
+    b"",
+    b"\1",
+    b"\1" + bytes(31),
+    b"\1" + bytes(33),
+    b"\3" + bytes(32),
+    b"\2" + bytes(32),
+    b"\4",
+    b"\0\0",
+]
 
 
 @pytest.mark.parametrize("body", BAD_BODIES, ids=range(len(BAD_BODIES)))
@@ -275,7 +284,14 @@ def test_key_files(tmp_path, ring):
     with pytest.raises(SecurityError):
         KeyRing.load(ring.path)
     ring.path.chmod(0o600)
-    for text in ("format = 2", "[boards.zz]\nkey = 'aa'", "[boards.00]\nkey = 'aa'", "[", "[boards.00]\n", "boards = 3"):
+    for text in (
+        "format = 2",
+        "[boards.zz]\nkey = 'aa'",
+        "[boards.00]\nkey = 'aa'",
+        "[",
+        "[boards.00]\n",
+        "boards = 3",
+    ):
         text = text if "format" in text else "format = 1\n" + text
         ring.path.write_text(text)
         with pytest.raises(UsageError):
@@ -326,10 +342,16 @@ def test_a_run_with_keys_is_the_same_run(kind, tmp_path):
     assert not keyed.ledger.notes
     p, k = totals(plain, 3), totals(keyed, 3)
     for way in ("up", "down"):
-        assert p[way].pop("security") == 0 and k[way]["security"] % lib.QFL_LINK_SEAL == 0 and k[way].pop("security") > 0
+        assert (
+            p[way].pop("security") == 0
+            and k[way]["security"] % lib.QFL_LINK_SEAL == 0
+            and k[way].pop("security") > 0
+        )
         # COBS takes a byte more for 254 bytes without a zero, which depends on the bytes that encryption makes.
         assert abs(k[way].pop("framing") - p[way].pop("framing")) <= 3
-        assert {n: v for n, v in k[way].items() if n != "noise"} == {n: v for n, v in p[way].items() if n != "noise"}
+        assert {n: v for n, v in k[way].items() if n != "noise"} == {
+            n: v for n, v in p[way].items() if n != "noise"
+        }
     summary = json.loads((tmp_path / "keyed" / "summary.json").read_text())
     assert summary["rounds"] == 3
 
@@ -337,9 +359,13 @@ def test_a_run_with_keys_is_the_same_run(kind, tmp_path):
 def test_a_run_with_keys_over_bad_lines(tmp_path):
     """Chaos between host and boards with keys: the books still balance, and the run ends."""
     need_digits()
-    config = demo_config(run={"rounds": 3, "min_boards": 1}, fleet={"boards": 3}, keys={"file": str(tmp_path / "keys.toml")})
+    config = demo_config(
+        run={"rounds": 3, "min_boards": 1}, fleet={"boards": 3}, keys={"file": str(tmp_path / "keys.toml")}
+    )
     chaos = parse("flip=3e-5,drop=0.001,dup=0.001")
-    outcome = asyncio.run(api.run(config, base=DEMO_MODEL.parent, folder=tmp_path / "run", kind="inproc", chaos=chaos))
+    outcome = asyncio.run(
+        api.run(config, base=DEMO_MODEL.parent, folder=tmp_path / "run", kind="inproc", chaos=chaos)
+    )
     state = RunFolder(tmp_path / "run").load()
     assert outcome.summary["rounds"] == 3 and all(r["contributors"] for r in state.history[1:])
     assert all(note.explained for note in state.ledger.notes)
@@ -382,9 +408,12 @@ def test_the_command_line(tmp_path, capsys, package):
         ring = KeyRing.load(tmp_path / "keys.toml")
         assert (tmp_path / "s.tflite").read_bytes() == ring.sign(package)
         fleet = demo_toml(tmp_path / "FLEET.toml", rounds=1)
-        text = fleet.read_text().split("[fleet]")[0] + "[fleet]\n" + "".join(
-            f'[[fleet.board]]\nurl = "{b.url}"\nsamples = "{b.samples_url}"\n' for b in boards
-        ) + "[train]\nlr = 0.003\n"
+        text = (
+            fleet.read_text().split("[fleet]")[0]
+            + "[fleet]\n"
+            + "".join(f'[[fleet.board]]\nurl = "{b.url}"\nsamples = "{b.samples_url}"\n' for b in boards)
+            + "[train]\nlr = 0.003\n"
+        )
         fleet.write_text(text)
         assert run("run", str(fleet), "--out", str(tmp_path / "plain"))[0] == 8  # no board talks to us
         fleet.write_text(text + '[keys]\nfile = "keys.toml"\n')
@@ -432,7 +461,9 @@ def test_a_recorded_host_gets_nowhere(board, ring):
         return b"".join(heard)
 
     asyncio.run(replay())
-    assert with_device(board.url, hello, ring).keys == lib.QFL_KEYS_LINK | lib.QFL_KEYS_OWNER  # still the owner's key
+    assert (
+        with_device(board.url, hello, ring).keys == lib.QFL_KEYS_LINK | lib.QFL_KEYS_OWNER
+    )  # still the owner's key
 
 
 def test_nobody_is_there(tmp_path, ring):

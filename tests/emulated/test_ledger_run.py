@@ -43,15 +43,22 @@ def boards_own(boards) -> dict[str, tuple[int, int]]:
 def test_a_host_killed_at_any_time_neither_loses_nor_doubles_a_byte(tmp_path):
     boards = boot_fleet("native", 3)
     try:
-        tables = "".join(f'[[fleet.board]]\nname = "{b.name}"\nurl = "{b.url}"\nsamples = "{b.samples_url}"\n' for b in boards)
+        tables = "".join(
+            f'[[fleet.board]]\nname = "{b.name}"\nurl = "{b.url}"\nsamples = "{b.samples_url}"\n'
+            for b in boards
+        )
         toml = tmp_path / "f.toml"
-        toml.write_text(f'[run]\nname = "t"\nrounds = 8\nseed = 3\n[model]\npath = "{DEMO_MODEL}"\n[train]\nlr = 0.003\n{tables}')
+        toml.write_text(
+            f'[run]\nname = "t"\nrounds = 8\nseed = 3\n[model]\npath = "{DEMO_MODEL}"\n[train]\nlr = 0.003\n{tables}'
+        )
         out, rng, kills = tmp_path / "r", random.Random(2), 0
         command = [sys.executable, "-m", "quantfl.cli.main", "run", str(toml), "--json", "--out", str(out)]
         history = out / "history.jsonl"
         for attempt in range(9):
             resume = ["--resume"] if (out / "checkpoint.npz").exists() else []
-            process = subprocess.Popen([*command, *resume], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            process = subprocess.Popen(
+                [*command, *resume], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            )
             lines = len(history.read_text().splitlines()) if history.exists() else 0
             while process.poll() is None and attempt < 5:
                 if (len(history.read_text().splitlines()) if history.exists() else 0) > lines:

@@ -57,7 +57,7 @@ class Script:
 
         for r in range(1, ROUNDS + 1):
             step = np.zeros(p.size, np.float32)
-            step[r :: 50] = 0.03
+            step[r::50] = 0.03
             self.updates.append(Codec("dz", step=3.0).encode(step, self.tensors))
             self.heads.append(self.heads[-1] + decode(self.updates[-1], self.tensors))
 
@@ -69,7 +69,9 @@ class Script:
         if device.info.samples == 0:
             await asyncio.get_running_loop().run_in_executor(None, self.board.feed, self.x, self.y)
         await device.wait_samples(40, timeout=20)
-        await device.configure(config_bytes(FitConfig(lr=0.01, epochs=20), Codec("dz", step=4.0), run_id=1, seed=1))
+        await device.configure(
+            config_bytes(FitConfig(lr=0.01, epochs=20), Codec("dz", step=4.0), run_id=1, seed=1)
+        )
         return device
 
     async def round(self, device: Device, r: int) -> bytes:
@@ -151,7 +153,9 @@ def test_a_push_goes_on_where_a_power_cut_broke_it_off(kind, package, tmp_path):
             await device.hello()
 
             def progress(at, total):
-                if at > 0.9 * total:  # three messages ahead of what the board has, which keeps whole units of flash
+                if (
+                    at > 0.9 * total
+                ):  # three messages ahead of what the board has, which keeps whole units of flash
                     board.kill()
 
             with pytest.raises(Exception, match="."):

@@ -30,7 +30,9 @@ def _cache(tmp_path, monkeypatch):
 def config(rounds: int = 4, **codec):
     c = demo_config(run={"rounds": rounds, "participation": 0.5})
     tables = {"uplink": UplinkTable(**codec), "downlink": DownlinkTable(**codec)} if codec else {}
-    return c.model_copy(update={"fleet": FleetTable(emulate="inproc", boards=8), "start": StartTable(how="none"), **tables})
+    return c.model_copy(
+        update={"fleet": FleetTable(emulate="inproc", boards=8), "start": StartTable(how="none"), **tables}
+    )
 
 
 BU = Ours(Codec("bu", 64))

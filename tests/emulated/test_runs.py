@@ -35,7 +35,9 @@ def _digits():
 
 def test_eight_boards_learn_and_the_exported_model_scores_the_same(tmp_path):
     kind = best_kind()
-    outcome = asyncio.run(api.run(demo_config(), base=DEMO_MODEL.parent, folder=tmp_path / "r", kind=kind, compare=True))
+    outcome = asyncio.run(
+        api.run(demo_config(), base=DEMO_MODEL.parent, folder=tmp_path / "r", kind=kind, compare=True)
+    )
     s = outcome.summary
     assert s["accuracy_before"] < 0.2
     assert s["accuracy"] > s["accuracy_before"] + 0.6
@@ -54,7 +56,9 @@ def test_eight_boards_learn_and_the_exported_model_scores_the_same(tmp_path):
 
 
 def test_a_checkpoint_of_another_format_is_refused_in_a_line(tmp_path):
-    asyncio.run(api.run(demo_config(run={"rounds": 1}), base=DEMO_MODEL.parent, folder=tmp_path, kind="inproc"))
+    asyncio.run(
+        api.run(demo_config(run={"rounds": 1}), base=DEMO_MODEL.parent, folder=tmp_path, kind="inproc")
+    )
     folder = RunFolder(tmp_path)
     assert folder.load().round == 1
     with np.load(folder.checkpoint) as z:
@@ -68,7 +72,9 @@ def test_a_checkpoint_of_another_format_is_refused_in_a_line(tmp_path):
 def run_with_boards(boards, shards, tmp_path, *, on_round=None, **tables):
     """A run over boards that already exist, at their ports."""
     table = FleetTable(board=[{"url": b.url, "samples": b.samples_url, "name": b.name} for b in boards])
-    config = demo_config(**({"run": {"rounds": 4, "deadline_s": 20.0}} | tables)).model_copy(update={"fleet": table})
+    config = demo_config(**({"run": {"rounds": 4, "deadline_s": 20.0}} | tables)).model_copy(
+        update={"fleet": table}
+    )
 
     class Watch(Silent):
         def phase(self, text):
@@ -83,6 +89,7 @@ def test_a_board_killed_in_a_round_costs_only_its_own_contribution(kind, tmp_pat
     need_board(kind)
     boards = boot_fleet(kind, 3)
     try:
+
         def kill(text):
             if text.startswith("round 2"):
                 threading.Timer(0.01, boards[1].kill).start()
@@ -156,7 +163,10 @@ def honest_until_train(delta: bytes):
 
     def lie(kind, number, body):
         if kind == lib.QFL_MSG_INFO:
-            info = {k: 1 for k in ("protocol", "ram", "flash", "arena", "store", "state", "reset", "lost", "uptime_ms")}
+            info = {
+                k: 1
+                for k in ("protocol", "ram", "flash", "arena", "store", "state", "reset", "lost", "uptime_ms")
+            }
             info |= {"firmware": "x", "board": "liar", "uid": b"u", "samples": 5, "capacity": 9}
             if held["sha"]:
                 info |= {"package": held["sha"], "head": 1}
@@ -178,8 +188,14 @@ def honest_until_train(delta: bytes):
 
 NAN = b"\0" + np.full(1290, np.nan, np.float32).tobytes()
 SHORT = bytes.fromhex("0106") + bytes(20)
-LIES = {"noise": None, "nan": honest_until_train(NAN), "short": honest_until_train(SHORT), "empty": honest_until_train(b""),
-        "silence": lambda kind, number, body: None, "nonsense": lambda kind, number, body: b"\0\xff\xff"}  # fmt: skip
+LIES = {
+    "noise": None,
+    "nan": honest_until_train(NAN),
+    "short": honest_until_train(SHORT),
+    "empty": honest_until_train(b""),
+    "silence": lambda kind, number, body: None,
+    "nonsense": lambda kind, number, body: b"\0\xff\xff",
+}
 
 
 @pytest.mark.parametrize("name", LIES)
@@ -215,7 +231,10 @@ def test_samples_are_kept_when_the_split_has_more_clients(tmp_path):
 def test_a_run_ends_when_its_budget_is_used_up(way, tmp_path):
     """The books say so, not an estimate; what was learnt till then is exported, and resuming does not spend more."""
     bits_nj = 100.0
-    limit = {"bytes": {"bytes_per_link": 2000}, "joules": {"joules_per_link": 2000 * 8 * bits_nj * 1e-9, "nj_per_bit": bits_nj}}[way]
+    limit = {
+        "bytes": {"bytes_per_link": 2000},
+        "joules": {"joules_per_link": 2000 * 8 * bits_nj * 1e-9, "nj_per_bit": bits_nj},
+    }[way]
     config = demo_config(run={"rounds": 40}, fleet={"boards": 2}, budget=limit, uplink={"codec": "bu"})
     told: list[str] = []
 
@@ -224,12 +243,22 @@ def test_a_run_ends_when_its_budget_is_used_up(way, tmp_path):
             told.append(text)
 
     async def run(resume: bool):
-        return await api.run(config, base=DEMO_MODEL.parent, folder=tmp_path / "r", kind="inproc", progress=Watch(), resume=resume)
+        return await api.run(
+            config,
+            base=DEMO_MODEL.parent,
+            folder=tmp_path / "r",
+            kind="inproc",
+            progress=Watch(),
+            resume=resume,
+        )
 
     outcome = asyncio.run(run(False))
     history = RunFolder(tmp_path / "r").load().history
     last = history[-1]["round"]
-    spent = [(r["up_bytes"] + r["down_bytes"] - history[0]["up_bytes"] - history[0]["down_bytes"]) / 2 for r in history]
+    spent = [
+        (r["up_bytes"] + r["down_bytes"] - history[0]["up_bytes"] - history[0]["down_bytes"]) / 2
+        for r in history
+    ]
     assert 1 <= last < 40 and spent[-2] < 2000 <= spent[-1]
     assert told == [f"the budget of 2,000 bytes per link is used up after round {last} of 40"]
     assert not outcome.interrupted and outcome.summary["rounds"] == last and outcome.summary["accuracy"] > 0.1
@@ -242,7 +271,7 @@ def test_a_run_ends_when_its_budget_is_used_up(way, tmp_path):
 def test_a_host_killed_at_any_time_resumes_to_the_same_bytes(kind, tmp_path):
     need_board(kind)
     # A board that is reset loses its residual, so a codec without one.
-    toml = demo_toml(tmp_path / "f.toml", emulate=kind, boards=3, rounds=6, extra="[uplink]\ncodec = \"bu\"\n")
+    toml = demo_toml(tmp_path / "f.toml", emulate=kind, boards=3, rounds=6, extra='[uplink]\ncodec = "bu"\n')
     command = [sys.executable, "-m", "quantfl.cli.main", "run", str(toml), "--json"]
     done = subprocess.run([*command, "--out", str(tmp_path / "calm")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -251,11 +280,15 @@ def test_a_host_killed_at_any_time_resumes_to_the_same_bytes(kind, tmp_path):
     history = out / "history.jsonl"
     for attempt in range(40):
         resume = ["--resume"] if (out / "checkpoint.npz").exists() else []
-        process = subprocess.Popen([*command, "--out", str(out), *resume], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            [*command, "--out", str(out), *resume], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
         lines = len(history.read_text().splitlines()) if history.exists() else 0
         while process.poll() is None and attempt < 5:
             now = len(history.read_text().splitlines()) if history.exists() else 0
-            if now > lines:  # a round has just been checkpointed: kill right then, or a little into the next one
+            if (
+                now > lines
+            ):  # a round has just been checkpointed: kill right then, or a little into the next one
                 time.sleep(rng.choice([0, 0.005, 0.02]))
                 os.kill(process.pid, signal.SIGKILL)
                 kills += 1
@@ -267,16 +300,29 @@ def test_a_host_killed_at_any_time_resumes_to_the_same_bytes(kind, tmp_path):
     killed = RunFolder(out).load()
     assert kills >= 4 and killed.round == calm.round == 6
     assert killed.params.tobytes() == calm.params.tobytes()
-    assert {k: v.tobytes() for k, v in killed.downlink_arrays.items()} == {k: v.tobytes() for k, v in calm.downlink_arrays.items()}
+    assert {k: v.tobytes() for k, v in killed.downlink_arrays.items()} == {
+        k: v.tobytes() for k, v in calm.downlink_arrays.items()
+    }
     assert (out / "model.tflite").read_bytes() == (tmp_path / "calm" / "model.tflite").read_bytes()
-    deltas = [[[b["delta_sha256"] for b in r["boards"].values()] for r in s.history[1:]] for s in (calm, killed)]
+    deltas = [
+        [[b["delta_sha256"] for b in r["boards"].values()] for r in s.history[1:]] for s in (calm, killed)
+    ]
     assert deltas[0] == deltas[1]
 
 
 def test_ctrl_c_ends_cleanly_and_resume_goes_on(tmp_path):
     need_board("native")
     toml = demo_toml(tmp_path / "f.toml", boards=2, rounds=400)
-    command = [sys.executable, "-m", "quantfl.cli.main", "run", str(toml), "--out", str(tmp_path / "r"), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "quantfl.cli.main",
+        "run",
+        str(toml),
+        "--out",
+        str(tmp_path / "r"),
+        "--json",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     history = tmp_path / "r" / "history.jsonl"
     while process.poll() is None and (not history.exists() or len(history.read_text().splitlines()) < 4):
@@ -294,7 +340,9 @@ def test_a_run_on_boards_at_ports_and_partial_participation(tmp_path):
     need_board("native")
     boards = boot_fleet("native", 4)
     try:
-        run_with_boards(boards, None, tmp_path / "r", run={"rounds": 6, "participation": 0.5, "deadline_s": 20.0})
+        run_with_boards(
+            boards, None, tmp_path / "r", run={"rounds": 6, "participation": 0.5, "deadline_s": 20.0}
+        )
     finally:
         close_all(boards)
     history = RunFolder(tmp_path / "r").load().history
@@ -307,6 +355,7 @@ def test_a_board_reset_between_rounds_is_brought_back(tmp_path):
     need_board("qemu_m4")
     boards = boot_fleet("qemu_m4", 2)
     try:
+
         def reset(text):
             if text.startswith("round 2"):
                 boards[0].reset()
@@ -318,19 +367,25 @@ def test_a_board_reset_between_rounds_is_brought_back(tmp_path):
     assert "board-00" in history[-1]["contributors"]
 
 
-
 def test_boards_with_heads_of_their_own_and_one_that_is_reset(tmp_path):
     """Half of the boards a round, coarse updates; a board that was reset starts from the package's head again."""
     need_board("native")
     boards = boot_fleet("native", 4)
     try:
+
         def reset(text):
             if text.startswith("round 5"):
                 boards[1].reset()
 
         own = {"codec": "dz", "step": 4.0, "dither": 0.6}
-        outcome = run_with_boards(boards, None, tmp_path / "r", on_round=reset, downlink=own,
-                                  run={"rounds": 14, "participation": 0.5, "deadline_s": 20.0})  # fmt: skip
+        outcome = run_with_boards(
+            boards,
+            None,
+            tmp_path / "r",
+            on_round=reset,
+            downlink=own,
+            run={"rounds": 14, "participation": 0.5, "deadline_s": 20.0},
+        )
     finally:
         close_all(boards)
     state = RunFolder(tmp_path / "r").load()

@@ -65,10 +65,17 @@ def test_bytes_on_the_wire_are_the_same_too(in_process, tmp_path):
     assert_same_ledger(rows, in_process[2])
 
 
-@pytest.mark.parametrize("uplink", [
-    {"codec": "fp32"}, {"codec": "bu", "levels": 8, "means": True}, {"codec": "bu", "levels": 256, "per_tensor": True},
-    {"codec": "bq", "levels": 16, "coded": True}, {"codec": "bu", "levels": 64, "coded": True, "per_tensor": True},
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "uplink",
+    [
+        {"codec": "fp32"},
+        {"codec": "bu", "levels": 8, "means": True},
+        {"codec": "bu", "levels": 256, "per_tensor": True},
+        {"codec": "bq", "levels": 16, "coded": True},
+        {"codec": "bu", "levels": 64, "coded": True, "per_tensor": True},
+    ],
+    ids=str,
+)
 def test_other_codecs_are_identical_too(uplink, tmp_path):
     need_digits()
     need_board("qemu_m4")

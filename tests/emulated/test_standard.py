@@ -54,7 +54,9 @@ def test_convert_prints_firmwares_as_they_are(tmp_path):
     size = shutil.which("arm-none-eabi-size")
     for name, told_bytes in told.items():
         if size and name != "qemu_rv32imc":
-            out = subprocess.run([size, firmware(name, "firmware.elf")], capture_output=True, text=True, check=True).stdout
+            out = subprocess.run(
+                [size, firmware(name, "firmware.elf")], capture_output=True, text=True, check=True
+            ).stdout
             text, data = out.split()[6:8]
             assert 0 <= told_bytes - int(text) - int(data) < 8  # sections begin at multiples of 8
 
@@ -68,10 +70,16 @@ def test_the_flags_of_the_demo_model_are_those_of_its_build():
 
 
 def test_layers_and_what_they_need():
-    dense, wide = Layer("conv", (1, 1, 8), (1, 1, 4)), Layer("conv", (4, 4, 8), (4, 4, 4), kernel=(3, 3), pad=(1, 1))
+    dense, wide = (
+        Layer("conv", (1, 1, 8), (1, 1, 4)),
+        Layer("conv", (4, 4, 8), (4, 4, 4), kernel=(3, 3), pad=(1, 1)),
+    )
     assert head_mask([dense]) == 0x02
     assert head_mask([wide, dense]) == 0x02 | WINDOWS
-    assert head_mask([Layer("depthwise", (4, 4, 8), (4, 4, 8), kernel=(3, 3), mode="scales"), dense]) == 0x06 | SCALES
+    assert (
+        head_mask([Layer("depthwise", (4, 4, 8), (4, 4, 8), kernel=(3, 3), mode="scales"), dense])
+        == 0x06 | SCALES
+    )
     package = convert(DEMO_MODEL).package
     assert lacking(package, 0xFFFFFFFF, 0x7E) is None and lacking(package, 0xFFFFFFFF, 0x02) is None
     assert "cannot train dense" in lacking(package, 0xFFFFFFFF, 0x04)
@@ -81,7 +89,10 @@ def test_layers_and_what_they_need():
 def test_rounds_equal_those_of_a_board_with_everything(tmp_path):
     need_digits()
     need_board(KIND)
-    for name, tables in {"dz": {}, "bu": {k: {"codec": "bu", "coded": True} for k in ("uplink", "downlink")}}.items():
+    for name, tables in {
+        "dz": {},
+        "bu": {k: {"codec": "bu", "coded": True} for k in ("uplink", "downlink")},
+    }.items():
         small = {"run": {"rounds": 2 if name == "dz" else 1}, "fleet": {"boards": 2}} | tables
         *one, rows = trained(KIND, tmp_path / f"{name} standard", **small)
         *all_, others = trained("inproc", tmp_path / f"{name} all", **small)
@@ -97,7 +108,9 @@ def test_a_codec_it_lacks_ends_the_run_before_a_round(tmp_path):
     for tables in ({"uplink": {"codec": "bq"}}, {"uplink": {"codec": "bu"}, "downlink": {"codec": "bq"}}):
         config = demo_config(run={"rounds": 2}, fleet={"boards": 1}, **tables)
         with pytest.raises(RunError, match="has no codec bq in its firmware, only fp32, bu, dz"):
-            asyncio.run(api.run(config, base=DEMO_MODEL.parent, folder=tmp_path / str(len(tables)), kind=KIND))
+            asyncio.run(
+                api.run(config, base=DEMO_MODEL.parent, folder=tmp_path / str(len(tables)), kind=KIND)
+            )
 
 
 def test_it_says_what_it_has_and_the_host_asks_for_nothing_else(tmp_path):

@@ -19,8 +19,13 @@ def hold(first: int, count: int, kind: str, *, jobs: int = 1, **options) -> None
     failed = []
     for outcome in run_schedules(first, count, str(DEMO_MODEL), kind=kind, jobs=jobs, **options):
         if outcome.problems:
-            failed.append(f"{command_of(outcome.seed, kind, **options)}\n    {outcome.spec}\n    " + "\n    ".join(outcome.problems))
-    assert not failed, f"{len(failed)} of {count} schedules failed; repeat them with\n  " + "\n  ".join(failed)
+            failed.append(
+                f"{command_of(outcome.seed, kind, **options)}\n    {outcome.spec}\n    "
+                + "\n    ".join(outcome.problems)
+            )
+    assert not failed, f"{len(failed)} of {count} schedules failed; repeat them with\n  " + "\n  ".join(
+        failed
+    )
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))
@@ -50,7 +55,11 @@ def test_the_checks_can_fail(monkeypatch):
     spec = "board-01: lie=huge"
     assert run_schedule(3, str(DEMO_MODEL), spec=spec).problems == []
     with monkeypatch.context() as m:
-        m.setattr(Admission, "_alone", lambda self, c: (None, self.read(c.data, c.samples, agreed=c.step, loss=c.loss)))
+        m.setattr(
+            Admission,
+            "_alone",
+            lambda self, c: (None, self.read(c.data, c.samples, agreed=c.step, loss=c.loss)),
+        )
         m.setattr(Admission, "_outsized", lambda self, verdict: None)
         assert any("aggregated" in p for p in run_schedule(3, str(DEMO_MODEL), spec=spec).problems)
     with monkeypatch.context() as m:
@@ -65,7 +74,10 @@ def test_the_checks_can_fail(monkeypatch):
             return step(self, round_, contributions[:-1] if len(calls) == 2 else contributions)
 
         m.setattr(FedAvg, "step", wrong)
-        assert any("clean run" in p or "deltas give" in p for p in run_schedule(3, str(DEMO_MODEL), spec="dup=0.01").problems)
+        assert any(
+            "clean run" in p or "deltas give" in p
+            for p in run_schedule(3, str(DEMO_MODEL), spec="dup=0.01").problems
+        )
 
 
 def test_the_verb(capsys):

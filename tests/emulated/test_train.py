@@ -78,13 +78,17 @@ def test_a_round_equals_the_library(kind):
 
 def test_caching_inputs_leaves_room_for_more_samples():
     """64 bytes of input against 512 of features."""
-    features, inputs = (device_need(convert(DEMO_MODEL, cut="2", recompute=r).package, 1 << 18) for r in (False, True))
+    features, inputs = (
+        device_need(convert(DEMO_MODEL, cut="2", recompute=r).package, 1 << 18) for r in (False, True)
+    )
     assert features["per_sample"] == 514 and inputs["per_sample"] == 66
     assert inputs["capacity"] > 7 * features["capacity"]
 
 
 def test_scales_need_a_fraction_of_the_memory():
-    whole, scales = (device_need(convert(DEMO_MODEL, cut="1", train=t).package, 1 << 18) for t in ("all", "scales"))
+    whole, scales = (
+        device_need(convert(DEMO_MODEL, cut="1", train=t).package, 1 << 18) for t in ("all", "scales")
+    )
     assert scales["params"] < 0.05 * whole["params"]
 
 
@@ -171,7 +175,12 @@ def test_estimated_instructions_are_near_those_counted(model):
             counted = count(done.package, np.random.default_rng(1).integers(-128, 128, (10, size), np.int8))
             estimate = insns(done.cut.layers, used_inputs(done.package, done.cut))
             bound = 1.25 if train == "all" and len(done.cut.layers) > 1 else 1.5
-            assert 1 / bound < 10 * estimate / counted.train_insns < bound, (option.text, train, estimate, counted.train_insns)
+            assert 1 / bound < 10 * estimate / counted.train_insns < bound, (
+                option.text,
+                train,
+                estimate,
+                counted.train_insns,
+            )
 
 
 def test_estimated_instructions_where_nearly_all_activations_are_zero():
@@ -179,7 +188,11 @@ def test_estimated_instructions_where_nearly_all_activations_are_zero():
     data = (shared_data("models/mlperf_tiny") / "vww_96_int8.tflite").read_bytes()
     done = convert_bytes(data, source="vww", cut="25")
     counted = count(done.package, np.random.default_rng(1).integers(-128, 128, (10, 27648), np.int8))
-    assert 1 / 1.25 < 10 * insns(done.cut.layers, used_inputs(done.package, done.cut)) / counted.train_insns < 1.25
+    assert (
+        1 / 1.25
+        < 10 * insns(done.cut.layers, used_inputs(done.package, done.cut)) / counted.train_insns
+        < 1.25
+    )
 
 
 def test_one_dense_layer_meets_its_bounds():
@@ -209,7 +222,9 @@ def test_the_trained_bits_of_dense_layers_are_the_same_in_the_bench_firmware(cla
     rng, zero = np.random.default_rng(classes), -5
     params = rng.normal(0, 0.1, 69 * classes).astype(np.float32)
     head = HeadSpec(dense_layers((68, classes)), params)
-    package = compile_program(dense_model((68, classes), 0.02, zero), cut_op=0, head=head, name="head", source="a head alone")
+    package = compile_program(
+        dense_model((68, classes), 0.02, zero), cut_op=0, head=head, name="head", source="a head alone"
+    )
     x = np.where(rng.random((9, 68)) < 0.3, zero, rng.integers(-128, 128, (9, 68))).astype(np.int8)
     x[:, 8:16] = zero
     y = np.arange(9, dtype=np.uint16) % classes
@@ -235,7 +250,9 @@ def test_subnormal_numbers_are_not_flushed(core, features):
     params = np.zeros((features + 1) * classes, np.float32)
     params[-classes] = 15.0
     head = HeadSpec(dense_layers((features, classes)), params)
-    package = compile_program(dense_model((features, classes), 1e-24, -5), cut_op=0, head=head, name="head", source="a head alone")
+    package = compile_program(
+        dense_model((features, classes), 1e-24, -5), cut_op=0, head=head, name="head", source="a head alone"
+    )
     x = (rng.integers(-4, 5, (10, features)) - 5).astype(np.int8)
     config = FitConfig(lr=0.001, momentum=0.9, epochs=1, batch=10, seed=1)
     p = open_package(package)
@@ -254,5 +271,10 @@ def test_the_trained_bits_are_the_same_in_the_bench_firmware():
     x = np.random.default_rng(1).integers(-128, 128, (10, 64), np.int8)
     counted, p = count(package, x), open_package(package)
     y = np.arange(10, dtype=np.uint16)
-    trained, _ = p.head.fit(p.params, Engine(package).run_batch(x), y, FitConfig(lr=0.001, momentum=0.9, epochs=1, batch=10, seed=1))
+    trained, _ = p.head.fit(
+        p.params,
+        Engine(package).run_batch(x),
+        y,
+        FitConfig(lr=0.001, momentum=0.9, epochs=1, batch=10, seed=1),
+    )
     assert counted.train_sum == checksum(trained)

@@ -13,8 +13,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
  * bounds. */
 void __wrap___sanitizer_cov_trace_cmp8(uint64_t a, uint64_t b);
 void __wrap___sanitizer_cov_trace_const_cmp8(uint64_t a, uint64_t b);
-void __wrap___sanitizer_cov_trace_cmp8(uint64_t a, uint64_t b) { (void)a; (void)b; }
-void __wrap___sanitizer_cov_trace_const_cmp8(uint64_t a, uint64_t b) { (void)a; (void)b; }
+void __wrap___sanitizer_cov_trace_cmp8(uint64_t a, uint64_t b)
+{
+    (void)a;
+    (void)b;
+}
+void __wrap___sanitizer_cov_trace_const_cmp8(uint64_t a, uint64_t b)
+{
+    (void)a;
+    (void)b;
+}
 
 typedef struct input {
     const uint8_t *p;
@@ -29,8 +37,16 @@ static inline uint8_t u8(input *in)
     in->n--;
     return *in->p++;
 }
-static inline uint32_t u16(input *in) { uint32_t low = u8(in); return low | (uint32_t)u8(in) << 8; }
-static inline uint32_t u32(input *in) { uint32_t low = u16(in); return low | u16(in) << 16; }
+static inline uint32_t u16(input *in)
+{
+    uint32_t low = u8(in);
+    return low | (uint32_t)u8(in) << 8;
+}
+static inline uint32_t u32(input *in)
+{
+    uint32_t low = u16(in);
+    return low | u16(in) << 16;
+}
 
 /* The next n bytes, or as many as are left, in *got. */
 static inline const uint8_t *bytes(input *in, size_t n, uint32_t *got)
@@ -43,7 +59,13 @@ static inline const uint8_t *bytes(input *in, size_t n, uint32_t *got)
 }
 
 /* A property that must hold whatever the input. */
-#define EXPECT(x) do { if (!(x)) { fprintf(stderr, "%s:%d: %s does not hold\n", __FILE__, __LINE__, #x); abort(); } } while (0)
+#define EXPECT(x)                                                                                            \
+    do {                                                                                                     \
+        if (!(x)) {                                                                                          \
+            fprintf(stderr, "%s:%d: %s does not hold\n", __FILE__, __LINE__, #x);                            \
+            abort();                                                                                         \
+        }                                                                                                    \
+    } while (0)
 
 /* A 16-byte aligned copy in memory of its own, so that a byte beyond it is seen. */
 static inline uint8_t *copy_of(const uint8_t *p, size_t n)

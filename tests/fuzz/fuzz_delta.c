@@ -46,7 +46,8 @@ static void encode(const qfl_codec_layout *l, uint32_t agreed, input *in)
     const qfl_codec_spec spec = {u8(in) % 5, u8(in), (uint16_t)u16(in)};
     float x[VALUES], y[VALUES];
     if (spec.kind == QFL_CODEC_BQ && spec.levels > 16 && count(l) > 12)
-        l = &layouts[1]; /* finding its edges takes levels x values; a thousand times as many short ones find more */
+        l = &layouts
+                [1]; /* finding its edges takes levels x values; a thousand times as many short ones find more */
     uint32_t values = count(l), size = 0, step = 1u + u8(in) % 64u;
     (void)agreed;
     for (uint32_t i = 0; i < values; i++) {

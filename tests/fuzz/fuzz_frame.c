@@ -62,7 +62,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         uint32_t n;
         const uint8_t *p;
         switch (u8(&in) % 5) {
-        case 0: p = bytes(&in, u8(&in), &n); feed(l, p, n, now); break;
+        case 0:
+            p = bytes(&in, u8(&in), &n);
+            feed(l, p, n, now);
+            break;
         case 1:
         case 2:
             p = bytes(&in, u8(&in), &n);
@@ -70,7 +73,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             feed(l, wire, n, now);
             break;
         case 3: now += u16(&in); break;
-        default: n = u16(&in) % sizeof body; (void)qfl_link_send(l, body, n < 40 ? n : 40, body, n); break;
+        default:
+            n = u16(&in) % sizeof body;
+            (void)qfl_link_send(l, body, n < 40 ? n : 40, body, n);
+            break;
         }
         for (int i = 0; i < 40 && (n = qfl_link_pull(l, wire, sizeof wire, now)) != 0; i++)
             EXPECT(n <= sizeof wire);

@@ -35,7 +35,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         base[1] = base_file("mixed.qfl.tflite", &length[1]);
         work = malloc(1 << 16);
         EXPECT(length[0] < 1 << 16 && length[1] < 1 << 16);
-        for (int i = 0; i < BASES; i++) { /* or what is patched would be refused for its version, and nothing be tested */
+        for (int i = 0; i < BASES;
+             i++) { /* or what is patched would be refused for its version, and nothing be tested */
             qfl_nn nn;
             EXPECT(qfl_nn_open(&nn, base[i], length[i]) == QFL_OK);
         }
@@ -48,7 +49,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     uint32_t which = (how >> 1) % BASES, n = length[which];
     memcpy(work, base[which], n);
-    uint32_t ours = n / 2; /* what was added stands in front of the user's file and is less than half of these packages */
+    uint32_t ours =
+        n / 2; /* what was added stands in front of the user's file and is less than half of these packages */
     if (how & 64)
         n = u16(&in) % (n + 1);
     for (int i = 0; in.n >= 3 && i < 64; i++) {

@@ -99,7 +99,8 @@ static void agreed(int host, uint8_t frame, qfl_link **l, qfl_link **peer)
             if ((m = qfl_link_pull(p->l, wire, sizeof wire, 0)) != 0)
                 feed(p->peer, wire, m, 0, key);
         } while (n != 0 || m != 0);
-        EXPECT(qfl_link_get_state(host ? p->l : p->peer) == QFL_LINK_UP); /* the board is with the first frame it can open */
+        EXPECT(qfl_link_get_state(host ? p->l : p->peer) ==
+               QFL_LINK_UP); /* the board is with the first frame it can open */
         p->n = used;
         memcpy(p->ours, ours, used);
         memcpy(p->theirs, theirs, used);
@@ -156,7 +157,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                 feed(l, wire, framed(peer, 1, p, n, wire), now, key);
             break;
         case 5: feed(l, last, last_n, now, key); break; /* again */
-        case 6: (void)qfl_link_send(what & 8 ? peer : l, body, 10, body, what >> 4 & 1 ? 0 : sizeof body); break;
+        case 6:
+            (void)qfl_link_send(what & 8 ? peer : l, body, 10, body, what >> 4 & 1 ? 0 : sizeof body);
+            break;
         default:
             now += (uint32_t)u8(&in) * 20u;
             if (what & 8)

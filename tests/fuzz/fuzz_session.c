@@ -13,8 +13,9 @@
 enum { REGION = 1 << 15, RAM = 1 << 14, SAMPLES = 12, WIDTH = 8, LINK = 1 << 15 };
 
 /* A configuration that is right, so that training is reached. */
-static const uint8_t config[2 + QFL_CONFIG_BYTES] = {5, 1, 2, 1, 0, 0, 0, 7, 0, 0, 0, 0x0A, 0xD7, 0x23, 0x3C, 0, 0, 0, 0, 0, 0, 0, 0,
-                                                     0, 0, 0, 0, 2, 0, 10, 0, 0, 2, 0, 64, 0, 255};
+static const uint8_t config[2 + QFL_CONFIG_BYTES] = {5,    1,    2, 1,  0, 0, 0, 7, 0,  0, 0,  0x0A, 0xD7,
+                                                     0x23, 0x3C, 0, 0,  0, 0, 0, 0, 0,  0, 0,  0,    0,
+                                                     0,    2,    0, 10, 0, 0, 2, 0, 64, 0, 255};
 
 /* All that a session is made of, at fixed addresses, so that a copy of it is the session as it stood. */
 static struct state {
@@ -114,7 +115,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             EXPECT(qfl_device_create(&S->device, qfl_inproc_port(board_of())) == QFL_OK);
             (void)qfl_link_connect(S->link, 100u + (uint32_t)turn, S->now);
         } else if (n != 0 && qfl_link_get_state(S->link) == QFL_LINK_UP)
-            (void)qfl_link_send(S->link, message, n < 40 ? n : 40, message + (n < 40 ? n : 40), n < 40 ? 0 : n - 40);
+            (void)qfl_link_send(S->link, message, n < 40 ? n : 40, message + (n < 40 ? n : 40),
+                                n < 40 ? 0 : n - 40);
         for (int i = 0; i < 3; i++)
             exchange();
         if (qfl_link_get_state(S->link) == QFL_LINK_DOWN)

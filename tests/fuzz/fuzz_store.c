@@ -87,7 +87,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         memcpy(clean, memory, whole);
         qfl_device *whole_board;
         uint32_t params;
-        EXPECT(qfl_device_create(&whole_board, &port) == QFL_OK && qfl_device_head(whole_board, &params) != NULL);
+        EXPECT(qfl_device_create(&whole_board, &port) == QFL_OK &&
+               qfl_device_head(whole_board, &params) != NULL);
     }
     board = (qfl_inproc *)(void *)memory;
     memcpy(memory, clean, whole);

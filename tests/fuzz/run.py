@@ -25,8 +25,15 @@ TARGETS = tuple(sorted(p.stem.removeprefix("fuzz_") for p in HERE.glob("fuzz_*.c
 SANITIZERS = ["-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
 # A float cast that is out of range is undefined in C; the others of clang's integer checks are not, and are left off.
 # QFL_INPROC_US: boards train a few steps in a poll; 80, and inputs that train for long would take all the time there is.
-FLAGS = ["-std=c11", "-g", "-O2", "-ffp-contract=off", "-fno-omit-frame-pointer", f'-DQFL_FUZZ_BASES="{HERE / "bases"}"',
-         "-DQFL_INPROC_US=1000"]  # fmt: skip
+FLAGS = [
+    "-std=c11",
+    "-g",
+    "-O2",
+    "-ffp-contract=off",
+    "-fno-omit-frame-pointer",
+    f'-DQFL_FUZZ_BASES="{HERE / "bases"}"',
+    "-DQFL_INPROC_US=1000",
+]
 LIMITS = ["-rss_limit_mb=1024", "-malloc_limit_mb=512", "-print_final_stats=1", "-print_funcs=0", "-reload=0"]
 #: Small blocks, freed at the end of each execution: a large quarantine is memory touched for the first time, again and again.
 ASAN = "quarantine_size_mb=1:malloc_context_size=4"
@@ -52,14 +59,25 @@ def missing() -> str | None:
     probe = ["clang", *SANITIZERS, "-x", "c", "-", "-o", "/dev/null"]
     text = "#include <stddef.h>\nint LLVMFuzzerTestOneInput(const char *p, size_t n) { return p == NULL && n == 9; }\n"
     done = subprocess.run(probe, input=text, capture_output=True, text=True)
-    return None if done.returncode == 0 else "clang's sanitizers and libFuzzer are not installed (libclang-rt-14-dev)"
+    return (
+        None
+        if done.returncode == 0
+        else "clang's sanitizers and libFuzzer are not installed (libclang-rt-14-dev)"
+    )
 
 
 def _library(folder: Path) -> Path:
     """The libraries and the in-process board, compiled once; a target takes what it needs, and has no counters of the rest."""
-    sources = [*sorted(LIB.glob("*/src/**/*.c")), *sorted((BOARDS / "inproc").glob("*.c")), BOARDS / "common" / "qfl_ram_flash.c"]
+    sources = [
+        *sorted(LIB.glob("*/src/**/*.c")),
+        *sorted((BOARDS / "inproc").glob("*.c")),
+        BOARDS / "common" / "qfl_ram_flash.c",
+    ]
     includes = [f"-I{d}" for d in (*sorted(LIB.glob("*/include")), BOARDS / "inproc", BOARDS / "common")]
-    newest = max(p.stat().st_mtime for p in (*LIB.glob("**/*.[ch]"), *BOARDS.glob("*/*.[ch]"), *HERE.glob("*.h"), Path(__file__)))
+    newest = max(
+        p.stat().st_mtime
+        for p in (*LIB.glob("**/*.[ch]"), *BOARDS.glob("*/*.[ch]"), *HERE.glob("*.h"), Path(__file__))
+    )
     objects = []
     for source in sources:
         out = folder / f"{source.parent.parent.name}-{source.stem}.o"
@@ -69,7 +87,9 @@ def _library(folder: Path) -> Path:
             undefined = "" if source.stem in FOREIGN else ",undefined"
             flags = [f"-fsanitize={fuzzer}address{undefined}", "-fno-sanitize-recover=all", *FLAGS, *includes]
             flags += [NO_CMP] if fuzzer and LOOPS.fullmatch(source.stem) else []
-            subprocess.run(["clang", *flags, f"-I{source.parent}", "-c", str(source), "-o", str(out)], check=True)
+            subprocess.run(
+                ["clang", *flags, f"-I{source.parent}", "-c", str(source), "-o", str(out)], check=True
+            )
     library = folder / "all.a"
     library.unlink(missing_ok=True)
     subprocess.run(["ar", "rcs", str(library), *objects], check=True)
@@ -80,7 +100,13 @@ def build(targets: tuple[str, ...]) -> None:
     folder = WORK / "build"
     folder.mkdir(parents=True, exist_ok=True)
     library = _library(folder)
-    folders = (*sorted(LIB.glob("*/include")), BOARDS / "inproc", BOARDS / "common", LIB / "qfl_link" / "src", HERE)
+    folders = (
+        *sorted(LIB.glob("*/include")),
+        BOARDS / "inproc",
+        BOARDS / "common",
+        LIB / "qfl_link" / "src",
+        HERE,
+    )
     includes = [f"-I{d}" for d in folders]
     for target in targets:
         flags = [*SANITIZERS, NO_CMP, *FLAGS, "-Wall", "-Wextra", "-Werror", *includes]
@@ -93,15 +119,23 @@ def run(target: str, runs: int | None, seconds: int | None, seed: int, timeout: 
     """(clean, executions, executions per second of processor time)."""
     found, corpus = WORK / f"{target}-found", HERE / "corpus" / target
     found.mkdir(exist_ok=True)
-    command = [str(WORK / target), *LIMITS, f"-max_len={MAX_LEN.get(target, 512)}", f"-artifact_prefix={WORK}/{target}-",
-               f"-seed={seed}", f"-timeout={timeout}"]  # fmt: skip
+    command = [
+        str(WORK / target),
+        *LIMITS,
+        f"-max_len={MAX_LEN.get(target, 512)}",
+        f"-artifact_prefix={WORK}/{target}-",
+        f"-seed={seed}",
+        f"-timeout={timeout}",
+    ]
     command += [f"-runs={runs}"] if runs else []
     command += [f"-max_total_time={seconds}"] if seconds else []
     log = WORK / f"{target}.log"
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with open(log, "w") as f:
         command += [str(found), *([str(corpus)] if corpus.is_dir() else [])]
-        code = subprocess.run(command, stdout=f, stderr=f, env={**os.environ, "ASAN_OPTIONS": ASAN}).returncode
+        code = subprocess.run(
+            command, stdout=f, stderr=f, env={**os.environ, "ASAN_OPTIONS": ASAN}
+        ).returncode
     text = log.read_text(errors="replace")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     used = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
@@ -109,18 +143,28 @@ def run(target: str, runs: int | None, seconds: int | None, seed: int, timeout: 
     speed = int(count / max(used, 0.01))
     if code != 0:
         print("\n".join(text.splitlines()[-40:]), file=sys.stderr)
-        print(f"{target}: FAILED; repeat it with: {WORK / target} INPUT (the input is named above)", file=sys.stderr)
+        print(
+            f"{target}: FAILED; repeat it with: {WORK / target} INPUT (the input is named above)",
+            file=sys.stderr,
+        )
     return code == 0, count, speed
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
     parser.add_argument("--runs", type=int, help="executions per target")
     parser.add_argument("--seconds", type=int, help="at most so long per target")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--timeout", type=int, default=20, help="seconds after which an execution counts as a hang (20); more where "
-                        "others may keep the processor that long")  # fmt: skip
+    parser.add_argument(
+        "--timeout",
+        type=int,
+        default=20,
+        help="seconds after which an execution counts as a hang (20); more where "
+        "others may keep the processor that long",
+    )
     args = parser.parse_args()
     targets = tuple(args.targets) or TARGETS
     if unknown := set(targets) - set(TARGETS):
@@ -136,7 +180,10 @@ def main() -> int:
     for target in targets:
         ok, count, speed = run(target, args.runs, args.seconds, args.seed, args.timeout)
         clean &= ok
-        print(f"{target}: {count:,} executions, {speed:,} a second of processor time: {'clean' if ok else 'FAILED'}", flush=True)
+        print(
+            f"{target}: {count:,} executions, {speed:,} a second of processor time: {'clean' if ok else 'FAILED'}",
+            flush=True,
+        )
     return 0 if clean else 1
 
 

@@ -40,7 +40,11 @@ static inline void ff_fail(const char *what)
     abort();
 }
 
-static inline int32_t ff_info(void *ctx, qfl_flash_info *out) { *out = ((fake_flash *)ctx)->info; return 0; }
+static inline int32_t ff_info(void *ctx, qfl_flash_info *out)
+{
+    *out = ((fake_flash *)ctx)->info;
+    return 0;
+}
 
 static inline int32_t ff_read(void *ctx, uint32_t at, uint8_t *p, uint32_t n)
 {

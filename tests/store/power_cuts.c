@@ -23,7 +23,14 @@ static const part parts[] = {
     {"mram", {KB(96), KB(4), 16, 1, NULL, 0x00, 1, KB(16)}},
 };
 
-#define MUST(x) do { if (!(x)) { fprintf(stderr, "%s:%d: %s (part %s, op %u, tear %d)\n", __FILE__, __LINE__, #x, part_now, op_now, tear_now); abort(); } } while (0)
+#define MUST(x)                                                                                              \
+    do {                                                                                                     \
+        if (!(x)) {                                                                                          \
+            fprintf(stderr, "%s:%d: %s (part %s, op %u, tear %d)\n", __FILE__, __LINE__, #x, part_now,       \
+                    op_now, tear_now);                                                                       \
+            abort();                                                                                         \
+        }                                                                                                    \
+    } while (0)
 static const char *part_now;
 static uint32_t op_now;
 static int tear_now;
@@ -33,8 +40,16 @@ static qfl_port port;
 static qfl_store store;
 static uint8_t saved[FLASH_MAX], saved_used[FLASH_MAX];
 
-static void save(void) { memcpy(saved, flash.mem, flash.info.size); memcpy(saved_used, flash.used, flash.info.size); }
-static void load(void) { memcpy(flash.mem, saved, flash.info.size); memcpy(flash.used, saved_used, flash.info.size); }
+static void save(void)
+{
+    memcpy(saved, flash.mem, flash.info.size);
+    memcpy(saved_used, flash.used, flash.info.size);
+}
+static void load(void)
+{
+    memcpy(flash.mem, saved, flash.info.size);
+    memcpy(flash.used, saved_used, flash.info.size);
+}
 
 static void digest_of(const uint8_t *p, uint32_t n, uint8_t *digest)
 {
@@ -122,7 +137,8 @@ static void try_slots(const part *part, uint32_t *cuts, uint32_t *resumed)
                 MUST(!second || !is_new || flash.ops > 0);
                 MUST(second || !is_new || op_now == ops - 1);
                 MUST(second || is_new || op_now < ops - 1 || tear_now != TEAR_ALL);
-                MUST(is_new || second || op_now == ops - 1 || (store.found & QFL_STORE_CUT_PACKAGE) == 0 || op_now > 0);
+                MUST(is_new || second || op_now == ops - 1 || (store.found & QFL_STORE_CUT_PACKAGE) == 0 ||
+                     op_now > 0);
                 if (!second) {
                     second = 1;
                     flash.ops = 0;
@@ -166,7 +182,8 @@ static void step(uint32_t state, uint32_t bytes)
     memcpy(body, &state, 4);
     for (uint32_t i = 4; i < bytes; i++)
         body[i] = (uint8_t)(state * 7 + i);
-    const qfl_store_part two[2] = {{body, bytes / 2 & ~3u}, {body + (bytes / 2 & ~3u), bytes - (bytes / 2 & ~3u)}};
+    const qfl_store_part two[2] = {{body, bytes / 2 & ~3u},
+                                   {body + (bytes / 2 & ~3u), bytes - (bytes / 2 & ~3u)}};
     qfl_status status = store.log_rolling ? QFL_E_NOMEM : qfl_store_log_append(&store, 2, two, 2);
     if (status == QFL_E_NOMEM) {
         while ((status = qfl_store_log_roll(&store)) == QFL_E_BUSY)
@@ -182,7 +199,8 @@ static void step(uint32_t state, uint32_t bytes)
 
 static void try_log(const part *part, uint32_t *cuts)
 {
-    uint32_t bytes = part->info.log_size / 2 / 7 < KB(20) ? part->info.log_size / 2 / 7 : KB(20), rounds = part->info.log_size >= KB(128) ? 8 : 18;
+    uint32_t bytes = part->info.log_size / 2 / 7 < KB(20) ? part->info.log_size / 2 / 7 : KB(20),
+             rounds = part->info.log_size >= KB(128) ? 8 : 18;
     MUST(qfl_store_open(&store, &port) == QFL_OK);
     save();
     flash.ops = 0;
@@ -246,7 +264,8 @@ int main(int argc, char **argv)
             try_log(&parts[i], &log_cuts);
             try_wear(&parts[i], &least, &most);
         }
-        printf("{\"part\": \"%s\", \"package_cuts\": %u, \"resumed\": %u, \"log_cuts\": %u, \"erases_per_3000_records\": [%u, %u]}\n",
+        printf("{\"part\": \"%s\", \"package_cuts\": %u, \"resumed\": %u, \"log_cuts\": %u, "
+               "\"erases_per_3000_records\": [%u, %u]}\n",
                part_now, slot_cuts, resumed, log_cuts, least, most);
         fflush(stdout);
         free(flash.mem);

@@ -49,7 +49,9 @@ def refused(candidate: Candidate, codec: str = "fp32", **bounds) -> str:
 
 @pytest.mark.parametrize("codec", ["fp32", "bu", "bq", "dz"])
 def test_honest_updates_are_admitted(codec):
-    verdict = admission(codec).judge([honest(i, codec=codec, scale=s) for i, s in enumerate((0.3, 1, 1, 2, 4))])
+    verdict = admission(codec).judge(
+        [honest(i, codec=codec, scale=s) for i, s in enumerate((0.3, 1, 1, 2, 4))]
+    )
     assert len(verdict.admitted) == 5 and not verdict.refused
 
 
@@ -59,11 +61,23 @@ def change(c: Candidate, **fields) -> Candidate:
 
 def test_stale_updates():
     assert refused(change(honest(1), round=0)) == "stale: its delta is of round 0, not 1"
-    assert refused(change(honest(1), head=1, asked_head=0xABCDEF01)) == "stale: its delta is of head 00000001, not abcdef01"
+    assert (
+        refused(change(honest(1), head=1, asked_head=0xABCDEF01))
+        == "stale: its delta is of head 00000001, not abcdef01"
+    )
 
 
-@pytest.mark.parametrize("data", [b"", b"\x00", b"\x00" * 9, Codec("fp32").encode(np.zeros(SIZE - 1, np.float32), [SIZE - 1]),
-                                  Codec("bu").encode(values(1), HEAD.tensors), b"\x0f" * 40])  # fmt: skip
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x00",
+        b"\x00" * 9,
+        Codec("fp32").encode(np.zeros(SIZE - 1, np.float32), [SIZE - 1]),
+        Codec("bu").encode(values(1), HEAD.tensors),
+        b"\x0f" * 40,
+    ],
+)
 def test_wrong_shapes(data):
     assert refused(change(honest(1), data=data)).startswith("wrong shape")
 
@@ -92,7 +106,11 @@ def test_a_single_liar_among_three_does_not_shift_the_bound():
 
 
 def test_without_bounds_everything_finite_is_admitted():
-    assert not admission(times_median=0.0).judge([honest(0), honest(1), honest(2), honest(3, scale=1e15)]).refused
+    assert (
+        not admission(times_median=0.0)
+        .judge([honest(0), honest(1), honest(2), honest(3, scale=1e15)])
+        .refused
+    )
 
 
 def test_more_samples_than_the_board_holds():
@@ -106,7 +124,9 @@ def test_replays_of_any_boards_earlier_delta_also_after_a_resume():
     a.judge(old)
     again = change(old[0], name="board-9", round=2, asked=2)
     assert a.judge([again]).refused == {"board-9": "replayed: the very delta of board-0 in round 1"}
-    boards = {c.name: {"delta_sha256": hashlib.sha256(c.data).hexdigest(), "delta_bytes": len(c.data)} for c in old}
+    boards = {
+        c.name: {"delta_sha256": hashlib.sha256(c.data).hexdigest(), "delta_bytes": len(c.data)} for c in old
+    }
     resumed = admission()
     resumed.remember([{"round": 0}, {"round": 1, "boards": boards}])
     assert resumed.judge([again]).refused == a.judge([again]).refused
@@ -134,8 +154,13 @@ def test_the_order_does_not_matter(what, rng):
     for i, lie in enumerate(what):
         c = honest(i, scale=1e5 if lie == "huge" else 1.0, round_=8)
         nan = b"\x00" + np.full(SIZE, np.nan, np.float32).tobytes()
-        fields = {"nan": {"data": nan}, "shape": {"data": b"\x00"}, "stale": {"round": 3}, "samples": {"samples": 999},
-                  "replay": {"data": honest(0, round_=7).data}}  # fmt: skip
+        fields = {
+            "nan": {"data": nan},
+            "shape": {"data": b"\x00"},
+            "stale": {"round": 3},
+            "samples": {"samples": 999},
+            "replay": {"data": honest(0, round_=7).data},
+        }
         candidates.append(change(c, **fields.get(lie, {})))
     shuffled = candidates[:]
     rng.shuffle(shuffled)
@@ -153,7 +178,9 @@ def test_the_order_does_not_matter(what, rng):
 
 def test_keys_of_the_description():
     base = '[model]\npath = "m.tflite"\n[fleet]\nemulate = "inproc"\n[admission]\n'
-    assert parse(base + "max_norm = 3\ntimes_median = 0\nreplays = false").admission.bounds() == Bounds(3.0, 0.0, False)
+    assert parse(base + "max_norm = 3\ntimes_median = 0\nreplays = false").admission.bounds() == Bounds(
+        3.0, 0.0, False
+    )
     for wrong in ("max_norm = 0", "times_median = 0.5", "times_median = -1", "max_norms = 1"):
         with pytest.raises(UsageError, match="admission"):
             parse(base + wrong)

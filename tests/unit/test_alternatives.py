@@ -31,7 +31,10 @@ def test_independent_symbols_cost_their_entropy():
 
 
 def test_a_context_that_tells_all_costs_next_to_nothing():
-    told = [ideal.decisions(s, SHAPES, zero=s != 0, sign=np.sign(s) + 1) for s in (np.sign(symbols(i)) for i in range(40))]
+    told = [
+        ideal.decisions(s, SHAPES, zero=s != 0, sign=np.sign(s) + 1)
+        for s in (np.sign(symbols(i)) for i in range(40))
+    ]
     plain = [ideal.decisions(np.sign(symbols(i)), SHAPES) for i in range(40)]
     assert ideal.bits(told).sum() < 0.2 * ideal.bits(plain).sum()
 

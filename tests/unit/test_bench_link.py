@@ -25,13 +25,20 @@ def test_a_clean_line_is_used_to_95_percent(board, direction, latency):
 def test_a_line_that_flips_bits_is_used_to_85_percent(board, direction, latency):
     """Each time, whichever frame is lost. But a small board has no place for what has been sent behind a lost frame, a round trip's
     worth of bytes: at 8 ms a line with many more errors than the average (seed 4: 26 frames, 19 on the average) gets to 84.7 %."""
-    rows = [measure(board=board, direction=direction, baud=921_600, latency_ms=latency, ber=1e-5, seed=s) for s in range(1, 17)]
+    rows = [
+        measure(board=board, direction=direction, baud=921_600, latency_ms=latency, ber=1e-5, seed=s)
+        for s in range(1, 17)
+    ]
     assert sum(r["utilisation"] for r in rows) / 16 >= 0.88 and all(r["retransmitted"] > 0 for r in rows)
-    assert min(r["utilisation"] for r in rows) >= (0.84 if (board, direction, latency) == ("small", "down", 8.0) else 0.85)
+    assert min(r["utilisation"] for r in rows) >= (
+        0.84 if (board, direction, latency) == ("small", "down", 8.0) else 0.85
+    )
 
 
 def test_figures_are_the_same_each_time():
-    a, b = (measure(board="large", direction="down", baud=921_600, latency_ms=2.0, ber=1e-5) for _ in range(2))
+    a, b = (
+        measure(board="large", direction="down", baud=921_600, latency_ms=2.0, ber=1e-5) for _ in range(2)
+    )
     assert a == b
 
 
@@ -40,13 +47,17 @@ def test_real_time_agrees_with_virtual_time():
     idle one; 66 to 73 % seen at four times as many processes as cores)."""
     calm = hasattr(os, "getloadavg") and os.getloadavg()[0] < (os.cpu_count() or 1)
     for _ in range(3):
-        virtual, real = (measure(board="large", direction="down", baud=921_600, latency_ms=8.0, ber=0.0, clock=c)
-                         for c in ("virtual", "real"))  # fmt: skip
+        virtual, real = (
+            measure(board="large", direction="down", baud=921_600, latency_ms=8.0, ber=0.0, clock=c)
+            for c in ("virtual", "real")
+        )
         assert real["overhead_ratio"] == virtual["overhead_ratio"] and real["retransmitted"] == 0
         assert real["utilisation"] <= virtual["utilisation"] + 0.01  # a line in real time is never faster
         if real["utilisation"] > (0.9 if calm else 0.5):
             return
-    pytest.fail(f"{real['utilisation']:.0%} of the line in real time, {virtual['utilisation']:.0%} in virtual time")
+    pytest.fail(
+        f"{real['utilisation']:.0%} of the line in real time, {virtual['utilisation']:.0%} in virtual time"
+    )
 
 
 def test_the_table_fits_a_terminal(monkeypatch, capsys):

@@ -56,13 +56,23 @@ def test_it_says_what_the_build_says(board):
     if board.name == "native":
         return  # its RAM is an option of the process; test_fit.py asks it
     flag = ENVIRONMENTS.flag
-    assert (flag(board.name, "QFL_BOARD_RAM"), flag(board.name, "QFL_BOARD_FLASH")) == (board.ram, board.flash)
-    assert flag(board.name, "QFL_NN_OPS") in (board.operators, None) and (flag(board.name, "QFL_HEAD_KINDS") or 0x7E) == board.kinds
+    assert (flag(board.name, "QFL_BOARD_RAM"), flag(board.name, "QFL_BOARD_FLASH")) == (
+        board.ram,
+        board.flash,
+    )
+    assert (
+        flag(board.name, "QFL_NN_OPS") in (board.operators, None)
+        and (flag(board.name, "QFL_HEAD_KINDS") or 0x7E) == board.kinds
+    )
     assert (flag(board.name, "QFL_NN_OPS") is None) == (board.operators == 0xFFFFFFFF)
-    assert flag(board.name, "QFL_HEAD_PAIRS") != 0  # the scratch of a fit is counted with two samples at a time
+    assert (
+        flag(board.name, "QFL_HEAD_PAIRS") != 0
+    )  # the scratch of a fit is counted with two samples at a time
     if board.emulated:
         machine = ENVIRONMENTS.option(f"env:{board.name}", "board")
-        about = json.loads((ROOT / "firmware" / "platforms" / "qemu" / "boards" / f"{machine}.json").read_text())
+        about = json.loads(
+            (ROOT / "firmware" / "platforms" / "qemu" / "boards" / f"{machine}.json").read_text()
+        )
         stack = re.search(r"QFL_STACK_BYTES=(\d+)", about["build"]["defines"])
         assert about["upload"]["maximum_ram_size"] == board.ram and MACHINES[board.name].core == board.core
         assert board.stack == (int(stack[1]) if stack else 4096)
@@ -80,7 +90,9 @@ def test_it_holds_together(board):
 def test_a_store_that_cannot_be_divided_has_no_slot():
     """As the board itself refuses it: one unit for two slots, a log that is all of it, units that do not divide."""
     for size, erase, log in ((4096, 4096, 0), (65536, 4096, 65536), (65536, 4096, 4096), (65000, 4096, 0)):
-        info = ffi.new("qfl_flash_info *", {"size": size, "erase_unit": erase, "program_unit": 4, "log_size": log})
+        info = ffi.new(
+            "qfl_flash_info *", {"size": size, "erase_unit": erase, "program_unit": 4, "log_size": log}
+        )
         assert lib.qfl_store_room(info) == 0
         assert Board("x", "", 0, 0, 0, size, log, erase).slot == 0
 

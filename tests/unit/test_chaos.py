@@ -21,12 +21,18 @@ from tests.support import demo_toml
 
 
 def test_the_example_of_the_docs():
-    chaos = parse("flip=1e-5,drop=0.01,dup=0.01,stall=200ms@0.01,disconnect=3,reset@round=2,seed=7; board-03: lie=nan")
+    chaos = parse(
+        "flip=1e-5,drop=0.01,dup=0.01,stall=200ms@0.01,disconnect=3,reset@round=2,seed=7; board-03: lie=nan"
+    )
     assert chaos.seed == 7
     assert chaos.faults("board-00") == (
-        Fault("flip", 1e-5), Fault("drop", 0.01), Fault("dup", 0.01), Fault("stall", 0.2, 0.01), Fault("disconnect", 3.0, 1 / 40),
+        Fault("flip", 1e-5),
+        Fault("drop", 0.01),
+        Fault("dup", 0.01),
+        Fault("stall", 0.2, 0.01),
+        Fault("disconnect", 3.0, 1 / 40),
         Fault("reset", 1.0, 1 / 40, 2, 2),
-    )  # fmt: skip
+    )
     assert chaos.faults("board-03")[-1] == Fault("lie", "nan")
 
 
@@ -34,16 +40,38 @@ def test_more_of_the_language():
     assert parse("").faults("x") == ()
     chaos = parse(" up.drop = 0.5@round=2-4 ; a*+c : stuck@round=3, slow=1.5s ;; b: lie=huge@0.3@round=1,")
     assert chaos.faults("b") == (Fault("drop", 0.5, 1.0, 2, 4, "up"), Fault("lie", "huge", 0.3, 1, 1))
-    assert chaos.faults("a1") == chaos.faults("c") == (
-        Fault("drop", 0.5, 1.0, 2, 4, "up"), Fault("stuck", 1.0, 1.0, 3, 3), Fault("slow", 1.5),
-    )  # fmt: skip
+    assert (
+        chaos.faults("a1")
+        == chaos.faults("c")
+        == (
+            Fault("drop", 0.5, 1.0, 2, 4, "up"),
+            Fault("stuck", 1.0, 1.0, 3, 3),
+            Fault("slow", 1.5),
+        )
+    )
     chaos.check(["a1", "c", "b"])
     with pytest.raises(UsageError, match="no board is called 'c'"):
         chaos.check(["a1", "b"])
 
 
-WRONG = ["flop=1", "flip=2", "flip=x", "flip", "stall=5", "stall=5h", "lie=white", "stuck=1", "drop=0.1@2", "up.stuck",
-         "drop=0.1@turn=2", "up.reset", "seed=x", "seed=-1", "up.lie=nan", "drop=0.1@round=x"]  # fmt: skip
+WRONG = [
+    "flop=1",
+    "flip=2",
+    "flip=x",
+    "flip",
+    "stall=5",
+    "stall=5h",
+    "lie=white",
+    "stuck=1",
+    "drop=0.1@2",
+    "up.stuck",
+    "drop=0.1@turn=2",
+    "up.reset",
+    "seed=x",
+    "seed=-1",
+    "up.lie=nan",
+    "drop=0.1@round=x",
+]
 
 
 @pytest.mark.parametrize("spec", WRONG)
@@ -116,7 +144,9 @@ def test_each_fault_of_the_line():
     dup, line, _ = run_virtual(passed("dup=0.1"))
     assert dup.count(b"\0") == 400 + line.faults["dup"] > 420
     reorder, line, _ = run_virtual(passed("reorder=0.1", seconds=1))
-    assert sorted(reorder.split(b"\0")) == sorted(b"".join(FRAMES).split(b"\0")) and reorder != b"".join(FRAMES)
+    assert sorted(reorder.split(b"\0")) == sorted(b"".join(FRAMES).split(b"\0")) and reorder != b"".join(
+        FRAMES
+    )
     cut, line, _ = run_virtual(passed("cut=0.1"))
     assert len(cut) < sum(map(len, FRAMES)) and line.faults["cut"] > 20
     noise, line, _ = run_virtual(passed("noise=0.1"))
@@ -209,7 +239,11 @@ def lied(lie: str, codec: str, rounds: int = 2) -> list[tuple[bytes, bytes]]:
     for round_ in range(1, rounds + 1):
         u.begin(round_)
         x = np.random.default_rng(round_).standard_normal(48).astype(np.float32)
-        truth = bytes((lib.QFL_MSG_TRAIN | 0x80, round_)) + b"\x14\0\x10\xab\xcd" + Codec(codec).encode(x, TENSORS)
+        truth = (
+            bytes((lib.QFL_MSG_TRAIN | 0x80, round_))
+            + b"\x14\0\x10\xab\xcd"
+            + Codec(codec).encode(x, TENSORS)
+        )
         out.append((truth, session.tamper(truth)))
     return out
 

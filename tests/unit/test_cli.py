@@ -27,7 +27,16 @@ def package(tmp_path, capsys):
 
 
 def test_convert_prints_what_boards_need(capsys, tmp_path):
-    code, out, _ = call(capsys, "convert", DEMO_MODEL, "-o", tmp_path / "p.tflite", "--json", "--labels", "a,b,c,d,e,f,g,h,i,j")
+    code, out, _ = call(
+        capsys,
+        "convert",
+        DEMO_MODEL,
+        "-o",
+        tmp_path / "p.tflite",
+        "--json",
+        "--labels",
+        "a,b,c,d,e,f,g,h,i,j",
+    )
     made = json.loads(out)
     assert code == 0 and made["cut"]["params"] == 1290
     assert {b["board"] for b in made["boards"]} >= {"qemu_m4", "pico"}
@@ -75,7 +84,9 @@ def test_bad_inputs_have_one_line_and_their_exit_code(capsys, tmp_path, package)
 
 
 def test_absent_ports_are_named(capsys, package):
-    code, out, err = call(capsys, "devices", "socket://127.0.0.1:1", "/dev/ttyNOTHING", "--timeout", "1", "--json")
+    code, out, err = call(
+        capsys, "devices", "socket://127.0.0.1:1", "/dev/ttyNOTHING", "--timeout", "1", "--json"
+    )
     assert code == 5
     errors = [row["error"] for row in json.loads(out)]
     assert "127.0.0.1:1" in errors[0] and "ttyNOTHING" in errors[1]
@@ -84,7 +95,18 @@ def test_absent_ports_are_named(capsys, package):
 
 
 def test_every_verb_has_help(capsys):
-    for verb in ("convert", "emulate", "devices", "push", "run", "evaluate", "export", "report", "bench", "demo"):
+    for verb in (
+        "convert",
+        "emulate",
+        "devices",
+        "push",
+        "run",
+        "evaluate",
+        "export",
+        "report",
+        "bench",
+        "demo",
+    ):
         code, out, _ = call(capsys, verb, "--help")
         assert code == 0 and len(out) > 200
 
@@ -93,8 +115,21 @@ def test_the_road_by_hand(capsys, tmp_path, package):
     """convert, emulate, devices, push, run, evaluate, export, report, as the README walks it."""
     need_board("native")
     need_digits()
-    command = [sys.executable, "-m", "quantfl.cli.main", "emulate", "--board", "native", "-n", "2", "--json",
-               "--data", "digits", "--package", str(package)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "quantfl.cli.main",
+        "emulate",
+        "--board",
+        "native",
+        "-n",
+        "2",
+        "--json",
+        "--data",
+        "digits",
+        "--package",
+        str(package),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         boards = json.loads(process.stdout.readline())
@@ -120,7 +155,10 @@ def test_the_road_by_hand(capsys, tmp_path, package):
         code, out, _ = call(capsys, "evaluate", tmp_path / "r", "--json")
         assert json.loads(out)["accuracy"] == summary["accuracy"]
         code, out, _ = call(capsys, "export", tmp_path / "r", "-o", tmp_path / "m.tflite", "--json")
-        assert code == 0 and (tmp_path / "m.tflite").read_bytes() == (tmp_path / "r" / "model.tflite").read_bytes()
+        assert (
+            code == 0
+            and (tmp_path / "m.tflite").read_bytes() == (tmp_path / "r" / "model.tflite").read_bytes()
+        )
         code, out, _ = call(capsys, "report", tmp_path / "r", "--json")
         assert len(json.loads(out)["history"]) == 7
         assert call(capsys, "report", tmp_path / "r", "--rounds")[0] == 0

@@ -24,13 +24,20 @@ def c_sums(q: np.ndarray, y: np.ndarray, classes: int, zero: int, dims: int = 0,
     data.q, data.labels = ffi.from_buffer("int8_t[]", q), ffi.from_buffer("uint16_t[]", labels)
     data.count, data.scale, data.zero_point = len(y), 1.0, zero
     out, row = np.zeros((d + 1) * classes, np.int32), np.zeros(d, np.int32)
-    status = lib.qfl_head_stats_begin(stats, data, features, classes, dims, seed, ffi.from_buffer("int32_t[]", out))
+    status = lib.qfl_head_stats_begin(
+        stats, data, features, classes, dims, seed, ffi.from_buffer("int32_t[]", out)
+    )
     assert status == 0
     rows = []
     for i in range(d):
         lib.qfl_head_stats_row(stats, i, ffi.from_buffer("int32_t[]", row))
         rows.append(row[: d - i].copy())
-    return out[: d * classes].reshape(d, classes), out[d * classes :], rows, lib.qfl_head_stats_diagonal(stats)
+    return (
+        out[: d * classes].reshape(d, classes),
+        out[d * classes :],
+        rows,
+        lib.qfl_head_stats_diagonal(stats),
+    )
 
 
 def sketched(a: np.ndarray, d: int, seed: int) -> np.ndarray:
@@ -44,7 +51,14 @@ def sketched(a: np.ndarray, d: int, seed: int) -> np.ndarray:
     return np.fix(out / 2**shift).astype(np.int64)
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 12), st.integers(1, 6), st.integers(-128, 127), st.booleans())
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 40),
+    st.integers(1, 12),
+    st.integers(1, 6),
+    st.integers(-128, 127),
+    st.booleans(),
+)
 @settings(max_examples=60, deadline=None)
 def test_sums_are_numpys(seed, n, features, classes, zero, sketch):
     rng = np.random.default_rng(seed)
@@ -70,14 +84,22 @@ def test_the_order_of_samples_does_not_matter():
     q, y = rng.integers(-128, 128, (60, 9)).astype(np.int8), rng.integers(0, 4, 60)
     order = rng.permutation(60)
     a, b = c_sums(q, y, 4, -128), c_sums(np.ascontiguousarray(q[order]), y[order], 4, -128)
-    assert (a[0] == b[0]).all() and (a[1] == b[1]).all() and all((x == z).all() for x, z in zip(a[2], b[2], strict=True))
+    assert (
+        (a[0] == b[0]).all()
+        and (a[1] == b[1]).all()
+        and all((x == z).all() for x, z in zip(a[2], b[2], strict=True))
+    )
 
 
 def answer(q: np.ndarray, y: np.ndarray, classes: int, zero: int, steps: float = 1e-3) -> bytes:
     """What a board answers to STATS, from its sums; steps: in units of diagonal and root mean square."""
     sums, counts, rows, diagonal = c_sums(q, y, classes, zero)
     upper = np.concatenate(rows).astype(np.float32)
-    codes = [dz_step(np.float32([max(1.0, steps * diagonal)]), 1.0), dz_step(np.float32([1.0]), 1.0), dz_step(np.float32([1.0]), 1.0)]
+    codes = [
+        dz_step(np.float32([max(1.0, steps * diagonal)]), 1.0),
+        dz_step(np.float32([1.0]), 1.0),
+        dz_step(np.float32([1.0]), 1.0),
+    ]
     parts = [upper, sums.reshape(-1).astype(np.float32), counts.astype(np.float32)]
     coded = [dz_write(dz_quantise(x, c), Form(c), [x.size]) for x, c in zip(parts, codes, strict=True)]
     return struct.pack("<HII", len(y), len(coded[0]), len(coded[1])) + b"".join(coded)
@@ -138,7 +160,10 @@ def test_the_ridge_is_the_one_that_predicts_the_other_half_best(monkeypatch):
     few, many = folds(14), folds(4000)
     assert closed_form.choose_ridge(few) == closed_form.choose_ridge(few[::-1])
     assert closed_form.choose_ridge(few) > closed_form.choose_ridge(many)
-    errors = {r: closed_form._squared_error(r, *few) + closed_form._squared_error(r, *few[::-1]) for r in closed_form.RIDGES}
+    errors = {
+        r: closed_form._squared_error(r, *few) + closed_form._squared_error(r, *few[::-1])
+        for r in closed_form.RIDGES
+    }
     assert closed_form.choose_ridge(few) == min(errors, key=errors.get)
     assert closed_form.choose_ridge((few[0], Sums(10, 4))) == 0.1  # nobody to predict
 
@@ -153,7 +178,9 @@ def test_the_error_from_sums_is_the_error_on_the_samples():
     a, b, onehot = qa.astype(float), qb.astype(float), np.eye(4)
     unit = np.trace(seen.scatter / 200) / 10
     centred = a - a.mean(0)
-    kernel = np.linalg.solve(centred.T @ centred / 200 + 0.3 * unit * np.eye(10), centred.T @ onehot[ya] / 200)
+    kernel = np.linalg.solve(
+        centred.T @ centred / 200 + 0.3 * unit * np.eye(10), centred.T @ onehot[ya] / 200
+    )
     direct = ((b @ kernel + onehot[ya].mean(0) - a.mean(0) @ kernel - onehot[yb]) ** 2).sum(1).mean()
     assert closed_form._squared_error(0.3, seen, held) == pytest.approx(direct, rel=5e-3)
 
@@ -175,7 +202,9 @@ def hands(rng: np.random.Generator, boards: int, own: float) -> tuple[Sums, Sums
     common, folds = np.random.default_rng(8).normal(0, 12, (4, 10)), (Sums(10, 4), Sums(10, 4))
     for i in range(boards):
         mine, y = common + rng.normal(0, own, common.shape), rng.integers(0, 4, 60)
-        folds[i % 2].add(answer(np.clip(np.rint(rng.normal(mine[y], 12)), -128, 127).astype(np.int8), y, 4, 0, 0.02))
+        folds[i % 2].add(
+            answer(np.clip(np.rint(rng.normal(mine[y], 12)), -128, 127).astype(np.int8), y, 4, 0, 0.02)
+        )
     return folds
 
 
@@ -184,12 +213,16 @@ def test_a_head_is_as_sure_as_boards_not_seen_bear_out(monkeypatch):
     other boards, which the sums of both halves tell; further apart still, the head is not to be trusted."""
     monkeypatch.setattr(closed_form, "SUREST", 1.0)
     head, spec = Head((10, 4), 0.1, 0), StatsSpec()
-    same, other, far = (solve(head, spec, hands(np.random.default_rng(9), 40, own)) for own in (0.0, 9.0, 24.0))
+    same, other, far = (
+        solve(head, spec, hands(np.random.default_rng(9), 40, own)) for own in (0.0, 9.0, 24.0)
+    )
     assert 0.9 < same.calibration <= 1 and same.trusted
     assert same.calibration > other.calibration > far.calibration and not far.trusted
     rng, common = np.random.default_rng(10), np.random.default_rng(8).normal(0, 12, (4, 10))
     y = rng.integers(0, 4, 6000)
-    q = np.clip(np.rint(rng.normal(common[y] + rng.normal(0, 9.0, (len(y), 10)), 12)), -128, 127).astype(np.int8)
+    q = np.clip(np.rint(rng.normal(common[y] + rng.normal(0, 9.0, (len(y), 10)), 12)), -128, 127).astype(
+        np.int8
+    )
     logits = head.logits(other.params, q).astype(np.float64)
 
     def loss(scale: float) -> float:
@@ -226,14 +259,20 @@ def test_damaged_answers_are_refused_and_leave_nothing_behind():
         sums = Sums(10, 4)
         with pytest.raises(CodecError):
             sums.add(bad)
-        assert not sums.scatter.any() and not sums.means.any() and not sums.sums.any() and not sums.counts.any()
+        assert (
+            not sums.scatter.any() and not sums.means.any() and not sums.sums.any() and not sums.counts.any()
+        )
 
 
 def test_the_estimate_follows_boards_rounds_and_head():
     small, large, spec = Head((16, 4), 0.1, 0), Head((128, 10), 0.1, 0), StatsSpec()
     assert estimate(large, spec, 20, 50, 10, 20)[0] > 10 * estimate(small, spec, 20, 50, 10, 20)[0]
-    assert estimate(large, spec, 20, 50, 10, 20)[1] == pytest.approx(10 * estimate(large, spec, 20, 5, 10, 20)[1], rel=1e-3)
-    assert estimate(large, StatsSpec(dims=16), 20, 50, 10, 20)[0] < estimate(large, spec, 20, 50, 10, 20)[0] / 2
+    assert estimate(large, spec, 20, 50, 10, 20)[1] == pytest.approx(
+        10 * estimate(large, spec, 20, 5, 10, 20)[1], rel=1e-3
+    )
+    assert (
+        estimate(large, StatsSpec(dims=16), 20, 50, 10, 20)[0] < estimate(large, spec, 20, 50, 10, 20)[0] / 2
+    )
     # every board of a large fleet must be led to the new head, but only those that take part
     assert estimate(large, spec, 20, 50, 10, 400)[0] > 4 * estimate(large, spec, 20, 50, 10, 20)[0]
     assert estimate(large, spec, 20, 2, 10, 400)[0] == estimate(large, spec, 20, 2, 10, 10)[0]

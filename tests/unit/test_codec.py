@@ -25,7 +25,7 @@ from quantfl.core.codec import (
     dz_value,
     dz_with_feedback,
     dz_write,
-)  # fmt: skip
+)
 
 floats = st.floats(-1e6, 1e6, width=32)
 vectors = hnp.arrays(np.float32, st.integers(1, 300), elements=floats)
@@ -69,9 +69,16 @@ def test_error_is_at_most_a_bucket(x, levels, per_tensor, means):
 @given(vectors)
 def test_means_are_never_worse_than_midpoints(x):
     def squared(means: bool) -> float:
-        return float(((decode(Codec("bu", 4, False, means).encode(x, [len(x)]), [len(x)]).astype(np.float64) - x) ** 2).sum())
+        return float(
+            (
+                (decode(Codec("bu", 4, False, means).encode(x, [len(x)]), [len(x)]).astype(np.float64) - x)
+                ** 2
+            ).sum()
+        )
 
-    assert squared(True) <= squared(False) * (1 + 1e-3) + 1e-9 * float((x.astype(np.float64) ** 2).sum()) + 1e-30
+    assert (
+        squared(True) <= squared(False) * (1 + 1e-3) + 1e-9 * float((x.astype(np.float64) ** 2).sum()) + 1e-30
+    )
 
 
 @given(vectors)
@@ -116,7 +123,11 @@ def test_arbitrary_bytes_are_refused_or_decode_to_finite_values(data, n):
         assert np.isfinite(decode(data, [n])).all()
 
 
-@given(vectors, st.sampled_from([Codec("bu", 8), Codec("bu", 64, True), Codec("bu", 4, False, True), Codec("fp32")]), st.data())
+@given(
+    vectors,
+    st.sampled_from([Codec("bu", 8), Codec("bu", 64, True), Codec("bu", 4, False, True), Codec("fp32")]),
+    st.data(),
+)
 @settings(max_examples=200)
 def test_truncated_extended_or_misaddressed_bytes_are_refused(x, codec, data):
     encoded = codec.encode(x, [len(x)])
@@ -132,7 +143,13 @@ def dz_oracle(x: np.ndarray, step: float) -> np.ndarray:
     return (np.sign(x) * np.floor(t) * np.float32(step)).astype(np.float32)
 
 
-@given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 2**32 - 1), st.floats(0.3, 12), st.floats(1e-6, 1e3))
+@given(
+    st.integers(1, 40),
+    st.integers(1, 12),
+    st.integers(0, 2**32 - 1),
+    st.floats(0.3, 12),
+    st.floats(1e-6, 1e3),
+)
 @settings(max_examples=200, deadline=None)
 def test_dz_equals_its_definition_bit_for_bit(rows, columns, seed, steps, scale):
     rng = np.random.default_rng(seed)
@@ -182,8 +199,14 @@ def test_dz_of_arbitrary_bytes_is_refused_or_finite(data, rows, columns):
         assert np.isfinite(decode(data, [rows * columns, columns])).all()
 
 
-CODED = [Codec(kind, levels, per_tensor, means, coded=coded) for kind in ("bu", "bq") for levels in (4, 16, 64)
-         for per_tensor in (False, True) for means in (False, True) for coded in (False, True)]  # fmt: skip
+CODED = [
+    Codec(kind, levels, per_tensor, means, coded=coded)
+    for kind in ("bu", "bq")
+    for levels in (4, 16, 64)
+    for per_tensor in (False, True)
+    for means in (False, True)
+    for coded in (False, True)
+]
 
 
 def bq_oracle(x: np.ndarray, levels: int) -> np.ndarray:
@@ -201,7 +224,9 @@ def bq_oracle(x: np.ndarray, levels: int) -> np.ndarray:
 def test_bq_equals_its_definition(x, levels):
     width = np.float32(x.max() - x.min())
     if np.float32(width / np.float32(levels)) > 0:
-        np.testing.assert_array_equal(decode(Codec("bq", levels).encode(x, [len(x)]), [len(x)]), bq_oracle(x, levels))
+        np.testing.assert_array_equal(
+            decode(Codec("bq", levels).encode(x, [len(x)]), [len(x)]), bq_oracle(x, levels)
+        )
 
 
 @given(vectors, st.sampled_from(CODED))
@@ -233,12 +258,16 @@ def test_coded_buckets_beyond_64_levels_are_refused(kind, flags):
     with pytest.raises(CodecError):
         decode(bytes((kind | flags, 8)) + tables + b"\x55" * 300, [200, 20])
     with pytest.raises(CodecError, match="not supported"):
-        Codec("bu" if kind == 1 else "bq", 256, coded=True).encode(np.arange(220, dtype=np.float32), [200, 20])
+        Codec("bu" if kind == 1 else "bq", 256, coded=True).encode(
+            np.arange(220, dtype=np.float32), [200, 20]
+        )
 
 
 def test_coding_pays_on_a_heads_delta_and_costs_little_at_worst():
     rng = np.random.default_rng(2)
-    delta = np.concatenate([np.outer(rng.gamma(0.3, size=128), rng.normal(size=10)).reshape(-1), rng.normal(size=10) * 0.1])
+    delta = np.concatenate(
+        [np.outer(rng.gamma(0.3, size=128), rng.normal(size=10)).reshape(-1), rng.normal(size=10) * 0.1]
+    )
     size = {c: len(Codec("bu", 64, coded=c).encode(delta, [1280, 10])) for c in (False, True)}
     assert size[True] < 0.6 * size[False]
     flat = rng.random(4000).astype(np.float32)
@@ -274,14 +303,21 @@ def test_dz_symbols_survive(s, code, agreed, offset, columns):
     except CodecError:
         return
     again = dz_write(back, read, tensors)
-    assert (back != s).any() and len(longer) - 4 <= len(again) <= len(longer) and longer[: len(again) - 1] == again[:-1]
+    assert (
+        (back != s).any()
+        and len(longer) - 4 <= len(again) <= len(longer)
+        and longer[: len(again) - 1] == again[:-1]
+    )
 
 
 @given(symbols, st.integers(1, 255))
 @settings(max_examples=150, deadline=None)
 def test_the_streaming_writer_makes_the_same_bytes(s, code):
     data, size = dz_write(s, Form(code), [len(s)]), ffi.new("uint32_t *")
-    out, memory = ffi.new("uint8_t[]", len(data) + 8), ffi.new("uint64_t[]", (lib.qfl_codec_dz_stream_size() + 7) // 8)
+    out, memory = (
+        ffi.new("uint8_t[]", len(data) + 8),
+        ffi.new("uint64_t[]", (lib.qfl_codec_dz_stream_size() + 7) // 8),
+    )
     stream = ffi.cast("qfl_codec_dz_stream *", memory)
     lib.qfl_codec_dz_stream_begin(stream, code, out, len(data) + 8)
     for v in s:
@@ -300,14 +336,19 @@ def test_a_stream_without_room_says_so():
         assert lib.qfl_codec_dz_stream_end(s, size) == lib.QFL_E_NOMEM
 
 
-@given(hnp.arrays(np.float32, st.integers(1, 200), elements=st.floats(-100, 100, width=32)), st.integers(120, 170))
+@given(
+    hnp.arrays(np.float32, st.integers(1, 200), elements=st.floats(-100, 100, width=32)),
+    st.integers(120, 170),
+)
 @settings(max_examples=150, deadline=None)
 def test_error_feedback_keeps_what_quantising_loses(x, code):
     """Symbols are the nearest, but of magnitude 2 at most; with the residual they are the values, to 1/66 of a step, as far as int8
     reaches; fed back, they are what comes next."""
     step, residual, unit = dz_value(code), np.zeros(len(x), np.int8), lib.QFL_CODEC_RESIDUAL
     work = x.copy()
-    lib.qfl_codec_dz_quantise(ffi.from_buffer("float[]", work), len(x), code, ffi.from_buffer("int8_t[]", residual))
+    lib.qfl_codec_dz_quantise(
+        ffi.from_buffer("float[]", work), len(x), code, ffi.from_buffer("int8_t[]", residual)
+    )
     s = work.view(np.int32)
     assert (s == np.clip(dz_quantise(x, code), -lib.QFL_CODEC_FED, lib.QFL_CODEC_FED)).all()
     lost = x.astype(np.float64) / step - s
@@ -330,7 +371,9 @@ def test_rows_are_coded_without_their_means(rows, columns, seed):
     got = (symbols + residual / unit).reshape(rows, columns)
     np.testing.assert_allclose(got, x - x.mean(1, keepdims=True, dtype=np.float64), atol=1 / unit)
     moved = np.zeros(x.size, np.int8)
-    again = dz_with_feedback((x + rng.normal(size=(rows, 1)).astype(np.float32)).reshape(-1), columns, moved, 0.0, 152)
+    again = dz_with_feedback(
+        (x + rng.normal(size=(rows, 1)).astype(np.float32)).reshape(-1), columns, moved, 0.0, 152
+    )
     np.testing.assert_allclose(again + moved / unit, got.reshape(-1), atol=2 / unit)
 
 
@@ -346,7 +389,12 @@ def test_many_rounds_of_feedback_lose_nothing():
 def test_a_change_beyond_two_steps_goes_on_with_the_next_deltas():
     """And the half step that was too much at the end stays where it is, though nothing else changes."""
     step, residual = dz_value(160), np.zeros(3, np.int8)
-    sent = [dz_with_feedback(step * np.array([v, -v, 0], np.float32), 0, residual, step, 160).tolist() for v in (5.5, 0, 0, 0, 0)]
+    sent = [
+        dz_with_feedback(step * np.array([v, -v, 0], np.float32), 0, residual, step, 160).tolist()
+        for v in (5.5, 0, 0, 0, 0)
+    ]
     assert sent == [[2, -2, 0], [2, -2, 0], [2, -2, 0], [0, 0, 0], [0, 0, 0]]
     far = np.full(3, 1e30, np.float32)
-    assert dz_with_feedback(far, 0, residual, 0.0, 160).tolist() == [2, 2, 2] and residual.tolist() == [127] * 3
+    assert (
+        dz_with_feedback(far, 0, residual, 0.0, 160).tolist() == [2, 2, 2] and residual.tolist() == [127] * 3
+    )

@@ -28,7 +28,9 @@ def test_python_makes_and_reads_the_vectors(fields):
     kind, *numbers = how.split()
     a, b, c = map(int, numbers)
     if kind == "spec":
-        codec = Codec(KINDS[a], c or 64, bool(b & 0x10), bool(b & 0x20), c / 16 if a == 2 else 4.0, bool(b & 0x40))
+        codec = Codec(
+            KINDS[a], c or 64, bool(b & 0x10), bool(b & 0x20), c / 16 if a == 2 else 4.0, bool(b & 0x40)
+        )
         assert codec.fields == (a, b, c) and codec.encode(floats(x), layout) == data
         agreed = 0
     else:
@@ -45,10 +47,24 @@ def test_c_makes_and_reads_the_vectors(tmp_path):
     if compiler is None:
         pytest.skip("neither gcc nor clang is installed")
     lib, program = ROOT / "firmware" / "lib", tmp_path / "vectors"
-    command = [compiler, "-std=c11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-fsanitize=address,undefined",
-               "-fno-sanitize-recover=all", f"-I{lib / 'qfl_codec' / 'include'}", f"-I{lib / 'qfl_base' / 'include'}",
-               str(ROOT / "tests" / "c" / "vectors.c"), *map(str, (lib / "qfl_codec" / "src").glob("*.c")),
-               "-o", str(program)]  # fmt: skip
+    command = [
+        compiler,
+        "-std=c11",
+        "-g",
+        "-O1",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-ffp-contract=off",
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=all",
+        f"-I{lib / 'qfl_codec' / 'include'}",
+        f"-I{lib / 'qfl_base' / 'include'}",
+        str(ROOT / "tests" / "c" / "vectors.c"),
+        *map(str, (lib / "qfl_codec" / "src").glob("*.c")),
+        "-o",
+        str(program),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if "cannot find -lasan" in done.stderr or "libclang_rt" in done.stderr:
         pytest.skip("the compiler has no sanitizer runtime")
@@ -112,7 +128,24 @@ def by_the_book_dz(data: bytes, tensors: tuple[int, ...], agreed: int) -> list[f
     step = (4 + code % 4) * 2.0 ** (code // 4 - 40)
     d = Range(body)
     block = [Bit(p) for p in (57000, 41000, 45000, 29000, 49000, 33000, 29000, 13000)]
-    starts = (57000, 49000, 49000, 40000, 55000, 48000, 48000, 42000, 55000, 48000, 48000, 42000, 50000, 41000, 41000, 34000)
+    starts = (
+        57000,
+        49000,
+        49000,
+        40000,
+        55000,
+        48000,
+        48000,
+        42000,
+        55000,
+        48000,
+        48000,
+        42000,
+        50000,
+        41000,
+        41000,
+        34000,
+    )
     zero = [[Bit(p) for p in starts] for _ in range(2)]
     sign = [Bit(44000), Bit(52000), Bit(28000)]
     more = [[Bit(60000), Bit(54000)], [Bit(56000), Bit(48000)]]
@@ -137,7 +170,9 @@ def by_the_book_dz(data: bytes, tensors: tuple[int, ...], agreed: int) -> list[f
                     near = [v != 0 for v in (up[-1], up[-2], *([0, 0] + here)[:-3:-1])]
                     symbol = 0
                     implied = row != size and i == n - 1 and not any(here[at:])
-                    if (flag or row == size) and (implied or d.bit(zero[t % 2][sum(v << k for k, v in enumerate(near))])):
+                    if (flag or row == size) and (
+                        implied or d.bit(zero[t % 2][sum(v << k for k, v in enumerate(near))])
+                    ):
                         last = next((v for v in reversed(up) if v != 0), 0)
                         negative = d.bit(sign[0 if last == 0 else 1 if last > 0 else 2])
                         units, magnitude = more[int(sum(near) > 1)], 1
@@ -160,7 +195,13 @@ def by_the_book_dz(data: bytes, tensors: tuple[int, ...], agreed: int) -> list[f
 
 def by_the_book_buckets(data: bytes, tensors: tuple[int, ...]) -> list[np.float32]:
     f32 = np.float32
-    kind, per_tensor, means, coded, levels = data[0] & 15, data[0] & 0x10, data[0] & 0x20, data[0] & 0x40, 1 << data[1]
+    kind, per_tensor, means, coded, levels = (
+        data[0] & 15,
+        data[0] & 0x10,
+        data[0] & 0x20,
+        data[0] & 0x40,
+        1 << data[1],
+    )
     at, out = 2, []
     sizes = tensors if per_tensor else (sum(tensors),)
     for number, size in enumerate(sizes):

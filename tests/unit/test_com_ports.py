@@ -24,7 +24,15 @@ from quantfl.link.transport import SerialTransport, open_transport
 from quantfl.package.convert import convert
 from tests.support import DEMO_MODEL, need_digits
 
-NAMES = ["COM3", "COM12", r"\\.\COM12", "/dev/ttyUSB0", "socket://10.0.0.7:7001", "rfc2217://10.0.0.7:2217", "id://0203ab"]
+NAMES = [
+    "COM3",
+    "COM12",
+    r"\\.\COM12",
+    "/dev/ttyUSB0",
+    "socket://10.0.0.7:7001",
+    "rfc2217://10.0.0.7:2217",
+    "id://0203ab",
+]
 
 
 class WindowsPort:
@@ -50,9 +58,11 @@ class WindowsPort:
         if name not in self.machine:
             raise serial.SerialException(
                 f"could not open port {self.name!r}: FileNotFoundError(2, 'The system cannot find the file specified.', None, 2)"
-            )  # fmt: skip
+            )
         if name in self.opened:
-            raise serial.SerialException(f"could not open port {self.name!r}: PermissionError(13, 'Access is denied.', None, 5)")
+            raise serial.SerialException(
+                f"could not open port {self.name!r}: PermissionError(13, 'Access is denied.', None, 5)"
+            )
         self.opened.add(name)
         self.names.append(self.name)
         self.lines.append((self.dtr, self.rts))
@@ -103,10 +113,18 @@ def windows(monkeypatch):
     listing = [
         port("COM1", "Communications Port (COM1)", "ACPI\\PNP0501\\1"),
         port("COM12", "USB-SERIAL CH340 (COM12)", "USB VID:PID=1A86:7523 SER= LOCATION=1-2", 0x1A86, 0x7523),
-        port("COM3", "Silicon Labs CP210x USB to UART Bridge (COM3)", "USB VID:PID=10C4:EA60 SER=0001 LOCATION=1-1", 0x10C4, 0xEA60),
+        port(
+            "COM3",
+            "Silicon Labs CP210x USB to UART Bridge (COM3)",
+            "USB VID:PID=10C4:EA60 SER=0001 LOCATION=1-1",
+            0x10C4,
+            0xEA60,
+        ),
     ]
     monkeypatch.setattr(list_ports, "comports", lambda include_links=False: listing)
-    monkeypatch.setattr(WindowsPort, "machine", {"COM3": InprocBoard(b"\x03" * 8), "COM12": InprocBoard(b"\x12" * 8)})
+    monkeypatch.setattr(
+        WindowsPort, "machine", {"COM3": InprocBoard(b"\x03" * 8), "COM12": InprocBoard(b"\x12" * 8)}
+    )
     monkeypatch.setattr(WindowsPort, "opened", set())
     monkeypatch.setattr(WindowsPort, "names", [])
     monkeypatch.setattr(WindowsPort, "lines", [])
@@ -144,7 +162,11 @@ def test_devices_push_and_ids_at_com_ports(windows, capsys, tmp_path):
     package.write_bytes(convert(DEMO_MODEL).package)
     assert main(["devices", "--no-ble", "--json"]) == 0
     rows = {r["url"]: r for r in json.loads(capsys.readouterr().out)}
-    assert rows["COM3"]["uid"] == "03" * 8 and rows["COM12"]["uid"] == "12" * 8 and "CH340" in rows["COM12"]["guess"]
+    assert (
+        rows["COM3"]["uid"] == "03" * 8
+        and rows["COM12"]["uid"] == "12" * 8
+        and "CH340" in rows["COM12"]["guess"]
+    )
     assert "uid" not in rows["COM1"] and "error" not in rows["COM1"]  # no USB port: left alone
     assert main(["devices", "--no-ble"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["COM12", "COM3", "COM1"]
@@ -172,7 +194,10 @@ def test_a_board_that_moves_to_another_com_port(windows):
     async def go() -> None:
         async with Device("COM3", patience=20) as device:
             await device.hello()
-            windows.machine["COM12"], windows.machine["COM3"] = windows.machine["COM3"], windows.machine["COM12"]
+            windows.machine["COM12"], windows.machine["COM3"] = (
+                windows.machine["COM3"],
+                windows.machine["COM12"],
+            )
             device.session.transport._port.close()  # the cable is pulled
             assert await device.push(package, timeout=30)
             assert device.session.transport.place == "COM12"
@@ -193,7 +218,9 @@ def test_a_run_over_com_ports(windows, capsys, tmp_path):
         + "".join(f"[[fleet.board]]\nurl = '{u}'\n" for u in urls)
     )
     config = parse(toml.read_text())
-    for board, part in zip(windows.machine.values(), shards(config, load_package(package), tmp_path).clients, strict=True):
+    for board, part in zip(
+        windows.machine.values(), shards(config, load_package(package), tmp_path).clients, strict=True
+    ):
         board.set_samples(*part)
     assert main(["run", str(toml), "--out", str(tmp_path / "r"), "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)

@@ -24,7 +24,10 @@ def test_defaults_fill_in():
         (GOOD + "[train]\nlr = nan\n", ["train.lr"]),
         (GOOD + "[train]\nlearning = 1\n", ["train.learning", "no such key"]),
         (GOOD + "[train]\nmomentun = 1\n", ["train.momentun", "no such key", "is train.momentum meant?"]),
-        (GOOD + "[strategy]\nparticipation = 0.5\n", ["strategy.participation", "is run.participation meant?"]),
+        (
+            GOOD + "[strategy]\nparticipation = 0.5\n",
+            ["strategy.participation", "is run.participation meant?"],
+        ),
         (GOOD + "[train]\nholdout = 1\n", ["train.holdout", "at least 2"]),
         (GOOD + "[uplink]\nlevels = 7\n", ["uplink.levels", "64"]),
         (GOOD + "[run]\nrounds = 0\n", ["run.rounds"]),
@@ -32,10 +35,22 @@ def test_defaults_fill_in():
         (GOOD + "[run]\nmin_boards = 5\n", ["min_boards", "4 boards"]),
         (GOOD + '[run]\nname = "a/b"\n', ["run.name"]),
         ('[model]\npath = "m"\n[fleet]\nboards = 3\n', ["fleet", "emulate"]),
-        ('[model]\npath = "m"\n[fleet]\nemulate = "native"\n[[fleet.board]]\nurl = "x"\n', ["fleet", "either"]),
-        ('[model]\npath = "m"\n[[fleet.board]]\nsamples = "x"\n', ["fleet.board[0]", "needs url, or the board's id"]),
-        ('[model]\npath = "m"\n[[fleet.board]]\nurl = "COM3"\n[[fleet.board]]\nurl = "com3"\n', ["fleet", "are at com3"]),
-        ('[model]\npath = "m"\n[[fleet.board]]\nurl = "a"\nname = "x"\n[[fleet.board]]\nurl = "b"\nname = "x"\n', ["called x"]),
+        (
+            '[model]\npath = "m"\n[fleet]\nemulate = "native"\n[[fleet.board]]\nurl = "x"\n',
+            ["fleet", "either"],
+        ),
+        (
+            '[model]\npath = "m"\n[[fleet.board]]\nsamples = "x"\n',
+            ["fleet.board[0]", "needs url, or the board's id"],
+        ),
+        (
+            '[model]\npath = "m"\n[[fleet.board]]\nurl = "COM3"\n[[fleet.board]]\nurl = "com3"\n',
+            ["fleet", "are at com3"],
+        ),
+        (
+            '[model]\npath = "m"\n[[fleet.board]]\nurl = "a"\nname = "x"\n[[fleet.board]]\nurl = "b"\nname = "x"\n',
+            ["called x"],
+        ),
         ('[model]\npath = "m"\n[fleet]\nemulate = "avr"\n', ["fleet.emulate"]),
     ],
 )

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from quantfl.core import crypt, ffi, lib
 
-aead = pytest.importorskip("cryptography.hazmat.primitives.ciphers.aead", reason="needs the Python package cryptography")
+aead = pytest.importorskip(
+    "cryptography.hazmat.primitives.ciphers.aead", reason="needs the Python package cryptography"
+)
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "rfc8439.json").read_text())
 ROOT = Path(__file__).parents[2]
 keys, nonces = st.binary(min_size=32, max_size=32), st.binary(min_size=12, max_size=12)
@@ -72,7 +74,9 @@ def test_aead_at_block_borders(size):
     key, nonce, text = bytes(range(32)), bytes(range(12)), bytes(i & 0xFF for i in range(size))
     for ad_size in (0, 1, 15, 16, 17):
         ad = bytes(ad_size)
-        assert b"".join(crypt.seal(key, nonce, ad, text)) == aead.ChaCha20Poly1305(key).encrypt(nonce, text, ad)
+        assert b"".join(crypt.seal(key, nonce, ad, text)) == aead.ChaCha20Poly1305(key).encrypt(
+            nonce, text, ad
+        )
 
 
 def test_every_flipped_bit_is_seen():
@@ -95,8 +99,12 @@ def test_a_refused_text_is_left_alone():
 
 
 @settings(max_examples=200, deadline=None)
-@given(keys, st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30),
-       st.lists(st.binary(max_size=300), max_size=4), st.integers(1, 64))  # fmt: skip
+@given(
+    keys,
+    st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30),
+    st.lists(st.binary(max_size=300), max_size=4),
+    st.integers(1, 64),
+)
 def test_mac_is_keyed_blake2b(key, label, parts, size):
     expected = hashlib.blake2b(label.encode() + b"\0" + b"".join(parts), key=key, digest_size=size).digest()
     assert crypt.mac(key, label, *parts, size=size) == expected
@@ -184,7 +192,9 @@ def test_forged_signatures_are_refused():
     assert not crypt.check(public, "other", message, signature)
     assert not crypt.check(public, "label", message[:-1], signature)
     assert not crypt.check(crypt.public(bytes(32)), "label", message, signature)
-    s = int.from_bytes(signature[32:], "little") + L  # the same number mod L: malleable where it is not checked
+    s = (
+        int.from_bytes(signature[32:], "little") + L
+    )  # the same number mod L: malleable where it is not checked
     assert not crypt.check(public, "label", message, signature[:32] + s.to_bytes(32, "little"))
     for bit in range(0, 512, 7):
         bad = bytearray(signature)

@@ -16,8 +16,12 @@ from quantfl.errors import DataError, UsageError
 from tests.support import shared_data
 
 
-@given(st.integers(1, 12), st.integers(0, 99), st.sampled_from(["iid", "dirichlet:0.1", "dirichlet:5", "by-writer"]),
-       st.none() | st.integers(1, 30))  # fmt: skip
+@given(
+    st.integers(1, 12),
+    st.integers(0, 99),
+    st.sampled_from(["iid", "dirichlet:0.1", "dirichlet:5", "by-writer"]),
+    st.none() | st.integers(1, 30),
+)
 @settings(deadline=None)
 def test_splits_are_disjoint_seeded_and_never_empty(clients, seed, spec, per_client):
     rng = np.random.default_rng(3)
@@ -61,7 +65,12 @@ def test_too_few_samples_or_groups():
 
 
 def idx_bytes(shape, fill=7) -> bytes:
-    return b"\0\0\x08" + bytes([len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape) + bytes([fill]) * int(np.prod(shape))
+    return (
+        b"\0\0\x08"
+        + bytes([len(shape)])
+        + b"".join(n.to_bytes(4, "big") for n in shape)
+        + bytes([fill]) * int(np.prod(shape))
+    )
 
 
 def test_idx_plain_and_gzip(tmp_path):
@@ -70,7 +79,9 @@ def test_idx_plain_and_gzip(tmp_path):
     assert read_idx(tmp_path / "a").shape == (2, 3, 4) and read_idx(tmp_path / "b").tolist() == [7] * 5
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b + b"x", lambda b: b"\1" + b[1:], lambda b: b[:3], lambda b: b""])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-1], lambda b: b + b"x", lambda b: b"\1" + b[1:], lambda b: b[:3], lambda b: b""]
+)
 def test_damaged_idx_is_refused_in_one_line(tmp_path, damage):
     (tmp_path / "a").write_bytes(damage(idx_bytes((2, 3, 4))))
     with pytest.raises(DataError) as error:

@@ -50,7 +50,9 @@ def test_frame_vectors():
 
 
 def test_config_vector():
-    config = config_bytes(FitConfig(lr=0.05, momentum=0.9, epochs=2, batch=10), Codec("bu", 64), run_id=1, seed=7)
+    config = config_bytes(
+        FitConfig(lr=0.05, momentum=0.9, epochs=2, batch=10), Codec("bu", 64), run_id=1, seed=7
+    )
     assert config == documented(r"BU\(64\)\):\n`([0-9a-f]+)`")
 
 
@@ -66,7 +68,9 @@ def test_every_key_of_a_description_is_documented():
 def test_every_message_is_documented_by_its_number():
     from quantfl.core import lib
 
-    names = [n for n in dir(lib) if n.startswith("QFL_MSG_") and n not in ("QFL_MSG_FAILED", "QFL_MSG_ANSWER")]
+    names = [
+        n for n in dir(lib) if n.startswith("QFL_MSG_") and n not in ("QFL_MSG_FAILED", "QFL_MSG_ANSWER")
+    ]
     assert len(names) >= 12
     for name in names:
         assert f"| {getattr(lib, name)} {name.removeprefix('QFL_MSG_')} |" in PROTOCOL, name

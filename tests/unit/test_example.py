@@ -21,22 +21,31 @@ FLAGS = ["-std=c11", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
 
 def sources() -> tuple[list[str], list[str]]:
     folders = [ROOT / "firmware" / "lib" / name for name in LIBS]
-    return [str(c) for f in folders for c in sorted(f.glob("src/*.c"))], [f"-I{f / 'include'}" for f in folders]
+    return [str(c) for f in folders for c in sorted(f.glob("src/*.c"))], [
+        f"-I{f / 'include'}" for f in folders
+    ]
 
 
 def test_it_runs_here_and_equals_python(tmp_path):
     files, includes = sources()
     exe = tmp_path / "example"
-    subprocess.run(["cc", *FLAGS, *includes, str(EXAMPLE / "main.c"), str(EXAMPLE / "host.c"), *files, "-o", str(exe)], check=True)
+    subprocess.run(
+        ["cc", *FLAGS, *includes, str(EXAMPLE / "main.c"), str(EXAMPLE / "host.c"), *files, "-o", str(exe)],
+        check=True,
+    )
     package = convert(DEMO_MODEL).package
     rng = np.random.default_rng(1)
     x, y = rng.integers(-128, 128, (60, 64), np.int8), rng.integers(0, 10, 60).astype(np.uint16)
     (tmp_path / "package").write_bytes(package)
     (tmp_path / "samples").write_bytes(b"".join(a.tobytes() + bytes([b]) for a, b in zip(x, y, strict=True)))
-    done = subprocess.run([str(exe), str(tmp_path / "package"), str(tmp_path / "samples")], capture_output=True, text=True)
+    done = subprocess.run(
+        [str(exe), str(tmp_path / "package"), str(tmp_path / "samples")], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     p, features = open_package(package), Engine(package).run_batch(x)
-    trained, _ = p.head.fit(p.params, features, y, FitConfig(lr=0.003, momentum=0.9, epochs=5, batch=10, seed=1))
+    trained, _ = p.head.fit(
+        p.params, features, y, FitConfig(lr=0.003, momentum=0.9, epochs=5, batch=10, seed=1)
+    )
     delta = Codec("dz", step=4.0).encode(trained - p.params, p.head.tensors)
     score = p.head.evaluate(p.params, features, y)
     assert done.stdout == f"{len(delta)} {score.correct} of {score.count}\n"

@@ -81,7 +81,9 @@ def test_gradient_and_loss_equal_backpropagation_in_float64(dims):
         loss, g = head.gradient(w, row, int(label), 0.25)
         x = (row.astype(np.float64) + 7) * float(np.float32(0.03))
         assert math.isclose(loss, loss64(dims, w.astype(np.float64), x, label), rel_tol=1e-5, abs_tol=1e-5)
-        np.testing.assert_allclose(g, 0.25 * grad64(dims, w.astype(np.float64), x, label), rtol=2e-4, atol=2e-6)
+        np.testing.assert_allclose(
+            g, 0.25 * grad64(dims, w.astype(np.float64), x, label), rtol=2e-4, atol=2e-6
+        )
 
 
 @pytest.mark.parametrize("dims", [(16, 10), (5, 8, 4)])
@@ -122,16 +124,28 @@ def test_order_depends_on_seed_and_epoch_and_looks_random():
     assert abs(np.mean(r)) < 0.02 and np.std(r) < 0.1
 
 
-def one_at_a_time(head: Head, w: np.ndarray, q: np.ndarray, y: np.ndarray, config: FitConfig) -> tuple[np.ndarray, float]:
+def one_at_a_time(
+    head: Head, w: np.ndarray, q: np.ndarray, y: np.ndarray, config: FitConfig
+) -> tuple[np.ndarray, float]:
     """The fit whose features are put down anew before every visit, which takes no two samples at once."""
     trained, v, row = w.copy(), np.empty_like(w), np.empty((1, q.shape[1]), np.int8)
     data, _keep = head._data(q, y)
     rows = ffi.from_buffer("int8_t[]", row)
     data.q, data.one_row = rows, 1
-    c = ffi.new("qfl_head_config *", {k: getattr(config, k) for k in ("lr", "momentum", "weight_decay", "prox", "epochs", "batch",
-                                                                      "seed", "holdout")})  # fmt: skip
+    c = ffi.new(
+        "qfl_head_config *",
+        {
+            k: getattr(config, k)
+            for k in ("lr", "momentum", "weight_decay", "prox", "epochs", "batch", "seed", "holdout")
+        },
+    )
     fit, scratch = ffi.new("qfl_head_fit *"), head._scratch()
-    assert lib.qfl_head_fit_begin(fit, head._shape, c, data, head._floats(trained), head._floats(w), head._floats(v), scratch) == 0
+    assert (
+        lib.qfl_head_fit_begin(
+            fit, head._shape, c, data, head._floats(trained), head._floats(w), head._floats(v), scratch
+        )
+        == 0
+    )
     more = 1
     while more:
         row[0] = q[lib.qfl_head_fit_next(fit)]
@@ -139,7 +153,13 @@ def one_at_a_time(head: Head, w: np.ndarray, q: np.ndarray, y: np.ndarray, confi
     return trained, fit.loss
 
 
-@given(st.integers(1, 25), st.integers(1, 24), st.integers(1, 12), st.sampled_from([0, 0.3, 1]), st.integers(0, 2**32 - 1))
+@given(
+    st.integers(1, 25),
+    st.integers(1, 24),
+    st.integers(1, 12),
+    st.sampled_from([0, 0.3, 1]),
+    st.integers(0, 2**32 - 1),
+)
 @settings(max_examples=120, deadline=None)
 def test_two_samples_at_once_give_the_bytes_of_one_after_the_other(features, classes, batch, zeros, seed):
     rng = np.random.default_rng(seed)
@@ -148,7 +168,9 @@ def test_two_samples_at_once_give_the_bytes_of_one_after_the_other(features, cla
     n = int(rng.integers(3, 20))
     q, y = rng.integers(-128, 128, (n, head.dims[0]), np.int8), rng.integers(0, classes, n).astype(np.uint16)
     q[rng.random(q.shape) < zeros] = -7
-    config = FitConfig(lr=0.05, momentum=0.9, epochs=2, batch=batch, seed=seed, holdout=int(rng.choice([0, 3])))
+    config = FitConfig(
+        lr=0.05, momentum=0.9, epochs=2, batch=batch, seed=seed, holdout=int(rng.choice([0, 3]))
+    )
     together, loss = head.fit(w, q, y, config)
     apart, expected = one_at_a_time(head, w, q, y, config)
     assert together.tobytes() == apart.tobytes() and loss == expected
@@ -165,7 +187,16 @@ def test_held_back_samples_do_not_train():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"lr": 0}, {"lr": math.nan}, {"momentum": 1.0}, {"weight_decay": -1}, {"epochs": 0}, {"batch": 0}, {"holdout": 1}]
+    "bad",
+    [
+        {"lr": 0},
+        {"lr": math.nan},
+        {"momentum": 1.0},
+        {"weight_decay": -1},
+        {"epochs": 0},
+        {"batch": 0},
+        {"holdout": 1},
+    ],
 )
 def test_hyper_parameters_out_of_range_are_refused(bad):
     head, w, q, y = make((7, 3))
@@ -199,5 +230,8 @@ def test_evaluate_counts_like_argmax():
     logits = head.logits(w, q)
     assert score.count == 200 and score.correct == int((logits.argmax(1) == y).sum())
     x = (q.astype(np.float64) + 7) * float(np.float32(0.03))
-    assert math.isclose(score.loss, np.mean([loss64((33, 17), w.astype(float), a, b) for a, b in zip(x, y, strict=True)]),
-                        rel_tol=1e-5)  # fmt: skip
+    assert math.isclose(
+        score.loss,
+        np.mean([loss64((33, 17), w.astype(float), a, b) for a, b in zip(x, y, strict=True)]),
+        rel_tol=1e-5,
+    )

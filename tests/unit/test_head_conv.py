@@ -29,24 +29,54 @@ def pool(kind, i, k, stride, out, pad=(0, 0)):
 
 
 STACKS = {
-    "pointwise, global average": [conv((3, 4, 5), 7), pool("average", (3, 4, 7), (3, 4), (1, 1), (1, 1)), dense(7, 3)],
+    "pointwise, global average": [
+        conv((3, 4, 5), 7),
+        pool("average", (3, 4, 7), (3, 4), (1, 1), (1, 1)),
+        dense(7, 3),
+    ],
     "separable block, relu6": [
-        conv((4, 4, 3), 3, (3, 3), pad=(1, 1), kind="depthwise", act="relu6"), conv((4, 4, 3), 6, act="relu6"),
-        pool("average", (4, 4, 6), (4, 4), (1, 1), (1, 1)), dense(6, 4)],
+        conv((4, 4, 3), 3, (3, 3), pad=(1, 1), kind="depthwise", act="relu6"),
+        conv((4, 4, 3), 6, act="relu6"),
+        pool("average", (4, 4, 6), (4, 4), (1, 1), (1, 1)),
+        dense(6, 4),
+    ],
     "depthwise above pointwise, stride 2": [
-        conv((5, 4, 3), 4, act="relu6"), conv((5, 4, 4), 4, (3, 3), (2, 2), (1, 0), (3, 2), kind="depthwise"),
-        conv((3, 2, 4), 5), pool("average", (3, 2, 5), (3, 2), (1, 1), (1, 1)), dense(5, 3)],
+        conv((5, 4, 3), 4, act="relu6"),
+        conv((5, 4, 4), 4, (3, 3), (2, 2), (1, 0), (3, 2), kind="depthwise"),
+        conv((3, 2, 4), 5),
+        pool("average", (3, 2, 5), (3, 2), (1, 1), (1, 1)),
+        dense(5, 3),
+    ],
     "3x3 above 3x3": [
-        conv((5, 5, 2), 3, (3, 3), pad=(1, 1)), conv((5, 5, 3), 4, (3, 3), (2, 2), (1, 1), (3, 3)), dense(36, 5, "relu"), dense(5, 2)],
+        conv((5, 5, 2), 3, (3, 3), pad=(1, 1)),
+        conv((5, 5, 3), 4, (3, 3), (2, 2), (1, 1), (3, 3)),
+        dense(36, 5, "relu"),
+        dense(5, 2),
+    ],
     "maximum pool that leaves a border": [
-        conv((7, 7, 2), 3, (3, 3), out=(5, 5)), pool("maximum", (5, 5, 3), (2, 2), (2, 2), (2, 2)), dense(12, 4)],
+        conv((7, 7, 2), 3, (3, 3), out=(5, 5)),
+        pool("maximum", (5, 5, 3), (2, 2), (2, 2), (2, 2)),
+        dense(12, 4),
+    ],
     "average pool with padding": [
-        conv((5, 5, 2), 3), pool("average", (5, 5, 3), (2, 2), (2, 2), (3, 3), (1, 1)), dense(27, 4)],
+        conv((5, 5, 2), 3),
+        pool("average", (5, 5, 3), (2, 2), (2, 2), (3, 3), (1, 1)),
+        dense(27, 4),
+    ],
     "one dimension": [
-        conv((1, 9, 4), 6, (1, 5), (1, 2), (0, 2), (1, 5)), pool("average", (1, 5, 6), (1, 5), (1, 1), (1, 1)), dense(6, 3)],
+        conv((1, 9, 4), 6, (1, 5), (1, 2), (0, 2), (1, 5)),
+        pool("average", (1, 5, 6), (1, 5), (1, 1), (1, 1)),
+        dense(6, 3),
+    ],
     "strided 1x1, linear": [
-        conv((5, 5, 3), 4), conv((5, 5, 4), 3, (1, 1), (2, 2), out=(3, 3), act="linear"), dense(27, 3)],
-    "a convolution as the last layer": [conv((3, 3, 4), 5), conv((3, 3, 5), 3, (3, 3), out=(1, 1), act="linear")],
+        conv((5, 5, 3), 4),
+        conv((5, 5, 4), 3, (1, 1), (2, 2), out=(3, 3), act="linear"),
+        dense(27, 3),
+    ],
+    "a convolution as the last layer": [
+        conv((3, 3, 4), 5),
+        conv((3, 3, 5), 3, (3, 3), out=(1, 1), act="linear"),
+    ],
     "pool first": [pool("maximum", (4, 4, 3), (2, 2), (2, 2), (2, 2)), dense(12, 3)],
 }
 
@@ -61,8 +91,18 @@ def frozen(layers):
             base += bytes(-len(base) % 4)
             scales = len(base)
             base += rng.uniform(0.002, 0.006, layer.out_shape[2]).astype("<f4").tobytes()
-            layer = Layer(layer.kind, layer.in_shape, layer.out_shape, layer.kernel, layer.stride, layer.pad, layer.activation,
-                          "scales", at, scales)  # fmt: skip
+            layer = Layer(
+                layer.kind,
+                layer.in_shape,
+                layer.out_shape,
+                layer.kernel,
+                layer.stride,
+                layer.pad,
+                layer.activation,
+                "scales",
+                at,
+                scales,
+            )
         out.append(layer)
     return out, bytes(base)
 
@@ -106,7 +146,10 @@ def forward64(layers, w, x, base=b""):
                 taps = []
                 for i in range(layer.kernel[0]):
                     for j in range(layer.kernel[1]):
-                        r, c = oy * layer.stride[0] + i - layer.pad[0], ox * layer.stride[1] + j - layer.pad[1]
+                        r, c = (
+                            oy * layer.stride[0] + i - layer.pad[0],
+                            ox * layer.stride[1] + j - layer.pad[1],
+                        )
                         if 0 <= r < x.shape[0] and 0 <= c < x.shape[1]:
                             taps.append((i, j, x[r, c]))
                 if layer.kind == "conv":
@@ -129,13 +172,15 @@ def loss64(layers, w, x, label, base=b"") -> float:
 @pytest.mark.parametrize("scales", [False, True], ids=["all", "scales"])
 @pytest.mark.parametrize("name", STACKS)
 def test_forward_and_gradient(name, scales):
-    layers, base = (frozen(STACKS[name]) if scales else (STACKS[name], b""))
+    layers, base = frozen(STACKS[name]) if scales else (STACKS[name], b"")
     head, w, q, y = make(layers, base)
     w64 = w.astype(np.float64)
     rng = np.random.default_rng(0)
     for row, label in zip(q[:3], y, strict=False):
         x = (row.astype(np.float64) - ZERO) * float(np.float32(SCALE))
-        np.testing.assert_allclose(head.logits(w, row[None])[0], forward64(layers, w64, x, base), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            head.logits(w, row[None])[0], forward64(layers, w64, x, base), rtol=1e-4, atol=1e-4
+        )
         loss, g = head.gradient(w, row, int(label), 0.5)
         assert math.isclose(loss, loss64(layers, w64, x, label, base), rel_tol=1e-4, abs_tol=1e-4)
         for i in rng.choice(head.params, min(head.params, 40), replace=False):
@@ -143,7 +188,9 @@ def test_forward_and_gradient(name, scales):
             up, down = w64.copy(), w64.copy()
             up[i] += e
             down[i] -= e
-            numeric = 0.5 * (loss64(layers, up, x, label, base) - loss64(layers, down, x, label, base)) / (2 * e)
+            numeric = (
+                0.5 * (loss64(layers, up, x, label, base) - loss64(layers, down, x, label, base)) / (2 * e)
+            )
             assert abs(g[i] - numeric) < 1e-3 * (1 + abs(numeric)), (i, g[i], numeric)
 
 
@@ -161,7 +208,9 @@ def test_random_stacks(data):
         out = tuple((n + 2 * p - k) // s + 1 for n, p, k, s in zip(shape, pad, kernel, stride, strict=False))
         out = tuple(min(o, (n - 1 + p) // s + 1) for o, n, p, s in zip(out, shape, pad, stride, strict=False))
         channels = draw(st.integers(1, 9)) if kind == "conv" else shape[2]
-        act = draw(st.sampled_from(["linear", "relu", "relu6"])) if kind in ("conv", "depthwise") else "linear"
+        act = (
+            draw(st.sampled_from(["linear", "relu", "relu6"])) if kind in ("conv", "depthwise") else "linear"
+        )
         layers.append(Layer(kind, shape, (*out, channels), kernel, stride, pad, act))
         shape = (*out, channels)
     layers.append(dense(math.prod(shape), 3))
@@ -219,7 +268,10 @@ BAD = {
     "a pool at the end": [pool("average", (2, 2, 3), (2, 2), (1, 1), (1, 1))],
     "pool windows that overlap": [pool("average", (4, 4, 2), (3, 3), (1, 1), (2, 2)), dense(8, 2)],
     "a window beyond the image": [conv((3, 3, 2), 4, (3, 3), (2, 2), out=(3, 3)), dense(36, 2)],
-    "a depthwise layer that changes the channels": [Layer("depthwise", (3, 3, 2), (3, 3, 4), (3, 3), pad=(1, 1)), dense(36, 2)],
+    "a depthwise layer that changes the channels": [
+        Layer("depthwise", (3, 3, 2), (3, 3, 4), (3, 3), pad=(1, 1)),
+        dense(36, 2),
+    ],
     "no channels": [conv((3, 3, 0), 4), dense(36, 3)],
     "too many layers": [dense(4, 4, "relu")] * 12 + [dense(4, 4)],
     "too many trained layers": [dense(4, 4, "relu")] * 8 + [dense(4, 4)],

@@ -30,7 +30,12 @@ class Flash:
             setattr(self.port, name, ffi.cast(ffi.typeof(getattr(self.port, name)), call))
 
     def _info(self, _ctx, out) -> int:
-        out.size, out.erase_unit, out.program_unit, out.erased = UNIT * UNITS, UNIT, self.program_unit, self.erased
+        out.size, out.erase_unit, out.program_unit, out.erased = (
+            UNIT * UNITS,
+            UNIT,
+            self.program_unit,
+            self.erased,
+        )
         return 0
 
     def _read(self, _ctx, at, p, n) -> int:
@@ -50,7 +55,9 @@ class Flash:
 
     def _program(self, _ctx, at, p, n) -> int:
         assert at % self.program_unit == 0 and n % self.program_unit == 0
-        assert all(b == self.erased for b in self.data[at : at + n]) or self.budget == 0, "written twice without an erase"
+        assert all(b == self.erased for b in self.data[at : at + n]) or self.budget == 0, (
+            "written twice without an erase"
+        )
         return self._spend(at, bytes(ffi.buffer(p, n)), random.Random(at))
 
     def _erase(self, _ctx, at, n) -> int:
@@ -99,7 +106,9 @@ def test_a_cut_after_every_byte_leaves_the_old_or_the_new(unit, writes):
         after = flash.open()
         old = make(writes - 1) if writes else bytes(lib.QFL_KEEP_BYTES)
         assert body_of(after) in (old, make(100))
-        assert (body_of(after) == make(100)) == bool(status == 0) or cut >= UNIT + 96  # padding of the last unit may be cut
+        assert (body_of(after) == make(100)) == bool(
+            status == 0
+        ) or cut >= UNIT + 96  # padding of the last unit may be cut
         if status != 0:
             assert body_of(keep) == old  # the writer goes on with the old one
         seen.add(body_of(after) == make(100))
@@ -109,7 +118,6 @@ def test_a_cut_after_every_byte_leaves_the_old_or_the_new(unit, writes):
 
 def test_a_region_too_small_has_no_record():
     flash = Flash(8)
-
 
     def info(ctx, out) -> int:
         flash._info(ctx, out)

@@ -83,7 +83,13 @@ def test_a_lost_acknowledgement_and_a_doubled_one_are_told_by_their_marks(keys):
 def test_differences_on_a_faulty_line_are_explained_and_add_up(seed):
     """Bytes sent = bytes received in valid frames + noise + bytes the line swallowed - bytes it added, both ways."""
     rng = random.Random(seed)
-    line = Line(seed, flip=rng.choice([0, 2e-4]), drop=rng.choice([0, 2e-4]), dup=rng.choice([0, 2e-4]), give_up=10_000)
+    line = Line(
+        seed,
+        flip=rng.choice([0, 2e-4]),
+        drop=rng.choice([0, 2e-4]),
+        dup=rng.choice([0, 2e-4]),
+        give_up=10_000,
+    )
     moved = {"swallowed": 0, "added": 0}
     spoil = line.spoil
 
@@ -133,7 +139,17 @@ def test_rows_are_differences_and_survive_a_wrap():
 def filled() -> Ledger:
     ledger = Ledger()
     ledger.record(0, "a", running(down_INFO_payload=2, down_INFO_framing=9, up_INFO_payload=120))
-    ledger.record(1, "a", running(down_INFO_payload=2, down_INFO_framing=9, up_INFO_payload=120, up_TRAIN_payload=50, up_LINK_noise=4))
+    ledger.record(
+        1,
+        "a",
+        running(
+            down_INFO_payload=2,
+            down_INFO_framing=9,
+            up_INFO_payload=120,
+            up_TRAIN_payload=50,
+            up_LINK_noise=4,
+        ),
+    )
     ledger.record(1, "b", running(down_TRAIN_retransmission=30))
     ledger.record_carried(1, "b", {("down", "att"): (33, False), ("down", "air"): (60, True)})
     ledger.note(1, "b", "books differ by 30 bytes", True)
@@ -147,8 +163,18 @@ def summed(ledger: Ledger, first: int, last: int | None) -> tuple[Traffic, Traff
     return found.get("up", Traffic()), found.get("down", Traffic())
 
 
-@given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from("ab"), st.sampled_from(("up", "down")), st.sampled_from(KINDS),
-                          st.integers(0, 99), st.integers(0, 99))))  # fmt: skip
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 4),
+            st.sampled_from("ab"),
+            st.sampled_from(("up", "down")),
+            st.sampled_from(KINDS),
+            st.integers(0, 99),
+            st.integers(0, 99),
+        )
+    )
+)
 @settings(deadline=None, max_examples=40)
 def test_totals_are_the_sums_of_the_rows(tmp_path_factory, added):
     ledger = Ledger()
@@ -204,8 +230,9 @@ def test_what_moved_without_a_host_is_taken_from_the_boards_books():
     ours, theirs = Counters(tx_payload=10, rx_payload=30), Counters(tx_payload=150, rx_payload=67, rx_ack=8)
     rows = unseen("a", 4, before, ours, theirs)
     assert rows == {
-        Key(4, "a", "up", UNSEEN): Traffic(payload=20), Key(4, "a", "down", UNSEEN): Traffic(payload=7, acknowledgement=8),
-    }  # fmt: skip
+        Key(4, "a", "up", UNSEEN): Traffic(payload=20),
+        Key(4, "a", "down", UNSEEN): Traffic(payload=7, acknowledgement=8),
+    }
     assert unseen("a", 4, before, ours, before + ours.swapped) == {}
 
 
@@ -215,8 +242,16 @@ def test_the_verb(tmp_path, capsys):
     ledger_store.save(folder.ledger, ledger)
     assert main(["ledger", str(tmp_path), "--json"]) == 0
     out = json.loads(capsys.readouterr().out)
-    assert {r["kind"]: r["total"] for r in out["by_kind"] if r["direction"] == "up"} == {"INFO": 120, "LINK": 4, "TRAIN": 50}
-    assert sum(r["total"] for r in out["by_link"]) == sum(r["total"] for r in out["by_round"]) == 2 + 9 + 120 + 50 + 4 + 30
+    assert {r["kind"]: r["total"] for r in out["by_kind"] if r["direction"] == "up"} == {
+        "INFO": 120,
+        "LINK": 4,
+        "TRAIN": 50,
+    }
+    assert (
+        sum(r["total"] for r in out["by_link"])
+        == sum(r["total"] for r in out["by_round"])
+        == 2 + 9 + 120 + 50 + 4 + 30
+    )
     assert out["energy"]["a"]["radio"] == "lora-sf7"
     assert out["energy"]["a"]["joules_up"] == pytest.approx(174 * 8 * 30e-6)
     assert main(["ledger", str(tmp_path), "--csv"]) == 0

@@ -126,9 +126,13 @@ def test_clean_line_delivers_and_the_books_balance(down, up, window):
 def test_faulty_line_delivers_everything_once_and_in_order(seed, down, up):
     rng = random.Random(seed)
     line = Line(
-        seed, flip=rng.choice([0, 1e-4, 2e-3]), drop=rng.choice([0, 1e-4, 2e-3]), dup=rng.choice([0, 1e-3]),
-        noise=rng.choice([0, 0.02]), give_up=10_000,
-    )  # fmt: skip
+        seed,
+        flip=rng.choice([0, 1e-4, 2e-3]),
+        drop=rng.choice([0, 1e-4, 2e-3]),
+        dup=rng.choice([0, 1e-3]),
+        noise=rng.choice([0, 0.02]),
+        give_up=10_000,
+    )
     line.connect()
     exchange(line, down, up, 400_000)
     assert line.got == {"board": down, "host": up}
@@ -220,7 +224,11 @@ def text_between_frames(line: Line, rng: random.Random) -> bytes:
     """A board's bytes with what its user's firmware prints between frames."""
     out = b""
     while data := line.board.pull_some(line.now):
-        out += b"t=%d ms: %s\r\n" % (line.now, bytes(rng.choices(b"abcdefghij 0123456789", k=rng.randrange(120)))) + data
+        out += (
+            b"t=%d ms: %s\r\n"
+            % (line.now, bytes(rng.choices(b"abcdefghij 0123456789", k=rng.randrange(120))))
+            + data
+        )
     return out
 
 
@@ -264,7 +272,9 @@ def test_resynchronises_within_one_frame():
         line.board.send(b"second")
         first, second = line.board.pull_some(line.now), line.board.pull_some(line.now)
         assert first and second
-        got = feed_all(line.host, first[:cut] + second, line.now)  # the rest of the first was lost, its delimiter too
+        got = feed_all(
+            line.host, first[:cut] + second, line.now
+        )  # the rest of the first was lost, its delimiter too
         assert line.host.counters().rx_noise == cut
         feed_all(line.board, line.host.pull(line.now), line.now)
         exchange(line, [], [], 3000)
@@ -317,8 +327,11 @@ def test_behind_a_lost_frame_all_others_come_again_once(each, count):
     assert line.board.counters().rx_retransmission == sum(map(len, frames[1 + stored :]))
 
 
-@given(st.lists(st.integers(0, 700).map(lambda n: random.Random(n).randbytes(n)), min_size=8, max_size=40), st.integers(0, 2**16),
-       st.integers(1, 7))  # fmt: skip
+@given(
+    st.lists(st.integers(0, 700).map(lambda n: random.Random(n).randbytes(n)), min_size=8, max_size=40),
+    st.integers(0, 2**16),
+    st.integers(1, 7),
+)
 @settings(max_examples=60, deadline=None)
 def test_any_queue_on_a_line_with_faults(down, seed, queue):
     """More messages in flight than two bits could number, and frames of any of them lost, to hosts that do not give up after the

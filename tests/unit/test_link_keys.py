@@ -100,7 +100,9 @@ class Wire:
         self.host.send(message)
         assert self.run(lambda: len(self.got["board"]) > before[0])
         self.board.send(answer)
-        assert self.run(lambda: len(self.got["host"]) > before[1] and not self.host.pending and not self.board.pending)
+        assert self.run(
+            lambda: len(self.got["host"]) > before[1] and not self.host.pending and not self.board.pending
+        )
         assert self.got["board"][before[0] :] == [message]
         assert self.got["host"][before[1] :] == [answer]
 
@@ -163,14 +165,23 @@ def test_books_show_what_keys_cost():
 
 def test_the_bytes_are_those_of_the_document():
     """docs/SECURITY.md's derivation with hashlib, and another implementation of the cipher, read a recorded session."""
-    aead = pytest.importorskip("cryptography.hazmat.primitives.ciphers.aead", reason="needs the Python package cryptography")
+    aead = pytest.importorskip(
+        "cryptography.hazmat.primitives.ciphers.aead", reason="needs the Python package cryptography"
+    )
     w = Wire(host_link(), board_link())
     assert w.up()
     w.ask(b"\x09\x07request", b"\x89\x07" + b"answer " * 30)
     syn, synack = frame(w.sent["host"][0])[:-4], frame(w.sent["board"][0])[:-4]
-    assert len(syn) == 30 and syn[13] == 1 and synack[13] == 1 and synack[14 : 15 + len(UID)] == bytes((len(UID),)) + UID
+    assert (
+        len(syn) == 30
+        and syn[13] == 1
+        and synack[13] == 1
+        and synack[14 : 15 + len(UID)] == bytes((len(UID),)) + UID
+    )
     said = syn + synack[:-16]
-    assert hashlib.blake2b(b"quantfl board proof 1\0" + said, key=KEY, digest_size=16).digest() == synack[-16:]
+    assert (
+        hashlib.blake2b(b"quantfl board proof 1\0" + said, key=KEY, digest_size=16).digest() == synack[-16:]
+    )
     keys = hashlib.blake2b(b"quantfl session keys 1\0" + said, key=KEY, digest_size=64).digest()
     read = {"host": b"", "board": b""}
     for name, key, direction in (("host", keys[:32], 1), ("board", keys[32:], 2)):
@@ -224,7 +235,15 @@ def test_an_enemy_cannot_talk_the_ends_down():
         assert not w.host.sealed and w.board.state != UP
         assert w.host.state == CONNECTING or w.host.refusal == PEER_PLAIN
     w = Wire(host_link(None), board_link())
-    w.deliver("board", encode(bytes((2 | 1 << 6, 2)) + (1).to_bytes(4, "little") + bytes((16, 64, 0)) + (5000).to_bytes(4, "little")))
+    w.deliver(
+        "board",
+        encode(
+            bytes((2 | 1 << 6, 2))
+            + (1).to_bytes(4, "little")
+            + bytes((16, 64, 0))
+            + (5000).to_bytes(4, "little")
+        ),
+    )
     w.step()
     w.deliver("board", encode(bytes((FIN | 1 << 6, 0, 0)) + b"\x09\x01"))  # a plain request all the same
     w.step()
@@ -592,7 +611,9 @@ def test_misuse_is_refused():
     board = Link(initiator=False)
     with pytest.raises(ValueError):
         board.set_key(KEY)  # no seed
-    link = Link(initiator=False, frame_max=16, window=1, message_max=64)  # the smallest link has room for the handshake
+    link = Link(
+        initiator=False, frame_max=16, window=1, message_max=64
+    )  # the smallest link has room for the handshake
     link.secure(bytes(32), uid=bytes(16), key=KEY)
     w = Wire(host_link(), link, {bytes(16): [KEY]})
     assert w.up()

@@ -55,7 +55,9 @@ def test_the_last_frame_is_probed_for(sender, lost):
     sent, received = a.counters() - before[0], b.counters() - before[1]
     assert sent.tx_retransmission == len(probe)
     if lost == "acknowledgement":
-        assert received.rx_retransmission == len(probe) and received.tx_ack - sent.rx_ack == 8  # the one that was lost
+        assert (
+            received.rx_retransmission == len(probe) and received.tx_ack - sent.rx_ack == 8
+        )  # the one that was lost
 
 
 @pytest.mark.parametrize("sender", ["host", "board"])

@@ -10,7 +10,9 @@ from quantfl.core import ffi, lib
 from quantfl.package.flatfile import ModelFile
 from quantfl.package.program import compile_program
 
-tflm = pytest.importorskip("tflite_micro", reason="the tflite-micro wheel is not installed (Linux x86-64 only)")
+tflm = pytest.importorskip(
+    "tflite_micro", reason="the tflite-micro wheel is not installed (Linux x86-64 only)"
+)
 from tests.unit.tflite_models import OPERATORS, Generator  # noqa: E402
 
 CASES = 120  # of each operator
@@ -51,12 +53,17 @@ def test_operator(operator):
         oracle = tflm.runtime.Interpreter.from_bytes(data, arena_size=1 << 20)
         engine = GuardedEngine(compile_program(data, shift=i % 16))
         rng = np.random.default_rng(i)
-        inputs = [rng.integers(-128, 128, x.size).astype(np.int8), rng.choice(np.array([-128, 127], np.int8), x.size)]
+        inputs = [
+            rng.integers(-128, 128, x.size).astype(np.int8),
+            rng.choice(np.array([-128, 127], np.int8), x.size),
+        ]
         for k, value in enumerate(inputs):
             oracle.set_input(value.reshape(x.shape), 0)
             oracle.invoke()
             expected = np.array(oracle.get_output(0)).reshape(-1)
             got = engine.run(value, 0x5A if k else 0xA5)
             wrong = np.flatnonzero(got != expected)
-            assert not len(wrong), f"case {i}: {model.label(model.ops[0])}: {len(wrong)} of {got.size} differ, first at {wrong[0]}: " \
-                f"{got[wrong[0]]} instead of {expected[wrong[0]]}"  # fmt: skip
+            assert not len(wrong), (
+                f"case {i}: {model.label(model.ops[0])}: {len(wrong)} of {got.size} differ, first at {wrong[0]}: "
+                f"{got[wrong[0]]} instead of {expected[wrong[0]]}"
+            )

@@ -10,7 +10,9 @@ from quantfl.package.flatfile import ModelFile
 from quantfl.package.program import compile_program
 from tests.support import DEMO_MODEL, shared_data
 
-tflm = pytest.importorskip("tflite_micro", reason="the tflite-micro wheel is not installed (Linux x86-64 only)")
+tflm = pytest.importorskip(
+    "tflite_micro", reason="the tflite-micro wheel is not installed (Linux x86-64 only)"
+)
 
 MLPERF = ("ad01_int8", "kws_ref_model", "pretrainedResnet_quant", "vww_96_int8")
 
@@ -40,7 +42,9 @@ def compare(data: bytes, inputs: np.ndarray, name: str) -> int:
             expected = np.array(oracle.GetTensor(op.outputs[0], 0)["tensor_data"]).reshape(-1)
             got = engine.output(op.index)
             wrong = np.flatnonzero(got != expected)
-            assert not len(wrong), f"{model.label(op)}: {len(wrong)} of {got.size} differ, first at {wrong[0]}"
+            assert not len(wrong), (
+                f"{model.label(op)}: {len(wrong)} of {got.size} differ, first at {wrong[0]}"
+            )
             checked += got.size
     return checked
 

@@ -8,7 +8,9 @@ import pytest
 from tests.unit.test_nn_models import compare, structured
 from tests.unit.test_nn_ops import convert, tf
 
-tflm = pytest.importorskip("tflite_micro", reason="the tflite-micro wheel is not installed (Linux x86-64 only)")
+tflm = pytest.importorskip(
+    "tflite_micro", reason="the tflite-micro wheel is not installed (Linux x86-64 only)"
+)
 assert tf  # the fixture
 
 
@@ -27,22 +29,59 @@ def cases():
     def case(name, shape, build, *needs):
         out.append((name, shape, build, needs))
 
-    case("concat channels", (5, 4, 3), lambda L, x: L.Concatenate()([_conv(L, x, 2), _conv(L, x, 5), x]), "CONCATENATION")
+    case(
+        "concat channels",
+        (5, 4, 3),
+        lambda L, x: L.Concatenate()([_conv(L, x, 2), _conv(L, x, 5), x]),
+        "CONCATENATION",
+    )
     case("concat rows", (5, 4, 3), lambda L, x: L.Concatenate(axis=1)([_conv(L, x, 3), x]), "CONCATENATION")
-    case("inception", (8, 8, 4), lambda L, x: L.Concatenate()([
-        _conv(L, x, 3), _conv(L, x, 4, kernel_size=3, padding="same"), L.MaxPooling2D(3, 1, "same")(x),
-        _conv(L, L.AveragePooling2D(3, 1, "same")(x), 2)]), "CONCATENATION")  # fmt: skip
+    case(
+        "inception",
+        (8, 8, 4),
+        lambda L, x: L.Concatenate()(
+            [
+                _conv(L, x, 3),
+                _conv(L, x, 4, kernel_size=3, padding="same"),
+                L.MaxPooling2D(3, 1, "same")(x),
+                _conv(L, L.AveragePooling2D(3, 1, "same")(x), 2),
+            ]
+        ),
+        "CONCATENATION",
+    )
     case("multiply", (4, 5, 3), lambda L, x: L.Multiply()([x, _conv(L, x, 3)]), "MUL")
-    case("squeeze and excite", (6, 5, 4), lambda L, x: L.Multiply()([x, L.Reshape((1, 1, 4))(
-        L.Dense(4, activation="sigmoid")(L.GlobalAveragePooling2D()(x)))]), "MUL", "LOGISTIC")  # fmt: skip
+    case(
+        "squeeze and excite",
+        (6, 5, 4),
+        lambda L, x: L.Multiply()(
+            [x, L.Reshape((1, 1, 4))(L.Dense(4, activation="sigmoid")(L.GlobalAveragePooling2D()(x)))]
+        ),
+        "MUL",
+        "LOGISTIC",
+    )
     case("multiply by a plane", (6, 5, 4), lambda L, x: L.Multiply()([x, _conv(L, x, 1)]), "MUL")
     case("scale by a constant", (4, 5, 3), lambda L, x: L.Rescaling(0.37)(L.MaxPooling2D(2)(x)), "MUL")
     case("rescale and shift", (4, 5, 3), lambda L, x: L.Rescaling(0.37, -1.25)(x))
     case("add a constant", (4, 5, 3), lambda L, x: ops.add(x, np.arange(3, dtype=np.float32) - 1.3), "ADD")
-    case("add a row", (4, 5, 3), lambda L, x: L.Add()([x, L.Reshape((1, 1, 3))(L.Dense(3)(L.GlobalAveragePooling2D()(x)))]), "ADD")
+    case(
+        "add a row",
+        (4, 5, 3),
+        lambda L, x: L.Add()([x, L.Reshape((1, 1, 3))(L.Dense(3)(L.GlobalAveragePooling2D()(x)))]),
+        "ADD",
+    )
     case("subtract", (4, 5, 3), lambda L, x: L.Subtract()([x, _conv(L, x, 3)]), "SUB")
-    case("subtract from a constant", (4, 5, 3), lambda L, x: ops.subtract(np.float32(0.7), _conv(L, x, 3)), "SUB")
-    case("subtract a constant", (7,), lambda L, x: ops.subtract(L.Dense(5)(x), np.arange(5, dtype=np.float32)), "SUB")
+    case(
+        "subtract from a constant",
+        (4, 5, 3),
+        lambda L, x: ops.subtract(np.float32(0.7), _conv(L, x, 3)),
+        "SUB",
+    )
+    case(
+        "subtract a constant",
+        (7,),
+        lambda L, x: ops.subtract(L.Dense(5)(x), np.arange(5, dtype=np.float32)),
+        "SUB",
+    )
     case("sigmoid", (33,), lambda L, x: A.sigmoid(L.Dense(17)(x)), "LOGISTIC")
     case("sigmoid small", (9,), lambda L, x: A.sigmoid(L.Rescaling(0.01)(x)), "LOGISTIC")
     case("sigmoid large", (9,), lambda L, x: A.sigmoid(L.Rescaling(60.0)(x)), "LOGISTIC")
@@ -51,22 +90,46 @@ def cases():
     case("tanh large", (9,), lambda L, x: A.tanh(L.Rescaling(60.0)(x)), "TANH")
     case("silu", (5, 4, 3), lambda L, x: A.silu(_conv(L, x, 6)), "LOGISTIC", "MUL")
     case("hard silu", (5, 4, 3), lambda L, x: L.Activation("hard_silu")(_conv(L, x, 6)), "HARD_SWISH")
-    case("hard silu wide", (5, 4, 3), lambda L, x: L.Activation("hard_silu")(L.Rescaling(9.0)(x)), "HARD_SWISH")
-    case("hard silu narrow", (5, 4, 3), lambda L, x: L.Activation("hard_silu")(L.Rescaling(0.1)(x)), "HARD_SWISH")
+    case(
+        "hard silu wide", (5, 4, 3), lambda L, x: L.Activation("hard_silu")(L.Rescaling(9.0)(x)), "HARD_SWISH"
+    )
+    case(
+        "hard silu narrow",
+        (5, 4, 3),
+        lambda L, x: L.Activation("hard_silu")(L.Rescaling(0.1)(x)),
+        "HARD_SWISH",
+    )
     case("hard sigmoid", (5, 4, 3), lambda L, x: L.Activation("hard_sigmoid")(_conv(L, x, 6)))
     for alpha in (0.01, 0.3, 1.7):
-        case(f"leaky relu {alpha}", (5, 4, 3), lambda L, x, a=alpha: L.LeakyReLU(negative_slope=a)(_conv(L, x, 5)), "LEAKY_RELU")
+        case(
+            f"leaky relu {alpha}",
+            (5, 4, 3),
+            lambda L, x, a=alpha: L.LeakyReLU(negative_slope=a)(_conv(L, x, 5)),
+            "LEAKY_RELU",
+        )
     case("prelu shared", (5, 4, 3), lambda L, x: L.PReLU(shared_axes=[1, 2])(_conv(L, x, 5)), "PRELU")
     case("prelu full", (3, 4, 3), lambda L, x: L.PReLU()(_conv(L, x, 2)), "PRELU")
     rng = np.random.default_rng(5)
     for i in range(10):
         c, o = int(rng.choice([1, 2, 3, 5, 8])), int(rng.choice([1, 2, 3, 7]))
-        k, s = (int(rng.integers(1, 5)), int(rng.integers(1, 5))), (int(rng.integers(1, 4)), int(rng.integers(1, 4)))
+        k, s = (
+            (int(rng.integers(1, 5)), int(rng.integers(1, 5))),
+            (int(rng.integers(1, 4)), int(rng.integers(1, 4))),
+        )
         pad, act = str(rng.choice(["same", "valid"])), rng.choice([None, "relu"])
-        case(f"transpose conv {i}", (int(rng.integers(2, 6)), int(rng.integers(2, 6)), c), lambda L, x, a=(o, k, s, pad, act):
-             L.Conv2DTranspose(a[0], a[1], a[2], a[3], activation=a[4])(x), "TRANSPOSE_CONV")  # fmt: skip
+        case(
+            f"transpose conv {i}",
+            (int(rng.integers(2, 6)), int(rng.integers(2, 6)), c),
+            lambda L, x, a=(o, k, s, pad, act): L.Conv2DTranspose(a[0], a[1], a[2], a[3], activation=a[4])(x),
+            "TRANSPOSE_CONV",
+        )
     case("resize", (5, 7, 3), lambda L, x: ops.image.resize(x, (9, 4), "nearest"), "RESIZE_NEAREST_NEIGHBOR")
-    case("resize down", (9, 9, 2), lambda L, x: ops.image.resize(x, (4, 5), "nearest"), "RESIZE_NEAREST_NEIGHBOR")
+    case(
+        "resize down",
+        (9, 9, 2),
+        lambda L, x: ops.image.resize(x, (4, 5), "nearest"),
+        "RESIZE_NEAREST_NEIGHBOR",
+    )
     case("slice", (8, 9, 5), lambda L, x: x[:, 1:7, 2:9, 1:4], "STRIDED_SLICE")
     case("slice by steps", (8, 9, 5), lambda L, x: x[:, 1::2, ::3, ::-1])
     case("crop", (8, 9, 5), lambda L, x: L.Cropping2D(((1, 2), (3, 0)))(x), "STRIDED_SLICE")
@@ -81,21 +144,61 @@ def cases():
     case("mean of channels", (4, 4, 6), lambda L, x: ops.mean(x, axis=-1), "MEAN")
     case("mean of rows", (4, 5, 6), lambda L, x: ops.mean(x, axis=1), "MEAN")
     case("max of columns", (4, 5, 6), lambda L, x: ops.max(x, axis=2), "REDUCE_MAX")
-    case("channels first", (6, 5, 4), lambda L, x: ops.mean(ops.mean(ops.transpose(x, (0, 3, 1, 2)), axis=3), axis=2), "MEAN")
+    case(
+        "channels first",
+        (6, 5, 4),
+        lambda L, x: ops.mean(ops.mean(ops.transpose(x, (0, 3, 1, 2)), axis=3), axis=2),
+        "MEAN",
+    )
     case("global mean kept", (6, 5, 4), lambda L, x: L.GlobalAveragePooling2D(keepdims=True)(x), "MEAN")
     case("dense on a sequence", (7, 5), lambda L, x: L.Dense(3, activation="relu")(x))
     case("dense on an image", (4, 3, 6), lambda L, x: L.Dense(5)(x))
-    case("dilated depthwise", (9, 9, 3), lambda L, x: L.DepthwiseConv2D(3, dilation_rate=2, padding="same")(x))
+    case(
+        "dilated depthwise", (9, 9, 3), lambda L, x: L.DepthwiseConv2D(3, dilation_rate=2, padding="same")(x)
+    )
     case("separable 1d", (20, 4), lambda L, x: L.SeparableConv1D(6, 3, padding="same", activation="relu")(x))
     case("causal 1d", (20, 4), lambda L, x: L.Conv1D(5, 3, padding="causal")(x))
-    case("unet", (8, 8, 3), lambda L, x: L.Concatenate()([x, L.Conv2DTranspose(4, 3, 2, "same", activation="relu")(
-        L.Conv2D(6, 3, 2, "same", activation="relu")(x))]), "TRANSPOSE_CONV", "CONCATENATION")  # fmt: skip
-    case("mobilenet v3 block", (8, 8, 4), lambda L, x: L.Add()([x, _conv(L, L.Multiply()([
-        (h := L.Activation("hard_silu")(L.DepthwiseConv2D(3, padding="same")(_conv(L, x, 12)))),
-        L.Activation("hard_sigmoid")(_conv(L, L.GlobalAveragePooling2D(keepdims=True)(h), 12))]), 4)]), "HARD_SWISH")  # fmt: skip
+    case(
+        "unet",
+        (8, 8, 3),
+        lambda L, x: L.Concatenate()(
+            [
+                x,
+                L.Conv2DTranspose(4, 3, 2, "same", activation="relu")(
+                    L.Conv2D(6, 3, 2, "same", activation="relu")(x)
+                ),
+            ]
+        ),
+        "TRANSPOSE_CONV",
+        "CONCATENATION",
+    )
+    case(
+        "mobilenet v3 block",
+        (8, 8, 4),
+        lambda L, x: L.Add()(
+            [
+                x,
+                _conv(
+                    L,
+                    L.Multiply()(
+                        [
+                            (
+                                h := L.Activation("hard_silu")(
+                                    L.DepthwiseConv2D(3, padding="same")(_conv(L, x, 12))
+                                )
+                            ),
+                            L.Activation("hard_sigmoid")(
+                                _conv(L, L.GlobalAveragePooling2D(keepdims=True)(h), 12)
+                            ),
+                        ]
+                    ),
+                    4,
+                ),
+            ]
+        ),
+        "HARD_SWISH",
+    )
     return out
-
-
 
 
 def all_cases():
@@ -126,7 +229,9 @@ def test_keras_applications_equal_tflite_micro(tf, name):  # noqa: F811
     keras.utils.set_random_seed(5)
     more = {"include_preprocessing": False} if name == "MobileNetV3Small" else {}
     images = np.random.default_rng(1).random((16, 1, *shape)).astype(np.float32)
-    net = getattr(keras.applications, name)(shape, alpha=0.35, weights=None, classes=10, classifier_activation="softmax", **more)
+    net = getattr(keras.applications, name)(
+        shape, alpha=0.35, weights=None, classes=10, classifier_activation="softmax", **more
+    )
     for layer in net.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.0
@@ -143,10 +248,18 @@ def test_keras_applications_equal_tflite_micro(tf, name):  # noqa: F811
 
 
 REFUSED = {
-    "up-sampling by TILE": ((3, 4, 5), lambda L, x: L.UpSampling2D((2, 3), interpolation="nearest")(x), "TILE"),
+    "up-sampling by TILE": (
+        (3, 4, 5),
+        lambda L, x: L.UpSampling2D((2, 3), interpolation="nearest")(x),
+        "TILE",
+    ),
     "gelu": ((6,), lambda L, x: L.Activation("gelu")(L.Dense(4)(x)), "GELU"),
     "exponential": ((6,), lambda L, x: L.Activation("exponential")(L.Dense(4)(x)), "EXP"),
-    "mean of rows and channels": ((4, 4, 6), lambda L, x: __import__("keras").ops.mean(x, axis=(1, 3)), "MEAN"),
+    "mean of rows and channels": (
+        (4, 4, 6),
+        lambda L, x: __import__("keras").ops.mean(x, axis=(1, 3)),
+        "MEAN",
+    ),
 }
 
 
@@ -173,7 +286,9 @@ def test_softmax_of_an_untrained_network_is_refused():
     for scale, fits in ((1e-12, False), (2.0**-25, True)):
         b, o = Builder(), schema.SoftmaxOptionsT()
         o.beta = 1.0
-        data = b.finish("SOFTMAX", [b.add([1, 4], scales=scale)], [b.add([1, 4], scales=1 / 256, zero=-128)], o)
+        data = b.finish(
+            "SOFTMAX", [b.add([1, 4], scales=scale)], [b.add([1, 4], scales=1 / 256, zero=-128)], o
+        )
         if fits:
             assert compare(data, structured(4, 20), "softmax") > 0
         else:
@@ -227,10 +342,23 @@ def test_all_int8_models_of_the_shared_data():
             if len(model.inputs) != 1 or model.tensors[model.inputs[0]].dtype != np.int8:
                 continue
             size = model.tensors[model.inputs[0]].size
-            assert compare(path.read_bytes(), np.concatenate([structured(size, 2), structured(size, 12)[-2:]]), path.name) > 0
+            assert (
+                compare(
+                    path.read_bytes(),
+                    np.concatenate([structured(size, 2), structured(size, 12)[-2:]]),
+                    path.name,
+                )
+                > 0
+            )
             ran.append(path.stem)
         except QuantflError as error:
             refused.append(str(error))
-    assert {"pretrainedResnet_quant", "vww_96_int8", "kws_ref_model", "ad01_int8", "models__person_detect"} <= set(ran), refused
+    assert {
+        "pretrainedResnet_quant",
+        "vww_96_int8",
+        "kws_ref_model",
+        "ad01_int8",
+        "models__person_detect",
+    } <= set(ran), refused
     for text in refused:
         assert ("layer" in text and ";" in text) or "subgraphs" in text, text

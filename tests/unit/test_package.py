@@ -46,10 +46,15 @@ def test_head_is_the_dequantised_last_layer():
     op = model.ops[p.cut_op]
     w = model.tensors[op.inputs[1]]
     kernel = (w.data.astype(np.float64) * w.scales.astype(np.float64)[:, None]).T
-    np.testing.assert_allclose(p.params[:1280].reshape(128, 10), kernel, atol=grid(p.params))  # snapped to a grid
+    np.testing.assert_allclose(
+        p.params[:1280].reshape(128, 10), kernel, atol=grid(p.params)
+    )  # snapped to a grid
 
 
-@pytest.mark.parametrize("name,dims", [("pretrainedResnet_quant", (64, 10)), ("kws_ref_model", (64, 12)), ("vww_96_int8", (256, 2))])
+@pytest.mark.parametrize(
+    "name,dims",
+    [("pretrainedResnet_quant", (64, 10)), ("kws_ref_model", (64, 12)), ("vww_96_int8", (256, 2))],
+)
 def test_cut_of_mlperf_tiny(name, dims):
     data = (shared_data("models/mlperf_tiny") / f"{name}.tflite").read_bytes()
     done = convert_bytes(data, source=name)
@@ -113,8 +118,15 @@ def test_fit_is_what_the_device_computes():
     assert not any(r.fits for r in tight)
 
 
-@given(st.lists(st.tuples(st.integers(1, 500), st.integers(0, 20), st.integers(0, 8), st.integers(1, 4), st.booleans()), min_size=1,
-                max_size=15))  # fmt: skip
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 500), st.integers(0, 20), st.integers(0, 8), st.integers(1, 4), st.booleans()
+        ),
+        min_size=1,
+        max_size=15,
+    )
+)
 @settings(deadline=None)
 def test_plan_never_overlaps(raw):
     """Blocks in up to four pieces that come and go one after the other, from the first byte on or from the last."""
@@ -122,7 +134,11 @@ def test_plan_never_overlaps(raw):
     for key, (size, first, more, count, up) in enumerate(raw):
         ends = [size * k // count for k in range(count + 1)]
         when = range(count)[:: -1 if up else 1]
-        pieces = [plan.Piece(a, b, first + k, first + k + more) for a, b, k in zip(ends, ends[1:], when, strict=False) if b > a]
+        pieces = [
+            plan.Piece(a, b, first + k, first + k + more)
+            for a, b, k in zip(ends, ends[1:], when, strict=False)
+            if b > a
+        ]
         blocks.append(plan.Block(key, size, tuple(pieces)))
     for tries in (0, 20):
         offsets, total = plan.place(blocks, tries=tries)
@@ -153,7 +169,9 @@ def test_an_unsupported_operator_is_named_with_layer_and_remedy():
 
 
 def test_a_model_without_a_trainable_tail_is_refused():
-    data = (shared_data("models/tflite_micro") / "examples__memory_footprint__models__simple_add_model.tflite").read_bytes()
+    data = (
+        shared_data("models/tflite_micro") / "examples__memory_footprint__models__simple_add_model.tflite"
+    ).read_bytes()
     with pytest.raises(UnsupportedError, match="trained"):
         convert_bytes(data, source="simple_add_model")
 
@@ -175,7 +193,13 @@ def test_truncated_packages_are_refused(n):
         open_package(PACKAGE[:n])
 
 
-@given(st.lists(st.tuples(st.integers(0, len(PACKAGE) - len(ORIGINAL) - 1), st.integers(0, 255)), min_size=1, max_size=6))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, len(PACKAGE) - len(ORIGINAL) - 1), st.integers(0, 255)),
+        min_size=1,
+        max_size=6,
+    )
+)
 @settings(max_examples=1500, deadline=None)
 def test_packages_damaged_in_our_part_are_refused_or_run(changes):
     data = bytearray(PACKAGE)
@@ -208,8 +232,16 @@ def test_damaged_models_are_refused_or_converted(changes):
 def test_keras_model_through_tensorflow(tmp_path):
     tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed (extra convert)")
     layers = tf.keras.layers
-    net = tf.keras.Sequential([layers.Input((6, 6, 2)), layers.Conv2D(4, 3, activation="relu"), layers.Flatten(),
-                               layers.Dense(8, activation="relu"), layers.Dense(3), layers.Softmax()])  # fmt: skip
+    net = tf.keras.Sequential(
+        [
+            layers.Input((6, 6, 2)),
+            layers.Conv2D(4, 3, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(8, activation="relu"),
+            layers.Dense(3),
+            layers.Softmax(),
+        ]
+    )
     net.save(tmp_path / "m.keras")
     np.savez(tmp_path / "x.npz", x=np.random.default_rng(1).normal(size=(40, 6, 6, 2)))
     np.save(tmp_path / "bad.npy", np.zeros((5, 7)))
@@ -263,7 +295,10 @@ def test_biases_for_several_layers_at_once():
     given = add_biases(bytes(data), [op.index for op in model.ops])
     x = np.random.default_rng(1).integers(-128, 128, (10, 640), np.int8)
     assert (Engine(compile_program(given)).classify(x) == Engine(compile_program(zeroed)).classify(x)).all()
-    assert all(ModelFile(given).tensors[o.inputs[2]].size == model.tensors[o.inputs[1]].shape[0] for o in ModelFile(given).ops)
+    assert all(
+        ModelFile(given).tensors[o.inputs[2]].size == model.tensors[o.inputs[1]].shape[0]
+        for o in ModelFile(given).ops
+    )
 
 
 def test_possible_cuts_start_with_the_smallest_head():
@@ -272,7 +307,8 @@ def test_possible_cuts_start_with_the_smallest_head():
 
 
 @pytest.mark.parametrize(
-    "cut_op,train", [("1", "all"), ("2", "all"), ("3", "all"), ("2", "scales"), ("1", "scales+head"), ("3", "scales+head")]
+    "cut_op,train",
+    [("1", "all"), ("2", "all"), ("3", "all"), ("2", "scales"), ("1", "scales+head"), ("3", "scales+head")],
 )
 def test_export_of_trained_convolutions(cut_op, train):
     """The int8 model in tflite-micro within 0.5 points of the boards' float head on real samples, trained from the turned digits."""
@@ -311,14 +347,20 @@ def test_shared_bias_buffers_are_parted():
     parted = ModelFile(add_biases(ORIGINAL, ops[:2]))
     for index in ops[:2]:
         old, new = (m.tensors[m.ops[index].inputs[2]] for m in (model, parted))
-        assert np.array_equal(old.data.reshape(-1), new.data.reshape(-1)) and np.allclose(old.scales, new.scales)
+        assert np.array_equal(old.data.reshape(-1), new.data.reshape(-1)) and np.allclose(
+            old.scales, new.scales
+        )
     assert cut.without_own_bias(parted, cut.choose(parted, "1")) == []
     x = np.random.default_rng(1).integers(-128, 128, (10, 64), np.int8)
-    assert (Engine(compile_program(ORIGINAL)).classify(x) == Engine(compile_program(parted.data)).classify(x)).all()
+    assert (
+        Engine(compile_program(ORIGINAL)).classify(x) == Engine(compile_program(parted.data)).classify(x)
+    ).all()
 
 
 def test_a_last_layer_of_one_output_is_refused():
     """TensorFlow's hello world, a regression: a softmax of one class has no gradient."""
-    data = (shared_data("models/tflite_micro") / "examples__hello_world__models__hello_world_int8.tflite").read_bytes()
+    data = (
+        shared_data("models/tflite_micro") / "examples__hello_world__models__hello_world_int8.tflite"
+    ).read_bytes()
     with pytest.raises(UnsupportedError, match="one output.*an output per class"):
         convert_bytes(data, source="hello")

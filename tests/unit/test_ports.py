@@ -287,7 +287,13 @@ def test_devices_lists_ports_with_what_is_behind_them(monkeypatch, plugs, capsys
     from serial.tools.list_ports_common import ListPortInfo
 
     found = ListPortInfo(plugs(b"\x07" * 8).plug("ttyFAKE0"))
-    found.description, found.hwid, found.vid, found.pid, found.serial_number = "CP2102", "USB VID:PID", 0x10C4, 0xEA60, "0001"
+    found.description, found.hwid, found.vid, found.pid, found.serial_number = (
+        "CP2102",
+        "USB VID:PID",
+        0x10C4,
+        0xEA60,
+        "0001",
+    )
     silent_master, silent = os.openpty()
     other = ListPortInfo(os.ttyname(silent))
     other.description, other.hwid, other.vid, other.pid = "modem", "USB", 0x0421, 0x0001
@@ -296,12 +302,19 @@ def test_devices_lists_ports_with_what_is_behind_them(monkeypatch, plugs, capsys
     assert main(["devices", "--no-ble", "--timeout", "1", "--json"]) == 0
     rows = {r["url"]: r for r in json.loads(capsys.readouterr().out)}
     board = rows[found.device]
-    assert board["uid"] == "07" * 8 and board["board"] == "inproc" and board["usb"] == "10c4:ea60" and "CP210x" in board["guess"]
+    assert (
+        board["uid"] == "07" * 8
+        and board["board"] == "inproc"
+        and board["usb"] == "10c4:ea60"
+        and "CP210x" in board["guess"]
+    )
     assert "no board answers" in rows[other.device]["error"]
     assert "error" not in rows["/dev/ttyS99"] and "uid" not in rows["/dev/ttyS99"]  # it was left alone
     assert main(["devices", "--no-ble", "--timeout", "1"]) == 0
     text = capsys.readouterr().out
-    assert "inproc" in text and "0707070707070707" in text and "battery" not in text  # an in-process board does not know
+    assert (
+        "inproc" in text and "0707070707070707" in text and "battery" not in text
+    )  # an in-process board does not know
     os.close(silent)
     os.close(silent_master)
 

@@ -19,7 +19,9 @@ def test_the_recipe_rebuilds_the_shipped_model(tmp_path):
     need_digits()
     out = tmp_path / "m.tflite"
     done = subprocess.run(
-        [sys.executable, str(ROOT / "models" / "digits" / "recipe.py"), "--out", str(out)], capture_output=True, text=True
+        [sys.executable, str(ROOT / "models" / "digits" / "recipe.py"), "--out", str(out)],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     ours, shipped = out.read_bytes(), DEMO_MODEL.read_bytes()

@@ -118,13 +118,19 @@ def test_what_was_cut_off_is_asked_for_and_checked(board, package):
         head = device.info.head
         whole = (await device.train(3, head, timeout=30)).data
         for offset in (0, 1, len(whole) - 1, len(whole)):
-            answer = await device.session.request(lib.QFL_MSG_REST, struct.pack("<BII", 6, head, offset), timeout=5, number=3)
+            answer = await device.session.request(
+                lib.QFL_MSG_REST, struct.pack("<BII", 6, head, offset), timeout=5, number=3
+            )
             assert answer.body[5:37] == hashlib.sha256(whole).digest() and answer.body[37:] == whole[offset:]
         for number, name, offset in ((4, head, 0), (3, head ^ 1, 0), (3, head, len(whole) + 1)):
-            answer = await device.session.request(lib.QFL_MSG_REST, struct.pack("<BII", 6, name, offset), timeout=5, number=number)
+            answer = await device.session.request(
+                lib.QFL_MSG_REST, struct.pack("<BII", 6, name, offset), timeout=5, number=number
+            )
             assert answer.status == lib.QFL_E_STATE
         for junk in (b"", b"\x06", bytes(9), bytes(40)):
-            assert (await device.session.request(lib.QFL_MSG_REST, junk, timeout=5)).status == lib.QFL_E_FORMAT
+            assert (
+                await device.session.request(lib.QFL_MSG_REST, junk, timeout=5)
+            ).status == lib.QFL_E_FORMAT
         await device.close()
 
     asyncio.run(go())
@@ -182,7 +188,9 @@ def test_a_host_that_died_and_came_back_gets_the_same_delta(board, package):
         second = await two.train(5, two.info.head, timeout=30)
         third = await two.train(6, two.info.head, timeout=30)
         await two.close()
-        assert third.data != second.data  # the residual has moved on: had round 5 been trained twice, second would differ too
+        assert (
+            third.data != second.data
+        )  # the residual has moved on: had round 5 been trained twice, second would differ too
         return first.data, second.data
 
     first, second = asyncio.run(go())
@@ -193,7 +201,9 @@ def test_a_late_answer_to_an_old_round_is_counted_and_not_used(board, package):
     async def go() -> None:
         device = await sessions(board, Codec("dz", 8), package)([])
         session, head = device.session, device.info.head
-        await session.send(lib.QFL_MSG_TRAIN, 1, head.to_bytes(4, "little") + b"\0", timeout=5)  # nobody waits for this one
+        await session.send(
+            lib.QFL_MSG_TRAIN, 1, head.to_bytes(4, "little") + b"\0", timeout=5
+        )  # nobody waits for this one
         await session.drained(5)
         while session.late == 0:
             await asyncio.sleep(0.01)

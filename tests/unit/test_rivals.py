@@ -19,11 +19,31 @@ from quantfl.bench.rivals.stochastic import FedPaq, Qsgd, TernGrad
 from quantfl.core.codec import Codec, CodecError
 
 ALL = [
-    Float(32), Float(16), Int8(), Qsgd(), Qsgd(1, None, "l2"), Qsgd(36, None, "l2"), Qsgd(3, 128, "max", "gamma"), FedPaq(1),
-    FedPaq(10), TernGrad(), TernGrad(None), Eden(1),
-    Eden(2), Eden(4), Stc(0.01), Stc(0.05), Stc(1.0), Sign(), PowerSgd(1), PowerSgd(2),
-    Ours(Codec("bu", 64)), Ours(Codec("bq", 16)), Compressed(64), Compressed(16),
-]  # fmt: skip
+    Float(32),
+    Float(16),
+    Int8(),
+    Qsgd(),
+    Qsgd(1, None, "l2"),
+    Qsgd(36, None, "l2"),
+    Qsgd(3, 128, "max", "gamma"),
+    FedPaq(1),
+    FedPaq(10),
+    TernGrad(),
+    TernGrad(None),
+    Eden(1),
+    Eden(2),
+    Eden(4),
+    Stc(0.01),
+    Stc(0.05),
+    Stc(1.0),
+    Sign(),
+    PowerSgd(1),
+    PowerSgd(2),
+    Ours(Codec("bu", 64)),
+    Ours(Codec("bq", 16)),
+    Compressed(64),
+    Compressed(16),
+]
 SHAPES = ((40, 10), (10,))
 NAMES = [f"{type(q).__name__}-{q}" for q in ALL]
 
@@ -44,7 +64,12 @@ def nmse(q, x: np.ndarray, shapes, seed: int = 1) -> tuple[float, float]:
 def test_round_trip(q):
     """What is decoded codes again into itself where the code is deterministic, has x's shape, and no larger error than x has."""
     ones = np.ones(1, np.float32)
-    for shapes, x in ((SHAPES, draw()), (((7,),), draw(((7,),))), (SHAPES, np.zeros(410, np.float32)), (((1,),), ones)):
+    for shapes, x in (
+        (SHAPES, draw()),
+        (((7,),), draw(((7,),))),
+        (SHAPES, np.zeros(410, np.float32)),
+        (((1,),), ones),
+    ):
         data = q.encode(x, shapes, {}, 5)
         assert isinstance(data, bytes) and data == q.encode(x, shapes, {}, 5)
         y = q.decode(data, shapes, 5)
@@ -99,7 +124,9 @@ UNBIASED = [q for q in ALL if q.unbiased]
 def test_unbiased(q):
     """The mean over many seeds comes as near as its own spread allows: |mean - x|^2 ~ error / draws."""
     x, draws = draw(seed=2), 400
-    decoded = np.stack([q.decode(q.encode(x, SHAPES, {}, s), SHAPES, s) for s in range(draws)]).astype(np.float64)
+    decoded = np.stack([q.decode(q.encode(x, SHAPES, {}, s), SHAPES, s) for s in range(draws)]).astype(
+        np.float64
+    )
     square = float(x.astype(np.float64) @ x)
     spread = ((decoded - x) ** 2).sum(1).mean() / square
     off = ((decoded.mean(0) - x) ** 2).sum() / square
@@ -110,7 +137,9 @@ def test_unbiased(q):
 @pytest.mark.parametrize("q", [Stc(0.05), Sign(), PowerSgd(1), Int8(), Ours(Codec("bu", 4))], ids=str)
 def test_those_called_biased_are(q):
     x = draw(seed=2)
-    decoded = np.stack([q.decode(q.encode(x, SHAPES, {}, s), SHAPES, s) for s in range(100)]).astype(np.float64)
+    decoded = np.stack([q.decode(q.encode(x, SHAPES, {}, s), SHAPES, s) for s in range(100)]).astype(
+        np.float64
+    )
     spread = ((decoded - decoded.mean(0)) ** 2).sum(1).mean()
     assert not q.unbiased and ((decoded.mean(0) - x) ** 2).sum() > 2 * spread / 100
 
@@ -146,7 +175,9 @@ def test_chunks_cover_any_length():
         assert sum(v for v, _ in pieces) == n and sum(s for _, s in pieces) < 1.02 * n + 64
         assert all(s & (s - 1) == 0 and v <= s for v, s in pieces)
     x = draw(((64,),))
-    assert np.allclose(hadamard(hadamard(x)), x) and np.isclose(np.linalg.norm(hadamard(x)), np.linalg.norm(x))
+    assert np.allclose(hadamard(hadamard(x)), x) and np.isclose(
+        np.linalg.norm(hadamard(x)), np.linalg.norm(x)
+    )
 
 
 @pytest.mark.parametrize("levels", [1, 4, 36])
@@ -156,7 +187,10 @@ def test_qsgd_variance_bound(levels):
     x, q = draw(((n,),)), Qsgd(levels, None, "l2")
     decoded = [q.decode(q.encode(x, ((n,),), {}, s), ((n,),), s) for s in range(100)]
     square = float(x.astype(np.float64) @ x)
-    assert np.mean([((y - x) ** 2).sum() for y in decoded]) / square <= min(n / levels**2, math.sqrt(n) / levels) * 1.02
+    assert (
+        np.mean([((y - x) ** 2).sum() for y in decoded]) / square
+        <= min(n / levels**2, math.sqrt(n) / levels) * 1.02
+    )
     assert np.mean([np.count_nonzero(y) for y in decoded]) <= levels * (levels + math.sqrt(n))
 
 
@@ -251,7 +285,9 @@ def test_compressed_is_lossless_and_never_much_longer():
         x = draw(seed=6)
         bu, packed = Ours(Codec("bu", levels)), Compressed(levels)
         data = packed.encode(x, SHAPES, {}, 1)
-        assert np.array_equal(packed.decode(data, SHAPES, 1), bu.decode(bu.encode(x, SHAPES, {}, 1), SHAPES, 1))
+        assert np.array_equal(
+            packed.decode(data, SHAPES, 1), bu.decode(bu.encode(x, SHAPES, {}, 1), SHAPES, 1)
+        )
         assert len(data) < len(bu.encode(x, SHAPES, {}, 1))
 
 

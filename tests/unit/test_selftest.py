@@ -39,12 +39,20 @@ FAULTS = [
     ("qfl_nn_pool.c", "(int32_t)n * op->src_zero", "(int32_t)(n - 1) * op->src_zero"),
     ("qfl_nn_pool.c", "(y + op->pad_t) * out_row", "(y + op->pad_t + 1) * out_row"),
     ("qfl_nn_elementwise.c", "requantise(u + v,", "requantise(u + v + 65536,"),
-    ("qfl_nn_elementwise.c", "requantise(x[i] - op->src_zero, op->extra[0]", "requantise(x[i] - op->src_zero + 1, op->extra[0]"),
+    (
+        "qfl_nn_elementwise.c",
+        "requantise(x[i] - op->src_zero, op->extra[0]",
+        "requantise(x[i] - op->src_zero + 1, op->extra[0]",
+    ),
     ("qfl_nn_softmax.c", "bits = 12 - zeros", "bits = 13 - zeros"),
     ("qfl_nn_elementwise.c", "table = op_weights(a) + 128", "table = op_weights(a) + 127"),
     ("qfl_nn_elementwise.c", "(slope[k] - op->src2_zero)", "(slope[k] - op->src2_zero + 1)"),
     ("qfl_nn_elementwise.c", "(take(&y) - op->src2_zero);", "(take(&y) - op->src2_zero + 1);"),
-    ("qfl_nn_move.c", "a->arena + (uint32_t)piece[i].bias + run * n, n", "a->arena + (uint32_t)piece[i].bias + run * (n - 1), n"),
+    (
+        "qfl_nn_move.c",
+        "a->arena + (uint32_t)piece[i].bias + run * n, n",
+        "a->arena + (uint32_t)piece[i].bias + run * (n - 1), n",
+    ),
     ("qfl_nn_move.c", "run * n, src, n", "run * (n - 1), src, n"),
     ("qfl_nn_move.c", "p2 += stride[2]", "p2 += stride[2] - 1"),
     ("qfl_nn_move.c", "column[x]) * c", "column[x] + 1) * c"),
@@ -65,8 +73,15 @@ def run(folder, changed: tuple[str, str, str] | None = None) -> tuple[int, int]:
             text = text.replace(changed[1], changed[2])
         (folder / path.name).write_text(text)
     (folder / "main.c").write_text(MAIN)
-    includes = [f"-I{NN / 'include'}", f"-I{ROOT / 'firmware' / 'lib' / 'qfl_base' / 'include'}", f"-I{folder}"]
-    subprocess.run(["cc", "-std=c11", "-O1", "-w", *includes, *map(str, folder.glob("*.c")), "-o", folder / "t"], check=True)
+    includes = [
+        f"-I{NN / 'include'}",
+        f"-I{ROOT / 'firmware' / 'lib' / 'qfl_base' / 'include'}",
+        f"-I{folder}",
+    ]
+    subprocess.run(
+        ["cc", "-std=c11", "-O1", "-w", *includes, *map(str, folder.glob("*.c")), "-o", folder / "t"],
+        check=True,
+    )
     failed, first = subprocess.run([folder / "t"], capture_output=True, text=True, check=True).stdout.split()
     return int(failed), int(first)
 
@@ -88,13 +103,25 @@ def test_a_fault_in_a_kernel_is_noticed(fault, tmp_path):
 
 def test_operators_left_out_are_not_linked_and_pass(tmp_path):
     run(tmp_path)
-    includes = [f"-I{NN / 'include'}", f"-I{ROOT / 'firmware' / 'lib' / 'qfl_base' / 'include'}", f"-I{tmp_path}"]
+    includes = [
+        f"-I{NN / 'include'}",
+        f"-I{ROOT / 'firmware' / 'lib' / 'qfl_base' / 'include'}",
+        f"-I{tmp_path}",
+    ]
     flags = ["-DQFL_NN_OPS=0x608", "-ffunction-sections", "-Wl,--gc-sections"]  # dense, reshape, softmax
     sources = map(str, tmp_path.glob("*.c"))
-    subprocess.run(["cc", "-std=c11", "-O2", "-w", *flags, *includes, *sources, "-o", tmp_path / "small"], check=True)
-    assert subprocess.run([tmp_path / "small"], capture_output=True, text=True, check=True).stdout.split() == ["0", "0"]
+    subprocess.run(
+        ["cc", "-std=c11", "-O2", "-w", *flags, *includes, *sources, "-o", tmp_path / "small"], check=True
+    )
+    assert subprocess.run(
+        [tmp_path / "small"], capture_output=True, text=True, check=True
+    ).stdout.split() == ["0", "0"]
     symbols = subprocess.run(["nm", tmp_path / "small"], capture_output=True, text=True, check=True).stdout
-    assert "qfl_nn_fully_connected" in symbols and "qfl_nn_conv" not in symbols and "qfl_nn_depthwise" not in symbols
+    assert (
+        "qfl_nn_fully_connected" in symbols
+        and "qfl_nn_conv" not in symbols
+        and "qfl_nn_depthwise" not in symbols
+    )
 
 
 def test_cases_fit_their_memory():
@@ -115,7 +142,9 @@ def test_the_host_refuses_a_board_that_fails(monkeypatch):
 
         async def failing(kind, body=b"", **options):
             answer = await request(kind, body, **options)
-            return type(answer)(**{**answer.__dict__, "body": cbor2.dumps(cbor2.loads(answer.body) | {"selftest": 7})})
+            return type(answer)(
+                **{**answer.__dict__, "body": cbor2.dumps(cbor2.loads(answer.body) | {"selftest": 7})}
+            )
 
         monkeypatch.setattr(device.session, "request", failing)
         with pytest.raises(DeviceError, match="board-00 fails its self-test .kernel case 7."):

@@ -10,7 +10,17 @@ import pytest
 
 from tests.support import ROOT
 
-PARTS = ("nrf52840", "esp32", "stm32l4", "stm32wb55", "stm32f4_16k", "stm32f4_128k", "stm32h7", "rp2040", "mram")
+PARTS = (
+    "nrf52840",
+    "esp32",
+    "stm32l4",
+    "stm32wb55",
+    "stm32f4_16k",
+    "stm32f4_128k",
+    "stm32h7",
+    "rp2040",
+    "mram",
+)
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +31,9 @@ def power_cuts(tmp_path_factory):
     lib, program = ROOT / "firmware" / "lib", tmp_path_factory.mktemp("store") / "power_cuts"
     sources = [ROOT / "tests" / "store" / "power_cuts.c", *sorted((lib / "qfl_store" / "src").glob("*.c"))]
     includes = [f"-I{d}" for d in sorted(lib.glob("*/include"))]
-    subprocess.run([compiler, "-std=c11", "-O2", "-g", *includes, *map(str, sources), "-o", str(program)], check=True)
+    subprocess.run(
+        [compiler, "-std=c11", "-O2", "-g", *includes, *map(str, sources), "-o", str(program)], check=True
+    )
     return program
 
 

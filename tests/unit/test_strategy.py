@@ -40,7 +40,10 @@ def answers(s: FedAvg, rng, count: int = 3, scale: float = 0.01, codec: Codec | 
     """Contributions of `count` clients."""
     codec = codec or Codec("fp32")
     return [
-        s.read(codec.encode((rng.laplace(size=HEAD.params) * scale).astype(np.float32), HEAD.tensors), int(rng.integers(1, 50)))
+        s.read(
+            codec.encode((rng.laplace(size=HEAD.params) * scale).astype(np.float32), HEAD.tensors),
+            int(rng.integers(1, 50)),
+        )
         for _ in range(count)
     ]
 
@@ -56,8 +59,18 @@ def follow(held: np.ndarray, way) -> np.ndarray:
     return held
 
 
-CODECS = [Codec("fp32"), Codec("bu", 64), Codec("bu", 4, means=True), Codec("bq", 16), Codec("bu", 16, coded=True)]
-KINDS = {**{str(c): lambda c=c: chain(c) for c in CODECS}, "lattice": lattice, "one lattice": lambda: lattice(dither=0.0)}
+CODECS = [
+    Codec("fp32"),
+    Codec("bu", 64),
+    Codec("bu", 4, means=True),
+    Codec("bq", 16),
+    Codec("bu", 16, coded=True),
+]
+KINDS = {
+    **{str(c): lambda c=c: chain(c) for c in CODECS},
+    "lattice": lattice,
+    "one lattice": lambda: lattice(dither=0.0),
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -67,7 +80,9 @@ def test_the_global_head_is_the_first_plus_all_means(kind):
     exact = s.params.astype(np.float64)
     for round_ in range(1, 13):
         c = answers(s, rng)
-        exact += sum(x.samples * decode(x.data, HEAD.tensors).astype(np.float64) for x in c) / sum(x.samples for x in c)
+        exact += sum(x.samples * decode(x.data, HEAD.tensors).astype(np.float64) for x in c) / sum(
+            x.samples for x in c
+        )
         assert s.step(round_, c)
         np.testing.assert_allclose(s.params.astype(np.float64), exact, atol=2e-6)
 
@@ -184,7 +199,9 @@ def test_the_lattice_gets_finer_an_octave_at_a_time():
     for i in range(30):
         s.step(i + 1, answers(s, rng, scale=0.02 * 0.7**i if i < 25 else 0.5))
         codes.append(s.downlink.versions[-1].code)
-    assert all(c % 4 == 0 for c in codes) and all(a - b in (0, 4) for a, b in zip(codes, codes[1:], strict=False))
+    assert all(c % 4 == 0 for c in codes) and all(
+        a - b in (0, 4) for a, b in zip(codes, codes[1:], strict=False)
+    )
     assert dz_value(codes[-1]) >= grid(origin())
 
 
@@ -290,7 +307,9 @@ def test_a_plateau_of_the_loss_makes_steps_finer():
         flat.observe([100], 1.0)
         flat.observe([], float("nan"))  # not a loss
     assert falling.lift == 0.0 and flat.lift > 0.0
-    assert flat.uplink_code(30) <= falling.uplink_code(30) and flat.downlink_steps(30) < falling.downlink_steps(30)
+    assert flat.uplink_code(30) <= falling.uplink_code(30) and flat.downlink_steps(
+        30
+    ) < falling.downlink_steps(30)
     for _ in range(200):
         flat.observe([100], 1.0)
     assert flat.lift == 1.0 and flat.fineness(2) == 1.0
@@ -300,19 +319,28 @@ def test_a_plateau_of_the_loss_makes_steps_finer():
 @settings(max_examples=60, deadline=None)
 def test_likeness_is_that_of_all_pairs_of_deltas(clients, seed):
     rng = np.random.default_rng(seed)
-    deltas, weights = rng.normal(size=(clients, 40)) + rng.normal(size=40) * rng.uniform(0, 2), rng.integers(1, 60, clients)
+    deltas, weights = (
+        rng.normal(size=(clients, 40)) + rng.normal(size=40) * rng.uniform(0, 2),
+        rng.integers(1, 60, clients),
+    )
     norms = np.linalg.norm(deltas, axis=1)
     pairs = [(i, j) for i in range(clients) for j in range(clients) if i != j]
     inner = sum(weights[i] * weights[j] * (deltas[i] @ deltas[j]) for i, j in pairs)
     parallel = sum(weights[i] * weights[j] * norms[i] * norms[j] for i, j in pairs)
-    assert likeness(weights @ deltas / weights.sum(), weights, norms) == pytest.approx(inner / parallel, abs=1e-9)
+    assert likeness(weights @ deltas / weights.sum(), weights, norms) == pytest.approx(
+        inner / parallel, abs=1e-9
+    )
 
 
 def test_likeness_from_parallel_to_nothing_shared_to_not_known():
     one, other = np.eye(2) * 3.0
     assert likeness(one, [1, 5, 2], [3.0, 3.0, 3.0]) == pytest.approx(1.0)
     assert likeness((one + other) / 2, [4, 4], [3.0, 3.0]) == pytest.approx(0.0)
-    assert likeness(one, [7], [3.0]) is None and likeness(one / 2, [1, 1], [3.0, 0.0]) is None and likeness(one, [], []) is None
+    assert (
+        likeness(one, [7], [3.0]) is None
+        and likeness(one / 2, [1, 1], [3.0, 0.0]) is None
+        and likeness(one, [], []) is None
+    )
 
 
 def test_steps_follow_how_alike_the_first_deltas_are_unless_they_are_given():
@@ -321,11 +349,18 @@ def test_steps_follow_how_alike_the_first_deltas_are_unless_they_are_given():
         r = Rate(11, UplinkTable(**up).rate(10), DownlinkTable(**down).rate(10), 8.0)
         r.observe([100], None, alike)
         r.observe([100], None, 0.3)  # only the first says anything
-        return [2 ** ((r.uplink_code(i) - 100) / 4) * 8.0 for i in (2, 11)] + [r.downlink_steps(i) for i in (1, 11)]
+        return [2 ** ((r.uplink_code(i) - 100) / 4) * 8.0 for i in (2, 11)] + [
+            r.downlink_steps(i) for i in (1, 11)
+        ]
 
     usual, alike, apart = steps(0.3), steps(0.9), steps(0.04)
     assert steps(None) == usual and usual[2:] == [10.0, pytest.approx(2.0)]
-    assert alike[0] < usual[0] and alike[2] == 10.0 * FINEST_START and alike[1] == usual[1] and alike[3] == usual[3]
+    assert (
+        alike[0] < usual[0]
+        and alike[2] == 10.0 * FINEST_START
+        and alike[1] == usual[1]
+        and alike[3] == usual[3]
+    )
     assert apart[0] > 1.9 * usual[0] and apart[1] < usual[1] and apart[2:] == [16.0, pytest.approx(2.0)]
     assert steps(-0.1) == steps(0.0) == apart  # as wide as it gets
     assert steps(0.9, True) == steps(0.04, True) == steps(None, True)
@@ -350,7 +385,11 @@ def test_the_lattice_may_get_coarser_while_no_board_has_been_away_for_long():
         codes.append(s.downlink.versions[-1].code)
         boards[i % 3] = follow(boards[i % 3], s.lead(i % 3, head_hash(boards[i % 3])))
         assert (boards[i % 3] == s.downlink.board_head(i % 3)).all()
-    assert codes[1] > codes[0] + 8 and max(codes[4:]) <= codes[3] and all(a >= b for a, b in zip(codes[3:], codes[4:], strict=False))
+    assert (
+        codes[1] > codes[0] + 8
+        and max(codes[4:]) <= codes[3]
+        and all(a >= b for a, b in zip(codes[3:], codes[4:], strict=False))
+    )
 
 
 def test_a_budget_makes_steps_coarser_while_it_would_be_overrun():
@@ -370,7 +409,9 @@ def test_a_budget_makes_steps_coarser_while_it_would_be_overrun():
 def test_few_clients_a_round_code_finer_unless_told_how():
     """Their rounding errors do not cancel in the mean."""
     assert UplinkTable().rate(4) == UplinkTable().rate(100) == Span(8.0, 1.6, (16.0, 1.0))
-    assert UplinkTable().rate(1) == Span(4.0, 0.8, (8.0, 0.5)) and DownlinkTable().rate(1) == Span(5.0, 1.0, (8.0, 1.0))
+    assert UplinkTable().rate(1) == Span(4.0, 0.8, (8.0, 0.5)) and DownlinkTable().rate(1) == Span(
+        5.0, 1.0, (8.0, 1.0)
+    )
     assert UplinkTable(step_end=1.2).rate(4) == Span(8.0, 1.2, (16.0, 1.2))
     assert UplinkTable(step=8.0, step_end=1.2).rate(1) == Span(8.0, 1.2)
     assert UplinkTable(step=1.0).rate(1) == Span(1.0, 0.8) and UplinkTable(step=0.5).rate(1) == Span(0.5, 0.5)

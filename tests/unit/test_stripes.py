@@ -13,7 +13,9 @@ from quantfl.package.program import Compiler, compile_program, open_package
 from quantfl.package.stripes import Segment
 from tests.support import ROOT, shared_data
 
-tflm = pytest.importorskip("tflite_micro", reason="the tflite-micro wheel is not installed (Linux x86-64 only)")
+tflm = pytest.importorskip(
+    "tflite_micro", reason="the tflite-micro wheel is not installed (Linux x86-64 only)"
+)
 from tests.unit.test_nn_generated import GuardedEngine  # noqa: E402
 from tests.unit.tflite_models import NetGenerator  # noqa: E402
 
@@ -54,7 +56,10 @@ def test_any_division_of_generated_nets_gives_the_bytes_of_tflite_micro(part, mo
         x = model.tensors[model.inputs[0]]
         oracle = tflm.runtime.Interpreter.from_bytes(data, arena_size=4 << 20)
         cut = int(rng.integers(1, len(model.ops))) if i % 2 else None
-        packages = [compile_program(data, cut_op=cut, stripes=False), compile_program(data, cut_op=cut, shift=i % 16)]
+        packages = [
+            compile_program(data, cut_op=cut, stripes=False),
+            compile_program(data, cut_op=cut, shift=i % 16),
+        ]
         with monkeypatch.context() as patch:
             patch.setattr(layout, "choose", randomly_divided(rng))
             packages += [compile_program(data, cut_op=cut, shift=(i + k) % 16) for k in range(2)]
@@ -70,12 +75,19 @@ def test_any_division_of_generated_nets_gives_the_bytes_of_tflite_micro(part, mo
             for number, engine in enumerate(engines):
                 got = engine.run(value, (0x5A, 0xA5)[k])
                 wrong = np.flatnonzero(got != expected)
-                assert not len(wrong), f"net {i}, package {number}: {len(wrong)} of {got.size} differ, first at {wrong[0]}"
+                assert not len(wrong), (
+                    f"net {i}, package {number}: {len(wrong)} of {got.size} differ, first at {wrong[0]}"
+                )
     assert groups > NETS // 4
 
 
 @pytest.mark.parametrize(
-    "name,arena", [("pretrainedResnet_quant", 0.6 * 54_996), ("vww_96_int8", 0.55 * 100_708), ("kws_ref_model", 0.72 * 22_820)]
+    "name,arena",
+    [
+        ("pretrainedResnet_quant", 0.6 * 54_996),
+        ("vww_96_int8", 0.55 * 100_708),
+        ("kws_ref_model", 0.72 * 22_820),
+    ],
 )
 def test_arena_and_output_of_mlperf_tiny(name, arena):
     data = (shared_data("models/mlperf_tiny") / f"{name}.tflite").read_bytes()
@@ -92,7 +104,11 @@ def test_features_at_a_cut_are_the_same(cut):
     data = (ROOT / "models" / "cifar100" / "cifar100_int8.tflite").read_bytes()
     x = np.random.default_rng(1).integers(-128, 128, (3, 3072), np.int8)
     striped, whole = (open_package(compile_program(data, cut_op=cut, stripes=s)) for s in (True, False))
-    assert striped.cut_op == whole.cut_op == cut and striped.arena_size < whole.arena_size and striped.op_count > whole.op_count
+    assert (
+        striped.cut_op == whole.cut_op == cut
+        and striped.arena_size < whole.arena_size
+        and striped.op_count > whole.op_count
+    )
     assert (Engine(striped.data).run_batch(x) == Engine(whole.data).run_batch(x)).all()
     assert (Engine(striped.data).classify(x) == Engine(whole.data).classify(x)).all()
 

@@ -49,7 +49,10 @@ def test_every_byte_on_the_wire_is_in_the_trace(tmp_path):
     assert [f.type for f in frames[:2]] == ["SYN", "SYNACK"]
     kinds = [f.kind for f in frames if f.kind]
     assert kinds[:2] == ["info", "info answer"] and "put" in kinds
-    assert sum(f.payload for f in frames if f.type == "DATA" and f.direction == trace.SENT) == counters.tx_payload
+    assert (
+        sum(f.payload for f in frames if f.type == "DATA" and f.direction == trace.SENT)
+        == counters.tx_payload
+    )
     assert all(a.time <= b.time for a, b in zip(frames, frames[1:], strict=False))
 
 
@@ -61,7 +64,10 @@ def test_the_command(tmp_path, capsys):
     assert main(["trace", str(tmp_path / "t.pcapng"), "--type", "DATA", "--limit", "1", "--json"]) == 0
     (row,) = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert row["type"] == "DATA" and row["kind"] == "info" and row["direction"] == "sent"
-    assert main(["trace", str(tmp_path / "absent")]) == 2 and main(["trace", str(tmp_path / "t.pcapng"), "--type", "X"]) == 2
+    assert (
+        main(["trace", str(tmp_path / "absent")]) == 2
+        and main(["trace", str(tmp_path / "t.pcapng"), "--type", "X"]) == 2
+    )
     (tmp_path / "no").write_bytes(b"nothing of the kind, but long enough")
     assert main(["trace", str(tmp_path / "no")]) == 2
     assert "no trace of quantfl" in capsys.readouterr().err
@@ -145,7 +151,11 @@ def test_words_of_acknowledgements_and_frames_behind_text(tmp_path):
 
 
 def test_wireshark_tells_the_words_of_acknowledgements(tmp_path):
-    assert " ".join(dissected(traced_words(tmp_path / "t.pcapng"), "word", "busy_ms")).split() == ["1", "2", "4000"]
+    assert " ".join(dissected(traced_words(tmp_path / "t.pcapng"), "word", "busy_ms")).split() == [
+        "1",
+        "2",
+        "4000",
+    ]
 
 
 def documented(name: str) -> bytes:

@@ -18,7 +18,9 @@ class Builder:
     codes: list = field(default_factory=list)
     ops: list = field(default_factory=list)
 
-    def add(self, shape, dtype="int8", scales=None, zero: int = 0, data: np.ndarray | None = None, axis: int = 0) -> int:
+    def add(
+        self, shape, dtype="int8", scales=None, zero: int = 0, data: np.ndarray | None = None, axis: int = 0
+    ) -> int:
         t = schema.TensorT()
         t.name, t.shape = f"t{len(self.tensors)}".encode(), np.array(shape, np.int32)
         t.type = {"int8": schema.TensorType.INT8, "int32": schema.TensorType.INT32}[dtype]
@@ -45,7 +47,11 @@ class Builder:
             code.builtinCode, code.deprecatedBuiltinCode, code.version = kind, min(kind, 127), 1
             self.codes.append(code)
         op = schema.OperatorT()
-        op.opcodeIndex, op.inputs, op.outputs = (kinds + [kind]).index(kind), np.array(inputs, np.int32), np.array(outputs, np.int32)
+        op.opcodeIndex, op.inputs, op.outputs = (
+            (kinds + [kind]).index(kind),
+            np.array(inputs, np.int32),
+            np.array(outputs, np.int32),
+        )
         if options is not None:
             op.builtinOptions = options
             op.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__[:-1])
@@ -55,14 +61,21 @@ class Builder:
         graph, model = schema.SubGraphT(), schema.ModelT()
         graph.tensors, graph.operators = self.tensors, self.ops
         graph.inputs, graph.outputs = np.array(inputs, np.int32), np.array(outputs, np.int32)
-        model.version, model.operatorCodes, model.subgraphs, model.buffers = 3, self.codes, [graph], self.buffers
+        model.version, model.operatorCodes, model.subgraphs, model.buffers = (
+            3,
+            self.codes,
+            [graph],
+            self.buffers,
+        )
         b = flatbuffers.Builder(1024)
         b.Finish(model.Pack(b), file_identifier=b"TFL3")
         return bytes(b.Output())
 
     def finish(self, name: str, inputs: list[int], outputs: list[int], options=None) -> bytes:
         self.op(name, inputs, outputs, options)
-        return self.model(list(dict.fromkeys(i for i in inputs if i >= 0 and self.tensors[i].buffer == 0)), outputs)
+        return self.model(
+            list(dict.fromkeys(i for i in inputs if i >= 0 and self.tensors[i].buffer == 0)), outputs
+        )
 
 
 class Generator:
@@ -86,13 +99,32 @@ class Generator:
         return self.rng.integers(-127, 128, shape).astype(np.int8)
 
     def activation(self) -> int:
-        return int(self.rng.choice([schema.ActivationFunctionType.NONE, schema.ActivationFunctionType.RELU,
-                                    schema.ActivationFunctionType.RELU6]))  # fmt: skip
+        return int(
+            self.rng.choice(
+                [
+                    schema.ActivationFunctionType.NONE,
+                    schema.ActivationFunctionType.RELU,
+                    schema.ActivationFunctionType.RELU6,
+                ]
+            )
+        )
 
     def channels(self) -> int:
         return self.int(1, 33)
 
-    def layer(self, name: str, x_shape, w_shape, y_shape, channels: int, axis: int, options, fan: int, order=(0, 1, 2), extra=()):
+    def layer(
+        self,
+        name: str,
+        x_shape,
+        w_shape,
+        y_shape,
+        channels: int,
+        axis: int,
+        options,
+        fan: int,
+        order=(0, 1, 2),
+        extra=(),
+    ):
         """A convolution or dense layer with per-channel or per-tensor scales."""
         b, s_in = Builder(), self.scale()
         x = b.add(x_shape, scales=s_in, zero=self.zero())
@@ -137,7 +169,9 @@ class Generator:
         h, w, c, m = self.int(1, 9), self.int(1, 9), self.channels(), int(self.rng.choice([1, 1, 1, 2, 3]))
         o.depthMultiplier, o.fusedActivationFunction = m, self.activation()
         k, out = self.window(o, h, w, dilate=True)
-        return self.layer("DEPTHWISE_CONV_2D", [1, h, w, c], [1, *k, c * m], [1, *out, c * m], c * m, 3, o, k[0] * k[1])
+        return self.layer(
+            "DEPTHWISE_CONV_2D", [1, h, w, c], [1, *k, c * m], [1, *out, c * m], c * m, 3, o, k[0] * k[1]
+        )
 
     def fully_connected(self) -> bytes:
         o = schema.FullyConnectedOptionsT()
@@ -157,15 +191,37 @@ class Generator:
             k = tuple(max(a, t) for a, t in zip(k, s, strict=True))
             out = [(a - 1) * t + e for a, t, e in zip((h, w), s, k, strict=True)]
         shape = np.array([1, *out, n], np.int32)
-        return self.layer("TRANSPOSE_CONV", [1, h, w, c], [n, *k, c], [1, *out, n], n, 0, o, k[0] * k[1] * c,
-                          order=(1, 0, 2), extra=(shape,))  # fmt: skip
+        return self.layer(
+            "TRANSPOSE_CONV",
+            [1, h, w, c],
+            [n, *k, c],
+            [1, *out, n],
+            n,
+            0,
+            o,
+            k[0] * k[1] * c,
+            order=(1, 0, 2),
+            extra=(shape,),
+        )
 
-    def unary(self, name: str, options=None, *, y_scale: float | None = None, y_zero: int | None = None, low=0.004, high=0.5) -> bytes:
+    def unary(
+        self,
+        name: str,
+        options=None,
+        *,
+        y_scale: float | None = None,
+        y_zero: int | None = None,
+        low=0.004,
+        high=0.5,
+    ) -> bytes:
         b, shape = Builder(), [1, self.int(1, 6), self.int(1, 6), self.channels()]
         s = self.scale(low, high)
         x = b.add(shape, scales=s, zero=self.zero())
-        y = b.add(shape, scales=s * float(self.rng.uniform(0.3, 2.5)) if y_scale is None else y_scale,
-                  zero=self.zero() if y_zero is None else y_zero)  # fmt: skip
+        y = b.add(
+            shape,
+            scales=s * float(self.rng.uniform(0.3, 2.5)) if y_scale is None else y_scale,
+            zero=self.zero() if y_zero is None else y_zero,
+        )
         return b.finish(name, [x], [y], options)
 
     def logistic(self) -> bytes:
@@ -197,7 +253,10 @@ class Generator:
     def prelu(self) -> bytes:
         b, h, w, c = Builder(), self.int(1, 5), self.int(1, 5), self.channels()
         s = self.scale()
-        x, shape = b.add([1, h, w, c], scales=s, zero=self.zero()), [h, w, c] if self.rng.random() < 0.3 else [1, 1, c]
+        x, shape = (
+            b.add([1, h, w, c], scales=s, zero=self.zero()),
+            [h, w, c] if self.rng.random() < 0.3 else [1, 1, c],
+        )
         slope = b.add(shape, scales=self.scale(0.001, 0.02), zero=self.zero(), data=self.weights(shape))
         y = b.add([1, h, w, c], scales=s * float(self.rng.uniform(0.5, 2.0)), zero=self.zero())
         return b.finish("PRELU", [x, slope], [y])
@@ -233,7 +292,9 @@ class Generator:
         o.fusedActivationFunction = self.activation()
         _, out = self.window(o, h, w, pool=True)
         s, z = self.scale(), self.zero()
-        return b.finish(name, [b.add([1, h, w, c], scales=s, zero=z)], [b.add([1, *out, c], scales=s, zero=z)], o)
+        return b.finish(
+            name, [b.add([1, h, w, c], scales=s, zero=z)], [b.add([1, *out, c], scales=s, zero=z)], o
+        )
 
     def average_pool_2d(self) -> bytes:
         return self.pool("AVERAGE_POOL_2D")
@@ -248,12 +309,20 @@ class Generator:
         axes = [[1, 2], [1], [2], [3], [2, 3], [-1]][self.rng.choice(6, p=[0.5, 0.1, 0.1, 0.1, 0.1, 0.1])]
         gone = {i % 4 for i in axes}
         left = [1 if i in gone else n for i, n in enumerate(shape) if o.keepDims or i not in gone]
-        x, axes = b.add(shape, scales=s, zero=self.zero()), b.add([len(axes)], "int32", data=np.array(axes, np.int32))
+        x, axes = (
+            b.add(shape, scales=s, zero=self.zero()),
+            b.add([len(axes)], "int32", data=np.array(axes, np.int32)),
+        )
         y = b.add(left, scales=s * float(self.rng.uniform(0.3, 1.5)), zero=self.zero())
         return b.finish("MEAN", [x, axes], [y], o)
 
     def moved(self) -> tuple[Builder, int, list[int], float, int]:
-        b, shape, s, z = Builder(), [1, self.int(1, 7), self.int(1, 7), self.channels()], self.scale(), self.zero()
+        b, shape, s, z = (
+            Builder(),
+            [1, self.int(1, 7), self.int(1, 7), self.channels()],
+            self.scale(),
+            self.zero(),
+        )
         return b, b.add(shape, scales=s, zero=z), shape, s, z
 
     def pad(self) -> bytes:
@@ -297,7 +366,9 @@ class Generator:
         o, out = schema.ResizeNearestNeighborOptionsT(), [self.int(1, 12), self.int(1, 12)]
         o.alignCorners, o.halfPixelCenters = [(False, False), (True, False), (False, True)][self.int(0, 2)]
         size = b.add([2], "int32", data=np.array(out, np.int32))
-        return b.finish("RESIZE_NEAREST_NEIGHBOR", [x, size], [b.add([1, *out, shape[3]], scales=s, zero=z)], o)
+        return b.finish(
+            "RESIZE_NEAREST_NEIGHBOR", [x, size], [b.add([1, *out, shape[3]], scales=s, zero=z)], o
+        )
 
     def split(self) -> bytes:
         b, x, shape, s, z = self.moved()
@@ -314,27 +385,64 @@ def extra_ids(b: Builder, arrays) -> list[int]:
     return [b.add(a.shape, "int32", data=a) for a in arrays]
 
 
-OPERATORS = [name for name in vars(Generator) if name not in (
-    "__init__", "int", "scale", "zero", "weights", "activation", "channels", "layer", "window", "unary", "binary", "pool", "moved",
-) and not name.startswith("__")]  # fmt: skip
+OPERATORS = [
+    name
+    for name in vars(Generator)
+    if name
+    not in (
+        "__init__",
+        "int",
+        "scale",
+        "zero",
+        "weights",
+        "activation",
+        "channels",
+        "layer",
+        "window",
+        "unary",
+        "binary",
+        "pool",
+        "moved",
+    )
+    and not name.startswith("__")
+]
 
 
 class NetGenerator(Generator):
     """Random nets of several operators: chains, residual blocks with and without strides, pooling, padding, element-wise functions."""
 
-    BLOCKS = ("conv", "conv", "depthwise", "residual", "residual", "pool", "pad", "lut", "relu", "prelu", "square", "scale")
+    BLOCKS = (
+        "conv",
+        "conv",
+        "depthwise",
+        "residual",
+        "residual",
+        "pool",
+        "pad",
+        "lut",
+        "relu",
+        "prelu",
+        "square",
+        "scale",
+    )
 
     def net(self) -> bytes:
         self.b = Builder()
         long = self.rng.random() < 0.2  # a 1-D network
-        shape = (1, 1, self.int(8, 40), self.int(1, 9)) if long else (1, self.int(4, 20), self.int(1, 14), self.int(1, 9))
+        shape = (
+            (1, 1, self.int(8, 40), self.int(1, 9))
+            if long
+            else (1, self.int(4, 20), self.int(1, 14), self.int(1, 9))
+        )
         x = self.b.add(shape, scales=self.scale(0.01, 0.1), zero=self.zero())
         t = x
         for _ in range(self.int(2, 5)):
             t = getattr(self, "_" + self.rng.choice(self.BLOCKS))(t)
         if self.rng.random() < 0.5:
             t = self._pointwise(t, self.int(1, 5))
-        y = self.b.add((1, int(np.prod(self.b.tensors[t].shape))), scales=self._scale_of(t), zero=self._zero_of(t))
+        y = self.b.add(
+            (1, int(np.prod(self.b.tensors[t].shape))), scales=self._scale_of(t), zero=self._zero_of(t)
+        )
         self.b.op("RESHAPE", [t], [y])
         return self.b.model([x], [y])
 
@@ -350,7 +458,9 @@ class NetGenerator(Generator):
         n, fan = (c * multiplier, k[0] * k[1]) if depthwise else (channels, k[0] * k[1] * c)
         scales = [self.scale(0.005, 0.05) for _ in range(n)]
         w = self.b.add(w_shape, scales=scales, data=self.weights(w_shape), axis=3 if depthwise else 0)
-        bias = self.b.add([n], "int32", [s_in * s for s in scales], 0, self.rng.integers(-3000, 3001, n).astype(np.int32))
+        bias = self.b.add(
+            [n], "int32", [s_in * s for s in scales], 0, self.rng.integers(-3000, 3001, n).astype(np.int32)
+        )
         s_out = float(np.float32(s_in * np.mean(scales) * 60 * np.sqrt(fan)))
         y = self.b.add([1, *out, n], scales=s_out, zero=self.zero())
         self.b.op(name, [t, w, bias], [y], options)
@@ -383,7 +493,9 @@ class NetGenerator(Generator):
         identity = stride == (1, 1) or self.rng.random() < 0.3
         stride = (1, 1) if identity else stride
         c = int(self.b.tensors[t].shape[3]) if identity else self.int(1, 9)
-        a = self._same(t, (self.int(1, 4), self.int(1, 4)), stride, self.int(1, 9) if self.rng.random() < 0.5 else c)
+        a = self._same(
+            t, (self.int(1, 4), self.int(1, 4)), stride, self.int(1, 9) if self.rng.random() < 0.5 else c
+        )
         b = self._same(a, (self.int(1, 3), self.int(1, 3)), (1, 1), c)
         skip = t if identity else self._same(t, (1, 1), stride, c)
         return self._sum("ADD", schema.AddOptionsT(), *((skip, b) if self.rng.random() < 0.5 else (b, skip)))
@@ -398,7 +510,9 @@ class NetGenerator(Generator):
     def _square(self, t: int) -> int:
         """SUB of a constant per channel, then MUL with itself."""
         c = int(self.b.tensors[t].shape[3])
-        constant = self.b.add([1, 1, 1, c], scales=self._scale_of(t), zero=self.zero(), data=self.weights([1, 1, 1, c]))
+        constant = self.b.add(
+            [1, 1, 1, c], scales=self._scale_of(t), zero=self.zero(), data=self.weights([1, 1, 1, c])
+        )
         t = self._sum("SUB", schema.SubOptionsT(), t, constant)
         y = self.b.add(self.b.tensors[t].shape, scales=self._scale_of(t) ** 2 * 100, zero=self.zero())
         self.b.op("MUL", [t, t], [y], schema.MulOptionsT())
@@ -408,7 +522,10 @@ class NetGenerator(Generator):
         """Channels scaled by their own means, as squeeze-and-excite does."""
         c = int(self.b.tensors[t].shape[3])
         axes = self.b.add([2], "int32", data=np.array([1, 2], np.int32))
-        mean, o = self.b.add([1, 1, 1, c], scales=self._scale_of(t), zero=self.zero()), schema.ReducerOptionsT()
+        mean, o = (
+            self.b.add([1, 1, 1, c], scales=self._scale_of(t), zero=self.zero()),
+            schema.ReducerOptionsT(),
+        )
         o.keepDims = True
         self.b.op("MEAN", [t, axes], [mean], o)
         gate = self.b.add([1, 1, 1, c], scales=1 / 256, zero=-128)
@@ -443,7 +560,9 @@ class NetGenerator(Generator):
         return self._elementwise(t, "TANH", 1 / 128, 0) if self._scale_of(t) < 8 else t
 
     def _relu(self, t: int) -> int:
-        return self._elementwise(t, "RELU", self._scale_of(t) * float(self.rng.uniform(0.4, 1.5)), self.zero())
+        return self._elementwise(
+            t, "RELU", self._scale_of(t) * float(self.rng.uniform(0.4, 1.5)), self.zero()
+        )
 
     def _prelu(self, t: int) -> int:
         _, h, w, c = (int(n) for n in self.b.tensors[t].shape)

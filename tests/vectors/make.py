@@ -34,8 +34,16 @@ def main() -> None:
     delta, tensors = kernel_like(3, 9, 4), (36, 4)
     print("# " + __doc__.splitlines()[0])
     codecs = [Codec("fp32"), Codec("bu", 4), Codec("bq", 4)]
-    codecs += [Codec(kind, levels, per_tensor, means, coded=coded) for kind in ("bu", "bq") for levels, per_tensor, means, coded in (
-        (8, False, False, True), (16, True, False, True), (8, False, True, False), (4, True, True, True))]  # fmt: skip
+    codecs += [
+        Codec(kind, levels, per_tensor, means, coded=coded)
+        for kind in ("bu", "bq")
+        for levels, per_tensor, means, coded in (
+            (8, False, False, True),
+            (16, True, False, True),
+            (8, False, True, False),
+            (4, True, True, True),
+        )
+    ]
     codecs += [Codec("bu", 256), Codec("bq", 64, coded=True)]
     for codec in codecs:
         how = "spec {} {} {}".format(*codec.fields)
@@ -46,7 +54,15 @@ def main() -> None:
     print(line("a constant", "spec 1 0 64", tensors, constant, Codec("bu", 64).encode(constant, tensors)))
     for steps in (0.25, 1.0, 4.0):
         codec = Codec("dz", step=steps)
-        print(line(str(codec), "spec {} {} {}".format(*codec.fields), tensors, delta, codec.encode(delta, tensors)))
+        print(
+            line(
+                str(codec),
+                "spec {} {} {}".format(*codec.fields),
+                tensors,
+                delta,
+                codec.encode(delta, tensors),
+            )
+        )
     code = dz_step(delta, 1.5)
     for name, x, form in (
         ("dz with a step agreed on", delta, Form(code, True, 3)),

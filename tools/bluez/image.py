@@ -18,9 +18,28 @@ import sys
 from pathlib import Path
 
 WANTED = ["bluez", "dbus-daemon", "socat", "busybox-static"]
-PROGRAMS = ["bin/busybox", "usr/bin/dbus-daemon", "usr/bin/btattach", "usr/bin/socat", "usr/libexec/bluetooth/bluetoothd"]
-MODULES = ["virtio_pci", "virtio_console", "virtio_net", "aes_generic", "ctr", "ecb", "cmac", "hmac", "sha512_generic", "drbg",
-           "ecdh_generic", "bluetooth", "hci_uart"]  # fmt: skip
+PROGRAMS = [
+    "bin/busybox",
+    "usr/bin/dbus-daemon",
+    "usr/bin/btattach",
+    "usr/bin/socat",
+    "usr/libexec/bluetooth/bluetoothd",
+]
+MODULES = [
+    "virtio_pci",
+    "virtio_console",
+    "virtio_net",
+    "aes_generic",
+    "ctr",
+    "ecb",
+    "cmac",
+    "hmac",
+    "sha512_generic",
+    "drbg",
+    "ecdh_generic",
+    "bluetooth",
+    "hci_uart",
+]
 BUS = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig><type>system</type><listen>unix:path=/run/dbus/system_bus_socket</listen><auth>EXTERNAL</auth>
@@ -54,7 +73,9 @@ wait
 def run(*command: str, cwd: Path | None = None) -> str:
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"{' '.join(command[:2])} failed: {(done.stderr.strip().splitlines() or ['it does not say why'])[-1]}")
+        raise SystemExit(
+            f"{' '.join(command[:2])} failed: {(done.stderr.strip().splitlines() or ['it does not say why'])[-1]}"
+        )
     return done.stdout
 
 
@@ -136,7 +157,9 @@ def build(folder: Path) -> None:
         archive.add(name, path.read_bytes(), stat.S_IFREG | 0o755)
     for name, path in libraries_of(root, [p for p in programs if p.name != "busybox"]).items():
         archive.add(f"lib/x86_64-linux-gnu/{name}", path.read_bytes(), stat.S_IFREG | 0o755)
-    archive.add("lib64/ld-linux-x86-64.so.2", (root / "lib64/ld-linux-x86-64.so.2").read_bytes(), stat.S_IFREG | 0o755)
+    archive.add(
+        "lib64/ld-linux-x86-64.so.2", (root / "lib64/ld-linux-x86-64.so.2").read_bytes(), stat.S_IFREG | 0o755
+    )
     modules = modules_of(root)
     for path in modules:
         archive.add(f"modules/{path.name}", path.read_bytes(), stat.S_IFREG | 0o644)

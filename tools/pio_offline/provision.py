@@ -25,7 +25,12 @@ def write_package(root: Path, kind: str, name: str, version: str, *, manifest: b
     """The two files by which PlatformIO takes a folder for an installed package."""
     root.mkdir(parents=True, exist_ok=True)
     if manifest:
-        text = {"name": name, "version": version, "system": "*", "description": "stand-in made from installed tools"}
+        text = {
+            "name": name,
+            "version": version,
+            "system": "*",
+            "description": "stand-in made from installed tools",
+        }
         (root / "package.json").write_text(json.dumps(text, indent=1))
     spec = {"owner": "platformio", "id": None, "name": name, "requirements": None, "uri": None}
     (root / ".piopm").write_text(json.dumps({"type": kind, "name": name, "version": version, "spec": spec}))
@@ -61,7 +66,9 @@ def toolchain(packages: Path, name: str, prefix: str) -> str | None:
     gcc = shutil.which(prefix + "gcc")
     if gcc is None:
         return None
-    found = subprocess.run([gcc, "-dumpfullversion"], capture_output=True, text=True, check=True).stdout.strip()
+    found = subprocess.run(
+        [gcc, "-dumpfullversion"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     major, minor, patch = (int(v) for v in (found.split(".") + ["0", "0"])[:3])
     root = packages / name
     if root.exists():
@@ -86,7 +93,9 @@ def native(platforms: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--core-dir", type=Path, required=True)
     core = parser.parse_args().core_dir.resolve()
     packages, platforms = core / "packages", core / "platforms"

@@ -6,11 +6,12 @@
 static uint32_t load(const volatile uint32_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 static void store(volatile uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 
-int qfl_ble_link_init(qfl_ble_link *l, qfl_ble_send send, void *ctx, uint8_t *rx, uint32_t rx_size, uint8_t *tx, uint32_t tx_size)
+int qfl_ble_link_init(qfl_ble_link *l, qfl_ble_send send, void *ctx, uint8_t *rx, uint32_t rx_size,
+                      uint8_t *tx, uint32_t tx_size)
 {
     memset(l, 0, sizeof *l);
-    if (send == NULL || rx == NULL || tx == NULL || rx_size < QFL_BLE_VALUE_MAX || (rx_size & (rx_size - 1)) != 0 ||
-        tx_size < QFL_BLE_VALUE_MAX)
+    if (send == NULL || rx == NULL || tx == NULL || rx_size < QFL_BLE_VALUE_MAX ||
+        (rx_size & (rx_size - 1)) != 0 || tx_size < QFL_BLE_VALUE_MAX)
         return -1;
     l->send = send;
     l->ctx = ctx;
@@ -24,7 +25,9 @@ int qfl_ble_link_init(qfl_ble_link *l, qfl_ble_send send, void *ctx, uint8_t *rx
 void qfl_ble_link_on_mtu(qfl_ble_link *l, uint32_t att_mtu)
 {
     uint32_t value = att_mtu > QFL_BLE_ATT_HEADER ? att_mtu - QFL_BLE_ATT_HEADER : 0;
-    store(&l->value, value < QFL_BLE_VALUE_FIRST ? QFL_BLE_VALUE_FIRST : value > QFL_BLE_VALUE_MAX ? QFL_BLE_VALUE_MAX : value);
+    store(&l->value, value < QFL_BLE_VALUE_FIRST ? QFL_BLE_VALUE_FIRST
+                     : value > QFL_BLE_VALUE_MAX ? QFL_BLE_VALUE_MAX
+                                                 : value);
 }
 
 void qfl_ble_link_on_connect(qfl_ble_link *l, uint32_t att_mtu)

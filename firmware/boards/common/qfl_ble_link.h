@@ -17,8 +17,8 @@ extern "C" {
 
 /* UUIDs of the service and its characteristics: write without response (host to board), notify (board to host). */
 #define QFL_BLE_SERVICE_UUID "6e400001-b5a3-f393-e0a9-e50e24dcca9e"
-#define QFL_BLE_RX_UUID "6e400002-b5a3-f393-e0a9-e50e24dcca9e"
-#define QFL_BLE_TX_UUID "6e400003-b5a3-f393-e0a9-e50e24dcca9e"
+#define QFL_BLE_RX_UUID      "6e400002-b5a3-f393-e0a9-e50e24dcca9e"
+#define QFL_BLE_TX_UUID      "6e400003-b5a3-f393-e0a9-e50e24dcca9e"
 
 enum { QFL_BLE_ATT_HEADER = 3, QFL_BLE_VALUE_FIRST = 20, QFL_BLE_VALUE_MAX = 244, QFL_BLE_ATT_MTU = 247 };
 
@@ -48,19 +48,22 @@ typedef struct qfl_ble_link {
  * rx: rx_size bytes, a power of two; at least window x (frame + 10) bytes, as the link negotiates them, or values are lost under
  * load. tx: tx_size bytes, at least QFL_BLE_VALUE_MAX. Both owned by the link from now on. Returns 0, or -1 for bad sizes.
  */
-int qfl_ble_link_init(qfl_ble_link *l, qfl_ble_send send, void *ctx, uint8_t *rx, uint32_t rx_size, uint8_t *tx, uint32_t tx_size);
+int qfl_ble_link_init(qfl_ble_link *l, qfl_ble_send send, void *ctx, uint8_t *rx, uint32_t rx_size,
+                      uint8_t *tx, uint32_t tx_size);
 
 /* From the stack's callbacks. att_mtu: 23 when a connection begins, more once negotiated; a stack that does not say: 0. */
 void qfl_ble_link_on_connect(qfl_ble_link *l, uint32_t att_mtu);
 void qfl_ble_link_on_mtu(qfl_ble_link *l, uint32_t att_mtu);
 void qfl_ble_link_on_disconnect(qfl_ble_link *l);
-void qfl_ble_link_on_receive(qfl_ble_link *l, const uint8_t *p, uint32_t n); /* one value; kept whole or dropped whole */
+void qfl_ble_link_on_receive(qfl_ble_link *l, const uint8_t *p,
+                             uint32_t n); /* one value; kept whole or dropped whole */
 
 /* For the port's functions of the same names. */
 int32_t qfl_ble_link_up(const qfl_ble_link *l);
 uint32_t qfl_ble_link_epoch(const qfl_ble_link *l);
 uint32_t qfl_ble_link_mtu(const qfl_ble_link *l);
-int32_t qfl_ble_link_write(qfl_ble_link *l, const uint8_t *p, uint32_t n); /* bytes taken; without a connection all of them */
+int32_t qfl_ble_link_write(qfl_ble_link *l, const uint8_t *p,
+                           uint32_t n); /* bytes taken; without a connection all of them */
 int32_t qfl_ble_link_read(qfl_ble_link *l, uint8_t *p, uint32_t n);
 uint32_t qfl_ble_link_lost(const qfl_ble_link *l);
 

@@ -43,7 +43,8 @@ void qfl_ble_records_poll(qfl_ble_records *r, qfl_ble_link *l)
             if (r->in_n < need && got == 0)
                 return;
         }
-        if (r->in_n >= QFL_BLE_RECORD_HEAD && r->in_n == QFL_BLE_RECORD_HEAD + (r->in[1] | (uint32_t)r->in[2] << 8)) {
+        if (r->in_n >= QFL_BLE_RECORD_HEAD &&
+            r->in_n == QFL_BLE_RECORD_HEAD + (r->in[1] | (uint32_t)r->in[2] << 8)) {
             on_record(l, r->in, r->in_n - QFL_BLE_RECORD_HEAD);
             r->in_n = 0;
         }

@@ -2,8 +2,15 @@
 
 #if defined(__xtensa__)
 
-enum { EXIT = 1, READ = 3, WRITE = 4, OPEN = 5, CLOSE = 6, SEEK = 19, 
-       O_WRITE_NEW = 0x641 /* write, create, truncate: in Linux's numbers, which QEMU 7 takes, and in newlib's */ };
+enum {
+    EXIT = 1,
+    READ = 3,
+    WRITE = 4,
+    OPEN = 5,
+    CLOSE = 6,
+    SEEK = 19,
+    O_WRITE_NEW = 0x641 /* write, create, truncate: in Linux's numbers, which QEMU 7 takes, and in newlib's */
+};
 
 static int32_t call(int32_t n, int32_t a, int32_t b, int32_t c)
 {
@@ -17,9 +24,18 @@ static int32_t call(int32_t n, int32_t a, int32_t b, int32_t c)
 
 static uint32_t count(int32_t n) { return n > 0 ? (uint32_t)n : 0; }
 
-int32_t qfl_host_open(const char *name, int write) { return call(OPEN, (int32_t)name, write ? O_WRITE_NEW : 0, 0644); }
-uint32_t qfl_host_read(int32_t file, void *p, uint32_t n) { return count(call(READ, file, (int32_t)p, (int32_t)n)); }
-uint32_t qfl_host_write(int32_t file, const void *p, uint32_t n) { return count(call(WRITE, file, (int32_t)p, (int32_t)n)); }
+int32_t qfl_host_open(const char *name, int write)
+{
+    return call(OPEN, (int32_t)name, write ? O_WRITE_NEW : 0, 0644);
+}
+uint32_t qfl_host_read(int32_t file, void *p, uint32_t n)
+{
+    return count(call(READ, file, (int32_t)p, (int32_t)n));
+}
+uint32_t qfl_host_write(int32_t file, const void *p, uint32_t n)
+{
+    return count(call(WRITE, file, (int32_t)p, (int32_t)n));
+}
 void qfl_host_seek(int32_t file, uint32_t at) { (void)call(SEEK, file, (int32_t)at, 0); }
 void qfl_host_close(int32_t file) { (void)call(CLOSE, file, 0, 0); }
 
@@ -32,15 +48,27 @@ void qfl_host_exit(int code)
 
 #elif defined(__arm__) || defined(__riscv)
 
-enum { OPEN = 0x01, CLOSE = 0x02, WRITE = 0x05, READ = 0x06, SEEK = 0x0A, EXIT_EXTENDED = 0x20, MODE_RB = 1, MODE_WB = 5 };
+enum {
+    OPEN = 0x01,
+    CLOSE = 0x02,
+    WRITE = 0x05,
+    READ = 0x06,
+    SEEK = 0x0A,
+    EXIT_EXTENDED = 0x20,
+    MODE_RB = 1,
+    MODE_WB = 5
+};
 
 static uintptr_t call(uintptr_t operation, const void *arguments)
 {
 #if defined(__riscv)
     register uintptr_t a0 __asm("a0") = operation;
     register const void *a1 __asm("a1") = arguments;
-    __asm volatile(".option push\n .option norvc\n .balign 16\n slli x0, x0, 0x1f\n ebreak\n srai x0, x0, 7\n .option pop"
-                   : "+r"(a0) : "r"(a1) : "memory");
+    __asm volatile(".option push\n .option norvc\n .balign 16\n slli x0, x0, 0x1f\n ebreak\n srai x0, x0, "
+                   "7\n .option pop"
+                   : "+r"(a0)
+                   : "r"(a1)
+                   : "memory");
     return a0;
 #else
     register uintptr_t r0 __asm("r0") = operation;
@@ -68,7 +96,10 @@ static uint32_t transfer(uintptr_t operation, int32_t file, uintptr_t p, uint32_
 }
 
 uint32_t qfl_host_read(int32_t file, void *p, uint32_t n) { return transfer(READ, file, (uintptr_t)p, n); }
-uint32_t qfl_host_write(int32_t file, const void *p, uint32_t n) { return transfer(WRITE, file, (uintptr_t)p, n); }
+uint32_t qfl_host_write(int32_t file, const void *p, uint32_t n)
+{
+    return transfer(WRITE, file, (uintptr_t)p, n);
+}
 
 void qfl_host_seek(int32_t file, uint32_t at)
 {

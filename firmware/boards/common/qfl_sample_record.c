@@ -15,7 +15,8 @@ static int32_t read_head(qfl_sample_reader *r, qfl_sample_source read, void *ctx
         r->head[r->head_n++] = c;
     }
     r->label = (uint16_t)(r->head[2] | r->head[3] << 8);
-    r->left = r->head[4] | (uint32_t)r->head[5] << 8 | (uint32_t)r->head[6] << 16 | (uint32_t)r->head[7] << 24;
+    r->left =
+        r->head[4] | (uint32_t)r->head[5] << 8 | (uint32_t)r->head[6] << 16 | (uint32_t)r->head[7] << 24;
     r->skipping = r->left != n;
     if (r->skipping) {
         r->lost++;
@@ -28,7 +29,8 @@ static int32_t read_head(qfl_sample_reader *r, qfl_sample_source read, void *ctx
     return 1;
 }
 
-int32_t qfl_sample_next(qfl_sample_reader *r, qfl_sample_source read, void *ctx, int8_t *x, uint32_t n, uint16_t *label)
+int32_t qfl_sample_next(qfl_sample_reader *r, qfl_sample_source read, void *ctx, int8_t *x, uint32_t n,
+                        uint16_t *label)
 {
     uint8_t waste[64];
     for (;;) {

@@ -2,9 +2,9 @@
 #include "qfl_systick.h"
 
 #define REG(a) (*(volatile uint32_t *)(uintptr_t)(a))
-#define CSR REG(0xE000E010u)
-#define RVR REG(0xE000E014u)
-#define CVR REG(0xE000E018u)
+#define CSR    REG(0xE000E010u)
+#define RVR    REG(0xE000E014u)
+#define CVR    REG(0xE000E018u)
 
 enum { ON = 5, ON_WITH_INTERRUPT = 7, COUNTED = 1 << 16, LONGEST = 0xFFFFFF };
 

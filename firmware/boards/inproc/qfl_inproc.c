@@ -49,9 +49,22 @@ static void port_poll(void *ctx) { (void)ctx; }
 static uint32_t port_ms(void *ctx) { return self(ctx)->ms; }
 /* Time within a slice is counted in calls, so slices end at the same place in every run. */
 static uint32_t port_us(void *ctx) { return self(ctx)->us += US_PER_CALL; }
-static int32_t port_link_up(void *ctx, uint8_t link) { (void)ctx; return link == 0; }
-static uint32_t port_link_epoch(void *ctx, uint8_t link) { (void)link; return self(ctx)->resets; }
-static uint32_t port_link_mtu(void *ctx, uint8_t link) { (void)ctx; (void)link; return 1024; }
+static int32_t port_link_up(void *ctx, uint8_t link)
+{
+    (void)ctx;
+    return link == 0;
+}
+static uint32_t port_link_epoch(void *ctx, uint8_t link)
+{
+    (void)link;
+    return self(ctx)->resets;
+}
+static uint32_t port_link_mtu(void *ctx, uint8_t link)
+{
+    (void)ctx;
+    (void)link;
+    return 1024;
+}
 static int32_t port_link_write(void *ctx, uint8_t link, const uint8_t *p, uint32_t n)
 {
     return link == 0 ? (int32_t)put(&self(ctx)->to_host, p, n) : QFL_PORT_E_NOSYS;
@@ -60,7 +73,12 @@ static int32_t port_link_read(void *ctx, uint8_t link, uint8_t *p, uint32_t n)
 {
     return link == 0 ? (int32_t)get(&self(ctx)->to_board, p, n) : QFL_PORT_E_NOSYS;
 }
-static uint32_t port_link_lost(void *ctx, uint8_t link) { (void)ctx; (void)link; return 0; }
+static uint32_t port_link_lost(void *ctx, uint8_t link)
+{
+    (void)ctx;
+    (void)link;
+    return 0;
+}
 static int32_t port_flash_info(void *ctx, qfl_flash_info *out)
 {
     qfl_ram_flash_info(self(ctx)->flash, self(ctx)->flash_n, out);
@@ -84,7 +102,8 @@ static int32_t port_flash_erase(void *ctx, uint32_t at, uint32_t n)
 }
 static int32_t port_entropy(void *ctx, uint8_t *p, uint32_t n)
 {
-    uint32_t s = self(ctx)->uid[0] + 256u * self(ctx)->resets; /* repeatable on purpose: nothing here is random */
+    uint32_t s =
+        self(ctx)->uid[0] + 256u * self(ctx)->resets; /* repeatable on purpose: nothing here is random */
     for (uint32_t i = 0; i < n; i++) {
         s = s * 1664525u + 1013904223u;
         p[i] = (uint8_t)(s >> 24);
@@ -98,7 +117,11 @@ static int32_t port_uid(void *ctx, uint8_t *p, uint32_t n)
     return (int32_t)k;
 }
 static uint32_t port_reset_cause(void *ctx) { return self(ctx)->resets != 0 ? 1 : 0; }
-static void port_sleep(void *ctx, uint32_t ms) { (void)ctx; (void)ms; }
+static void port_sleep(void *ctx, uint32_t ms)
+{
+    (void)ctx;
+    (void)ms;
+}
 static void port_reboot(void *ctx) { (void)ctx; }
 static int32_t port_next_sample(void *ctx, int8_t *x, uint32_t n, uint16_t *label)
 {
@@ -126,9 +149,11 @@ size_t qfl_inproc_size(uint32_t flash_bytes, uint32_t ram_bytes)
     return aligned(sizeof(qfl_inproc)) + aligned(ram_bytes) + aligned(flash_bytes);
 }
 
-qfl_status qfl_inproc_init(qfl_inproc *b, uint32_t flash_bytes, uint32_t ram_bytes, const uint8_t *uid, uint32_t uid_n)
+qfl_status qfl_inproc_init(qfl_inproc *b, uint32_t flash_bytes, uint32_t ram_bytes, const uint8_t *uid,
+                           uint32_t uid_n)
 {
-    if (b == NULL || ((uintptr_t)b & 15u) != 0 || flash_bytes % QFL_RAM_FLASH_ERASE != 0 || ram_bytes % 16 != 0 || uid_n > 16)
+    if (b == NULL || ((uintptr_t)b & 15u) != 0 || flash_bytes % QFL_RAM_FLASH_ERASE != 0 ||
+        ram_bytes % 16 != 0 || uid_n > 16)
         return QFL_E_INVAL;
     memset(b, 0, sizeof *b);
     b->arena = (uint8_t *)b + aligned(sizeof *b);
@@ -139,17 +164,42 @@ qfl_status qfl_inproc_init(qfl_inproc *b, uint32_t flash_bytes, uint32_t ram_byt
     memcpy(b->uid, uid, uid_n);
     b->uid_n = uid_n;
     qfl_port p = {
-        b, "inproc", ram_bytes, flash_bytes, port_poll, port_ms, port_us, port_link_up, port_link_epoch, port_link_mtu,
-        port_link_write, port_link_read, port_link_lost, port_flash_info, port_flash_read, port_flash_program,
-        port_flash_erase, port_entropy, port_uid, port_reset_cause, port_sleep, port_reboot, port_next_sample,
-        port_sample_lost, port_arena, NULL,
+        b,
+        "inproc",
+        ram_bytes,
+        flash_bytes,
+        port_poll,
+        port_ms,
+        port_us,
+        port_link_up,
+        port_link_epoch,
+        port_link_mtu,
+        port_link_write,
+        port_link_read,
+        port_link_lost,
+        port_flash_info,
+        port_flash_read,
+        port_flash_program,
+        port_flash_erase,
+        port_entropy,
+        port_uid,
+        port_reset_cause,
+        port_sleep,
+        port_reboot,
+        port_next_sample,
+        port_sample_lost,
+        port_arena,
+        NULL,
     };
     b->port = p;
     return QFL_OK;
 }
 
 const qfl_port *qfl_inproc_port(qfl_inproc *b) { return &b->port; }
-uint32_t qfl_inproc_host_write(qfl_inproc *b, const uint8_t *p, uint32_t n) { return put(&b->to_board, p, n); }
+uint32_t qfl_inproc_host_write(qfl_inproc *b, const uint8_t *p, uint32_t n)
+{
+    return put(&b->to_board, p, n);
+}
 uint32_t qfl_inproc_host_read(qfl_inproc *b, uint8_t *p, uint32_t n) { return get(&b->to_host, p, n); }
 
 void qfl_inproc_set_samples(qfl_inproc *b, const int8_t *x, const uint16_t *labels, uint32_t n, uint32_t size)

@@ -108,7 +108,10 @@ static int32_t channel_read(channel *c, uint8_t *p, uint32_t n)
 
 static posix_board *self(void *ctx) { return ctx; }
 
-static uint32_t radio_read(void *ctx, uint8_t *p, uint32_t n) { return (uint32_t)channel_read(&self(ctx)->link, p, n); }
+static uint32_t radio_read(void *ctx, uint8_t *p, uint32_t n)
+{
+    return (uint32_t)channel_read(&self(ctx)->link, p, n);
+}
 
 static int32_t channel_write(channel *c, const uint8_t *p, uint32_t n)
 {
@@ -118,7 +121,10 @@ static int32_t channel_write(channel *c, const uint8_t *p, uint32_t n)
     return put < 0 ? 0 : (int32_t)put;
 }
 
-static uint32_t radio_write(void *ctx, const uint8_t *p, uint32_t n) { return (uint32_t)channel_write(&self(ctx)->link, p, n); }
+static uint32_t radio_write(void *ctx, const uint8_t *p, uint32_t n)
+{
+    return (uint32_t)channel_write(&self(ctx)->link, p, n);
+}
 
 static void poll_radio(posix_board *b)
 {
@@ -147,8 +153,16 @@ static uint64_t now_us(void)
     return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
 }
 
-static uint32_t port_ms(void *ctx) { (void)ctx; return (uint32_t)(now_us() / 1000); }
-static uint32_t port_us(void *ctx) { (void)ctx; return (uint32_t)now_us(); }
+static uint32_t port_ms(void *ctx)
+{
+    (void)ctx;
+    return (uint32_t)(now_us() / 1000);
+}
+static uint32_t port_us(void *ctx)
+{
+    (void)ctx;
+    return (uint32_t)now_us();
+}
 static int32_t port_link_up(void *ctx, uint8_t link)
 {
     posix_board *b = self(ctx);
@@ -185,7 +199,11 @@ static int32_t port_link_read(void *ctx, uint8_t link, uint8_t *p, uint32_t n)
     return b->ble_on ? qfl_ble_link_read(&b->ble, p, n) : channel_read(&b->link, p, n);
 }
 
-static uint32_t port_link_lost(void *ctx, uint8_t link) { (void)link; return qfl_ble_link_lost(&self(ctx)->ble); }
+static uint32_t port_link_lost(void *ctx, uint8_t link)
+{
+    (void)link;
+    return qfl_ble_link_lost(&self(ctx)->ble);
+}
 
 static int32_t port_flash_info(void *ctx, qfl_flash_info *out)
 {
@@ -221,15 +239,22 @@ static int32_t port_uid(void *ctx, uint8_t *p, uint32_t n)
     return (int32_t)k;
 }
 
-static uint32_t port_reset_cause(void *ctx) { (void)ctx; return getenv("QFL_REBOOTED") != NULL ? 2 : 0; }
+static uint32_t port_reset_cause(void *ctx)
+{
+    (void)ctx;
+    return getenv("QFL_REBOOTED") != NULL ? 2 : 0;
+}
 
 static void port_sleep(void *ctx, uint32_t ms)
 {
     posix_board *b = self(ctx);
     struct pollfd p[5] = {
-        {b->link.listener, POLLIN, 0}, {b->samples.listener, POLLIN, 0}, {b->link.client, POLLIN, 0},
+        {b->link.listener, POLLIN, 0},
+        {b->samples.listener, POLLIN, 0},
+        {b->link.client, POLLIN, 0},
         /* Samples wait for the board, not the board for samples: looked at every few ms, or a full board would spin. */
-        {-1, POLLIN, 0}, {b->watch_parent ? 0 : -1, POLLIN, 0},
+        {-1, POLLIN, 0},
+        {b->watch_parent ? 0 : -1, POLLIN, 0},
     };
     if (b->ble_on && qfl_ble_link_flush(&b->ble) != 0 && ms > 1)
         ms = 1; /* the radio's queue is full */
@@ -250,7 +275,10 @@ static void port_reboot(void *ctx)
     exit(3);
 }
 
-static uint32_t sample_bytes(void *ctx, uint8_t *p, uint32_t n) { return (uint32_t)channel_read(&self(ctx)->samples, p, n); }
+static uint32_t sample_bytes(void *ctx, uint8_t *p, uint32_t n)
+{
+    return (uint32_t)channel_read(&self(ctx)->samples, p, n);
+}
 static int32_t port_next_sample(void *ctx, int8_t *x, uint32_t n, uint16_t *label)
 {
     return qfl_sample_next(&self(ctx)->reader, sample_bytes, ctx, x, n, label);
@@ -346,17 +374,40 @@ const qfl_port *qfl_board_open(int argc, char **argv)
     b->radio.read = radio_read;
     b->radio.write = radio_write;
     b->radio.ctx = b;
-    if (qfl_ble_link_init(&b->ble, qfl_ble_records_send, &b->radio, b->ble_rx, BLE_RX, b->ble_tx, BLE_TX) != 0)
+    if (qfl_ble_link_init(&b->ble, qfl_ble_records_send, &b->radio, b->ble_rx, BLE_RX, b->ble_tx, BLE_TX) !=
+        0)
         return NULL;
     b->link.listener = listen_on(link);
     b->samples.listener = listen_on(samples);
     printf("{\"port\": %d, \"samples\": %d}\n", port_of(b->link.listener), port_of(b->samples.listener));
     fflush(stdout);
     qfl_port p = {
-        b, "native", b->arena_n, FLASH, port_poll, port_ms, port_us, port_link_up, port_link_epoch, port_link_mtu,
-        port_link_write, port_link_read, port_link_lost, port_flash_info, port_flash_read, port_flash_program,
-        port_flash_erase, port_entropy, port_uid, port_reset_cause, port_sleep, port_reboot, port_next_sample,
-        port_sample_lost, port_arena, port_battery,
+        b,
+        "native",
+        b->arena_n,
+        FLASH,
+        port_poll,
+        port_ms,
+        port_us,
+        port_link_up,
+        port_link_epoch,
+        port_link_mtu,
+        port_link_write,
+        port_link_read,
+        port_link_lost,
+        port_flash_info,
+        port_flash_read,
+        port_flash_program,
+        port_flash_erase,
+        port_entropy,
+        port_uid,
+        port_reset_cause,
+        port_sleep,
+        port_reboot,
+        port_next_sample,
+        port_sample_lost,
+        port_arena,
+        port_battery,
     };
     b->port = p;
     return &b->port;

@@ -16,13 +16,25 @@
 #define REG(a) (*(volatile uint32_t *)(uintptr_t)(a))
 
 enum {
-    UART_DATA = 0, UART_STATE = 4, UART_CTRL = 8, UART_INT = 12, UART_BAUDDIV = 16,
-    STATE_TX_FULL = 1, STATE_RX_FULL = 2, STATE_RX_OVERRUN = 8, CTRL_TX_RX = 3, CTRL_RX_INT = 8,
-    FLASH = 1 << 20, UID_BYTES = 8, TICKS_PER_US = F_CPU / 1000000,
-    SPINS = 2000, LINK_RING = 4096, SAMPLE_RING = 2048
+    UART_DATA = 0,
+    UART_STATE = 4,
+    UART_CTRL = 8,
+    UART_INT = 12,
+    UART_BAUDDIV = 16,
+    STATE_TX_FULL = 1,
+    STATE_RX_FULL = 2,
+    STATE_RX_OVERRUN = 8,
+    CTRL_TX_RX = 3,
+    CTRL_RX_INT = 8,
+    FLASH = 1 << 20,
+    UID_BYTES = 8,
+    TICKS_PER_US = F_CPU / 1000000,
+    SPINS = 2000,
+    LINK_RING = 4096,
+    SAMPLE_RING = 2048
 };
 
-#define PSRAM ((uint32_t)QFL_MEMORY)
+#define PSRAM  ((uint32_t)QFL_MEMORY)
 #define UID_AT (PSRAM + 0x200000u)
 
 typedef struct uart {
@@ -145,9 +157,23 @@ static QFL_COLD qemu_board *now(void *ctx)
 static void port_poll(void *ctx) { (void)now(ctx); }
 static uint32_t port_ms(void *ctx) { return now(ctx)->ms; }
 static uint32_t port_us(void *ctx) { return now(ctx)->us; }
-static int32_t port_link_up(void *ctx, uint8_t link) { (void)ctx; return link == 0; }
-static uint32_t port_link_epoch(void *ctx, uint8_t link) { (void)ctx; (void)link; return 0; }
-static uint32_t port_link_mtu(void *ctx, uint8_t link) { (void)ctx; (void)link; return 1024; }
+static int32_t port_link_up(void *ctx, uint8_t link)
+{
+    (void)ctx;
+    return link == 0;
+}
+static uint32_t port_link_epoch(void *ctx, uint8_t link)
+{
+    (void)ctx;
+    (void)link;
+    return 0;
+}
+static uint32_t port_link_mtu(void *ctx, uint8_t link)
+{
+    (void)ctx;
+    (void)link;
+    return 1024;
+}
 
 static int32_t port_link_write(void *ctx, uint8_t link, const uint8_t *p, uint32_t n)
 {
@@ -165,7 +191,11 @@ static int32_t port_link_read(void *ctx, uint8_t link, uint8_t *p, uint32_t n)
     return link == 0 ? (int32_t)read_uart(&self(ctx)->link, p, n) : QFL_PORT_E_NOSYS;
 }
 
-static uint32_t port_link_lost(void *ctx, uint8_t link) { (void)link; return self(ctx)->link.lost; }
+static uint32_t port_link_lost(void *ctx, uint8_t link)
+{
+    (void)link;
+    return self(ctx)->link.lost;
+}
 
 static int32_t port_flash_info(void *ctx, qfl_flash_info *out)
 {
@@ -197,7 +227,8 @@ static int32_t port_flash_erase(void *ctx, uint32_t at, uint32_t n)
 
 static int32_t port_entropy(void *ctx, uint8_t *p, uint32_t n)
 {
-    uint32_t s = now(ctx)->ticks ^ REG(UID_AT); /* jitter of the clock: unpredictable in part, counted as none */
+    uint32_t s =
+        now(ctx)->ticks ^ REG(UID_AT); /* jitter of the clock: unpredictable in part, counted as none */
     for (uint32_t i = 0; i < n; i++) {
         s = s * 1664525u + 1013904223u;
         p[i] = (uint8_t)(s >> 24);
@@ -241,7 +272,10 @@ static void port_reboot(void *ctx)
     REG(0xE000ED0Cu) = 0x05FA0004u;
 }
 
-static uint32_t sample_bytes(void *ctx, uint8_t *p, uint32_t n) { return read_uart(&self(ctx)->samples, p, n); }
+static uint32_t sample_bytes(void *ctx, uint8_t *p, uint32_t n)
+{
+    return read_uart(&self(ctx)->samples, p, n);
+}
 static int32_t port_next_sample(void *ctx, int8_t *x, uint32_t n, uint16_t *label)
 {
     return qfl_sample_next(&self(ctx)->reader, sample_bytes, ctx, x, n, label);
@@ -275,10 +309,19 @@ const qfl_port *qfl_board_open(int argc, char **argv)
     enable(QFL_IRQ_SAMPLES);
     __asm volatile("cpsie i");
     static const qfl_port port = {
-        &board, QFL_BOARD_NAME, QFL_BOARD_RAM, QFL_BOARD_FLASH, port_poll, port_ms, port_us, port_link_up, port_link_epoch,
-        port_link_mtu, port_link_write, port_link_read, port_link_lost, port_flash_info, port_flash_read,
-        port_flash_program, port_flash_erase, port_entropy, port_uid, port_reset_cause, port_sleep, port_reboot,
-        port_next_sample, port_sample_lost, port_arena, NULL,
+        &board,           QFL_BOARD_NAME,
+        QFL_BOARD_RAM,    QFL_BOARD_FLASH,
+        port_poll,        port_ms,
+        port_us,          port_link_up,
+        port_link_epoch,  port_link_mtu,
+        port_link_write,  port_link_read,
+        port_link_lost,   port_flash_info,
+        port_flash_read,  port_flash_program,
+        port_flash_erase, port_entropy,
+        port_uid,         port_reset_cause,
+        port_sleep,       port_reboot,
+        port_next_sample, port_sample_lost,
+        port_arena,       NULL,
     };
     return &port;
 }

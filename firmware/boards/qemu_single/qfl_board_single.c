@@ -50,13 +50,44 @@ static void drain(single_board *b)
 void qfl_irq_link(void) { drain(&board); }
 
 static single_board *self(void *ctx) { return ctx; }
-static void port_poll(void *ctx) { (void)ctx; (void)qfl_single_us(); }
-static uint32_t port_ms(void *ctx) { (void)ctx; return (uint32_t)(qfl_single_us() / 1000u); }
-static uint32_t port_us(void *ctx) { (void)ctx; return (uint32_t)qfl_single_us(); }
-static int32_t port_link_up(void *ctx, uint8_t link) { (void)ctx; return link == 0; }
-static uint32_t port_link_epoch(void *ctx, uint8_t link) { (void)ctx; (void)link; return 0; }
-static uint32_t port_link_mtu(void *ctx, uint8_t link) { (void)ctx; (void)link; return 1024; }
-static uint32_t port_link_lost(void *ctx, uint8_t link) { (void)ctx; (void)link; return 0; }
+static void port_poll(void *ctx)
+{
+    (void)ctx;
+    (void)qfl_single_us();
+}
+static uint32_t port_ms(void *ctx)
+{
+    (void)ctx;
+    return (uint32_t)(qfl_single_us() / 1000u);
+}
+static uint32_t port_us(void *ctx)
+{
+    (void)ctx;
+    return (uint32_t)qfl_single_us();
+}
+static int32_t port_link_up(void *ctx, uint8_t link)
+{
+    (void)ctx;
+    return link == 0;
+}
+static uint32_t port_link_epoch(void *ctx, uint8_t link)
+{
+    (void)ctx;
+    (void)link;
+    return 0;
+}
+static uint32_t port_link_mtu(void *ctx, uint8_t link)
+{
+    (void)ctx;
+    (void)link;
+    return 1024;
+}
+static uint32_t port_link_lost(void *ctx, uint8_t link)
+{
+    (void)ctx;
+    (void)link;
+    return 0;
+}
 
 static int32_t port_link_write(void *ctx, uint8_t link, const uint8_t *p, uint32_t n)
 {
@@ -85,7 +116,11 @@ static int32_t port_link_read(void *ctx, uint8_t link, uint8_t *p, uint32_t n)
     return (int32_t)got;
 }
 
-static int32_t port_flash_info(void *ctx, qfl_flash_info *out) { (void)ctx; return qfl_single_flash_info(out); }
+static int32_t port_flash_info(void *ctx, qfl_flash_info *out)
+{
+    (void)ctx;
+    return qfl_single_flash_info(out);
+}
 
 static int32_t port_flash_read(void *ctx, uint32_t at, uint8_t *p, uint32_t n)
 {
@@ -103,8 +138,16 @@ static int32_t port_flash_program(void *ctx, uint32_t at, const uint8_t *p, uint
     return qfl_single_flash_program(at, p, n);
 }
 
-static int32_t port_flash_erase(void *ctx, uint32_t at, uint32_t n) { (void)ctx; return qfl_single_flash_erase(at, n); }
-static int32_t port_entropy(void *ctx, uint8_t *p, uint32_t n) { (void)ctx; return qfl_single_entropy(p, n); }
+static int32_t port_flash_erase(void *ctx, uint32_t at, uint32_t n)
+{
+    (void)ctx;
+    return qfl_single_flash_erase(at, n);
+}
+static int32_t port_entropy(void *ctx, uint8_t *p, uint32_t n)
+{
+    (void)ctx;
+    return qfl_single_entropy(p, n);
+}
 
 static int32_t port_uid(void *ctx, uint8_t *p, uint32_t n)
 {
@@ -113,7 +156,11 @@ static int32_t port_uid(void *ctx, uint8_t *p, uint32_t n)
     return (int32_t)k;
 }
 
-static uint32_t port_reset_cause(void *ctx) { (void)ctx; return qfl_fault_resets != 0 ? 4 : 0; }
+static uint32_t port_reset_cause(void *ctx)
+{
+    (void)ctx;
+    return qfl_fault_resets != 0 ? 4 : 0;
+}
 
 static void port_sleep(void *ctx, uint32_t ms)
 {
@@ -130,7 +177,11 @@ static void port_sleep(void *ctx, uint32_t ms)
     qfl_single_mask(0);
 }
 
-static void port_reboot(void *ctx) { (void)ctx; qfl_single_reboot(); }
+static void port_reboot(void *ctx)
+{
+    (void)ctx;
+    qfl_single_reboot();
+}
 
 static uint32_t sample_bytes(void *ctx, uint8_t *p, uint32_t n)
 {
@@ -188,10 +239,19 @@ const qfl_port *qfl_board_open(int argc, char **argv)
     qfl_single_open();
     qfl_single_mask(0);
     static const qfl_port port = {
-        &board, QFL_BOARD_NAME, QFL_BOARD_RAM, QFL_BOARD_FLASH, port_poll, port_ms, port_us, port_link_up, port_link_epoch,
-        port_link_mtu, port_link_write, port_link_read, port_link_lost, port_flash_info, port_flash_read,
-        port_flash_program, port_flash_erase, port_entropy, port_uid, port_reset_cause, port_sleep, port_reboot,
-        port_next_sample, port_sample_lost, port_arena, NULL,
+        &board,           QFL_BOARD_NAME,
+        QFL_BOARD_RAM,    QFL_BOARD_FLASH,
+        port_poll,        port_ms,
+        port_us,          port_link_up,
+        port_link_epoch,  port_link_mtu,
+        port_link_write,  port_link_read,
+        port_link_lost,   port_flash_info,
+        port_flash_read,  port_flash_program,
+        port_flash_erase, port_entropy,
+        port_uid,         port_reset_cause,
+        port_sleep,       port_reboot,
+        port_next_sample, port_sample_lost,
+        port_arena,       NULL,
     };
     return &port;
 }

@@ -10,11 +10,33 @@
 #define REG(a) (*(volatile uint32_t *)(uintptr_t)(a))
 
 enum {
-    UART = 0x40002000, RNG = 0x4000D000, NVMC = 0x4001E000,
-    STARTRX = 0x000, STARTTX = 0x008, RXDRDY = 0x108, TXDRDY = 0x11C, INTENSET = 0x304, INTENCLR = 0x308, ENABLE = 0x500,
-    RXD = 0x518, TXD = 0x51C, BAUDRATE = 0x524, BAUD_1M = 0x10000000, INT_RX = 1 << 2,
-    NVMC_READY = 0x400, NVMC_CONFIG = 0x504, NVMC_ERASEPAGE = 0x508, READ_ONLY = 0, WRITE = 1, ERASE = 2,
-    FLASH_AT = 0x20000, FLASH = 0x20000, PAGE = 1024, WORD = 4, CLOCKS_PER_US = 16, IRQ_UART = 2
+    UART = 0x40002000,
+    RNG = 0x4000D000,
+    NVMC = 0x4001E000,
+    STARTRX = 0x000,
+    STARTTX = 0x008,
+    RXDRDY = 0x108,
+    TXDRDY = 0x11C,
+    INTENSET = 0x304,
+    INTENCLR = 0x308,
+    ENABLE = 0x500,
+    RXD = 0x518,
+    TXD = 0x51C,
+    BAUDRATE = 0x524,
+    BAUD_1M = 0x10000000,
+    INT_RX = 1 << 2,
+    NVMC_READY = 0x400,
+    NVMC_CONFIG = 0x504,
+    NVMC_ERASEPAGE = 0x508,
+    READ_ONLY = 0,
+    WRITE = 1,
+    ERASE = 2,
+    FLASH_AT = 0x20000,
+    FLASH = 0x20000,
+    PAGE = 1024,
+    WORD = 4,
+    CLOCKS_PER_US = 16,
+    IRQ_UART = 2
 };
 
 static uint8_t sending;
@@ -82,7 +104,8 @@ int32_t qfl_single_flash_program(uint32_t at, const uint8_t *p, uint32_t n)
         return QFL_PORT_E_INVAL;
     nvmc(WRITE);
     for (uint32_t i = 0; i < n; i += WORD) {
-        REG(FLASH_AT + at + i) = p[i] | (uint32_t)p[i + 1] << 8 | (uint32_t)p[i + 2] << 16 | (uint32_t)p[i + 3] << 24;
+        REG(FLASH_AT + at + i) =
+            p[i] | (uint32_t)p[i + 1] << 8 | (uint32_t)p[i + 2] << 16 | (uint32_t)p[i + 3] << 24;
         while (REG(NVMC + NVMC_READY) == 0)
             ;
     }

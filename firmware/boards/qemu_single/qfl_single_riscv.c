@@ -7,13 +7,27 @@
 
 #include "../common/qfl_ram_flash.h"
 
-#define REG(a) (*(volatile uint32_t *)(uintptr_t)(a))
+#define REG(a)  (*(volatile uint32_t *)(uintptr_t)(a))
 #define UART(o) (*(volatile uint8_t *)(uintptr_t)(0x10000000u + (o)))
 
 enum {
-    DATA = 0, INTERRUPTS = 1, FIFO = 2, LINE = 5, LINE_DATA = 1, LINE_SENT = 0x20,
-    PLIC = 0x0C000000, IRQ_UART = 10, MTIME = 0x0200BFF8, MTIMECMP = 0x02004000, TICKS_PER_US = 10, FLASH = 1 << 20,
-    TEST = 0x00100000, TEST_RESET = 0x7777, MIE_TIMER = 1 << 7, MIE_EXTERNAL = 1 << 11, MSTATUS_MIE = 8
+    DATA = 0,
+    INTERRUPTS = 1,
+    FIFO = 2,
+    LINE = 5,
+    LINE_DATA = 1,
+    LINE_SENT = 0x20,
+    PLIC = 0x0C000000,
+    IRQ_UART = 10,
+    MTIME = 0x0200BFF8,
+    MTIMECMP = 0x02004000,
+    TICKS_PER_US = 10,
+    FLASH = 1 << 20,
+    TEST = 0x00100000,
+    TEST_RESET = 0x7777,
+    MIE_TIMER = 1 << 7,
+    MIE_EXTERNAL = 1 << 11,
+    MSTATUS_MIE = 8
 };
 
 void qfl_single_open(void)
@@ -86,7 +100,10 @@ int32_t qfl_single_flash_program(uint32_t at, const uint8_t *p, uint32_t n)
     return qfl_ram_flash_program(memory(), FLASH, at, p, n);
 }
 
-int32_t qfl_single_flash_erase(uint32_t at, uint32_t n) { return qfl_ram_flash_erase(memory(), FLASH, at, n); }
+int32_t qfl_single_flash_erase(uint32_t at, uint32_t n)
+{
+    return qfl_ram_flash_erase(memory(), FLASH, at, n);
+}
 
 int32_t qfl_single_entropy(uint8_t *p, uint32_t n)
 {

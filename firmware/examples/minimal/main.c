@@ -31,8 +31,8 @@ int32_t one_round(qfl_head_score *score)
         return status;
     qfl_head_shape shape = {nn.head_layers, nn.head_list, nn.file, nn.file_size};
     uint32_t params = qfl_head_param_count(&shape), f = nn.feature_count;
-    if (params == 0 || params != nn.head_param_count || nn.arena_size > ARENA || params > PARAMS || f > FEATURES ||
-        f != qfl_head_features(&shape) || qfl_head_scratch_size(&shape) > sizeof scratch)
+    if (params == 0 || params != nn.head_param_count || nn.arena_size > ARENA || params > PARAMS ||
+        f > FEATURES || f != qfl_head_features(&shape) || qfl_head_scratch_size(&shape) > sizeof scratch)
         return QFL_E_NOMEM;
     for (uint32_t i = 0; i < SAMPLES; i++) { /* the backbone runs once per sample */
         labels[i] = read_sample((int8_t *)arena + nn.input_offset, nn.input_size);

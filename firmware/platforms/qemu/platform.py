@@ -6,7 +6,11 @@ from platformio.platform.base import PlatformBase
 class QemuPlatform(PlatformBase):
     """Chooses the toolchain by the board's architecture."""
 
-    TOOLCHAINS = {"arm": "toolchain-gccarmnoneeabi", "riscv32": "toolchain-riscv", "xtensa": "toolchain-xtensa"}
+    TOOLCHAINS = {
+        "arm": "toolchain-gccarmnoneeabi",
+        "riscv32": "toolchain-riscv",
+        "xtensa": "toolchain-xtensa",
+    }
 
     def configure_default_packages(self, variables, targets):
         board = variables.get("board")

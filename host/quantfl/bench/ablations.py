@@ -80,7 +80,16 @@ def outcome(s: Setting, rival: Rival) -> Outcome:
         if d.any() and np.isfinite(d).all():
             coded = 8 * len(Codec("dz", step=4.0).encode(d, [d.size])) / d.size
             rms = float(np.sqrt(np.mean(d.astype(np.float64) ** 2)))
-            spread.append((rms, starts.kurtosis(d), starts.spread(d), starts.entropy(d, 64), starts.entropy(d, 16), coded))
+            spread.append(
+                (
+                    rms,
+                    starts.kurtosis(d),
+                    starts.spread(d),
+                    starts.entropy(d, 64),
+                    starts.entropy(d, 16),
+                    coded,
+                )
+            )
 
     try:
         h = fleet.history(s, rival, watch if rival == FP32 else None)
@@ -91,9 +100,13 @@ def outcome(s: Setting, rival: Rival) -> Outcome:
     coded = [b["delta_bytes"] for r in h[1:] for b in r["boards"].values()]
     curve = tuple(((u + d) / links, r["accuracy"]) for (u, d), r in zip(moved, h[1:], strict=True))
     return Outcome(
-        float(np.mean([r["accuracy"] for r in h[-5:]])), 8 * float(np.mean(coded)) / weights, moved[-1][0] / links,
-        moved[-1][1] / links, curve, tuple(map(float, np.mean(spread, axis=0))) if spread else (),
-    )  # fmt: skip
+        float(np.mean([r["accuracy"] for r in h[-5:]])),
+        8 * float(np.mean(coded)) / weights,
+        moved[-1][0] / links,
+        moved[-1][1] / links,
+        curve,
+        tuple(map(float, np.mean(spread, axis=0))) if spread else (),
+    )
 
 
 def _one(job: tuple[Make, Rival]) -> Outcome:
@@ -147,24 +160,43 @@ def summary(runs: list[Outcome], plain: list[Outcome]) -> dict:
     total, whole = up + float(np.mean([r.down for r in runs])), float(np.mean([p.up + p.down for p in plain]))
     known = None not in reached and None not in base
     return {
-        "accuracy": float(np.mean([r.accuracy for r in runs])), "accuracy_sd": float(np.std([r.accuracy for r in runs])),
-        "bits_per_weight": float(np.mean([r.bits for r in runs])), "uplink_saved": 1 - up / float(np.mean([p.up for p in plain])),
-        "total_saved": 1 - total / whole, "bytes_to_target": _mean(reached),
-        "ratio_to_fp32": float(np.mean([b / r for b, r in zip(base, reached, strict=True)])) if known else None,
-    }  # fmt: skip
+        "accuracy": float(np.mean([r.accuracy for r in runs])),
+        "accuracy_sd": float(np.std([r.accuracy for r in runs])),
+        "bits_per_weight": float(np.mean([r.bits for r in runs])),
+        "uplink_saved": 1 - up / float(np.mean([p.up for p in plain])),
+        "total_saved": 1 - total / whole,
+        "bytes_to_target": _mean(reached),
+        "ratio_to_fp32": float(np.mean([b / r for b, r in zip(base, reached, strict=True)]))
+        if known
+        else None,
+    }
 
 
 def levels(quick: bool) -> list[dict]:
     """BU and BQ by number of levels, fixed length and with coded indices."""
     rows = []
-    codecs = [(kind.upper(), n, coded, Ours(Codec(kind, n, coded=coded)))
-              for kind in ("bu", "bq") for coded in (False, True) for n in LEVELS if n <= 64 or not coded]  # fmt: skip
+    codecs = [
+        (kind.upper(), n, coded, Ours(Codec(kind, n, coded=coded)))
+        for kind in ("bu", "bq")
+        for coded in (False, True)
+        for n in LEVELS
+        if n <= 64 or not coded
+    ]
     codecs += [("BU, means", n, True, Ours(Codec("bu", n, means=True, coded=True))) for n in (4, 8, 16)]
     for task, makes, _ in _all(quick):
         done = outcomes(makes, [FP32, *(Rival(str(q), q) for *_, q in codecs)])
         for name, n, coded, q in [("fp32", None, False, "fp32"), *codecs]:
-            rows.append({"ablation": "levels", "task": task, "codec": name, "levels": n, "coded": coded, "seeds": len(makes)}
-                        | summary(done[str(q)], done["fp32"]))  # fmt: skip
+            rows.append(
+                {
+                    "ablation": "levels",
+                    "task": task,
+                    "codec": name,
+                    "levels": n,
+                    "coded": coded,
+                    "seeds": len(makes),
+                }
+                | summary(done[str(q)], done["fp32"])
+            )
     return rows
 
 
@@ -186,13 +218,22 @@ def feedback(quick: bool) -> list[dict]:
         for family, name, q in _families():
             for on in (False, True):
                 runs = done[f"{q}, {on}"]
-                rows.append({
-                    "ablation": "feedback", "task": task, "codec": family, "setting": name, "feedback": on, "seeds": len(makes),
-                    "bits_per_weight": float(np.mean([r.bits for r in runs])), "accuracy": float(np.mean([r.accuracy for r in runs])),
-                    "accuracy_sd": float(np.std([r.accuracy for r in runs])),
-                    "below_fp32": plain - float(np.mean([r.accuracy for r in runs])), "tolerance": tolerance(tests),
-                    "diverged": sum(r.diverged for r in runs),
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "ablation": "feedback",
+                        "task": task,
+                        "codec": family,
+                        "setting": name,
+                        "feedback": on,
+                        "seeds": len(makes),
+                        "bits_per_weight": float(np.mean([r.bits for r in runs])),
+                        "accuracy": float(np.mean([r.accuracy for r in runs])),
+                        "accuracy_sd": float(np.std([r.accuracy for r in runs])),
+                        "below_fp32": plain - float(np.mean([r.accuracy for r in runs])),
+                        "tolerance": tolerance(tests),
+                        "diverged": sum(r.diverged for r in runs),
+                    }
+                )
     return rows
 
 
@@ -225,20 +266,37 @@ def initialisation(quick: bool) -> list[dict]:
     rows, seeds, rounds = [], (1,) if quick else (1, 2, 3), QUICK_ROUNDS if quick else None
     for task in starts.tasks(quick):
         for start in starts.STARTS:
-            tried = {rate: outcomes([partial(starts.setting, task, start, 1, rate, rounds)], [FP32])["fp32"][0].accuracy
-                     for rate in starts.RATES}  # fmt: skip
+            tried = {
+                rate: outcomes([partial(starts.setting, task, start, 1, rate, rounds)], [FP32])["fp32"][
+                    0
+                ].accuracy
+                for rate in starts.RATES
+            }
             rate = max(tried, key=tried.get)
             makes: list[Make] = [partial(starts.setting, task, start, seed, rate, rounds) for seed in seeds]
             done = outcomes(makes, [FP32, *(Rival(f"BU({n})", Ours(Codec("bu", n))) for n in (64, 16, 8, 4))])
             rms, kurt, width, e64, e16, dz = np.mean([r.spread for r in done["fp32"]], axis=0)
             target = float(np.mean([r.accuracy for r in done["fp32"]])) - TARGET
             for name, runs in done.items():
-                rows.append({
-                    "ablation": "initialisation", "task": task, "start": start, "weights": makes[0]().params.size, "lr": rate,
-                    "codec": name, "seeds": len(seeds), "delta_rms": float(rms), "kurtosis": float(kurt),
-                    "range_over_rms": float(width), "entropy_bu64": float(e64), "entropy_bu16": float(e16), "dz4_bits": float(dz),
-                    "rounds_to_target": _mean([r.rounds_to(target) for r in runs]),
-                } | summary(runs, done["fp32"]))  # fmt: skip
+                rows.append(
+                    {
+                        "ablation": "initialisation",
+                        "task": task,
+                        "start": start,
+                        "weights": makes[0]().params.size,
+                        "lr": rate,
+                        "codec": name,
+                        "seeds": len(seeds),
+                        "delta_rms": float(rms),
+                        "kurtosis": float(kurt),
+                        "range_over_rms": float(width),
+                        "entropy_bu64": float(e64),
+                        "entropy_bu16": float(e16),
+                        "dz4_bits": float(dz),
+                        "rounds_to_target": _mean([r.rounds_to(target) for r in runs]),
+                    }
+                    | summary(runs, done["fp32"])
+                )
     return rows
 
 
@@ -255,33 +313,69 @@ def plots(rows: list[dict], folder: Path) -> list[Path]:
         here = [r for r in rows if r["task"] == task]
         curves = [r for r in here if r["ablation"] == "levels" and r["levels"]]
         series = [
-            Series(name + (", coded" if coded else ", fixed length"),
-                   [(r["bits_per_weight"], r["accuracy"]) for r in curves if (r["codec"], r["coded"]) == (name, coded)])
+            Series(
+                name + (", coded" if coded else ", fixed length"),
+                [
+                    (r["bits_per_weight"], r["accuracy"])
+                    for r in curves
+                    if (r["codec"], r["coded"]) == (name, coded)
+                ],
+            )
             for name, coded in dict.fromkeys((r["codec"], r["coded"]) for r in curves)
-        ]  # fmt: skip
+        ]
         if series:
             fp32 = next(r["accuracy"] for r in here if r["codec"] == "fp32" and r["ablation"] == "levels")
-            written.append(draw(folder / f"ablation-levels-{task}.png", series, Axis("bits per weight, uplink", log=True),
-                                Axis("accuracy"), title=f"Number of levels, {task}, no error feedback",
-                                bound=Series("fp32", [(0.7, fp32), (10, fp32)])))  # fmt: skip
+            written.append(
+                draw(
+                    folder / f"ablation-levels-{task}.png",
+                    series,
+                    Axis("bits per weight, uplink", log=True),
+                    Axis("accuracy"),
+                    title=f"Number of levels, {task}, no error feedback",
+                    bound=Series("fp32", [(0.7, fp32), (10, fp32)]),
+                )
+            )
         fed = [r for r in here if r["ablation"] == "feedback" and not r["diverged"]]
         series = [
-            Series(f"{name}, {'with' if on else 'without'} feedback",
-                   [(r["bits_per_weight"], r["accuracy"]) for r in fed if (r["codec"], r["feedback"]) == (name, on)], emphasis=on)
+            Series(
+                f"{name}, {'with' if on else 'without'} feedback",
+                [
+                    (r["bits_per_weight"], r["accuracy"])
+                    for r in fed
+                    if (r["codec"], r["feedback"]) == (name, on)
+                ],
+                emphasis=on,
+            )
             for name, on in dict.fromkeys((r["codec"], r["feedback"]) for r in fed)
-        ]  # fmt: skip
+        ]
         if series:
             top = max(r["accuracy"] + r["below_fp32"] for r in fed)
-            written.append(draw(folder / f"ablation-feedback-{task}.png", series, Axis("bits per weight, uplink", log=True),
-                                Axis("accuracy"), title=f"Error feedback, {task}",
-                                bound=Series("fp32", [(0.05, top), (6, top)])))  # fmt: skip
+            written.append(
+                draw(
+                    folder / f"ablation-feedback-{task}.png",
+                    series,
+                    Axis("bits per weight, uplink", log=True),
+                    Axis("accuracy"),
+                    title=f"Error feedback, {task}",
+                    bound=Series("fp32", [(0.05, top), (6, top)]),
+                )
+            )
         begun = [r for r in here if r["ablation"] == "initialisation"]
         series = [
-            Series(f"{start} start", [(r["bits_per_weight"], r["accuracy"]) for r in begun if r["start"] == start])
+            Series(
+                f"{start} start",
+                [(r["bits_per_weight"], r["accuracy"]) for r in begun if r["start"] == start],
+            )
             for start in dict.fromkeys(r["start"] for r in begun)
-        ]  # fmt: skip
+        ]
         if series:
-            written.append(draw(folder / f"ablation-start-{task}.png", series,
-                                Axis("bits per weight, uplink: BU(4) to BU(64), fp32", log=True), Axis("accuracy"),
-                                title=f"Initialisation, {task}, all layers trained, no error feedback"))  # fmt: skip
+            written.append(
+                draw(
+                    folder / f"ablation-start-{task}.png",
+                    series,
+                    Axis("bits per weight, uplink: BU(4) to BU(64), fp32", log=True),
+                    Axis("accuracy"),
+                    title=f"Initialisation, {task}, all layers trained, no error feedback",
+                )
+            )
     return written

@@ -54,17 +54,33 @@ class Sample:
         points = []
         for e in np.arange(-8, 17):
             s = _round(self.x / (self.step * 2.0 ** (e / 4))[:, None])
-            points.append((math.log(max(self.nmse(s * (self.step * 2.0 ** (e / 4))[:, None]), 1e-12)), self.bits(s)))
+            points.append(
+                (math.log(max(self.nmse(s * (self.step * 2.0 ** (e / 4))[:, None]), 1e-12)), self.bits(s))
+            )
         points.sort()
         return np.array([p[0] for p in points]), np.array([p[1] for p in points])
 
     def nmse(self, decoded: np.ndarray) -> float:
         return float(((self.x - decoded) ** 2).sum() / (self.x**2).sum())
 
-    def bits(self, symbols: np.ndarray, zero: np.ndarray | None = None, sign: np.ndarray | None = None, near: bool = True) -> float:
+    def bits(
+        self,
+        symbols: np.ndarray,
+        zero: np.ndarray | None = None,
+        sign: np.ndarray | None = None,
+        near: bool = True,
+    ) -> float:
         """Ideal bits per weight of symbols int [messages, n]."""
-        told = [ideal.decisions(s, self.shapes, near=near, zero=None if zero is None else zero[i],
-                                sign=None if sign is None else sign[i]) for i, s in enumerate(symbols)]  # fmt: skip
+        told = [
+            ideal.decisions(
+                s,
+                self.shapes,
+                near=near,
+                zero=None if zero is None else zero[i],
+                sign=None if sign is None else sign[i],
+            )
+            for i, s in enumerate(symbols)
+        ]
         return float(ideal.bits(told).sum()) / self.x.size
 
     def saved(self, bits: float, nmse: float) -> float | None:
@@ -84,7 +100,13 @@ class _Tap:
     """A quantiser that keeps what it is given: (name, x, coded)."""
 
     def __init__(self, inner: Quantiser, name: str, events: list):
-        self.inner, self.name, self.events, self.source, self.unbiased = inner, name, events, inner.source, inner.unbiased
+        self.inner, self.name, self.events, self.source, self.unbiased = (
+            inner,
+            name,
+            events,
+            inner.source,
+            inner.unbiased,
+        )
 
     def encode(self, x: np.ndarray, shapes: Shapes, memory: dict, seed: int) -> bytes:
         data = self.inner.encode(x, shapes, memory, seed)
@@ -110,7 +132,15 @@ def capture(task: RivalTask, steps: float, quick: bool) -> Sample:
     found = found[len(found) // 2 :]
     found = found[:: max(1, len(found) // (12 if quick else MESSAGES))]
     x, before, step, coded = zip(*found, strict=True)
-    return Sample(task.name, steps, s.shapes, np.array(x, float), np.array(before, float), np.array(step, float), sum(coded))
+    return Sample(
+        task.name,
+        steps,
+        s.shapes,
+        np.array(x, float),
+        np.array(before, float),
+        np.array(step, float),
+        sum(coded),
+    )
 
 
 Way = tuple[str, str, float, float]  # family, setting, bits per weight, NMSE
@@ -137,7 +167,14 @@ def _predictions(s: Sample) -> list[Way]:
     for beta in BETAS:
         expected, step = beta * s.known, s.step[:, None]
         symbols = _round((s.x - expected) / step)
-        found.append(("prediction from the last update", f"times {beta:g}", s.bits(symbols), s.nmse(symbols * step + expected)))
+        found.append(
+            (
+                "prediction from the last update",
+                f"times {beta:g}",
+                s.bits(symbols),
+                s.nmse(symbols * step + expected),
+            )
+        )
     return found
 
 
@@ -145,13 +182,20 @@ def _layers(s: Sample) -> list[Way]:
     """Steps that follow each tensor's root mean square, by a power of it."""
     found = []
     for power in (0.25, 0.5, 1.0):
-        factor = np.concatenate([
-            np.repeat((np.sqrt((p**2).mean(1, keepdims=True)) + 1e-30), n, axis=1)
-            for p, n in zip(np.split(s.x, np.cumsum(sizes(s.shapes))[:-1], axis=1), sizes(s.shapes), strict=True)
-        ], axis=1)  # fmt: skip
+        factor = np.concatenate(
+            [
+                np.repeat((np.sqrt((p**2).mean(1, keepdims=True)) + 1e-30), n, axis=1)
+                for p, n in zip(
+                    np.split(s.x, np.cumsum(sizes(s.shapes))[:-1], axis=1), sizes(s.shapes), strict=True
+                )
+            ],
+            axis=1,
+        )
         step = s.step[:, None] * (factor / np.sqrt((s.x**2).mean(1, keepdims=True))) ** power
         symbols = _round(s.x / step)
-        found.append(("a step per tensor", f"its rms to the {power:g}", s.bits(symbols), s.nmse(symbols * step)))
+        found.append(
+            ("a step per tensor", f"its rms to the {power:g}", s.bits(symbols), s.nmse(symbols * step))
+        )
     return found
 
 
@@ -159,7 +203,9 @@ def _dead_zones(s: Sample) -> list[Way]:
     found, step = [], s.step[:, None]
     for dead in DEAD:
         symbols = _round(s.x / step, dead)
-        found.append(("wider dead zone", f"zero up to {dead:g} steps", s.bits(symbols), s.nmse(symbols * step)))
+        found.append(
+            ("wider dead zone", f"zero up to {dead:g} steps", s.bits(symbols), s.nmse(symbols * step))
+        )
     symbols = _round(s.x / step)
     for back in (0.03, 0.06, 0.1):
         value = (symbols - back * np.sign(symbols)) * step
@@ -178,10 +224,17 @@ def _trellis(s: Sample) -> list[Way]:
             for _ in range(2):
                 k = trellis.encode(x, step, lam, cost)
                 decoded, odd = trellis.decode(k, step)
-                counts = np.array([np.bincount(np.minimum(np.abs(k[odd == o]), 8), minlength=9) + 0.5 for o in (False, True)])
+                counts = np.array(
+                    [
+                        np.bincount(np.minimum(np.abs(k[odd == o]), 8), minlength=9) + 0.5
+                        for o in (False, True)
+                    ]
+                )
                 cost = -np.log2(counts / counts.sum(1, keepdims=True)) + (np.arange(9) > 0)
             bits = s.bits(k, zero=odd.astype(int))
-            found.append(("trellis, 4 states", f"step {step:g}, worth {worth:g}", bits, s.nmse(decoded * unit)))
+            found.append(
+                ("trellis, 4 states", f"step {step:g}, worth {worth:g}", bits, s.nmse(decoded * unit))
+            )
     return found
 
 
@@ -221,11 +274,26 @@ def _subspaces(s: Sample) -> list[Way]:
             back = np.zeros(size)
             back[kept] = symbols * step
             decoded[i] = (hadamard(back) * flips)[:n]
-        found.append(("seeded subspace", f"1/{share} of the dimensions", float(ideal.bits(told).sum()) / s.x.size, s.nmse(decoded)))
+        found.append(
+            (
+                "seeded subspace",
+                f"1/{share} of the dimensions",
+                float(ideal.bits(told).sum()) / s.x.size,
+                s.nmse(decoded),
+            )
+        )
     return found
 
 
-WAYS: Sequence[Callable[[Sample], list[Way]]] = (_contexts, _predictions, _layers, _dead_zones, _trellis, _low_rank, _subspaces)
+WAYS: Sequence[Callable[[Sample], list[Way]]] = (
+    _contexts,
+    _predictions,
+    _layers,
+    _dead_zones,
+    _trellis,
+    _low_rank,
+    _subspaces,
+)
 
 
 @dataclass(frozen=True)
@@ -267,33 +335,57 @@ def _led(task: RivalTask, seed: int, rounds: int | None) -> Setting:
 def _runs(some: list[RivalTask], quick: bool) -> list[dict]:
     """Whole runs with error feedback in float32, one step from begin to end, DOWN down."""
     plain, dead = [(0.5, 0.0, most) for most in (0, 1, 2, 4)], [(zero, 0.0, 0) for zero in (0.6, 0.75, 1.0)]
-    codes = [DeadZone(steps, *shape) for steps in (4.0, 3.0) for shape in (*plain, *dead, (0.5, 0.06, 0), (0.75, 0.1, 0))]
+    codes = [
+        DeadZone(steps, *shape)
+        for steps in (4.0, 3.0)
+        for shape in (*plain, *dead, (0.5, 0.06, 0), (0.75, 0.1, 0))
+    ]
     seeds, rows = (1,) if quick else (1, 2, 3), []
     for task in some:
         makes = [partial(_led, task, seed, QUICK_ROUNDS if quick else None) for seed in seeds]
         done = outcomes(makes, [FP32, *(Rival(str(q), q, "ours", feedback=True) for q in codes)])
         for q in codes:
             runs, end = done[str(q)], summary(done[str(q)], done[FP32.name])
-            rows.append({
-                "task": task.name, "steps": q.steps, "dead_zone": q.dead, "nearer": q.back, "most": q.most, "seeds": len(seeds),
-                "accuracy": end["accuracy"], "fp32_accuracy": float(np.mean([r.accuracy for r in done[FP32.name]])),
-                "up_bytes": round(float(np.mean([r.up for r in runs]))), "down_bytes": round(float(np.mean([r.down for r in runs]))),
-                "bytes_to_target": end["bytes_to_target"],
-            })  # fmt: skip
+            rows.append(
+                {
+                    "task": task.name,
+                    "steps": q.steps,
+                    "dead_zone": q.dead,
+                    "nearer": q.back,
+                    "most": q.most,
+                    "seeds": len(seeds),
+                    "accuracy": end["accuracy"],
+                    "fp32_accuracy": float(np.mean([r.accuracy for r in done[FP32.name]])),
+                    "up_bytes": round(float(np.mean([r.up for r in runs]))),
+                    "down_bytes": round(float(np.mean([r.down for r in runs]))),
+                    "bytes_to_target": end["bytes_to_target"],
+                }
+            )
     return rows
 
 
 def run(quick: bool = False) -> list[dict]:
     """One row per task, step of the run, family and setting; then those of whole runs."""
     rows = []
-    some = tasks(quick) + [RivalTask(s.name) for s in SOURCES if not quick and s.name == "cifar100" and present(s)]
+    some = tasks(quick) + [
+        RivalTask(s.name) for s in SOURCES if not quick and s.name == "cifar100" and present(s)
+    ]
     for task in some:
         for steps in STEPS[:1] if quick else STEPS:
             sample = capture(task, steps, quick)
             for way in WAYS:
                 for family, setting, bits, loss in way(sample):
-                    rows.append({
-                        "task": task.name, "weights": sample.x.shape[1], "messages": len(sample.x), "step": steps, "family": family,
-                        "setting": setting, "bits_per_weight": bits, "nmse": loss, "saved": sample.saved(bits, loss),
-                    })  # fmt: skip
+                    rows.append(
+                        {
+                            "task": task.name,
+                            "weights": sample.x.shape[1],
+                            "messages": len(sample.x),
+                            "step": steps,
+                            "family": family,
+                            "setting": setting,
+                            "bits_per_weight": bits,
+                            "nmse": loss,
+                            "saved": sample.saved(bits, loss),
+                        }
+                    )
     return rows + _runs(some, quick)

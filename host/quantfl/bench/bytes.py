@@ -31,7 +31,17 @@ SEEDS = (1, 2, 3, 4, 5)
 LAST = 5  # rounds whose mean accuracy is the final one
 SLACK = 0.005
 #: Of quantfl, what a run is made of; a rival's own code is in its key. The C is in the extension.
-_CODE = ("core", "data", "device.py", "fleet", "link", "package", "strategy", "bench/headless.py", "bench/setting.py")
+_CODE = (
+    "core",
+    "data",
+    "device.py",
+    "fleet",
+    "link",
+    "package",
+    "strategy",
+    "bench/headless.py",
+    "bench/setting.py",
+)
 
 
 @dataclass(frozen=True)
@@ -81,9 +91,11 @@ def one_run(task: Task, scheme: Scheme, seed: int, fresh: bool = False) -> Curve
     h = scheme.history(setting(config, task.source.file.parent, task.source.train))
     start = h[0]
     curve = Curve(
-        tuple(r["accuracy"] for r in h), tuple(r["up_bytes"] - start["up_bytes"] for r in h),
-        tuple(r["down_bytes"] - start["down_bytes"] for r in h), config.fleet.size,
-    )  # fmt: skip
+        tuple(r["accuracy"] for r in h),
+        tuple(r["up_bytes"] - start["up_bytes"] for r in h),
+        tuple(r["down_bytes"] - start["down_bytes"] for r in h),
+        config.fleet.size,
+    )
     kept.parent.mkdir(parents=True, exist_ok=True)
     part = kept.with_suffix(f".{os.getpid()}")
     part.write_text(json.dumps({"task": task.label, "scheme": scheme.name, "seed": seed} | vars(curve)))
@@ -92,20 +104,28 @@ def one_run(task: Task, scheme: Scheme, seed: int, fresh: bool = False) -> Curve
 
 
 def all_runs(
-    jobs: Sequence[tuple[Task, Scheme, int]], workers: int | None = None, progress: Callable[[str], None] | None = None,
+    jobs: Sequence[tuple[Task, Scheme, int]],
+    workers: int | None = None,
+    progress: Callable[[str], None] | None = None,
     fresh: bool = False,
 ) -> dict[tuple[str, str, int], Curve]:
     """(task's label, scheme, seed) -> run, in as many processes as there are cores; features are computed before they part. Runs kept
     from before are not made again unless `fresh`."""
     missing = [job for job in jobs if fresh or not _kept_at(*job).exists()]
     if progress is not None and len(missing) < len(jobs):
-        progress(f"{len(jobs) - len(missing)} of {len(jobs)} runs are kept from before; --fresh makes them anew")
-    for task, _, _ in {(task.name, task.source.path): (task, scheme, seed) for task, scheme, seed in missing}.values():
+        progress(
+            f"{len(jobs) - len(missing)} of {len(jobs)} runs are kept from before; --fresh makes them anew"
+        )
+    for task, _, _ in {
+        (task.name, task.source.path): (task, scheme, seed) for task, scheme, seed in missing
+    }.values():
         setting(task.config, task.source.file.parent, task.source.train)
     done: dict[tuple[str, str, int], Curve] = {}
     with ProcessPoolExecutor(max_workers=workers or os.cpu_count()) as pool:
         # The central settings first, so that the main tables are there early when a bench is broken off.
-        waiting = {pool.submit(one_run, *job, fresh): job for job in sorted(jobs, key=lambda job: not job[0].central)}
+        waiting = {
+            pool.submit(one_run, *job, fresh): job for job in sorted(jobs, key=lambda job: not job[0].central)
+        }
         for future in as_completed(waiting):
             task, scheme, seed = waiting[future]
             if future.exception() is not None:
@@ -130,18 +150,30 @@ def row(task: Task, scheme: Scheme, curves: Sequence[Curve], plain: Sequence[Cur
     up, down = (float(np.mean([getattr(c, way)[-1] for c in curves])) / links for way in ("up", "down"))
     to_target = float(np.mean([sum(r) for r in reached])) / links if None not in reached else None
     return {
-        "task": task.name, "split": task.split, "participation": task.participation, "scheme": scheme.name,
-        "seeds": len(curves), "links": links,
-        "accuracy": float(np.mean([c.final for c in curves])), "accuracy_sd": float(np.std([c.final for c in curves])),
+        "task": task.name,
+        "split": task.split,
+        "participation": task.participation,
+        "scheme": scheme.name,
+        "seeds": len(curves),
+        "links": links,
+        "accuracy": float(np.mean([c.final for c in curves])),
+        "accuracy_sd": float(np.std([c.final for c in curves])),
         "rounds": len(curves[0].accuracy) - 1,
-        "up_bytes": round(up), "down_bytes": round(down), "total_bytes": round(up + down),
+        "up_bytes": round(up),
+        "down_bytes": round(down),
+        "total_bytes": round(up + down),
         "seeds_at_target": sum(r is not None for r in reached),
         "bytes_to_target": None if to_target is None else round(to_target),
-        "ratio_to_fp32": float(np.mean([sum(p) / sum(r) for p, r in zip(theirs, reached, strict=True)])) if whole else None,
+        "ratio_to_fp32": float(np.mean([sum(p) / sum(r) for p, r in zip(theirs, reached, strict=True)]))
+        if whole
+        else None,
         "joules": {radio: joules(up + down, radio) for radio in RADIOS},
-        "joules_to_target": None if to_target is None else {radio: joules(to_target, radio) for radio in RADIOS},
-        "target": target, "backbone": task.source.backbone,
-    }  # fmt: skip
+        "joules_to_target": None
+        if to_target is None
+        else {radio: joules(to_target, radio) for radio in RADIOS},
+        "target": target,
+        "backbone": task.source.backbone,
+    }
 
 
 def schemes_of(task: Task, quick: bool) -> tuple[Scheme, ...]:
@@ -151,7 +183,11 @@ def schemes_of(task: Task, quick: bool) -> tuple[Scheme, ...]:
 
 
 def run(
-    quick: bool = False, *, only: Iterable[str] = (), out: Path | None = None, progress: Callable[[str], None] | None = None,
+    quick: bool = False,
+    *,
+    only: Iterable[str] = (),
+    out: Path | None = None,
+    progress: Callable[[str], None] | None = None,
     fresh: bool = False,
 ) -> list[dict]:
     """One row per task and scheme. only: names of tasks, all when empty. out: a folder for one PNG per task. fresh: nothing that was
@@ -166,6 +202,10 @@ def run(
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             curves = {s.name: [done[t.label, s.name, seed] for seed in seeds] for s in schemes_of(t, quick)}
-            draw(curves, f"{t.label}; backbone: {t.source.backbone}", target_of(plain), out / name_of(t.label))
-        rows += [row(t, s, [done[t.label, s.name, seed] for seed in seeds], plain) for s in schemes_of(t, quick)]
+            draw(
+                curves, f"{t.label}; backbone: {t.source.backbone}", target_of(plain), out / name_of(t.label)
+            )
+        rows += [
+            row(t, s, [done[t.label, s.name, seed] for seed in seeds], plain) for s in schemes_of(t, quick)
+        ]
     return rows

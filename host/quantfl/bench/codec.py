@@ -36,7 +36,12 @@ def delta(dims: tuple[int, int], seed: int = 1) -> np.ndarray:
     hidden = np.maximum(0.0, (pixels - pixels.mean(0)) @ rng.normal(size=(pixels.shape[1], dims[0])))
     q = np.clip(np.rint(hidden / hidden.max() * 255) - 128, -128, 127).astype(np.int8)
     head = Head(dims, 0.02, -128)
-    trained, _ = head.fit(np.zeros(head.params, np.float32), q, y[:200].astype(np.uint16), FitConfig(lr=0.02, epochs=2, seed=seed))
+    trained, _ = head.fit(
+        np.zeros(head.params, np.float32),
+        q,
+        y[:200].astype(np.uint16),
+        FitConfig(lr=0.02, epochs=2, seed=seed),
+    )
     return trained
 
 
@@ -46,12 +51,29 @@ def count(x: np.ndarray, columns: int, code: int, *, timeout: float = 120.0) -> 
         raise ToolError("qemu-system-arm is not installed (package qemu-system-arm)")
     with tempfile.TemporaryDirectory() as folder:
         job, out = Path(folder) / "job", Path(folder) / "out"
-        job.write_bytes(struct.pack("<IIII", 0, x.size, columns, code) + np.ascontiguousarray(x, "<f4").tobytes())
+        job.write_bytes(
+            struct.pack("<IIII", 0, x.size, columns, code) + np.ascontiguousarray(x, "<f4").tobytes()
+        )
         command = [
-            "qemu-system-arm", "-M", "mps2-an386", "-icount", "shift=0", "-kernel", str(firmware("bench_m4", "firmware.elf")),
-            "-nodefaults", "-display", "none", "-monitor", "none", "-semihosting-config", "enable=on,target=native",
-            "-serial", f"file:{out}", "-device", f"loader,file={job},addr={_JOB:#x},force-raw=on",
-        ]  # fmt: skip
+            "qemu-system-arm",
+            "-M",
+            "mps2-an386",
+            "-icount",
+            "shift=0",
+            "-kernel",
+            str(firmware("bench_m4", "firmware.elf")),
+            "-nodefaults",
+            "-display",
+            "none",
+            "-monitor",
+            "none",
+            "-semihosting-config",
+            "enable=on,target=native",
+            "-serial",
+            f"file:{out}",
+            "-device",
+            f"loader,file={job},addr={_JOB:#x},force-raw=on",
+        ]
         try:
             subprocess.run(command, capture_output=True, timeout=timeout)
         except subprocess.TimeoutExpired:
@@ -59,7 +81,9 @@ def count(x: np.ndarray, columns: int, code: int, *, timeout: float = 120.0) -> 
         fields = dict(line.split(" ", 1) for line in out.read_text().splitlines() if " " in line)
     if "output" not in fields:
         raise ToolError("the emulated bench failed: no output; is the firmware built anew (make firmware)?")
-    return {k: int(v) for k, v in fields.items() if k != "output"} | {"bytes": bytes.fromhex(fields["output"])}
+    return {k: int(v) for k, v in fields.items() if k != "output"} | {
+        "bytes": bytes.fromhex(fields["output"])
+    }
 
 
 def run(quick: bool = False) -> list[dict]:
@@ -70,13 +94,24 @@ def run(quick: bool = False) -> list[dict]:
         for steps in STEPS[1::2] if quick else STEPS:
             code = dz_step(x, steps)
             got = count(x, dims[1], code)
-            expected = dz_write(dz_with_feedback(x, dims[1], np.zeros(x.size, np.int8), 0.0, code), Form(code, True, 0), head.tensors)
+            expected = dz_write(
+                dz_with_feedback(x, dims[1], np.zeros(x.size, np.int8), 0.0, code),
+                Form(code, True, 0),
+                head.tensors,
+            )
             per = {k: got[k] / x.size for k in ("quantise", "write", "read")}
-            rows.append({
-                "head": "x".join(map(str, dims)), "weights": int(x.size), "step_rms": steps,
-                "bits_per_weight": 8 * len(expected) / x.size,
-                "quantise": per["quantise"], "write": per["write"],
-                "encode_insns_per_weight": per["quantise"] + per["write"], "read_insns_per_weight": per["read"],
-                "stack_bytes": got["stack"], "same_bytes": got["bytes"] == expected,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "head": "x".join(map(str, dims)),
+                    "weights": int(x.size),
+                    "step_rms": steps,
+                    "bits_per_weight": 8 * len(expected) / x.size,
+                    "quantise": per["quantise"],
+                    "write": per["write"],
+                    "encode_insns_per_weight": per["quantise"] + per["write"],
+                    "read_insns_per_weight": per["read"],
+                    "stack_bytes": got["stack"],
+                    "same_bytes": got["bytes"] == expected,
+                }
+            )
     return rows

@@ -83,13 +83,30 @@ def count(package: bytes, inputs: np.ndarray, *, timeout: float = 300.0, env: st
     with tempfile.TemporaryDirectory() as folder:
         job, pack, out = (Path(folder) / n for n in ("job", "package", "out"))
         pack.write_bytes(package)
-        job.write_bytes(struct.pack("<II", len(package), len(inputs)) + np.ascontiguousarray(inputs, np.int8).tobytes())
+        job.write_bytes(
+            struct.pack("<II", len(package), len(inputs)) + np.ascontiguousarray(inputs, np.int8).tobytes()
+        )
         command = [
-            "qemu-system-arm", *machine, "-icount", "shift=0", "-kernel", str(elf), "-nodefaults", "-display", "none",
-            "-monitor", "none", "-semihosting-config", "enable=on,target=native", "-serial", f"file:{out}",
-            "-device", f"loader,file={job},addr={base + _JOB:#x},force-raw=on",
-            "-device", f"loader,file={pack},addr={base + _PACKAGE:#x},force-raw=on",
-        ]  # fmt: skip
+            "qemu-system-arm",
+            *machine,
+            "-icount",
+            "shift=0",
+            "-kernel",
+            str(elf),
+            "-nodefaults",
+            "-display",
+            "none",
+            "-monitor",
+            "none",
+            "-semihosting-config",
+            "enable=on,target=native",
+            "-serial",
+            f"file:{out}",
+            "-device",
+            f"loader,file={job},addr={base + _JOB:#x},force-raw=on",
+            "-device",
+            f"loader,file={pack},addr={base + _PACKAGE:#x},force-raw=on",
+        ]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
         except subprocess.TimeoutExpired:
@@ -97,15 +114,19 @@ def count(package: bytes, inputs: np.ndarray, *, timeout: float = 300.0, env: st
         lines = [line.split(" ", 1) for line in out.read_text().splitlines()] if out.exists() else []
     fields = dict(lines)
     if fields.get("status") != "0" or "output" not in fields:
-        raise ToolError(f"the emulated bench failed: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
+        raise ToolError(
+            f"the emulated bench failed: {(done.stderr.strip().splitlines() or ['no output'])[-1]}"
+        )
     return Counted(
-        max(int(v) for k, v in lines if k == "insns"), int(fields["open"]), int(fields["arena"]),
+        max(int(v) for k, v in lines if k == "insns"),
+        int(fields["open"]),
+        int(fields["arena"]),
         max(int(v) for k, v in lines if k == "stack"),
         np.stack([np.frombuffer(bytes.fromhex(v), np.int8) for k, v in lines if k == "output"]),
         int(fields["train"]) if "train" in fields else None,
         sum(int(fields[f"train_{k}"]) for k in ("scratch", "state", "stack")) if "train" in fields else None,
         int(fields["train_sum"]) if "train" in fields else None,
-    )  # fmt: skip
+    )
 
 
 def train_cost(data: bytes, inputs: np.ndarray, name: str) -> float | None:
@@ -127,20 +148,28 @@ def code_bytes(env: str = "bench_m4") -> int:
     size = shutil.which("arm-none-eabi-size")
     if size is None:
         raise ToolError("arm-none-eabi-size is not installed (package binutils-arm-none-eabi)")
-    out = subprocess.run([size, "-A", str(firmware(env, "firmware.elf"))], capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [size, "-A", str(firmware(env, "firmware.elf"))], capture_output=True, text=True, check=True
+    )
     rows = [line.split() for line in out.stdout.splitlines()]
-    return sum(int(r[1]) for r in rows if len(r) == 3 and r[0] in (".text", ".data", ".vectors", ".ARM.exidx"))
+    return sum(
+        int(r[1]) for r in rows if len(r) == 3 and r[0] in (".text", ".data", ".vectors", ".ARM.exidx")
+    )
 
 
 def models() -> dict[str, bytes]:
     """The demo's model, and MLPerf Tiny's four where the shared data is."""
-    found = {name: (ROOT / "models" / folder / f"{folder}_int8.tflite").read_bytes()
-             for name, folder in (("digits_cnn", "digits"), ("mnist_cnn", "mnist_cnn"))}  # fmt: skip
+    found = {
+        name: (ROOT / "models" / folder / f"{folder}_int8.tflite").read_bytes()
+        for name, folder in (("digits_cnn", "digits"), ("mnist_cnn", "mnist_cnn"))
+    }
     try:
         folder = find("models/mlperf_tiny", None)
     except DataError:
         return found
-    return found | {name: (folder / file).read_bytes() for name, file in MLPERF.items() if (folder / file).exists()}
+    return found | {
+        name: (folder / file).read_bytes() for name, file in MLPERF.items() if (folder / file).exists()
+    }
 
 
 def on_m55(package: bytes, inputs: np.ndarray, expected: np.ndarray, name: str) -> tuple[int, int] | None:
@@ -172,18 +201,28 @@ def run(quick: bool = False) -> list[dict]:
             raise ToolError(f"{name}: portable and DSP kernels differ")
         helium = on_m55(compile_program(data, name=name), inputs[:2], counted.outputs[:2], name)
         fast, reference, arena = YARDSTICKS.get(name, (None, None, None))
-        rows.append({
-            "model": name, "macs": total, "insns": counted.insns, "insns_per_mac": counted.insns / total,
-            "insns_ratio": None if fast is None else counted.insns / fast, "portable_insns": portable.insns,
-            "portable_ratio": None if reference is None else portable.insns / reference,
-            "m55_insns": helium and helium[0], "m55_dsp_insns": helium and helium[1],
-            "open_share": counted.open_insns / counted.insns, "arena_ratio": None if arena is None else counted.arena / arena,
-            "firmware_bytes": whole,
-            "arena_bytes": counted.arena, "stack_bytes": counted.stack, "code_bytes": code,
-            "bit_exact": None if expected is None else bool((expected == counted.outputs).all()),
-            "inputs_checked": 0 if expected is None else len(inputs),
-            "train_insns_per_weight": train_cost(data, np.resize(inputs, (10, size)), name),
-        })  # fmt: skip
+        rows.append(
+            {
+                "model": name,
+                "macs": total,
+                "insns": counted.insns,
+                "insns_per_mac": counted.insns / total,
+                "insns_ratio": None if fast is None else counted.insns / fast,
+                "portable_insns": portable.insns,
+                "portable_ratio": None if reference is None else portable.insns / reference,
+                "m55_insns": helium and helium[0],
+                "m55_dsp_insns": helium and helium[1],
+                "open_share": counted.open_insns / counted.insns,
+                "arena_ratio": None if arena is None else counted.arena / arena,
+                "firmware_bytes": whole,
+                "arena_bytes": counted.arena,
+                "stack_bytes": counted.stack,
+                "code_bytes": code,
+                "bit_exact": None if expected is None else bool((expected == counted.outputs).all()),
+                "inputs_checked": 0 if expected is None else len(inputs),
+                "train_insns_per_weight": train_cost(data, np.resize(inputs, (10, size)), name),
+            }
+        )
     return rows
 
 

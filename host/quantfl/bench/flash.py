@@ -14,11 +14,29 @@ from quantfl.emulate.base import firmware
 from quantfl.errors import ToolError
 
 #: Environments of platformio.ini: everything, the standard set, what models/digits needs; then other cores with everything.
-BUILDS = ("qemu_m4", "standard_m4", "digits_m4", "qemu_m0", "qemu_m3", "qemu_m7", "qemu_m33", "qemu_m55", "qemu_rv32imc")
+BUILDS = (
+    "qemu_m4",
+    "standard_m4",
+    "digits_m4",
+    "qemu_m0",
+    "qemu_m3",
+    "qemu_m7",
+    "qemu_m33",
+    "qemu_m55",
+    "qemu_rv32imc",
+)
 #: What the project promises of standard_m4.
 STANDARD_MOST = 48 * 1024
-_PARTS = {"qfl_nn": "engine", "qfl_head": "training", "qfl_codec": "codecs", "qfl_link": "link", "qfl_store": "store",
-          "qfl_device": "device", "qfl_crypt": "keys", "monocypher": "keys"}  # fmt: skip
+_PARTS = {
+    "qfl_nn": "engine",
+    "qfl_head": "training",
+    "qfl_codec": "codecs",
+    "qfl_link": "link",
+    "qfl_store": "store",
+    "qfl_device": "device",
+    "qfl_crypt": "keys",
+    "monocypher": "keys",
+}
 #: Of other libraries, but there for keys only.
 _KEYS = ("qfl_link_secure.", "qfl_device_keys.", "qfl_keep.")
 _SECTION = re.compile(r"^ (\.\S+)\s+0x[0-9a-f]+\s+0x([0-9a-f]+)\s+(\S+)$", re.MULTILINE)
@@ -65,9 +83,24 @@ def run(quick: bool = False) -> list[dict]:
     rows = []
     for build, total in built().items():
         by = parts(firmware(build, "firmware.map"))
-        rows.append({"firmware": build, "bytes": total} | {
-            p: by[p] for p in ("engine", "training", "codecs", "link", "store", "device", "keys", "port", "compiler")
-        } | {"padding": total - sum(by.values())})  # fmt: skip
+        rows.append(
+            {"firmware": build, "bytes": total}
+            | {
+                p: by[p]
+                for p in (
+                    "engine",
+                    "training",
+                    "codecs",
+                    "link",
+                    "store",
+                    "device",
+                    "keys",
+                    "port",
+                    "compiler",
+                )
+            }
+            | {"padding": total - sum(by.values())}
+        )
     if not rows:
         raise ToolError("no firmware is built; run `make firmware cores`")
     return rows

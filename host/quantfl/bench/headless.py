@@ -29,8 +29,14 @@ def _quantised(b: flatbuffers.Builder, scale: float, zero: int) -> int:
     return tflite.QuantizationParametersEnd(b)
 
 
-def _tensor(b: flatbuffers.Builder, shape: tuple[int, ...], kind: int, buffer: int, scale: float, zero: int) -> int:
-    name, dims, quantised = b.CreateString(f"t{buffer}"), _vector(b, np.array(shape, np.int32)), _quantised(b, scale, zero)
+def _tensor(
+    b: flatbuffers.Builder, shape: tuple[int, ...], kind: int, buffer: int, scale: float, zero: int
+) -> int:
+    name, dims, quantised = (
+        b.CreateString(f"t{buffer}"),
+        _vector(b, np.array(shape, np.int32)),
+        _quantised(b, scale, zero),
+    )
     tflite.TensorStart(b)
     tflite.TensorAddShape(b, dims)
     tflite.TensorAddType(b, kind)
@@ -62,7 +68,10 @@ def dense_model(dims: tuple[int, ...], scale: float, zero: int) -> bytes:
         kind = tflite.ActivationFunctionType
         tflite.FullyConnectedOptionsStart(b)
         tflite.FullyConnectedOptionsAddFusedActivationFunction(b, kind.NONE if last else kind.RELU)
-        options, entries = tflite.FullyConnectedOptionsEnd(b), _vector(b, np.array([given, given + 1, given + 2], np.int32))
+        options, entries = (
+            tflite.FullyConnectedOptionsEnd(b),
+            _vector(b, np.array([given, given + 1, given + 2], np.int32)),
+        )
         outs = _vector(b, np.array([len(tensors) - 1], np.int32))
         tflite.OperatorStart(b)
         tflite.OperatorAddOpcodeIndex(b, 0)
@@ -71,7 +80,10 @@ def dense_model(dims: tuple[int, ...], scale: float, zero: int) -> bytes:
         tflite.OperatorAddBuiltinOptionsType(b, tflite.BuiltinOptions.FullyConnectedOptions)
         tflite.OperatorAddBuiltinOptions(b, options)
         ops.append(tflite.OperatorEnd(b))
-    tensors_at, ops_at = _offsets(b, tflite.SubGraphStartTensorsVector, tensors), _offsets(b, tflite.SubGraphStartOperatorsVector, ops)
+    tensors_at, ops_at = (
+        _offsets(b, tflite.SubGraphStartTensorsVector, tensors),
+        _offsets(b, tflite.SubGraphStartOperatorsVector, ops),
+    )
     ins, outs = _vector(b, np.array([0], np.int32)), _vector(b, np.array([len(tensors) - 1], np.int32))
     tflite.SubGraphStart(b)
     tflite.SubGraphAddTensors(b, tensors_at)
@@ -102,14 +114,18 @@ def dense_model(dims: tuple[int, ...], scale: float, zero: int) -> bytes:
 
 def head_only(package: Package) -> Package:
     """The package that has the same head over the same features, and these as its input."""
-    return _head_only(package.dims, package.feature_scale, package.feature_zero_point, package.params.tobytes())
+    return _head_only(
+        package.dims, package.feature_scale, package.feature_zero_point, package.params.tobytes()
+    )
 
 
 @cache
 def _head_only(dims: tuple[int, ...], scale: float, zero: int, params: bytes) -> Package:
     model = dense_model(dims, scale, zero)
     spec = HeadSpec(dense_layers(dims), np.frombuffer(params, np.float32))
-    return open_package(compile_program(model, cut_op=0, head=spec, name="head", source="a head alone"), "a head alone")
+    return open_package(
+        compile_program(model, cut_op=0, head=spec, name="head", source="a head alone"), "a head alone"
+    )
 
 
 def head_of(package: Package) -> Head:

@@ -44,8 +44,14 @@ def _last_sign(s: np.ndarray) -> np.ndarray:
     return np.where(last < 0, 0, np.where(found > 0, 1, 2))
 
 
-def decisions(symbols: np.ndarray, shapes: Shapes, *, near: bool = True, zero: np.ndarray | None = None,
-              sign: np.ndarray | None = None) -> Decisions:  # fmt: skip
+def decisions(
+    symbols: np.ndarray,
+    shapes: Shapes,
+    *,
+    near: bool = True,
+    zero: np.ndarray | None = None,
+    sign: np.ndarray | None = None,
+) -> Decisions:
     """symbols int [n] of tensors `shapes`. near: the contexts of DZ (docs/CODEC.md: neighbours above and to the left, the column's
     last sign), else none; zero, sign: int [n] < 5, what more is known of each place when that question is asked."""
     asked: list[tuple[list, list]] = [([], []), ([], []), ([], [])]
@@ -65,7 +71,9 @@ def decisions(symbols: np.ndarray, shapes: Shapes, *, near: bool = True, zero: n
         signs = (_last_sign(s) if near else np.zeros_like(s)).reshape(-1) + 3 * extra[1][t]
         asked[1][0].append(signs[there])
         asked[1][1].append((part < 0).astype(int)[there])
-        many = ((above + above2 + left + left2 > 1) if near else np.zeros_like(s)).astype(int).reshape(-1)[there]
+        many = (
+            ((above + above2 + left + left2 > 1) if near else np.zeros_like(s)).astype(int).reshape(-1)[there]
+        )
         magnitude = np.abs(part[there])
         raw += float(sum(2 * math.log2(m - _MOST + 1) + 1 for m in magnitude[magnitude > _MOST]))
         for j in range(1, min(_MOST, int(magnitude.max(initial=0))) + 1):

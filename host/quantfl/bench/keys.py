@@ -40,9 +40,23 @@ def measured(*, timeout: float = 120.0) -> list[tuple[str, int, int, int]]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         command = [
-            "qemu-system-arm", "-M", "mps2-an386", "-icount", "shift=0", "-kernel", str(elf), "-nodefaults", "-display", "none",
-            "-monitor", "none", "-semihosting-config", "enable=on,target=native", "-serial", f"file:{out}",
-        ]  # fmt: skip
+            "qemu-system-arm",
+            "-M",
+            "mps2-an386",
+            "-icount",
+            "shift=0",
+            "-kernel",
+            str(elf),
+            "-nodefaults",
+            "-display",
+            "none",
+            "-monitor",
+            "none",
+            "-semihosting-config",
+            "enable=on,target=native",
+            "-serial",
+            f"file:{out}",
+        ]
         try:
             subprocess.run(command, capture_output=True, timeout=timeout)
         except subprocess.TimeoutExpired:
@@ -59,7 +73,9 @@ def code_by_source() -> dict[str, int]:
     nm = shutil.which("arm-none-eabi-nm")
     if nm is None:
         raise ToolError("arm-none-eabi-nm is not installed (package binutils-arm-none-eabi)")
-    out = subprocess.run([nm, "-S", "-l", str(firmware("qemu_m4", "firmware.elf"))], capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [nm, "-S", "-l", str(firmware("qemu_m4", "firmware.elf"))], capture_output=True, text=True, check=True
+    )
     found = dict.fromkeys(SOURCES, 0)
     for line in out.stdout.splitlines():
         match = re.match(r"[0-9a-f]+ ([0-9a-f]+) [tTrR] \S+\t(?:.*/)?([^/]+\.c):\d+$", line)
@@ -96,7 +112,9 @@ def run(quick: bool = False) -> list[dict]:
         for kind, a, b in zip(("DATA", "ACK"), plain, keyed, strict=True):
             if kind == "DATA" or payload == 5:
                 size = payload if kind == "DATA" else 0
-                rows.append({"frame": kind, "payload": size, "plain_bytes": a, "keyed_bytes": b, "more": b - a})
+                rows.append(
+                    {"frame": kind, "payload": size, "plain_bytes": a, "keyed_bytes": b, "more": b - a}
+                )
     seen: set[tuple[str, int]] = set()
     lines = measured()
     for name, size, insns, depth in lines:
@@ -104,11 +122,17 @@ def run(quick: bool = False) -> list[dict]:
         if verb not in WHAT or (name, size) in seen:
             continue
         seen.add((name, size))
-        rows.append({"work": WHAT[verb], "link": how or "–", "bytes": size, "insns": insns, "stack_bytes": depth})
+        rows.append(
+            {"work": WHAT[verb], "link": how or "–", "bytes": size, "insns": insns, "stack_bytes": depth}
+        )
     code = code_by_source()
-    rows += [{"source": name, "code_bytes": n} for name, n in code.items()] + [{"source": "all", "code_bytes": sum(code.values())}]
+    rows += [{"source": name, "code_bytes": n} for name, n in code.items()] + [
+        {"source": "all", "code_bytes": sum(code.values())}
+    ]
     ram = {name: size for name, size, *_ in lines if name.startswith("ram_")}
     rows += [{"ram_of": "a link's keys and larger frames", "bytes": ram["ram_link"]}]
     rows += [{"ram_of": "the record of keys", "bytes": ram["ram_keep"]}]
     rows.append({"security_bytes_per_frame": lib.QFL_LINK_SEAL})
-    return rows + ([r for s in (True, False) for r in stack.measured(signed=s)] if available("qemu_m0") is None else [])
+    return rows + (
+        [r for s in (True, False) for r in stack.measured(signed=s)] if available("qemu_m0") is None else []
+    )

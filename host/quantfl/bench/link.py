@@ -116,7 +116,14 @@ class Line:
 
 
 def measure(
-    *, board: str, direction: str, baud: int, latency_ms: float, ber: float, seed: int = 1, clock: str = "virtual"
+    *,
+    board: str,
+    direction: str,
+    baud: int,
+    latency_ms: float,
+    ber: float,
+    seed: int = 1,
+    clock: str = "virtual",
 ) -> dict:
     """Move an object of OBJECT bytes in one direction; the row of the table. clock: virtual or real."""
     from quantfl.bench.realtime import RealLine
@@ -130,12 +137,19 @@ def measure(
         seconds, used, useful = _move(line, host, device, direction, seed)
     rate, sent = baud / 10, used.tx_payload + used.tx_framing + used.tx_retransmission + used.tx_ack
     return {
-        "link": f"serial, {BOARDS[board] >> 10} KiB of arena: {frame} B x {window}", "direction": direction,
-        "baud": baud, "latency_ms": latency_ms, "ber": ber,
-        "goodput": round(OBJECT / seconds), "line_rate": round(rate), "utilisation": round(useful / seconds / rate, 4),
-        "overhead_ratio": round(sent / OBJECT, 4), "retransmitted": used.tx_retransmission, "seconds": round(seconds, 3),
+        "link": f"serial, {BOARDS[board] >> 10} KiB of arena: {frame} B x {window}",
+        "direction": direction,
+        "baud": baud,
+        "latency_ms": latency_ms,
+        "ber": ber,
+        "goodput": round(OBJECT / seconds),
+        "line_rate": round(rate),
+        "utilisation": round(useful / seconds / rate, 4),
+        "overhead_ratio": round(sent / OBJECT, 4),
+        "retransmitted": used.tx_retransmission,
+        "seconds": round(seconds, 3),
         "clock": clock,
-    }  # fmt: skip
+    }
 
 
 def _move(line, host: Link, device: Link, direction: str, seed: int) -> tuple[float, Counters, int]:
@@ -155,7 +169,11 @@ def _move(line, host: Link, device: Link, direction: str, seed: int) -> tuple[fl
 
     seconds = line.run(feed)
     assert bytes(got) == data, "the object arrived changed"
-    return seconds, sender.counters() - before, receiver.counters().rx_payload + receiver.counters().rx_framing
+    return (
+        seconds,
+        sender.counters() - before,
+        receiver.counters().rx_payload + receiver.counters().rx_framing,
+    )
 
 
 def run(quick: bool = False) -> list[dict]:
@@ -165,13 +183,18 @@ def run(quick: bool = False) -> list[dict]:
         for direction in ("down", "up"):
             for ber in (0.0, 1e-5) if quick else (0.0, 1e-6, 1e-5, 3e-5):
                 for latency in (0.5, 8.0) if quick else (0.5, 2.0, 8.0):
-                    rows.append(measure(board=board, direction=direction, baud=921_600, latency_ms=latency, ber=ber))
+                    rows.append(
+                        measure(board=board, direction=direction, baud=921_600, latency_ms=latency, ber=ber)
+                    )
     for direction, ber in (("down", 0.0), ("up", 0.0), ("down", 1e-5)):
         same = {"board": "large", "direction": direction, "baud": 921_600, "latency_ms": 8.0, "ber": ber}
         if not quick or (direction, ber) == ("down", 0.0):
             rows.append(measure(**same, clock="real"))
     if not quick:
-        rows += [measure(board="large", direction="down", baud=115_200, latency_ms=2.0, ber=ber) for ber in (0.0, 1e-5)]
+        rows += [
+            measure(board="large", direction="down", baud=115_200, latency_ms=2.0, ber=ber)
+            for ber in (0.0, 1e-5)
+        ]
     return rows
 
 
@@ -181,7 +204,14 @@ def parts(rows: list[dict]) -> list[tuple[str, list[dict]]]:
     for r in rows:
         title = f"{r['link']}; {r['baud']:,} baud: {r['line_rate']:,} B/s; {r['clock']} time"
         found.setdefault(title, []).append(
-            {"way": r["direction"], "latency ms": f"{r['latency_ms']:g}", "bit errors": f"{r['ber']:g}", "B/s": r["goodput"],
-             "line used": f"{r['utilisation']:.1%}", "per byte": f"{r['overhead_ratio']:.3f}", "resent": r["retransmitted"]}
-        )  # fmt: skip
+            {
+                "way": r["direction"],
+                "latency ms": f"{r['latency_ms']:g}",
+                "bit errors": f"{r['ber']:g}",
+                "B/s": r["goodput"],
+                "line used": f"{r['utilisation']:.1%}",
+                "per byte": f"{r['overhead_ratio']:.3f}",
+                "resent": r["retransmitted"],
+            }
+        )
     return list(found.items())

@@ -28,7 +28,9 @@ class Axis:
     limits: tuple[float, float] | None = None
 
 
-def draw(path: Path, series: Sequence[Series], x: Axis, y: Axis, *, title: str, bound: Series | None = None) -> Path:
+def draw(
+    path: Path, series: Sequence[Series], x: Axis, y: Axis, *, title: str, bound: Series | None = None
+) -> Path:
     """Draw and write `path`. bound: a dotted line no scheme can cross. ToolError when matplotlib is missing (extra `plot`)."""
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(8, 5), dpi=80)
@@ -36,11 +38,22 @@ def draw(path: Path, series: Sequence[Series], x: Axis, y: Axis, *, title: str, 
         axes.plot(*zip(*bound.points, strict=True), linestyle=":", color="black", label=bound.name)
     marks = "osv^D<>pPX*h"
     for i, s in enumerate(series):
-        points = [(a, b) for a, b in s.points if a is not None and b is not None and (a > 0 or not x.log) and (b > 0 or not y.log)]
+        points = [
+            (a, b)
+            for a, b in s.points
+            if a is not None and b is not None and (a > 0 or not x.log) and (b > 0 or not y.log)
+        ]
         if points:
             style = dict(linewidth=2.2, zorder=3) if s.emphasis else dict(linewidth=1, alpha=0.8)
-            axes.plot(*zip(*points, strict=True), linestyle="-" if s.line else "none", marker=marks[i % len(marks)],
-                      markersize=5, color=f"C{i % 10}", label=s.name, **style)  # fmt: skip
+            axes.plot(
+                *zip(*points, strict=True),
+                linestyle="-" if s.line else "none",
+                marker=marks[i % len(marks)],
+                markersize=5,
+                color=f"C{i % 10}",
+                label=s.name,
+                **style,
+            )
     for axis, set_scale, set_label, set_limits in (
         (x, axes.set_xscale, axes.set_xlabel, axes.set_xlim),
         (y, axes.set_yscale, axes.set_ylabel, axes.set_ylim),

@@ -29,8 +29,14 @@ def draw(curves: dict[str, list], title: str, target: float, path: Path) -> None
     for i, (scheme, runs) in enumerate(curves.items()):
         accuracy = np.mean([r.accuracy for r in runs], axis=0)
         moved = np.mean([np.add(r.up, r.down) / r.links for r in runs], axis=0)
-        axes.plot(moved[1:] / 1024, accuracy[1:], label=scheme, color=_COLOURS[i % len(_COLOURS)], linewidth=1.2,
-                  linestyle="-" if i < len(_COLOURS) else "--")  # fmt: skip
+        axes.plot(
+            moved[1:] / 1024,
+            accuracy[1:],
+            label=scheme,
+            color=_COLOURS[i % len(_COLOURS)],
+            linewidth=1.2,
+            linestyle="-" if i < len(_COLOURS) else "--",
+        )
     axes.axhline(target, color="#888888", linewidth=0.8, linestyle=":")
     axes.set_xscale("log")
     axes.set_xlabel("KiB per link, up and down, everything counted")

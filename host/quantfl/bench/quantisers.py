@@ -82,7 +82,10 @@ def samples(quick: bool) -> list[Sample]:
         s = task.setting(seed=1, rounds=5)
         seen: dict[int, list[np.ndarray]] = {1: [], 5: []}
         fleet.history(s, Rival("fp32", Float(32)), lambda r, i, d, seen=seen: seen.get(r, []).append(d))
-        found += [Sample(f"{task.name}, round {r}", s.shapes, deltas[: 4 if quick else 10]) for r, deltas in seen.items()]
+        found += [
+            Sample(f"{task.name}, round {r}", s.shapes, deltas[: 4 if quick else 10])
+            for r, deltas in seen.items()
+        ]
     return found
 
 
@@ -106,11 +109,21 @@ def run(quick: bool = False) -> list[dict]:
         for family in FAMILIES:
             for q in family.members:
                 bits, loss = measure(q, sample)
-                rows.append({
-                    "data": sample.name, "weights": sample.vectors[0].size, "family": family.name, "quantiser": str(q),
-                    "ours": family.ours, "unbiased": q.unbiased, "bits_per_weight": bits, "nmse": loss,
-                    "excess_bits": bits - 0.5 * math.log2(1 / loss) if sample.name == "normal" and 0 < loss < 1 else None,
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "data": sample.name,
+                        "weights": sample.vectors[0].size,
+                        "family": family.name,
+                        "quantiser": str(q),
+                        "ours": family.ours,
+                        "unbiased": q.unbiased,
+                        "bits_per_weight": bits,
+                        "nmse": loss,
+                        "excess_bits": bits - 0.5 * math.log2(1 / loss)
+                        if sample.name == "normal" and 0 < loss < 1
+                        else None,
+                    }
+                )
     return rows
 
 
@@ -120,13 +133,27 @@ def plots(rows: list[dict], folder: Path) -> list[Path]:
     for data in dict.fromkeys(r["data"] for r in rows):
         mine = [r for r in rows if r["data"] == data]
         series = [
-            Series(f, [(r["bits_per_weight"], r["nmse"]) for r in mine if r["family"] == f], emphasis=f in ("DZ", "BU, coded"))
+            Series(
+                f,
+                [(r["bits_per_weight"], r["nmse"]) for r in mine if r["family"] == f],
+                emphasis=f in ("DZ", "BU, coded"),
+            )
             for f in dict.fromkeys(r["family"] for r in mine)
         ]
-        bound = Series("rate-distortion bound", [(b / 10, 2.0 ** (-b / 5)) for b in range(1, 81)]) if data == "normal" else None
+        bound = (
+            Series("rate-distortion bound", [(b / 10, 2.0 ** (-b / 5)) for b in range(1, 81)])
+            if data == "normal"
+            else None
+        )
         name = data.replace(", round ", "-").lower()
-        written.append(draw(
-            folder / f"quantisers-{name}.png", series, Axis("bits per weight", log=True, limits=(0.08, 10)),
-            Axis("NMSE", log=True, limits=(1e-4, 30)), title=f"What one message loses: {data}", bound=bound,
-        ))  # fmt: skip
+        written.append(
+            draw(
+                folder / f"quantisers-{name}.png",
+                series,
+                Axis("bits per weight", log=True, limits=(0.08, 10)),
+                Axis("NMSE", log=True, limits=(1e-4, 30)),
+                title=f"What one message loses: {data}",
+                bound=bound,
+            )
+        )
     return written

@@ -57,7 +57,9 @@ class RealLine:
         while not self._stop:
             now = _now()
             for way, pipe in enumerate(self._pipes):
-                if pipe.free_at - now < PIECE * pipe.us_per_byte:  # the FIFO takes the next piece while it sends one
+                if (
+                    pipe.free_at - now < PIECE * pipe.us_per_byte
+                ):  # the FIFO takes the next piece while it sends one
                     with contextlib.suppress(BlockingIOError):
                         data = self._far[way].recv(PIECE, socket.MSG_DONTWAIT)
                         for at, piece in pipe.send(now, data):

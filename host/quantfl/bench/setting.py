@@ -55,7 +55,9 @@ class Features:
 
 def features(package: Package, name: str, path: Path | None, train: int | None, test: int | None) -> Features:
     """Of the first `train` and `test` samples of a data set (None: all)."""
-    model = hashlib.sha256(package.original).hexdigest()  # how it is compiled does not change what it computes
+    model = hashlib.sha256(
+        package.original
+    ).hexdigest()  # how it is compiled does not change what it computes
     key = hashlib.sha256(f"{model}/{package.cut_op}/{name}/{path}/{train}/{test}".encode()).hexdigest()[:24]
     kept = cache_folder() / f"features-{key}.npz"
     if kept.exists():
@@ -64,13 +66,22 @@ def features(package: Package, name: str, path: Path | None, train: int | None, 
     ds, engine = load(name, path), Engine(package.data)
 
     def through(x: np.ndarray) -> np.ndarray:
-        q = to_int8(x, scale=package.input_scale, zero_point=package.input_zero_point, size=package.input_size, source=name)
+        q = to_int8(
+            x,
+            scale=package.input_scale,
+            zero_point=package.input_zero_point,
+            size=package.input_size,
+            source=name,
+        )
         return engine.run_batch(q)
 
     found = Features(
-        through(ds.x_train[:train]), ds.y_train[:train], None if ds.groups_train is None else ds.groups_train[:train],
-        through(ds.x_test[:test]), ds.y_test[:test],
-    )  # fmt: skip
+        through(ds.x_train[:train]),
+        ds.y_train[:train],
+        None if ds.groups_train is None else ds.groups_train[:train],
+        through(ds.x_test[:test]),
+        ds.y_test[:test],
+    )
     kept.parent.mkdir(parents=True, exist_ok=True)
     arrays = {k: v for k, v in vars(found).items() if v is not None}
     part = kept.with_suffix(f".{os.getpid()}.npz")
@@ -108,9 +119,16 @@ class Setting:
 def setting(config: RunConfig, base: Path, train: int | None = None) -> Setting:
     """train: how many of the data set's samples there are to be split between the boards, None: all."""
     calibrate = base / config.model.calibrate if config.model.calibrate else None
-    package, data = load_package(base / config.model.path, cut=config.model.cut, calibrate=calibrate), config.data
-    f = features(package, data.name, None if data.path is None else base / data.path, train, data.test_samples)
-    parts = split(data.split, f.y, f.groups, config.fleet.size, config.run.seed, per_client=data.samples_per_board)
+    package, data = (
+        load_package(base / config.model.path, cut=config.model.cut, calibrate=calibrate),
+        config.data,
+    )
+    f = features(
+        package, data.name, None if data.path is None else base / data.path, train, data.test_samples
+    )
+    parts = split(
+        data.split, f.y, f.groups, config.fleet.size, config.run.seed, per_client=data.samples_per_board
+    )
     clients = [(f.x[p], f.y[p].astype(np.uint16)) for p in parts]
     return Setting(config, head_only(package), clients, (f.x_test, f.y_test))
 
@@ -171,16 +189,41 @@ def federation(s: Setting) -> Federation:
     for index, (x, y) in enumerate(s.clients):
         name = f"board-{index:02d}"
         board = InprocBoard(name.encode(), flash=FLASH)
-        session = Session(DirectTransport(f"direct://{name}", board), Link(rto_ms=UNHURRIED_MS, rto_min_ms=UNHURRIED_MS),
-                          nonce_seed=index)  # so that a run is the same to the byte however often it is made
-        message = config_bytes(config.train.fit(), config.uplink.make(), run_id=run_id(config, s.package),
-                               seed=client_seed(run.seed, index), keep=config.uplink.keep)  # fmt: skip
+        session = Session(
+            DirectTransport(f"direct://{name}", board),
+            Link(rto_ms=UNHURRIED_MS, rto_min_ms=UNHURRIED_MS),
+            nonce_seed=index,
+        )  # so that a run is the same to the byte however often it is made
+        message = config_bytes(
+            config.train.fit(),
+            config.uplink.make(),
+            run_id=run_id(config, s.package),
+            seed=client_seed(run.seed, index),
+            keep=config.uplink.keep,
+        )
         members.append(
-            Member(index, name, Device(name, session=session), message, partial(_feed, board, x, y), len(y), board,
-                   agreed_steps=config.uplink.codec == "dz")
-        )  # fmt: skip
+            Member(
+                index,
+                name,
+                Device(name, session=session),
+                message,
+                partial(_feed, board, x, y),
+                len(y),
+                board,
+                agreed_steps=config.uplink.codec == "dz",
+            )
+        )
     strategy = make_strategy(config, s.head, s.params)
-    return Federation(config, s.package.data, s.package.sha256, strategy, members, evaluator(s.package, *s.test), None, Silent())
+    return Federation(
+        config,
+        s.package.data,
+        s.package.sha256,
+        strategy,
+        members,
+        evaluator(s.package, *s.test),
+        None,
+        Silent(),
+    )
 
 
 async def _rounds(s: Setting) -> list[dict]:

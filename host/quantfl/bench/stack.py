@@ -46,7 +46,9 @@ def measured(kind: str = "qemu_m0", *, signed: bool = True) -> list[dict]:
                 x = rng.integers(-128, 128, (_SAMPLES, package.input_size), np.int8)
                 board.feed(x, (np.arange(_SAMPLES) % package.dims[-1]).astype(np.uint16))
                 await device.wait_samples(_SAMPLES, timeout=60)
-                await device.configure(config_bytes(FitConfig(lr=0.01, epochs=2), Codec("dz", step=4.0), run_id=1, seed=1))
+                await device.configure(
+                    config_bytes(FitConfig(lr=0.01, epochs=2), Codec("dz", step=4.0), run_id=1, seed=1)
+                )
                 await device.train(1, head_hash(package.params), timeout=60)
                 note("a round")
                 board.reset()

@@ -48,7 +48,9 @@ def _halved(images: np.ndarray) -> np.ndarray:
 def _digits() -> Domain:
     x, y = digits_arrays()
     turned = np.rot90(x, axes=(1, 2))
-    return Domain((_int8(x[:600]), y[:600]), (_int8(turned[600:1497]), y[600:1497]), (_int8(turned[1497:]), y[1497:]))
+    return Domain(
+        (_int8(x[:600]), y[:600]), (_int8(turned[600:1497]), y[600:1497]), (_int8(turned[1497:]), y[1497:])
+    )
 
 
 def _mnist() -> Domain:
@@ -85,7 +87,10 @@ def _domain(task: str) -> Domain:
 
 def _he(rng: np.random.Generator, dims: tuple[int, ...]) -> np.ndarray:
     """Random parameters [params] of a head: kernels N(0, 2 / in), biases 0."""
-    parts = [(rng.standard_normal((i, o)) * np.sqrt(2 / i), np.zeros(o)) for i, o in zip(dims, dims[1:], strict=False)]
+    parts = [
+        (rng.standard_normal((i, o)) * np.sqrt(2 / i), np.zeros(o))
+        for i, o in zip(dims, dims[1:], strict=False)
+    ]
     return np.concatenate([np.concatenate([k.reshape(-1), b]) for k, b in parts]).astype(np.float32)
 
 
@@ -111,10 +116,12 @@ def setting(task: str, start: str, seed: int, rate: float, rounds: int | None = 
         params[: hidden.size] = hidden
     parts = split("dirichlet:0.3", y, None, plan.boards, seed, per_client=plan.samples)
     config = RunConfig(
-        model=ModelTable(path="none"), fleet=FleetTable(emulate="inproc", boards=plan.boards),
-        run=RunTable(rounds=rounds or plan.rounds, seed=seed, participation=plan.participation), data=DataTable(name=task),
+        model=ModelTable(path="none"),
+        fleet=FleetTable(emulate="inproc", boards=plan.boards),
+        run=RunTable(rounds=rounds or plan.rounds, seed=seed, participation=plan.participation),
+        data=DataTable(name=task),
         train=TrainTable(lr=rate, epochs=2, batch=10),
-    )  # fmt: skip
+    )
     clients = [(x[p], y[p].astype(np.uint16)) for p in parts]
     return Setting(config, Head(dims, 1 / 255, -128), params, clients, domain.test)
 

@@ -35,7 +35,12 @@ SOURCES = (
     Source("cifar100", "cifar100/cifar100.toml", "CIFAR-10 (MLPerf Tiny's ResNet8)", 20_000, 2500),
     Source("femnist", "femnist_writers/femnist.toml", "40 other writers of FEMNIST", natural=True),
     Source("activity", "activity/activity.toml", "phones of 8 other subjects", natural=True),
-    Source("spoken-digits", "spoken_digits/spoken_digits.toml", "Speech Commands (MLPerf Tiny's KWS)", natural=True),
+    Source(
+        "spoken-digits",
+        "spoken_digits/spoken_digits.toml",
+        "Speech Commands (MLPerf Tiny's KWS)",
+        natural=True,
+    ),
 )
 DIGITS = Source("digits", "digits/demo.toml", "upright digits", few=8)
 SPLITS = ("dirichlet:0.3", "dirichlet:0.1", "iid")
@@ -60,11 +65,15 @@ class Task:
         return f"{self.name}, {self.split}, {self.participation:.0%}"
 
 
-def task(source: Source, split: str, participation: float, *, central: bool, rounds: int | None = None) -> Task:
+def task(
+    source: Source, split: str, participation: float, *, central: bool, rounds: int | None = None
+) -> Task:
     c = config.load(source.file)
     boards = c.fleet.size if source.natural or participation < 1 else source.few
     update = {
-        "run": c.run.model_copy(update={"participation": participation} | ({"rounds": rounds} if rounds else {})),
+        "run": c.run.model_copy(
+            update={"participation": participation} | ({"rounds": rounds} if rounds else {})
+        ),
         "fleet": c.fleet.model_copy(update={"emulate": "inproc", "boards": boards}),
         "data": c.data.model_copy(update={"split": split, "test_samples": source.test}),
     }
@@ -102,5 +111,12 @@ def tasks(quick: bool) -> list[Task]:
             continue
         for split in ("by-group",) if source.natural else SPLITS:
             for participation in (0.1, 1.0):
-                found.append(task(source, split, participation, central=participation < 1 and split in ("by-group", SPLITS[0])))
+                found.append(
+                    task(
+                        source,
+                        split,
+                        participation,
+                        central=participation < 1 and split in ("by-group", SPLITS[0]),
+                    )
+                )
     return found or [task(DIGITS, "dirichlet:0.3", 1.0, central=True)]

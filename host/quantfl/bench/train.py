@@ -50,18 +50,47 @@ class Task:
 
 
 TASKS = (
-    Task("femnist by writer", "femnist_pooled", "femnist-writers", 8, (
-        Form("head only", 0, "all", 0.003), Form("last block + head", 2, "all", 0.003), Form("bias and scale", 2, "scales", 0.01),
-        Form("bias and scale + head", 2, "scales+head", 0.003))),
-    Task("activity by subject", "activity", "activity-watch", 8, (
-        Form("head only", 0, "all", 0.03), Form("last block + head", 1, "all", 0.01), Form("bias and scale", 1, "scales", 0.03),
-        Form("bias and scale + head", 1, "scales+head", 0.03))),
-)  # fmt: skip
+    Task(
+        "femnist by writer",
+        "femnist_pooled",
+        "femnist-writers",
+        8,
+        (
+            Form("head only", 0, "all", 0.003),
+            Form("last block + head", 2, "all", 0.003),
+            Form("bias and scale", 2, "scales", 0.01),
+            Form("bias and scale + head", 2, "scales+head", 0.003),
+        ),
+    ),
+    Task(
+        "activity by subject",
+        "activity",
+        "activity-watch",
+        8,
+        (
+            Form("head only", 0, "all", 0.03),
+            Form("last block + head", 1, "all", 0.01),
+            Form("bias and scale", 1, "scales", 0.03),
+            Form("bias and scale + head", 1, "scales+head", 0.03),
+        ),
+    ),
+)
 BATCH, MOMENTUM, QUICK = 10, 0.9, 3
 #: Single dense layers, features and classes.
 DENSE = (
-    (64, 2), (64, 3), (64, 4), (64, 5), (64, 10), (64, 62), (128, 2), (128, 10), (256, 2), (256, 3), (256, 10), (256, 100),
-)  # fmt: skip
+    (64, 2),
+    (64, 3),
+    (64, 4),
+    (64, 5),
+    (64, 10),
+    (64, 62),
+    (128, 2),
+    (128, 10),
+    (256, 2),
+    (256, 3),
+    (256, 10),
+    (256, 100),
+)
 
 
 def _cut(data: bytes, layers: int) -> str:
@@ -79,11 +108,20 @@ def persons(task: Task, quick: bool) -> list[tuple[np.ndarray, np.ndarray, np.nd
     ds = load(task.data)
     names = np.unique(ds.groups_train)
     names = names[: QUICK if quick else None]
-    return [(ds.x_train[ds.groups_train == g], ds.y_train[ds.groups_train == g], ds.x_test[ds.groups_test == g],
-             ds.y_test[ds.groups_test == g]) for g in names]  # fmt: skip
+    return [
+        (
+            ds.x_train[ds.groups_train == g],
+            ds.y_train[ds.groups_train == g],
+            ds.x_test[ds.groups_test == g],
+            ds.y_test[ds.groups_test == g],
+        )
+        for g in names
+    ]
 
 
-def run_form(task: Task, form: Form, people: list, *, reference: bool = True, instructions: bool = True) -> dict:
+def run_form(
+    task: Task, form: Form, people: list, *, reference: bool = True, instructions: bool = True
+) -> dict:
     """One row of the bench."""
     data = (ROOT / "models" / task.model / f"{task.model}_int8.tflite").read_bytes()
     raw = convert_bytes(data, source=task.model, cut=_cut(data, form.layers), train=form.train).package
@@ -108,12 +146,20 @@ def run_form(task: Task, form: Form, people: list, *, reference: bool = True, in
         counted = count(raw, np.resize(first, (10, p.input_size)))
     insns = None if counted is None or counted.train_insns is None else counted.train_insns / 10
     return {
-        "task": task.name, "cut": " → ".join(x.text for x in p.layers), "train": form.name, "params": int(p.params.size),
-        "persons": len(people), "test_samples": total, "accuracy_before": before / total, "accuracy": right / total,
-        "reference_accuracy": None if fit is None else expected / total, "insns_per_sample": insns,
+        "task": task.name,
+        "cut": " → ".join(x.text for x in p.layers),
+        "train": form.name,
+        "params": int(p.params.size),
+        "persons": len(people),
+        "test_samples": total,
+        "accuracy_before": before / total,
+        "accuracy": right / total,
+        "reference_accuracy": None if fit is None else expected / total,
+        "insns_per_sample": insns,
         "insns_per_weight": None if insns is None else insns / sum(x.weights for x in p.layers),
-        "ram_bytes": None if counted is None else counted.train_ram, "bytes_per_sample": p.feature_count + 2,
-    }  # fmt: skip
+        "ram_bytes": None if counted is None else counted.train_ram,
+        "bytes_per_sample": p.feature_count + 2,
+    }
 
 
 def dense(features: int, classes: int) -> dict:
@@ -121,18 +167,29 @@ def dense(features: int, classes: int) -> dict:
     rng, zero = np.random.default_rng(1), -5
     params = rng.normal(0, 0.1, (features + 1) * classes).astype(np.float32)
     head = HeadSpec(dense_layers((features, classes)), params)
-    raw = compile_program(dense_model((features, classes), 0.02, zero), cut_op=0, head=head, name="head", source="a head alone")
+    raw = compile_program(
+        dense_model((features, classes), 0.02, zero), cut_op=0, head=head, name="head", source="a head alone"
+    )
     x = rng.integers(-128, 127, (BATCH, features), np.int8)
     x[x >= zero] += 1
     counted = count(raw, x)
     assert counted.train_insns is not None
     insns = counted.train_insns / BATCH
     return {
-        "task": "one dense layer", "cut": f"{features} → dense({classes})", "train": "head only", "params": len(params),
-        "persons": None, "test_samples": None, "accuracy_before": None, "accuracy": None, "reference_accuracy": None,
-        "insns_per_sample": insns, "insns_per_weight": insns / (features * classes), "ram_bytes": counted.train_ram,
+        "task": "one dense layer",
+        "cut": f"{features} → dense({classes})",
+        "train": "head only",
+        "params": len(params),
+        "persons": None,
+        "test_samples": None,
+        "accuracy_before": None,
+        "accuracy": None,
+        "reference_accuracy": None,
+        "insns_per_sample": insns,
+        "insns_per_weight": insns / (features * classes),
+        "ram_bytes": counted.train_ram,
         "bytes_per_sample": features + 2,
-    }  # fmt: skip
+    }
 
 
 def run(quick: bool = False) -> list[dict]:
@@ -182,14 +239,20 @@ class FloatFit:
         scales = np.frombuffer(self.head.base, "<f4", layer.out_shape[2], layer.scales)
         if layer.kind == "depthwise":
             return (q.reshape(*layer.kernel, -1) * scales)[..., None]
-        return np.moveaxis(q.reshape(-1, *layer.kernel, layer.in_shape[2]) * scales[:, None, None, None], 0, -1)
+        return np.moveaxis(
+            q.reshape(-1, *layer.kernel, layer.in_shape[2]) * scales[:, None, None, None], 0, -1
+        )
 
     def _logits(self, x):
         tf, at = self.tf, 0
         for layer, fixed in zip(self.head.layers, self.kernels, strict=True):
             x = tf.reshape(x, (-1, *layer.in_shape))
-            bottom, right = ((o - 1) * s + k - p - n for o, s, k, p, n in zip(
-                layer.out_shape, layer.stride, layer.kernel, layer.pad, layer.in_shape, strict=False))  # fmt: skip
+            bottom, right = (
+                (o - 1) * s + k - p - n
+                for o, s, k, p, n in zip(
+                    layer.out_shape, layer.stride, layer.kernel, layer.pad, layer.in_shape, strict=False
+                )
+            )
             if not layer.weights:
                 if max(*layer.pad, bottom, right) > 0:
                     raise ToolError(f"the reference has no {layer.text} pool with padding")
@@ -204,7 +267,9 @@ class FloatFit:
             x = tf.pad(x, pads)
             if layer.kind == "depthwise":
                 shape = (*layer.kernel, out, 1)
-                x = tf.nn.depthwise_conv2d(x, tf.reshape(kernel, shape) if fixed is None else fixed, strides, "VALID")
+                x = tf.nn.depthwise_conv2d(
+                    x, tf.reshape(kernel, shape) if fixed is None else fixed, strides, "VALID"
+                )
             else:
                 shape = (*layer.kernel, layer.in_shape[2], out)
                 x = tf.nn.conv2d(x, tf.reshape(kernel, shape) if fixed is None else fixed, strides, "VALID")
@@ -219,12 +284,17 @@ class FloatFit:
         self.v.assign(MOMENTUM * self.v + tf.convert_to_tensor(tape.gradient(loss, self.w)))
         self.w.assign_sub(lr * self.v)
 
-    def correct(self, train: np.ndarray, y: np.ndarray, test: np.ndarray, y_test: np.ndarray, config: FitConfig) -> int:
+    def correct(
+        self, train: np.ndarray, y: np.ndarray, test: np.ndarray, y_test: np.ndarray, config: FitConfig
+    ) -> int:
         """How many of the test features it gets right after training on the others."""
         tf = self.tf
         self.w.assign(self.start)
         self.v.assign(np.zeros_like(self.start))
-        x, x_test = (((q.astype(np.float32) - self.head.zero_point) * np.float32(self.head.scale)) for q in (train, test))
+        x, x_test = (
+            ((q.astype(np.float32) - self.head.zero_point) * np.float32(self.head.scale))
+            for q in (train, test)
+        )
         n = len(y)
         for epoch in range(config.epochs):
             order = np.array([lib.qfl_head_order(config.seed, epoch, n, i) for i in range(n)])

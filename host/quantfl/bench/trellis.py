@@ -47,7 +47,9 @@ def encode(x: np.ndarray, step: float, lam: float, cost: np.ndarray) -> np.ndarr
         best = np.full((count, 4), np.inf)
         for odd in (False, True):
             ks = _candidates(x[:, i], odd, step)
-            ds = (x[:, i] - values(ks, np.full(ks.shape, odd), step)) ** 2 + lam * cost[int(odd)][np.minimum(np.abs(ks), most)]
+            ds = (x[:, i] - values(ks, np.full(ks.shape, odd), step)) ** 2 + lam * cost[int(odd)][
+                np.minimum(np.abs(ks), most)
+            ]
             for state in (2, 3) if odd else (0, 1):
                 for k, d in zip(ks, ds, strict=True):
                     to, sum_ = np.array(NEXT[state])[k & 1], total[:, state] + d

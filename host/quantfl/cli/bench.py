@@ -25,8 +25,12 @@ def command(
     name: str = typer.Argument(..., help="; ".join(f"{k}: {v}" for k, v in BENCHES.items()) + "."),
     quick: bool = typer.Option(False, "--quick", help="Fewer inputs, seeds and rounds."),
     as_json: bool = typer.Option(False, "--json", help="Print a JSON list."),
-    out: Path = typer.Option(Path("runs/bench"), "--out", help="Folder for the pictures, of benches that draw some."),
-    fresh: bool = typer.Option(False, "--fresh", help="bytes: make every run anew, also those kept from a call that was broken off."),
+    out: Path = typer.Option(
+        Path("runs/bench"), "--out", help="Folder for the pictures, of benches that draw some."
+    ),
+    fresh: bool = typer.Option(
+        False, "--fresh", help="bytes: make every run anew, also those kept from a call that was broken off."
+    ),
     only: list[str] = typer.Option([], "--only", help="bytes: one task instead of all; may be repeated."),
 ) -> int:
     """Measure what the project claims; docs/BENCH.md says how."""
@@ -38,7 +42,11 @@ def command(
     if name not in BENCHES:
         raise UsageError(f"no bench {name!r}; there are {', '.join(BENCHES)}")
     module = import_module(f"quantfl.bench.{name}")
-    options: dict = {"only": only, "out": out, "fresh": fresh, "progress": stderr_console().print} if name == "bytes" else {}
+    options: dict = (
+        {"only": only, "out": out, "fresh": fresh, "progress": stderr_console().print}
+        if name == "bytes"
+        else {}
+    )
     rows = module.run(quick=quick, **options)
     if hasattr(module, "plots"):
         try:
@@ -60,9 +68,20 @@ def _parts(rows: list[dict]) -> list[tuple[str | None, list[dict]]]:
         return [(None, list(part)) for _, part in groupby(rows, key=list)]
     parts: dict[str, list[dict]] = {}
     for row in rows:
-        title = (f"{row['task']}, {row['split']}, {row['participation']:.0%} of {row['links']} boards a round, {row['rounds']} "
-                 f"rounds, {row['seeds']} seeds; backbone: {row['backbone']}; target {row['target']:.4f}")  # fmt: skip
-        shown = ("scheme", "accuracy", "accuracy_sd", "up_bytes", "down_bytes", "total_bytes", "bytes_to_target", "ratio_to_fp32")
+        title = (
+            f"{row['task']}, {row['split']}, {row['participation']:.0%} of {row['links']} boards a round, {row['rounds']} "
+            f"rounds, {row['seeds']} seeds; backbone: {row['backbone']}; target {row['target']:.4f}"
+        )
+        shown = (
+            "scheme",
+            "accuracy",
+            "accuracy_sd",
+            "up_bytes",
+            "down_bytes",
+            "total_bytes",
+            "bytes_to_target",
+            "ratio_to_fp32",
+        )
         parts.setdefault(title, []).append({k: row[k] for k in shown})
     return list(parts.items())
 
@@ -74,5 +93,10 @@ def _table(title: str | None, rows: list[dict]):
     for column, value in rows[0].items():
         table.add_column(column, justify="left" if isinstance(value, str) else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(f"{v:,.4g}" if isinstance(v, float) else f"{v:,}" if type(v) is int else str(v) for v in row.values()))
+        table.add_row(
+            *(
+                f"{v:,.4g}" if isinstance(v, float) else f"{v:,}" if type(v) is int else str(v)
+                for v in row.values()
+            )
+        )
     return table

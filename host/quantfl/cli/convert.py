@@ -8,15 +8,27 @@ import typer
 
 
 def command(
-    model: Path = typer.Argument(..., help=".keras, .h5 or SavedModel (extra [convert]), or a full int8 .tflite."),
+    model: Path = typer.Argument(
+        ..., help=".keras, .h5 or SavedModel (extra [convert]), or a full int8 .tflite."
+    ),
     out: Path = typer.Option(None, "-o", "--out", help="The package to write."),
-    calibrate: Path = typer.Option(None, "--calibrate", help=".npz (x) or .npy with real inputs, to quantise Keras models."),
+    calibrate: Path = typer.Option(
+        None, "--calibrate", help=".npz (x) or .npy with real inputs, to quantise Keras models."
+    ),
     cut: str = typer.Option(None, "--cut", help="Layer (name or operator number) at whose input to cut."),
-    cuts: bool = typer.Option(False, "--cuts", help="Only print what every possible cut costs; nothing is written."),
-    train: str = typer.Option("all", "--train", help="all, scales (a scale and a bias per channel) or scales+head."),
-    recompute: bool = typer.Option(False, "--recompute", help="Boards cache inputs and compute features anew at every visit."),
+    cuts: bool = typer.Option(
+        False, "--cuts", help="Only print what every possible cut costs; nothing is written."
+    ),
+    train: str = typer.Option(
+        "all", "--train", help="all, scales (a scale and a bias per channel) or scales+head."
+    ),
+    recompute: bool = typer.Option(
+        False, "--recompute", help="Boards cache inputs and compute features anew at every visit."
+    ),
     name: str = typer.Option(None, "--name", help="Name kept in the package; default: the file's."),
-    labels: str = typer.Option(None, "--labels", help="Class names kept in the package, separated by commas."),
+    labels: str = typer.Option(
+        None, "--labels", help="Class names kept in the package, separated by commas."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print what was made as JSON."),
 ) -> int:
     """Cut MODEL at the input of its last layers (dense ones by default) and write one ordinary .tflite with our metadata.
@@ -34,8 +46,15 @@ def command(
         return _costs(cut_costs(model, calibrate=calibrate, train=train, recompute=recompute), train, as_json)
     if out is None:
         raise UsageError("give -o FILE for the package, or --cuts to see what is possible")
-    done = convert(model, calibrate=calibrate, cut=cut, name=name, labels=tuple(labels.split(",")) if labels else (), train=train,
-                   recompute=recompute)  # fmt: skip
+    done = convert(
+        model,
+        calibrate=calibrate,
+        cut=cut,
+        name=name,
+        labels=tuple(labels.split(",")) if labels else (),
+        train=train,
+        recompute=recompute,
+    )
     _write(out, done.package, write_atomic)
     firmwares = built()  # as the linker has made them, where they are built here
     if as_json:
@@ -50,9 +69,15 @@ def command(
     c.print(f"{out}: {len(done.package):,} bytes, sha256 {done.sha256[:16]}…", highlight=False)
     c.print(
         f"cut at layer {done.cut.layer}: head {done.cut.text}, {done.cut.params:,} parameters; "
-        f"activations {done.arena_size:,} bytes", highlight=False, soft_wrap=True,
-    )  # fmt: skip
-    c.print(f"firmware with its operators and layers only: {build_flags(done.package)}", highlight=False, soft_wrap=True)
+        f"activations {done.arena_size:,} bytes",
+        highlight=False,
+        soft_wrap=True,
+    )
+    c.print(
+        f"firmware with its operators and layers only: {build_flags(done.package)}",
+        highlight=False,
+        soft_wrap=True,
+    )
     if len(done.cuts) > 1:
         listed = Table(title="possible cuts (--cuts says what each costs)")
         for column in ("operator", "layer", "head", "parameters"):
@@ -61,19 +86,39 @@ def command(
             listed.add_row(str(cut_.op), cut_.layer, cut_.text, f"{cut_.params:,}")
         c.print(listed)
     table = Table(title="boards, with 100 samples cached (bytes)")
-    for column in ("board", "core", "RAM needed", "RAM", "package", "flash slot", "samples at most", "fits", "firmware"):
+    for column in (
+        "board",
+        "core",
+        "RAM needed",
+        "RAM",
+        "package",
+        "flash slot",
+        "samples at most",
+        "fits",
+        "firmware",
+    ):
         table.add_column(column, justify="left" if column in ("board", "core", "fits") else "right")
     for row in done.fits:
         table.add_row(
-            row.board, row.core, f"{row.ram_needed:,}", f"{row.ram:,}", f"{row.flash_needed:,}", f"{row.flash:,}",
-            f"{row.max_samples:,}", "[green]yes[/]" if row.fits else "[red]no[/]",
+            row.board,
+            row.core,
+            f"{row.ram_needed:,}",
+            f"{row.ram:,}",
+            f"{row.flash_needed:,}",
+            f"{row.flash:,}",
+            f"{row.max_samples:,}",
+            "[green]yes[/]" if row.fits else "[red]no[/]",
             f"{firmwares[row.board]:,}" if row.board in firmwares else "",
-        )  # fmt: skip
+        )
     c.print(table)
     for row in done.fits:
         if row.lacks:
             c.print(f"{row.board} {row.lacks}", highlight=False, soft_wrap=True)
-    c.print("RAM and flash slot of boards that are not emulated are design values (docs/BOARDS.md)", highlight=False, soft_wrap=True)
+    c.print(
+        "RAM and flash slot of boards that are not emulated are design values (docs/BOARDS.md)",
+        highlight=False,
+        soft_wrap=True,
+    )
     return 0
 
 
@@ -86,12 +131,20 @@ def _costs(rows: list, train: str, as_json: bool) -> int:
     from quantfl.package.fit import SAMPLES
 
     if as_json:
-        print_json([asdict(r) | {"cut": r.cut.op, "layer": r.cut.layer, "head": r.cut.text, "params": r.cut.params} for r in rows])
+        print_json(
+            [
+                asdict(r)
+                | {"cut": r.cut.op, "layer": r.cut.layer, "head": r.cut.text, "params": r.cut.params}
+                for r in rows
+            ]
+        )
         return 0
     c = console()
     for r in rows:
         c.print(f"operator {r.cut.op}: {r.cut.text} ({r.cut.layer})", highlight=False, soft_wrap=True)
-    table = Table(title=f"bytes; RAM with {SAMPLES} samples cached (qemu_m4); about so many instructions per sample (Cortex-M4F)")
+    table = Table(
+        title=f"bytes; RAM with {SAMPLES} samples cached (qemu_m4); about so many instructions per sample (Cortex-M4F)"
+    )
     for column in ("op", "params", "RAM", "sample", "package", "f32/round", "BU(64)", "insns"):
         table.add_column(column, justify="right")
     for r in rows:

@@ -9,8 +9,12 @@ import typer
 
 
 def command(
-    board: str = typer.Option(None, "--board", help="Kind of emulated board (docs/BOARDS.md); default: the best that can be booted."),
-    out: Path = typer.Option(Path("demo"), "--out", help="Folder for everything that is written; emptied first."),
+    board: str = typer.Option(
+        None, "--board", help="Kind of emulated board (docs/BOARDS.md); default: the best that can be booted."
+    ),
+    out: Path = typer.Option(
+        Path("demo"), "--out", help="Folder for everything that is written; emptied first."
+    ),
     rounds: int = typer.Option(None, min=1, help="Rounds; default: those of models/digits/demo.toml."),
     as_json: bool = typer.Option(False, "--json", help="Print the summary as JSON."),
 ) -> int:
@@ -30,7 +34,10 @@ def command(
         raise UsageError(f"--board {board}: known are {', '.join(KINDS)}")
     say = stderr_console() if as_json else console()
     kind = board or best_kind()
-    what = {"native": "native processes running the same C", "inproc": "boards inside this process running the same C"}.get(kind)
+    what = {
+        "native": "native processes running the same C",
+        "inproc": "boards inside this process running the same C",
+    }.get(kind)
     if what is None:
         what = f"emulated {MACHINES[kind].core} boards (QEMU, the firmware PlatformIO built)"
     say.print(f"boards: {what}", highlight=False)

@@ -11,13 +11,25 @@ import typer
 
 
 def command(
-    urls: list[str] = typer.Argument(None, help="Ports: /dev/tty…, COM3, socket://host:port, rfc2217://host:port, ble://NAME."),
+    urls: list[str] = typer.Argument(
+        None, help="Ports: /dev/tty…, COM3, socket://host:port, rfc2217://host:port, ble://NAME."
+    ),
     baud: int = typer.Option(921_600, min=300, help="Bits per second on a serial port."),
-    timeout: float = typer.Option(5.0, min=0.1, help="Seconds to wait for each board; at most 3 of them to scan."),
-    ble: bool = typer.Option(True, "--ble/--no-ble", help="Without URLS: also look for BLE boards, where there is Bluetooth."),
-    ask: bool = typer.Option(True, "--ask/--no-ask", help="Without URLS: ask at USB serial ports who is there."),
-    keys: Path = typer.Option(None, "--keys", envvar="QUANTFL_KEYS", help="Key file: talk to boards that hold its keys only."),
-    trace: Path = typer.Option(None, "--trace", help="Write every frame to this file (quantfl trace, Wireshark)."),
+    timeout: float = typer.Option(
+        5.0, min=0.1, help="Seconds to wait for each board; at most 3 of them to scan."
+    ),
+    ble: bool = typer.Option(
+        True, "--ble/--no-ble", help="Without URLS: also look for BLE boards, where there is Bluetooth."
+    ),
+    ask: bool = typer.Option(
+        True, "--ask/--no-ask", help="Without URLS: ask at USB serial ports who is there."
+    ),
+    keys: Path = typer.Option(
+        None, "--keys", envvar="QUANTFL_KEYS", help="Key file: talk to boards that hold its keys only."
+    ),
+    trace: Path = typer.Option(
+        None, "--trace", help="Write every frame to this file (quantfl trace, Wireshark)."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print a JSON list."),
 ) -> int:
     """Show boards: firmware, protocol, memory, model and head, samples. Without URLS: this machine's serial ports, with the
@@ -41,7 +53,13 @@ def command(
     else:
         for row in rows:
             for line in _lines(row):
-                console().print(line, style="red" if "error" in row else None, highlight=False, markup=False, soft_wrap=True)
+                console().print(
+                    line,
+                    style="red" if "error" in row else None,
+                    highlight=False,
+                    markup=False,
+                    soft_wrap=True,
+                )
     return code
 
 
@@ -53,7 +71,11 @@ def _lines(row: dict) -> list[str]:
     who = [row["url"], *_radio(row), row["board"], row["uid"], firmware, row["state"]]
     holds = [f"RAM {row['ram'] // 1024} KiB", f"flash {row['flash'] // 1024} KiB"]
     if row["package"]:
-        holds += [f"package {row['package'][:12]}", f"head {row['head']:08x}", f"samples {row['samples']} of {row['capacity']}"]
+        holds += [
+            f"package {row['package'][:12]}",
+            f"head {row['head']:08x}",
+            f"samples {row['samples']} of {row['capacity']}",
+        ]
     else:
         holds.append("no package")
     return ["  ".join(who), "    " + ", ".join([*holds, *_battery(row)])]
@@ -82,7 +104,10 @@ async def _ask(urls: list[str], baud: int, timeout: float, keys=None) -> list[di
             describe = getattr(device.session.transport, "describe", None)
             return row | (await describe() if describe is not None else {})
         except (LinkError, DeviceError) as error:
-            return row | {"error": str(error), "exit_code": error.exit_code if isinstance(error, SecurityError) else 5}
+            return row | {
+                "error": str(error),
+                "exit_code": error.exit_code if isinstance(error, SecurityError) else 5,
+            }
         finally:
             await device.close()
 
@@ -96,7 +121,9 @@ def _list(baud: int, timeout: float, ble: bool, ask: bool, as_json: bool, keys) 
     from quantfl.link import ports
 
     found = {p.url: {k: v for k, v in plain(p).items() if v} for p in ports.serial_ports()}
-    found |= {url: {"url": url, "description": "from QUANTFL_PORTS"} for url in ports.listed() if url not in found}
+    found |= {
+        url: {"url": url, "description": "from QUANTFL_PORTS"} for url in ports.listed() if url not in found
+    }
     if ask:
         for row in asyncio.run(_ask(ports.candidates(), baud, timeout, keys)):
             row.pop("exit_code", None)
@@ -110,14 +137,25 @@ def _list(baud: int, timeout: float, ble: bool, ask: bool, as_json: bool, keys) 
     for row in found.values():
         what = [row.get("description", ""), row.get("usb", ""), row.get("guess", "")]
         if "uid" in row:
-            what = [row["board"], row["uid"], f"firmware {row['firmware']}", row["state"], *_battery(row), *what[1:]]
+            what = [
+                row["board"],
+                row["uid"],
+                f"firmware {row['firmware']}",
+                row["state"],
+                *_battery(row),
+                *what[1:],
+            ]
         elif "error" in row:
             what.append("no quantfl board answers")
-        console().print("  ".join([row["url"], *filter(None, what)]), highlight=False, markup=False, soft_wrap=True)
+        console().print(
+            "  ".join([row["url"], *filter(None, what)]), highlight=False, markup=False, soft_wrap=True
+        )
     if not found:
         console().print("no serial ports on this machine; name a port, or boot boards with `quantfl emulate`")
     for row in boards:
-        what = row["error"] if "error" in row else f"{row['board']}  firmware {row['firmware']}  {row['state']}"
+        what = (
+            row["error"] if "error" in row else f"{row['board']}  firmware {row['firmware']}  {row['state']}"
+        )
         text = "  ".join([row["url"], *_radio(row), what, *_battery(row)])
         console().print(text, highlight=False, markup=False, soft_wrap=True)
     return 0

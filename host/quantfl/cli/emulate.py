@@ -10,16 +10,26 @@ import typer
 
 
 def command(
-    board: str = typer.Option("native", "--board", help="native, qemu_m4, or another emulated core: docs/BOARDS.md."),
+    board: str = typer.Option(
+        "native", "--board", help="native, qemu_m4, or another emulated core: docs/BOARDS.md."
+    ),
     count: int = typer.Option(1, "-n", "--count", min=1, max=64, help="How many boards."),
     seed: int = typer.Option(1, min=0, help="Decides the boards' unique ids and the split."),
-    package: Path = typer.Option(None, "--package", help="With --data: the package whose input the samples are for."),
+    package: Path = typer.Option(
+        None, "--package", help="With --data: the package whose input the samples are for."
+    ),
     data: str = typer.Option(None, "--data", help="Feed this data set to the boards as their sensors would."),
     data_path: Path = typer.Option(None, "--data-path", help="Where the data set lies."),
     split: str = typer.Option("dirichlet:0.3", "--split", help="iid, dirichlet:ALPHA or by-writer."),
-    ble: bool = typer.Option(False, "--ble", help="Put them on a virtual BLE adapter that bleak finds by DBUS_SYSTEM_BUS_ADDRESS."),
-    chaos: str = typer.Option(None, "--chaos", help="With --ble: faults of values in the air (docs/CHAOS.md)."),
-    battery: int = typer.Option(None, "--battery", min=0, max=100, help="Per cent of charge that native boards tell."),
+    ble: bool = typer.Option(
+        False, "--ble", help="Put them on a virtual BLE adapter that bleak finds by DBUS_SYSTEM_BUS_ADDRESS."
+    ),
+    chaos: str = typer.Option(
+        None, "--chaos", help="With --ble: faults of values in the air (docs/CHAOS.md)."
+    ),
+    battery: int = typer.Option(
+        None, "--battery", min=0, max=100, help="Per cent of charge that native boards tell."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print the list of boards as one JSON line."),
 ) -> int:
     """Boot boards, print their ports, and keep them running until Ctrl-C or until this process ends."""
@@ -32,7 +42,9 @@ def command(
     if battery is not None and board != "native":
         raise UsageError(f"--battery: {board} boards have no battery; --board native has")
     if chaos is not None and not ble:
-        raise UsageError("--chaos needs --ble: here faults are those of a radio; `quantfl run --chaos` is for any link")
+        raise UsageError(
+            "--chaos needs --ble: here faults are those of a radio; `quantfl run --chaos` is for any link"
+        )
     shards = None
     if data is not None:
         if package is None:
@@ -64,7 +76,11 @@ def _adapter(boards, chaos: str | None):
     from quantfl.emulate.ble import BleAdapter, BleBoard
 
     return BleAdapter(
-        [BleBoard(b.name, int(b.url.rsplit(":", 1)[1]), "radio" if b.kind == "native" else "uart") for b in boards], chaos=chaos
+        [
+            BleBoard(b.name, int(b.url.rsplit(":", 1)[1]), "radio" if b.kind == "native" else "uart")
+            for b in boards
+        ],
+        chaos=chaos,
     )
 
 
@@ -88,9 +104,11 @@ def _shards(package: Path, data: str, path: Path | None, split: str, count: int,
     from quantfl.fleet.prepare import load_package, shards
 
     config = RunConfig(
-        model=ModelTable(path=str(package)), fleet=FleetTable(emulate="native", boards=count), run=RunTable(seed=seed),
+        model=ModelTable(path=str(package)),
+        fleet=FleetTable(emulate="native", boards=count),
+        run=RunTable(seed=seed),
         data=DataTable(name=data, path=str(path.resolve()) if path else None, split=split),
-    )  # fmt: skip
+    )
     return shards(config, load_package(package), Path.cwd()).clients
 
 

@@ -23,8 +23,12 @@ def command(
         print_json(result)
         return 0
     for key, value in result.items():
-        console().print(f"{key.replace('_', ' ')}: {value:.4f}" if isinstance(value, float) else
-                        f"{key.replace('_', ' ')}: {value}", highlight=False)  # fmt: skip
+        console().print(
+            f"{key.replace('_', ' ')}: {value:.4f}"
+            if isinstance(value, float)
+            else f"{key.replace('_', ' ')}: {value}",
+            highlight=False,
+        )
     return 0
 
 

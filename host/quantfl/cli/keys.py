@@ -7,7 +7,9 @@ from pathlib import Path
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Keys of boards, and of the owner who signs packages.")
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Keys of boards, and of the owner who signs packages."
+)
 FILE = typer.Option(Path("keys.toml"), "--file", "-f", envvar="QUANTFL_KEYS", help="The key file.")
 URLS = typer.Argument(..., help="Ports of the boards.")
 BAUD = typer.Option(921_600, min=300, help="Bits per second on a serial port.")
@@ -34,10 +36,14 @@ def list_(file: Path = FILE, as_json: bool = JSON) -> int:
 
     ring = KeyRing.load(file)
     rows = [
-        {"uid": b.uid, "name": b.name, "fingerprint": b.fingerprint,
-         "state": "changing" if b.next else "given" if b.provisioned else "not confirmed"}
+        {
+            "uid": b.uid,
+            "name": b.name,
+            "fingerprint": b.fingerprint,
+            "state": "changing" if b.next else "given" if b.provisioned else "not confirmed",
+        }
         for b in ring.boards.values()
-    ]  # fmt: skip
+    ]
     owner = {"public": ring.owner.hex() if ring.owner else None, "can_sign": ring.can_sign}
     if as_json:
         print_json({"file": str(file), "owner": owner, "boards": rows})
@@ -51,31 +57,45 @@ def list_(file: Path = FILE, as_json: bool = JSON) -> int:
         table.add_row(*row.values())
     console().print(table)
     sign = "signs packages" if ring.can_sign else "checks packages only"
-    console().print(f"owner {owner['public'][:16] if owner['public'] else 'none'}: this file {sign}", highlight=False)
+    console().print(
+        f"owner {owner['public'][:16] if owner['public'] else 'none'}: this file {sign}", highlight=False
+    )
     return 0
 
 
 @app.command()
 def provision(
-    urls: list[str] = URLS, file: Path = FILE, any_package: bool = ANY, baud: int = BAUD, timeout: float = TIMEOUT,
+    urls: list[str] = URLS,
+    file: Path = FILE,
+    any_package: bool = ANY,
+    baud: int = BAUD,
+    timeout: float = TIMEOUT,
     as_json: bool = JSON,
-) -> int:  # fmt: skip
+) -> int:
     """Give boards without keys their first ones, over a plain link: use a cable that nobody listens on."""
     return _each(urls, file, baud, as_json, "provision", owner=not any_package, timeout=timeout)
 
 
 @app.command()
 def rotate(
-    urls: list[str] = URLS, file: Path = FILE, any_package: bool = ANY, baud: int = BAUD, timeout: float = TIMEOUT,
+    urls: list[str] = URLS,
+    file: Path = FILE,
+    any_package: bool = ANY,
+    baud: int = BAUD,
+    timeout: float = TIMEOUT,
     as_json: bool = JSON,
-) -> int:  # fmt: skip
+) -> int:
     """Give boards new keys, over links with the old ones. Broken off, it goes on when called again."""
     return _each(urls, file, baud, as_json, "rotate", owner=not any_package, timeout=timeout)
 
 
 @app.command()
 def remove(
-    urls: list[str] = URLS, file: Path = FILE, baud: int = BAUD, timeout: float = TIMEOUT, as_json: bool = JSON
+    urls: list[str] = URLS,
+    file: Path = FILE,
+    baud: int = BAUD,
+    timeout: float = TIMEOUT,
+    as_json: bool = JSON,
 ) -> int:
     """Take boards' keys away, and out of the file: they talk to anybody then."""
     return _each(urls, file, baud, as_json, "remove", timeout=timeout)
@@ -94,7 +114,11 @@ def _each(urls: list[str], file: Path, baud: int, as_json: bool, what: str, **op
         device = Device(url, baud=baud, keys=ring)
         try:
             uid = await getattr(actions, what)(device, **options)
-            return {"url": url, "uid": uid, "fingerprint": ring.boards[uid].fingerprint if uid in ring.boards else None}
+            return {
+                "url": url,
+                "uid": uid,
+                "fingerprint": ring.boards[uid].fingerprint if uid in ring.boards else None,
+            }
         except QuantflError as error:
             return {"url": url, "error": str(error), "exit_code": error.exit_code}
         finally:

@@ -19,10 +19,16 @@ class By(StrEnum):
 
 def command(
     run: Path = typer.Argument(..., help="Folder of a run, finished or not."),
-    by: By = typer.Option(None, "--by", help="One table only; all: one row per link, round, direction and kind."),
+    by: By = typer.Option(
+        None, "--by", help="One table only; all: one row per link, round, direction and kind."
+    ),
     rounds_only: bool = typer.Option(False, "--rounds-only", help="Leave the set-up out (round 0)."),
-    radio: str = typer.Option(None, "--radio", help="Energy as if all links were of this radio (docs/LEDGER.md)."),
-    nj_per_bit: float = typer.Option(None, "--nj-per-bit", min=0.0, help="Energy per bit in nJ: a figure of your own."),
+    radio: str = typer.Option(
+        None, "--radio", help="Energy as if all links were of this radio (docs/LEDGER.md)."
+    ),
+    nj_per_bit: float = typer.Option(
+        None, "--nj-per-bit", min=0.0, help="Energy per bit in nJ: a figure of your own."
+    ),
     as_csv: bool = typer.Option(False, "--csv", help="Every row as CSV."),
     as_json: bool = typer.Option(False, "--json", help="Tables, energy and notes as JSON."),
 ) -> int:
@@ -44,19 +50,29 @@ def command(
     first = int(rounds_only)
     if as_csv:
         found = rows(ledger, first=first)
-        writer = csv.DictWriter(sys.stdout, list(found[0]) if found else ["round", "link", "direction", "kind"])
+        writer = csv.DictWriter(
+            sys.stdout, list(found[0]) if found else ["round", "link", "direction", "kind"]
+        )
         writer.writeheader()
         writer.writerows(found)
         return 0
     energy = energies(ledger, radio=radio, nj_per_bit=nj_per_bit, first=first)
     if as_json:
-        print_json({
-            **{f"by_{b}": table(ledger, b, first=first) for b in ("link", "round", "kind")},
-            "rows": rows(ledger, first=first), "energy": energy, "samples_fed": ledger.samples,
-            "carried": [k._asdict() | v._asdict() for k, v in sorted(ledger.carried.items()) if k.round >= first],
-            "notes": [n._asdict() for n in ledger.notes], "total": {w: asdict(t) for w, t in
-                                                                     zip(("up", "down"), ledger.total(first=first), strict=True)},
-        })  # fmt: skip
+        print_json(
+            {
+                **{f"by_{b}": table(ledger, b, first=first) for b in ("link", "round", "kind")},
+                "rows": rows(ledger, first=first),
+                "energy": energy,
+                "samples_fed": ledger.samples,
+                "carried": [
+                    k._asdict() | v._asdict() for k, v in sorted(ledger.carried.items()) if k.round >= first
+                ],
+                "notes": [n._asdict() for n in ledger.notes],
+                "total": {
+                    w: asdict(t) for w, t in zip(("up", "down"), ledger.total(first=first), strict=True)
+                },
+            }
+        )
         return 0
     c = console()
     for which in ("link", "round", "kind") if by is None else (by.value,):

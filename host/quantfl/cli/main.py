@@ -9,7 +9,22 @@ import warnings
 import typer
 
 from quantfl import __version__
-from quantfl.cli import bench, convert, demo, devices, emulate, evaluate, export, keys, ledger, push, report, run, torture, trace
+from quantfl.cli import (
+    bench,
+    convert,
+    demo,
+    devices,
+    emulate,
+    evaluate,
+    export,
+    keys,
+    ledger,
+    push,
+    report,
+    run,
+    torture,
+    trace,
+)
 from quantfl.errors import QuantflError
 
 try:  # newer typer carries its own click
@@ -25,7 +40,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _verb in (convert, emulate, devices, push, run, evaluate, export, report, ledger, trace, torture, bench, demo):
+for _verb in (
+    convert,
+    emulate,
+    devices,
+    push,
+    run,
+    evaluate,
+    export,
+    report,
+    ledger,
+    trace,
+    torture,
+    bench,
+    demo,
+):
     app.command(_verb.__name__.rsplit(".", 1)[-1])(_verb.command)
 
 app.add_typer(keys.app, name="keys")
@@ -41,13 +70,17 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
 ) -> None:
     """Federated learning that fits a microcontroller."""
 
 
 def _complain(message: str) -> None:
-    red, plain = ("\033[31m", "\033[0m") if sys.stderr.isatty() and not os.environ.get("NO_COLOR") else ("", "")
+    red, plain = (
+        ("\033[31m", "\033[0m") if sys.stderr.isatty() and not os.environ.get("NO_COLOR") else ("", "")
+    )
     print(f"{red}quantfl: {' '.join(message.split())}{plain}", file=sys.stderr)
 
 
@@ -60,7 +93,9 @@ def _warn_in_red(show):
             return
         from quantfl.cli.output import stderr_console
 
-        stderr_console().print(f"quantfl: {message}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+        stderr_console().print(
+            f"quantfl: {message}", style="bold red", highlight=False, markup=False, soft_wrap=True
+        )
 
     return warn
 

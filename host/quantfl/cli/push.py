@@ -14,8 +14,12 @@ def command(
     urls: list[str] = typer.Argument(..., help="Ports of the boards."),
     baud: int = typer.Option(921_600, min=300, help="Bits per second on a serial port."),
     timeout: float = typer.Option(120.0, min=1, help="Seconds for each board."),
-    keys: Path = typer.Option(None, "--keys", envvar="QUANTFL_KEYS", help="Key file: talk to boards that hold its keys only."),
-    trace: Path = typer.Option(None, "--trace", help="Write every frame to this file (quantfl trace, Wireshark)."),
+    keys: Path = typer.Option(
+        None, "--keys", envvar="QUANTFL_KEYS", help="Key file: talk to boards that hold its keys only."
+    ),
+    trace: Path = typer.Option(
+        None, "--trace", help="Write every frame to this file (quantfl trace, Wireshark)."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print a JSON list."),
 ) -> int:
     """Send PACKAGE to boards; a push that broke off goes on where it stopped. Exit code: that of the first failure."""
@@ -37,11 +41,22 @@ def command(
     else:
         for row in rows:
             if "error" in row:
-                console().print(f"{row['url']}  {row['error']}", style="red", highlight=False, markup=False, soft_wrap=True)
+                console().print(
+                    f"{row['url']}  {row['error']}",
+                    style="red",
+                    highlight=False,
+                    markup=False,
+                    soft_wrap=True,
+                )
             else:
                 moved = f"{row['up_bytes'] + row['down_bytes']:,} bytes on the wire"
                 text = f"pushed, {moved}" if row["moved"] else "had it already"
-                console().print(f"{row['url']}  {row['package'][:12]}  {text}", highlight=False, markup=False, soft_wrap=True)
+                console().print(
+                    f"{row['url']}  {row['package'][:12]}  {text}",
+                    highlight=False,
+                    markup=False,
+                    soft_wrap=True,
+                )
     return code
 
 
@@ -56,7 +71,9 @@ def _check_order(package: str, urls: list[str]) -> None:
         rest = " ".join([files[0] if files else "PACKAGE", package, *others])
         raise UsageError(f"{package} is a port, and the package comes first: quantfl push {rest}")
     if files:
-        raise UsageError(f"{files[0]} is a file, not a port; push sends one package: quantfl push PACKAGE URL…")
+        raise UsageError(
+            f"{files[0]} is a file, not a port; push sends one package: quantfl push PACKAGE URL…"
+        )
 
 
 async def _push(data: bytes, urls: list[str], baud: int, timeout: float, keys) -> list[dict]:
@@ -72,7 +89,13 @@ async def _push(data: bytes, urls: list[str], baud: int, timeout: float, keys) -
             await device.hello()
             moved = await device.push(data, timeout=timeout)
             c = device.counters()
-            return {"url": url, "package": sha, "moved": moved, "up_bytes": c.rx_bytes, "down_bytes": c.tx_bytes}
+            return {
+                "url": url,
+                "package": sha,
+                "moved": moved,
+                "up_bytes": c.rx_bytes,
+                "down_bytes": c.tx_bytes,
+            }
         except QuantflError as error:
             return {"url": url, "error": str(error), "exit_code": error.exit_code}
         finally:

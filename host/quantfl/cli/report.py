@@ -27,11 +27,19 @@ def command(
     else:
         scored = [r for r in state.history if "accuracy" in r]
         summary = {
-            "name": state.config["run"]["name"], "boards_used": f"{len(state.ledger.per_board())} boards",
-            "rounds": state.round, "accuracy_before": scored[0]["accuracy"], "accuracy": scored[-1]["accuracy"],
-            "test_samples": scored[-1]["test_samples"], "ledger": ledger_summary(state.ledger), "books_differ": {},
-            "fp32": None, "late": late_answers(state.history), "files": {"history": str(folder.history)}, "unfinished": True,
-        }  # fmt: skip
+            "name": state.config["run"]["name"],
+            "boards_used": f"{len(state.ledger.per_board())} boards",
+            "rounds": state.round,
+            "accuracy_before": scored[0]["accuracy"],
+            "accuracy": scored[-1]["accuracy"],
+            "test_samples": scored[-1]["test_samples"],
+            "ledger": ledger_summary(state.ledger),
+            "books_differ": {},
+            "fp32": None,
+            "late": late_answers(state.history),
+            "files": {"history": str(folder.history)},
+            "unfinished": True,
+        }
     if as_json:
         print_json(summary | {"history": state.history})
         return 0
@@ -46,8 +54,14 @@ def command(
     if rounds:
         for r in state.history:
             accuracy = f"accuracy {r['accuracy']:.4f}  loss {r['loss']:.4f}" if "accuracy" in r else ""
-            failed = "  failed: " + "; ".join(f"{n}: {w}" for n, w in r["failed"].items()) if r.get("failed") else ""
-            c.print(f"round {r['round']:>3}  {accuracy}  up {kib(r['up_bytes'])}  down {kib(r['down_bytes'])}{failed}",
-                    highlight=False)  # fmt: skip
+            failed = (
+                "  failed: " + "; ".join(f"{n}: {w}" for n, w in r["failed"].items())
+                if r.get("failed")
+                else ""
+            )
+            c.print(
+                f"round {r['round']:>3}  {accuracy}  up {kib(r['up_bytes'])}  down {kib(r['down_bytes'])}{failed}",
+                highlight=False,
+            )
     print_summary(summary, c)
     return 0

@@ -9,13 +9,21 @@ import typer
 
 
 def command(
-    description: Path = typer.Argument(..., help="FLEET.toml: fleet, data, rounds, hyper-parameters (docs/FLEET.md)."),
+    description: Path = typer.Argument(
+        ..., help="FLEET.toml: fleet, data, rounds, hyper-parameters (docs/FLEET.md)."
+    ),
     out: Path = typer.Option(None, "--out", help="Folder of the run; default: run.out or runs/NAME."),
     resume: bool = typer.Option(False, "--resume", help="Go on from the last checkpoint in the folder."),
-    compare: bool = typer.Option(False, "--compare", help="Repeat the rounds over plain float32 in-process, for the bytes."),
+    compare: bool = typer.Option(
+        False, "--compare", help="Repeat the rounds over plain float32 in-process, for the bytes."
+    ),
     board: str = typer.Option(None, "--board", help="Emulated boards of this kind (docs/BOARDS.md)."),
-    chaos: str = typer.Option(None, "--chaos", help="Faults, e.g. 'flip=1e-5,drop=0.01; board-03: lie=nan' (docs/CHAOS.md)."),
-    trace: Path = typer.Option(None, "--trace", help="Write every frame to this file (quantfl trace, Wireshark)."),
+    chaos: str = typer.Option(
+        None, "--chaos", help="Faults, e.g. 'flip=1e-5,drop=0.01; board-03: lie=nan' (docs/CHAOS.md)."
+    ),
+    trace: Path = typer.Option(
+        None, "--trace", help="Write every frame to this file (quantfl trace, Wireshark)."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print the summary as JSON; progress goes to stderr."),
 ) -> int:
     """Run the rounds of DESCRIPTION. Ctrl-C ends the run cleanly with everything so far kept (exit code 130)."""
@@ -25,11 +33,28 @@ def command(
     conf = config.load(description)
     folder = out or api.default_folder(conf, description.parent)
     with tracing(trace):
-        return execute(conf, description, folder, resume=resume, compare=compare, board=board, as_json=as_json, chaos=chaos)
+        return execute(
+            conf,
+            description,
+            folder,
+            resume=resume,
+            compare=compare,
+            board=board,
+            as_json=as_json,
+            chaos=chaos,
+        )
 
 
 def execute(
-    conf, description: Path, folder: Path, *, resume: bool, compare: bool, board: str | None, as_json: bool, chaos: str | None = None
+    conf,
+    description: Path,
+    folder: Path,
+    *,
+    resume: bool,
+    compare: bool,
+    board: str | None,
+    as_json: bool,
+    chaos: str | None = None,
 ) -> int:
     """Run a loaded description with a live table and print its summary; shared with `quantfl demo`."""
     from quantfl.cli.output import console, print_json, stderr_console
@@ -46,9 +71,18 @@ def execute(
     text = description.read_text(encoding="utf-8")
     with LiveTable(stderr_console() if as_json else console(), title=conf.run.name) as live:
         outcome = asyncio.run(
-            api.run(conf, base=description.parent, folder=folder, resume=resume, compare=compare, progress=live,
-                    kind=board, text=text, chaos=spec)
-        )  # fmt: skip
+            api.run(
+                conf,
+                base=description.parent,
+                folder=folder,
+                resume=resume,
+                compare=compare,
+                progress=live,
+                kind=board,
+                text=text,
+                chaos=spec,
+            )
+        )
     if as_json:
         print_json(outcome.summary)
     else:

@@ -10,12 +10,24 @@ import typer
 def command(
     seed: int = typer.Option(0, "--seed", min=0, help="First schedule of faults."),
     count: int = typer.Option(100, "--count", "-n", min=1, help="How many."),
-    board: str = typer.Option("inproc", "--board", help="inproc (virtual time), or emulated boards of another kind."),
-    ble: bool = typer.Option(False, "--ble", help="native boards over a virtual BLE adapter, with faults in the air besides."),
-    boards: int = typer.Option(None, "--boards", min=1, help="Boards per fleet; default 4, others than inproc 2."),
-    rounds: int = typer.Option(None, "--rounds", min=1, help="Rounds per run; default 4, others than inproc 3."),
-    jobs: int = typer.Option(None, "--jobs", "-j", min=1, help="Schedules at once; default 1, others than inproc 8."),
-    chaos: str = typer.Option(None, "--chaos", help="These faults instead of those drawn from the seed (docs/CHAOS.md)."),
+    board: str = typer.Option(
+        "inproc", "--board", help="inproc (virtual time), or emulated boards of another kind."
+    ),
+    ble: bool = typer.Option(
+        False, "--ble", help="native boards over a virtual BLE adapter, with faults in the air besides."
+    ),
+    boards: int = typer.Option(
+        None, "--boards", min=1, help="Boards per fleet; default 4, others than inproc 2."
+    ),
+    rounds: int = typer.Option(
+        None, "--rounds", min=1, help="Rounds per run; default 4, others than inproc 3."
+    ),
+    jobs: int = typer.Option(
+        None, "--jobs", "-j", min=1, help="Schedules at once; default 1, others than inproc 8."
+    ),
+    chaos: str = typer.Option(
+        None, "--chaos", help="These faults instead of those drawn from the seed (docs/CHAOS.md)."
+    ),
     model: Path = typer.Option(None, "--model", help="Package to train; default: the demo's."),
     as_json: bool = typer.Option(False, "--json", help="Print a JSON list, one entry per schedule."),
 ) -> int:
@@ -50,7 +62,9 @@ def command(
     real = board != "inproc"
     size = {"boards": boards or (2 if real else 4), "rounds": rounds or (3 if real else 4)}
     c, outcomes = console(), []
-    for outcome in run_schedules(seed, count, str(path), jobs=jobs or (8 if real else 1), kind=board, spec=chaos, ble=ble, **size):
+    for outcome in run_schedules(
+        seed, count, str(path), jobs=jobs or (8 if real else 1), kind=board, spec=chaos, ble=ble, **size
+    ):
         outcomes.append(outcome)
         if outcome.problems and not as_json:
             again = command_of(outcome.seed, board, ble=ble, **size)
@@ -70,6 +84,7 @@ def command(
             f"{count - failed} of {count} schedules held: {sum(o.delivered for o in outcomes):,} of "
             f"{sum(o.asked for o in outcomes):,} deltas delivered, {sum(o.refused for o in outcomes):,} refused, "
             f"{sum(o.notes for o in outcomes):,} differences of books explained; faults: {shown or 'none'}",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
+            highlight=False,
+            soft_wrap=True,
+        )
     return 1 if failed else 0

@@ -12,7 +12,9 @@ import typer
 def command(
     file: Path = typer.Argument(..., help="A trace written with --trace FILE."),
     link: str = typer.Option(None, "--link", help="Only links whose name contains this."),
-    kind: str = typer.Option(None, "--type", help="Only this type: DATA, ACK, SYN, SYNACK, RST, sealed or noise."),
+    kind: str = typer.Option(
+        None, "--type", help="Only this type: DATA, ACK, SYN, SYNACK, RST, sealed or noise."
+    ),
     limit: int = typer.Option(None, "--limit", min=1, help="At most so many frames."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object per line."),
 ) -> int:

@@ -54,9 +54,16 @@ class Codec:
             return lib.QFL_CODEC_DZ, 0, round(16 * self.step)
         if self.kind not in KINDS:
             raise ValueError(f"unknown codec {self.kind!r}: use one of {', '.join(KINDS)}")
-        options = ((self.per_tensor, lib.QFL_CODEC_PER_TENSOR), (self.means, lib.QFL_CODEC_MEANS),
-                   (self.coded, lib.QFL_CODEC_CODED))  # fmt: skip
-        return getattr(lib, f"QFL_CODEC_{self.kind.upper()}"), sum(bit for on, bit in options if on), self.levels
+        options = (
+            (self.per_tensor, lib.QFL_CODEC_PER_TENSOR),
+            (self.means, lib.QFL_CODEC_MEANS),
+            (self.coded, lib.QFL_CODEC_CODED),
+        )
+        return (
+            getattr(lib, f"QFL_CODEC_{self.kind.upper()}"),
+            sum(bit for on, bit in options if on),
+            self.levels,
+        )
 
     def _spec(self):
         spec = ffi.new("qfl_codec_spec *")
@@ -137,7 +144,12 @@ def dz_with_feedback(x: np.ndarray, columns: int, residual: np.ndarray, kept: fl
     means of rows of `columns` values (0: with them). What they lose is left in `residual`."""
     x = np.array(x, np.float32).reshape(-1)
     lib.qfl_codec_dz_with_feedback(
-        ffi.from_buffer("float[]", x), x.size, columns, ffi.from_buffer("int8_t[]", residual, require_writable=True), kept, code
+        ffi.from_buffer("float[]", x),
+        x.size,
+        columns,
+        ffi.from_buffer("int8_t[]", residual, require_writable=True),
+        kept,
+        code,
     )
     return x.view(np.int32)
 
@@ -166,7 +178,12 @@ def dz_read(data: bytes, tensors: Sequence[int], agreed: int = 0) -> tuple[np.nd
     s = np.zeros(sum(tensors), np.int32)
     form = ffi.new("qfl_codec_dz_form *")
     status = lib.qfl_codec_dz_read(
-        _layout(tensors, s.size), ffi.from_buffer("uint8_t[]", data), len(data), agreed, ffi.from_buffer("int32_t[]", s), form
+        _layout(tensors, s.size),
+        ffi.from_buffer("uint8_t[]", data),
+        len(data),
+        agreed,
+        ffi.from_buffer("int32_t[]", s),
+        form,
     )
     if status < 0:
         raise CodecError(f"malformed delta of {len(data)} bytes: {status_text(status)}", status)

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from quantfl.core import ffi, lib
 
-KEY, NONCE, TAG, SIGNATURE = lib.QFL_CRYPT_KEY, lib.QFL_CRYPT_NONCE, lib.QFL_CRYPT_TAG, lib.QFL_CRYPT_SIGNATURE
+KEY, NONCE, TAG, SIGNATURE = (
+    lib.QFL_CRYPT_KEY,
+    lib.QFL_CRYPT_NONCE,
+    lib.QFL_CRYPT_TAG,
+    lib.QFL_CRYPT_SIGNATURE,
+)
 
 
 def _sized(data: bytes, size: int, what: str):
@@ -23,7 +28,15 @@ def _buffer(data: bytes):
 def seal(key: bytes, nonce: bytes, ad: bytes, text: bytes) -> tuple[bytes, bytes]:
     """AEAD_CHACHA20_POLY1305 (RFC 8439): cipher text and its 16-byte tag."""
     buf, tag = _buffer(text), ffi.new("uint8_t[]", TAG)
-    lib.qfl_crypt_seal(_sized(key, KEY, "the key"), _sized(nonce, NONCE, "the nonce"), _buffer(ad), len(ad), buf, len(text), tag)
+    lib.qfl_crypt_seal(
+        _sized(key, KEY, "the key"),
+        _sized(nonce, NONCE, "the nonce"),
+        _buffer(ad),
+        len(ad),
+        buf,
+        len(text),
+        tag,
+    )
     return bytes(ffi.buffer(buf, len(text))), bytes(ffi.buffer(tag))
 
 
@@ -31,9 +44,14 @@ def unseal(key: bytes, nonce: bytes, ad: bytes, text: bytes, tag: bytes) -> byte
     """The plain text, or None when tag, cipher text or ad are not what was sealed."""
     buf = _buffer(text)
     status = lib.qfl_crypt_open(
-        _sized(key, KEY, "the key"), _sized(nonce, NONCE, "the nonce"), _buffer(ad), len(ad), buf, len(text),
+        _sized(key, KEY, "the key"),
+        _sized(nonce, NONCE, "the nonce"),
+        _buffer(ad),
+        len(ad),
+        buf,
+        len(text),
         _sized(tag, TAG, "the tag"),
-    )  # fmt: skip
+    )
     return None if status < 0 else bytes(ffi.buffer(buf, len(text)))
 
 
@@ -60,7 +78,9 @@ def public(secret: bytes) -> bytes:
 def sign(secret: bytes, label: str, message: bytes) -> bytes:
     """EdDSA (edwards25519, BLAKE2b) over label, zero byte and message (at most 64 bytes)."""
     out = ffi.new("uint8_t[]", SIGNATURE)
-    status = lib.qfl_crypt_sign(_sized(secret, KEY, "the signing key"), label.encode(), _buffer(message), len(message), out)
+    status = lib.qfl_crypt_sign(
+        _sized(secret, KEY, "the signing key"), label.encode(), _buffer(message), len(message), out
+    )
     if status < 0:
         raise ValueError("label or message are too long to be signed")
     return bytes(ffi.buffer(out))
@@ -69,7 +89,10 @@ def sign(secret: bytes, label: str, message: bytes) -> bytes:
 def check(public_key: bytes, label: str, message: bytes, signature: bytes) -> bool:
     """Whether the holder of the secret key signed this."""
     status = lib.qfl_crypt_check(
-        _sized(public_key, KEY, "the public key"), label.encode(), _buffer(message), len(message),
+        _sized(public_key, KEY, "the public key"),
+        label.encode(),
+        _buffer(message),
+        len(message),
         _sized(signature, SIGNATURE, "the signature"),
-    )  # fmt: skip
+    )
     return status == 0

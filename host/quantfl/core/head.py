@@ -14,6 +14,7 @@ from quantfl.core import ffi, lib, status_text
 
 _KEEP: WeakKeyDictionary = WeakKeyDictionary()  # what shapes point to
 
+
 @dataclass(frozen=True)
 class FitConfig:
     """Hyper-parameters of a local fit (qfl_head_config).
@@ -89,14 +90,24 @@ class Layer:
             return self.kind
         dense = self.kind == "conv" and self.in_shape[:2] == self.out_shape[:2] == (1, 1)
         size = "" if dense else f"{self.kernel[0]}x{self.kernel[1]}"
-        return f"{'dense' if dense else self.kind}{size}({self.out_shape[2]})" + ("*" if self.mode == "scales" else "")
+        return f"{'dense' if dense else self.kind}{size}({self.out_shape[2]})" + (
+            "*" if self.mode == "scales" else ""
+        )
 
     def pack(self) -> bytes:
         """The record a package holds, 32 bytes."""
         return _LAYER.pack(
-            KINDS[self.kind], ACTIVATIONS[self.activation], MODES[self.mode], *self.in_shape, *self.out_shape, *self.kernel,
-            *self.stride, *self.pad, self.frozen, self.scales,
-        )  # fmt: skip
+            KINDS[self.kind],
+            ACTIVATIONS[self.activation],
+            MODES[self.mode],
+            *self.in_shape,
+            *self.out_shape,
+            *self.kernel,
+            *self.stride,
+            *self.pad,
+            self.frozen,
+            self.scales,
+        )
 
     @classmethod
     def unpack(cls, raw: bytes) -> Layer:
@@ -146,7 +157,12 @@ class Head:
             raise ValueError(f"head dimensions {self.dims} are out of range") from None
         base = ffi.new("uint64_t[]", len(self.base) // 8 + 1)
         ffi.buffer(base)[: len(self.base)] = self.base
-        shape.layers, shape.layer, shape.base, shape.base_size = len(layers), rows, ffi.cast("uint8_t *", base), len(self.base)
+        shape.layers, shape.layer, shape.base, shape.base_size = (
+            len(layers),
+            rows,
+            ffi.cast("uint8_t *", base),
+            len(self.base),
+        )
         _KEEP[shape] = (rows, base)
         if lib.qfl_head_param_count(shape) == 0:
             raise ValueError(f"head dimensions {self.dims} are out of range")
@@ -186,7 +202,9 @@ class Head:
         features = np.ascontiguousarray(features, np.int8)
         labels = np.ascontiguousarray(labels, np.uint16)
         if features.ndim != 2 or features.shape[1] != self.dims[0] or labels.shape != features.shape[:1]:
-            raise ValueError(f"features {features.shape} and labels {labels.shape} do not fit a head {self.dims}")
+            raise ValueError(
+                f"features {features.shape} and labels {labels.shape} do not fit a head {self.dims}"
+            )
         data = ffi.new("qfl_head_data *")
         keep = (ffi.from_buffer("int8_t[]", features), ffi.from_buffer("uint16_t[]", labels))
         data.q, data.labels, data.count = keep[0], keep[1], len(labels)
@@ -227,20 +245,31 @@ class Head:
         scratch, p, layers = self._scratch(), self._floats(w), self.layers or dense_layers(self.dims)
         out = [np.empty((len(features), int(np.prod(layer.out_shape))), np.float32) for layer in layers]
         for i, row in enumerate(features):
-            lib.qfl_head_logits(self._shape, p, ffi.from_buffer("int8_t[]", row), self.scale, self.zero_point, scratch)
+            lib.qfl_head_logits(
+                self._shape, p, ffi.from_buffer("int8_t[]", row), self.scale, self.zero_point, scratch
+            )
             for k, rows in enumerate(out):
                 at = lib.qfl_head_outputs(self._shape, k, scratch)
                 rows[i] = np.frombuffer(ffi.buffer(at, 4 * rows.shape[1]), np.float32)
         return out
 
-    def gradient(self, w: np.ndarray, q: np.ndarray, label: int, weight: float = 1.0) -> tuple[float, np.ndarray]:
+    def gradient(
+        self, w: np.ndarray, q: np.ndarray, label: int, weight: float = 1.0
+    ) -> tuple[float, np.ndarray]:
         """Loss and weight * gradient [params] of one sample q int8 [F]."""
         grad = np.zeros(self.params, np.float32)
         q = np.ascontiguousarray(q, np.int8)
         loss = lib.qfl_head_gradient(
-            self._shape, self._floats(w), ffi.from_buffer("int8_t[]", q), self.scale, self.zero_point, label, weight,
-            ffi.from_buffer("float[]", grad), self._scratch(),
-        )  # fmt: skip
+            self._shape,
+            self._floats(w),
+            ffi.from_buffer("int8_t[]", q),
+            self.scale,
+            self.zero_point,
+            label,
+            weight,
+            ffi.from_buffer("float[]", grad),
+            self._scratch(),
+        )
         return loss, grad
 
     def fit(
@@ -251,8 +280,18 @@ class Head:
         trained, start = w.copy(), w.copy()
         v = np.empty_like(trained)
         c = ffi.new("qfl_head_config *")
-        c.lr, c.momentum, c.weight_decay, c.prox = config.lr, config.momentum, config.weight_decay, config.prox
-        c.epochs, c.batch, c.seed, c.holdout = config.epochs, config.batch, config.seed & 0xFFFFFFFF, config.holdout
+        c.lr, c.momentum, c.weight_decay, c.prox = (
+            config.lr,
+            config.momentum,
+            config.weight_decay,
+            config.prox,
+        )
+        c.epochs, c.batch, c.seed, c.holdout = (
+            config.epochs,
+            config.batch,
+            config.seed & 0xFFFFFFFF,
+            config.holdout,
+        )
         fit, scratch = ffi.new("qfl_head_fit *"), self._scratch()
         status = lib.qfl_head_fit_begin(
             fit, self._shape, c, data, self._floats(trained), self._floats(start), self._floats(v), scratch

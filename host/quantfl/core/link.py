@@ -19,7 +19,14 @@ _PUT_HEAD, _PIECE_MAX = 6, 4096  # bytes of a PUT_DATA message before its piece 
 PURPOSES = ("payload", "framing", "acknowledgement", "retransmission", "handshake", "security", "noise")
 _SIDE = ("payload", "framing", "ack", "retransmission", "handshake", "security", "mark")
 #: Counters in their order in an answer to COUNTERS.
-BOOKS = (*(f"tx_{s}" for s in _SIDE), *(f"rx_{s}" for s in _SIDE), "rx_noise", "tx_frames", "rx_frames", "rx_bad_frames")
+BOOKS = (
+    *(f"tx_{s}" for s in _SIDE),
+    *(f"rx_{s}" for s in _SIDE),
+    "rx_noise",
+    "tx_frames",
+    "rx_frames",
+    "rx_bad_frames",
+)
 
 
 @dataclass(frozen=True)
@@ -53,12 +60,26 @@ class Counters:
     @property
     def tx_bytes(self) -> int:
         """All bytes sent."""
-        return self.tx_payload + self.tx_framing + self.tx_ack + self.tx_retransmission + self.tx_handshake + self.tx_security
+        return (
+            self.tx_payload
+            + self.tx_framing
+            + self.tx_ack
+            + self.tx_retransmission
+            + self.tx_handshake
+            + self.tx_security
+        )
 
     @property
     def rx_bytes(self) -> int:
         """All bytes received, noise included."""
-        used = self.rx_payload + self.rx_framing + self.rx_ack + self.rx_retransmission + self.rx_handshake + self.rx_security
+        used = (
+            self.rx_payload
+            + self.rx_framing
+            + self.rx_ack
+            + self.rx_retransmission
+            + self.rx_handshake
+            + self.rx_security
+        )
         return used + self.rx_noise
 
     def __sub__(self, other: Counters) -> Counters:
@@ -126,7 +147,12 @@ class Link:
     ):
         config = ffi.new("qfl_link_config *")
         config.message_max, config.frame_max, config.window = message_max, frame_max, window
-        config.initiator, config.rto_ms, config.rto_min_ms, config.give_up = initiator, rto_ms, rto_min_ms, give_up
+        config.initiator, config.rto_ms, config.rto_min_ms, config.give_up = (
+            initiator,
+            rto_ms,
+            rto_min_ms,
+            give_up,
+        )
         config.quiet_ms = quiet_ms
         #: Messages queued or in flight: a host takes as many as the link can, a board what the firmware has.
         self.queue = queue or (lib.QFL_LINK_QUEUE_MAX if initiator else lib.QFL_LINK_QUEUE)
@@ -135,7 +161,9 @@ class Link:
         config.kinds = ffi.from_buffer("uint32_t[]", self._kinds)
         size = lib.qfl_link_size(config)
         if size == 0:
-            raise ValueError(f"link configuration out of range: frame_max {frame_max}, window {window}, queue {self.queue}")
+            raise ValueError(
+                f"link configuration out of range: frame_max {frame_max}, window {window}, queue {self.queue}"
+            )
         self._memory = ffi.new("uint64_t[]", (size + 7) // 8)
         out = ffi.new("qfl_link **")
         status = lib.qfl_link_init(out, config, self._memory, size)
@@ -317,7 +345,9 @@ def crc32(data: bytes, crc: int = 0) -> int:
 def cobs_encode(data: bytes) -> bytes:
     """COBS without the delimiter, as the firmware does it."""
     out = ffi.new("uint8_t[]", len(data) + len(data) // 254 + 2)
-    return bytes(ffi.buffer(out, lib.qfl_link_cobs_encode(ffi.from_buffer("uint8_t[]", data), len(data), out)))
+    return bytes(
+        ffi.buffer(out, lib.qfl_link_cobs_encode(ffi.from_buffer("uint8_t[]", data), len(data), out))
+    )
 
 
 def cobs_decode(data: bytes) -> bytes:

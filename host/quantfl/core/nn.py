@@ -73,7 +73,9 @@ class Engine:
         """Features int8 [F] of one input."""
         self.set_input(x)
         self.run_ops(0, self.cut_op)
-        return np.frombuffer(bytes(self._arena.buffer(self.nn.feature_offset, self.nn.feature_count)), np.int8)
+        return np.frombuffer(
+            bytes(self._arena.buffer(self.nn.feature_offset, self.nn.feature_count)), np.int8
+        )
 
     def run_batch(self, x: np.ndarray) -> np.ndarray:
         """Features int8 [n, F] of inputs int8 [n, input_size]."""
@@ -100,7 +102,9 @@ def check(package: bytes, source: str = "the package") -> None:
         status = lib.qfl_head_check(shape)
         params, features = lib.qfl_head_param_count(shape), lib.qfl_head_features(shape) if status == 0 else 0
         if status < 0 or params != engine.nn.head_param_count or features != engine.nn.feature_count:
-            raise PackageError(f"{source} has a head this firmware cannot run: {status_text(status or lib.QFL_E_FORMAT)}")
+            raise PackageError(
+                f"{source} has a head this firmware cannot run: {status_text(status or lib.QFL_E_FORMAT)}"
+            )
 
 
 def device_need(package: bytes, arena: int, *, pointer: int = 4) -> dict[str, int]:

@@ -51,4 +51,6 @@ def load_activity(path: Path | None, part: str = "watch") -> Dataset:
         last = np.unique(recording[mine & (subject == s)])[-2:]
         held |= mine & np.isin(recording, last)
     train, test = mine & ~held, held
-    return Dataset(f"activity-{part}", x[train], y[train], x[test], y[test], CLASSES, subject[train], subject[test])
+    return Dataset(
+        f"activity-{part}", x[train], y[train], x[test], y[test], CLASSES, subject[train], subject[test]
+    )

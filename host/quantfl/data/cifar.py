@@ -16,8 +16,13 @@ _PICKLES = {
     10: ([f"data_batch_{i}" for i in range(1, 6)], ["test_batch"], b"labels"),
     100: (["train"], ["test"], b"fine_labels"),
 }
-_SAFE = {("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),
-         ("numpy._core.multiarray", "_reconstruct")}  # fmt: skip
+_SAFE = {
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+    ("numpy._core.multiarray", "_reconstruct"),
+}
 
 
 class _Unpickler(pickle.Unpickler):
@@ -37,7 +42,15 @@ def _pickled(folder: Path, names: list[str], key: bytes) -> tuple[np.ndarray, np
                 raw = _Unpickler(f, encoding="bytes").load()
             x = np.asarray(raw[b"data"], np.uint8).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
             y = np.asarray(raw[key], np.int64)
-        except (OSError, pickle.UnpicklingError, KeyError, ValueError, TypeError, EOFError, AttributeError) as error:
+        except (
+            OSError,
+            pickle.UnpicklingError,
+            KeyError,
+            ValueError,
+            TypeError,
+            EOFError,
+            AttributeError,
+        ) as error:
             raise DataError(f"{folder / name}: not a CIFAR batch ({error})") from None
         xs.append(x)
         ys.append(y)
@@ -53,7 +66,10 @@ def jpegs(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as z:
             blob, offset, y = z["jpeg"].tobytes(), z["offset"].astype(np.int64), z["label"].astype(np.int64)
-        images = [np.asarray(Image.open(io.BytesIO(blob[a:b])).convert("RGB")) for a, b in zip(offset, offset[1:], strict=False)]
+        images = [
+            np.asarray(Image.open(io.BytesIO(blob[a:b])).convert("RGB"))
+            for a, b in zip(offset, offset[1:], strict=False)
+        ]
         x = np.stack(images)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not a file of packed JPEGs ({error})") from None
@@ -72,9 +88,14 @@ def load_cifar(path: Path | None, classes: int) -> Dataset:
     if (folder / train[0]).exists():
         parts = _pickled(folder, train, key), _pickled(folder, test, key)
     else:
-        packed = [next(iter(sorted(folder.glob(f"cifar{classes}_{part}*_jpeg.npz"))), None) for part in ("train", "test")]
+        packed = [
+            next(iter(sorted(folder.glob(f"cifar{classes}_{part}*_jpeg.npz"))), None)
+            for part in ("train", "test")
+        ]
         if None in packed:
-            raise DataError(f"{folder}: holds neither CIFAR-{classes}'s python batches ({train[0]}, ...) nor packed JPEGs")
+            raise DataError(
+                f"{folder}: holds neither CIFAR-{classes}'s python batches ({train[0]}, ...) nor packed JPEGs"
+            )
         parts = jpegs(packed[0]), jpegs(packed[1])
     (x, y), (xt, yt) = parts
     return Dataset(f"cifar{classes}", x, y, xt, yt, tuple(map(str, range(classes))))

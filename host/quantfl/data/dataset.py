@@ -37,8 +37,10 @@ class Dataset:
             if len(x) != len(y):
                 raise DataError(f"{self.name}: {len(x)} {part} samples but {len(y)} labels")
             if len(y) and not 0 <= int(y.min()) <= int(y.max()) < len(self.classes):
-                raise DataError(f"{self.name}: {part} labels run from {y.min()} to {y.max()}, but there are "
-                                f"{len(self.classes)} classes")  # fmt: skip
+                raise DataError(
+                    f"{self.name}: {part} labels run from {y.min()} to {y.max()}, but there are "
+                    f"{len(self.classes)} classes"
+                )
 
 
 def find(part: str, path: Path | None) -> Path:
@@ -55,7 +57,9 @@ def find(part: str, path: Path | None) -> Path:
     for place in places:
         if place.exists():
             return place
-    raise DataError(f"{part}: no data found; give data.path, or set QUANTFL_DATA to a folder that holds {part}/")
+    raise DataError(
+        f"{part}: no data found; give data.path, or set QUANTFL_DATA to a folder that holds {part}/"
+    )
 
 
 def load_digits(path: Path | None) -> Dataset:
@@ -113,7 +117,9 @@ def load(name: str, path: Path | None = None) -> Dataset:
     if name.startswith("wav:"):
         return _lazy("speech", "load_words")(Path(name[4:]))
     if name not in LOADERS:
-        raise UsageError(f"data.name: unknown data set {name!r}; known are {', '.join(LOADERS)} npz:FILE and wav:FOLDER")
+        raise UsageError(
+            f"data.name: unknown data set {name!r}; known are {', '.join(LOADERS)} npz:FILE and wav:FOLDER"
+        )
     return LOADERS[name](path)
 
 
@@ -131,9 +137,17 @@ def load_npz(path: Path) -> Dataset:
         raise DataError(f"{path}: lacks the array {missing[0]}; x, y, x_test and y_test are needed")
     for k in ("y", "y_test"):
         if arrays[k].ndim != 1 or arrays[k].dtype.kind not in "iu":
-            raise DataError(f"{path}: {k} must be a vector of integers, not {arrays[k].dtype} {arrays[k].shape}")
+            raise DataError(
+                f"{path}: {k} must be a vector of integers, not {arrays[k].dtype} {arrays[k].shape}"
+            )
     top = int(max(arrays["y"].max(initial=0), arrays["y_test"].max(initial=0)))
     return Dataset(
-        path.stem, arrays["x"], arrays["y"].astype(np.int64), arrays["x_test"], arrays["y_test"].astype(np.int64),
-        tuple(map(str, range(top + 1))), arrays.get("groups"), arrays.get("groups_test"),
-    )  # fmt: skip
+        path.stem,
+        arrays["x"],
+        arrays["y"].astype(np.int64),
+        arrays["x_test"],
+        arrays["y_test"].astype(np.int64),
+        tuple(map(str, range(top + 1))),
+        arrays.get("groups"),
+        arrays.get("groups_test"),
+    )

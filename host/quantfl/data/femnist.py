@@ -39,7 +39,9 @@ def load_femnist(path: Path | None, part: str = "all") -> Dataset:
     classes, low, high = CLASSES, 0, 62
     if part in ("public", "writers"):
         keep, keep_t = ((g < PUBLIC_WRITERS) == (part == "public") for g in (g, gt))
-        return Dataset(f"femnist-{part}", x[keep], y[keep], xt[keep_t], yt[keep_t], CLASSES, g[keep], gt[keep_t])
+        return Dataset(
+            f"femnist-{part}", x[keep], y[keep], xt[keep_t], yt[keep_t], CLASSES, g[keep], gt[keep_t]
+        )
     if part != "all":
         low, high = (0, 10) if part == "digits" else (10, 62)
         classes = CLASSES[low:high]

@@ -73,8 +73,14 @@ def load_mnist(path: Path | None) -> Dataset:
     parts = [read_idx(_file(folder, name)) for name in _MD5]
     for images, labels in ((parts[0], parts[1]), (parts[2], parts[3])):
         if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
-            raise DataError(f"{folder}: images {images.shape} and labels {labels.shape} do not belong together")
+            raise DataError(
+                f"{folder}: images {images.shape} and labels {labels.shape} do not belong together"
+            )
     return Dataset(
-        "mnist", parts[0][..., None], parts[1].astype(np.int64), parts[2][..., None], parts[3].astype(np.int64),
+        "mnist",
+        parts[0][..., None],
+        parts[1].astype(np.int64),
+        parts[2][..., None],
+        parts[3].astype(np.int64),
         tuple("0123456789"),
-    )  # fmt: skip
+    )

@@ -25,7 +25,9 @@ def load_fsdd(path: Path | None) -> Dataset:
     else:
         clips, digit, speaker, take = _recordings(folder)
     x, test = np.stack(clips), take < HELD_TAKES
-    return Dataset("fsdd", x[~test], digit[~test], x[test], digit[test], DIGITS, speaker[~test], speaker[test])
+    return Dataset(
+        "fsdd", x[~test], digit[~test], x[test], digit[test], DIGITS, speaker[~test], speaker[test]
+    )
 
 
 def _packed(path: Path):
@@ -33,7 +35,12 @@ def _packed(path: Path):
         with np.load(path, allow_pickle=False) as z:
             start, audio, rate = z["start"].astype(np.int64), z["audio"], int(z["sample_rate"])
             clips = [mfcc(audio[a:b], rate) for a, b in zip(start, start[1:], strict=False)]
-            return clips, z["digit"].astype(np.int64), z["speaker"].astype(np.int64), z["index"].astype(np.int64)
+            return (
+                clips,
+                z["digit"].astype(np.int64),
+                z["speaker"].astype(np.int64),
+                z["index"].astype(np.int64),
+            )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not a file of packed recordings ({error})") from None
 
@@ -58,9 +65,11 @@ def _recordings(folder: Path):
     names = sorted({f.stem.split("_")[1] for f in files})
     parts = [f.stem.split("_") for f in files]
     return (
-        [mfcc(*read_wav(f)) for f in files], np.array([int(p[0]) for p in parts]),
-        np.array([names.index(p[1]) for p in parts]), np.array([int(p[2]) for p in parts]),
-    )  # fmt: skip
+        [mfcc(*read_wav(f)) for f in files],
+        np.array([int(p[0]) for p in parts]),
+        np.array([names.index(p[1]) for p in parts]),
+        np.array([int(p[2]) for p in parts]),
+    )
 
 
 def load_words(path: Path) -> Dataset:
@@ -68,7 +77,11 @@ def load_words(path: Path) -> Dataset:
 
     groups: speakers, from the hash before `_nohash_` in the file's name.
     """
-    words = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("_")) if path.is_dir() else []
+    words = (
+        sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("_"))
+        if path.is_dir()
+        else []
+    )
     if len(words) < 2:
         raise DataError(f"{path}: needs at least two folders of wav files, one per word")
     x, y, who, test = [], [], [], []
@@ -82,4 +95,6 @@ def load_words(path: Path) -> Dataset:
         raise DataError(f"{path}: holds no wav files")
     xs, ys, held = np.stack(x), np.array(y), np.array(test)
     groups = np.unique(who, return_inverse=True)[1]
-    return Dataset(path.name, xs[~held], ys[~held], xs[held], ys[held], tuple(words), groups[~held], groups[held])
+    return Dataset(
+        path.name, xs[~held], ys[~held], xs[held], ys[held], tuple(words), groups[~held], groups[held]
+    )

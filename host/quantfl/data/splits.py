@@ -10,7 +10,13 @@ SPECS = "iid, dirichlet:ALPHA, by-writer (or by-group)"
 
 
 def split(
-    spec: str, y: np.ndarray, groups: np.ndarray | None, clients: int, seed: int, *, per_client: int | None = None
+    spec: str,
+    y: np.ndarray,
+    groups: np.ndarray | None,
+    clients: int,
+    seed: int,
+    *,
+    per_client: int | None = None,
 ) -> list[np.ndarray]:
     """Sample indices of every client: a list of int64 arrays, disjoint, none empty.
 
@@ -26,7 +32,9 @@ def split(
         parts = _dirichlet(y, clients, _alpha(argument, spec), per_client, rng)
     elif kind in ("by-writer", "by-group") and not argument:
         if groups is None:
-            raise DataError(f"data.split: {spec} needs groups, which this data set does not have; use {SPECS}")
+            raise DataError(
+                f"data.split: {spec} needs groups, which this data set does not have; use {SPECS}"
+            )
         parts = _by_group(np.asarray(groups), clients, rng)
     else:
         raise UsageError(f"data.split: unknown split {spec!r}; known are {SPECS}")
@@ -74,7 +82,9 @@ def _dirichlet(
 def _by_group(groups: np.ndarray, clients: int, rng: np.random.Generator) -> list[np.ndarray]:
     names = rng.permutation(np.unique(groups))
     if len(names) < clients:
-        raise DataError(f"data.split: {len(names)} groups are too few for {clients} clients; use at most {len(names)}")
+        raise DataError(
+            f"data.split: {len(names)} groups are too few for {clients} clients; use at most {len(names)}"
+        )
     return [
         rng.permutation(np.flatnonzero(np.isin(groups, chosen))).astype(np.int64)
         for chosen in np.array_split(names, clients)

@@ -19,7 +19,16 @@ import numpy as np
 
 from quantfl.errors import LinkError, ToolError
 
-QEMU_KINDS = ("qemu_m4", "qemu_m0", "qemu_m3", "qemu_m7", "qemu_m33", "qemu_m55", "qemu_rv32imc", "standard_m4")
+QEMU_KINDS = (
+    "qemu_m4",
+    "qemu_m0",
+    "qemu_m3",
+    "qemu_m7",
+    "qemu_m33",
+    "qemu_m55",
+    "qemu_rv32imc",
+    "standard_m4",
+)
 KINDS = ("native", *QEMU_KINDS, "inproc")
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -84,7 +93,13 @@ def best_kind() -> str:
 
 
 def boot_fleet(
-    kind: str, count: int, *, seed: int = 1, prefix: str = "board", ble: bool = False, battery: int | None = None
+    kind: str,
+    count: int,
+    *,
+    seed: int = 1,
+    prefix: str = "board",
+    ble: bool = False,
+    battery: int | None = None,
 ) -> list[Board]:
     """Boot `count` boards named prefix-00, prefix-01 …; each has a unique id made from `seed` and its number.
 
@@ -135,7 +150,10 @@ def spawn(command: list[str], **kwargs) -> subprocess.Popen:
 def sample_records(x: np.ndarray, labels: np.ndarray) -> bytes:
     """Samples int8 [n, size] and labels [n] as boards read them (firmware/boards/common/qfl_sample_record.h)."""
     x = np.ascontiguousarray(x, np.int8).reshape(len(x), -1)
-    return b"".join(b"\xa5\x5a" + struct.pack("<HI", int(k), row.size) + row.tobytes() for row, k in zip(x, labels, strict=True))
+    return b"".join(
+        b"\xa5\x5a" + struct.pack("<HI", int(k), row.size) + row.tobytes()
+        for row, k in zip(x, labels, strict=True)
+    )
 
 
 def send_samples(url: str, x: np.ndarray, labels: np.ndarray) -> int:

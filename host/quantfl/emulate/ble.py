@@ -60,7 +60,15 @@ class BleAdapter:
     in the air (docs/CHAOS.md); UsageError when it makes no sense.
     """
 
-    def __init__(self, boards: list[BleBoard], *, acl: int = 251, limit: int = 5, mtu: int = 247, chaos: str | None = None):
+    def __init__(
+        self,
+        boards: list[BleBoard],
+        *,
+        acl: int = 251,
+        limit: int = 5,
+        mtu: int = 247,
+        chaos: str | None = None,
+    ):
         if chaos is not None:
             check_air(parse(chaos), [b.name for b in boards])
         self.boards, self.acl, self.limit, self.mtu, self.chaos = boards, acl, limit, mtu, chaos
@@ -82,12 +90,24 @@ class BleAdapter:
         config = Path(self._folder.name) / "bus.conf"
         config.write_text(_BUS.format(folder=self._folder.name))
         try:
-            self.address = self._run(["dbus-daemon", f"--config-file={config}", "--nofork", "--print-address=1"], "dbus-daemon")
-            command = [sys.executable, "-m", "quantfl.emulate.ble_bluez", f"--acl={self.acl}", f"--limit={self.limit}",
-                       f"--mtu={self.mtu}", f"--chaos={self.chaos or ''}"]  # fmt: skip
+            self.address = self._run(
+                ["dbus-daemon", f"--config-file={config}", "--nofork", "--print-address=1"], "dbus-daemon"
+            )
+            command = [
+                sys.executable,
+                "-m",
+                "quantfl.emulate.ble_bluez",
+                f"--acl={self.acl}",
+                f"--limit={self.limit}",
+                f"--mtu={self.mtu}",
+                f"--chaos={self.chaos or ''}",
+            ]
             for board, address in zip(self.boards, self.addresses, strict=True):
                 battery = "" if board.battery is None else f",battery={board.battery}"
-                command += ["--device", f"{board.name},{address},127.0.0.1:{board.port},mode={board.mode},mtu={board.mtu}{battery}"]
+                command += [
+                    "--device",
+                    f"{board.name},{address},127.0.0.1:{board.port},mode={board.mode},mtu={board.mtu}{battery}",
+                ]
             self._run(command, "the virtual adapter", DBUS_SYSTEM_BUS_ADDRESS=self.address)
         except BaseException:
             self.stop()
@@ -95,8 +115,14 @@ class BleAdapter:
 
     def _run(self, command: list[str], what: str, **env: str) -> str:
         """Start a process and return its first line."""
-        process = spawn(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                        env=os.environ | env)  # fmt: skip
+        process = spawn(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | env,
+        )
         self._processes.append(process)
         deadline = time.monotonic() + _START_S
         ready, _, _ = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))
@@ -114,8 +140,16 @@ class BleAdapter:
 
         bus = await MessageBus(bus_address=self.address).connect()
         try:
-            reply = await bus.call(Message(destination="org.bluez", path="/org/quantfl", interface="org.quantfl.Sim1", member=member,
-                                           signature=signature, body=body or []))  # fmt: skip
+            reply = await bus.call(
+                Message(
+                    destination="org.bluez",
+                    path="/org/quantfl",
+                    interface="org.quantfl.Sim1",
+                    member=member,
+                    signature=signature,
+                    body=body or [],
+                )
+            )
             return reply.body[0] if reply.body else None
         finally:
             bus.disconnect()

@@ -21,7 +21,16 @@ from bumble.hci import Address
 from bumble.link import LocalLink
 from dbus_fast import BusType, DBusError, PropertyAccess
 from dbus_fast.aio import MessageBus
-from dbus_fast.annotations import DBusBool, DBusBytes, DBusDict, DBusInt16, DBusObjectPath, DBusSignature, DBusStr, DBusUInt16
+from dbus_fast.annotations import (
+    DBusBool,
+    DBusBytes,
+    DBusDict,
+    DBusInt16,
+    DBusObjectPath,
+    DBusSignature,
+    DBusStr,
+    DBusUInt16,
+)
 from dbus_fast.service import ServiceInterface, dbus_method, dbus_property
 
 from quantfl.emulate.ble_radio import Meter, Peripheral, VirtualPeripheral, make_host
@@ -55,7 +64,9 @@ class World:
         self.link, self.chaos = LocalLink(), chaos
         self.mtu, self.acl, self.limit = mtu, acl, limit
         self.host, self.controller = make_host(self.link, "central", CENTRAL, acl)
-        self.central = Device(config=DeviceConfiguration(name="central", address=Address(CENTRAL)), host=self.host)
+        self.central = Device(
+            config=DeviceConfiguration(name="central", address=Address(CENTRAL)), host=self.host
+        )
         self.bus: MessageBus | None = None
         self.connecting = asyncio.Lock()
         self.tasks: set[asyncio.Task] = set()
@@ -88,7 +99,9 @@ class World:
         if new:
             self.bus.export(device.path, device)
         else:
-            device.emit_properties_changed({"RSSI": device.rssi, "UUIDs": device.uuids, "Alias": device.alias})
+            device.emit_properties_changed(
+                {"RSSI": device.rssi, "UUIDs": device.uuids, "Alias": device.alias}
+            )
 
 
 class Adapter1(ServiceInterface):
@@ -252,7 +265,12 @@ class GattService1(ServiceInterface):
 class GattCharacteristic1(ServiceInterface):
     def __init__(self, world: World, characteristic, service: str, connection: Connection):
         super().__init__("org.bluez.GattCharacteristic1")
-        self.world, self.characteristic, self.service, self.connection = world, characteristic, service, connection
+        self.world, self.characteristic, self.service, self.connection = (
+            world,
+            characteristic,
+            service,
+            connection,
+        )
         self.value, self.subscriber = b"", None
 
     @dbus_property(access=RO)
@@ -356,12 +374,20 @@ class Sim1(ServiceInterface):
         """JSON: the meters of the central (tx: to boards) and of each peripheral by address (tx: to the host), and the most
         connections there have been. What a controller receives is whole again: fragments are counted where they are sent."""
         meters = {a: p.host.snooper.snapshot() for a, p in self.world.peripherals.items()}
-        return json.dumps({"central": self.world.host.snooper.snapshot(), "boards": meters, "most_connections": self.world.most})
+        return json.dumps(
+            {
+                "central": self.world.host.snooper.snapshot(),
+                "boards": meters,
+                "most_connections": self.world.most,
+            }
+        )
 
     @dbus_method()
     def Faults(self) -> DBusStr:
         """JSON: quantfl.emulate.ble_chaos.FaultyAir.books of each peripheral that has faults, by name."""
-        return json.dumps({p.what.name: p.air.books() for p in self.world.peripherals.values() if p.air is not None})
+        return json.dumps(
+            {p.what.name: p.air.books() for p in self.world.peripherals.values() if p.air is not None}
+        )
 
     @dbus_method()
     def Quiet(self) -> None:
@@ -386,8 +412,12 @@ async def _serve(devices: list[Peripheral], acl: int, limit: int, mtu: int, chao
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="org.bluez with virtual BLE boards")
-    parser.add_argument("--device", action="append", default=[], type=Peripheral.parse, metavar="NAME,ADDRESS,HOST:PORT")
-    parser.add_argument("--acl", type=int, default=251, help="bytes per link-layer packet: 251, or 27 without extension")
+    parser.add_argument(
+        "--device", action="append", default=[], type=Peripheral.parse, metavar="NAME,ADDRESS,HOST:PORT"
+    )
+    parser.add_argument(
+        "--acl", type=int, default=251, help="bytes per link-layer packet: 251, or 27 without extension"
+    )
     parser.add_argument("--limit", type=int, default=5, help="connections the adapter takes at once")
     parser.add_argument("--mtu", type=int, default=247, help="ATT MTU the central asks for")
     parser.add_argument("--chaos", default="", help="faults of values in the air (docs/CHAOS.md)")

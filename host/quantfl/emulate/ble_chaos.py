@@ -23,10 +23,14 @@ def check_air(chaos: Chaos, boards: list[str]) -> None:
     for _, faults in chaos.clauses:
         for fault in faults:
             if fault.name not in AIR:
-                raise UsageError(f"--chaos: {fault.name} is no fault of a radio, which can do {', '.join(AIR)}; "
-                                 "`quantfl run --chaos` knows the others")  # fmt: skip
+                raise UsageError(
+                    f"--chaos: {fault.name} is no fault of a radio, which can do {', '.join(AIR)}; "
+                    "`quantfl run --chaos` knows the others"
+                )
             if fault.first != 0 or fault.last != Fault("drop").last:
-                raise UsageError(f"--chaos: {fault.name}@round: a radio knows of no rounds; `quantfl run --chaos` does")
+                raise UsageError(
+                    f"--chaos: {fault.name}@round: a radio knows of no rounds; `quantfl run --chaos` does"
+                )
 
 
 class _Nowhere:
@@ -42,9 +46,15 @@ class FaultyAir(FaultyTransport):
     """
 
     def __init__(
-        self, name: str, chaos: Chaos, *, size: Callable[[], int], to_board: Callable[[bytes], None],
-        to_host: Callable[[bytes], Awaitable[None]], hang_up: Callable[[], Awaitable[None]],
-    ):  # fmt: skip
+        self,
+        name: str,
+        chaos: Chaos,
+        *,
+        size: Callable[[], int],
+        to_board: Callable[[bytes], None],
+        to_host: Callable[[bytes], Awaitable[None]],
+        hang_up: Callable[[], Awaitable[None]],
+    ):
         self._size, self._to_board, self._to_host, self._hang_up = size, to_board, to_host, hang_up
         self._notifications: deque[bytes] = deque()
         self._wake = asyncio.Event()
@@ -104,5 +114,14 @@ class FaultyAir(FaultyTransport):
 
     def books(self) -> dict[str, dict]:
         """Of each direction: bytes taken, given, swallowed, added and held, and how often each fault struck."""
-        return {way: {"taken": n.taken, "given": n.given, "swallowed": n.swallowed, "added": n.added, "held": self.held(way),
-                      "faults": dict(n.faults)} for way, n in self.lines.items()}  # fmt: skip
+        return {
+            way: {
+                "taken": n.taken,
+                "given": n.given,
+                "swallowed": n.swallowed,
+                "added": n.added,
+                "held": self.held(way),
+                "faults": dict(n.faults),
+            }
+            for way, n in self.lines.items()
+        }

@@ -53,7 +53,9 @@ class KernelController(VirtualController):
         if isinstance(packet, hci.HCI_LE_Connection_Complete_Event) and self.le_event_mask & _ENHANCED:
             fields = {f.name: getattr(packet, f.name) for f in dataclasses.fields(packet)}
             packet = hci.HCI_LE_Enhanced_Connection_Complete_Event(
-                **fields, local_resolvable_private_address=hci.Address.ANY, peer_resolvable_private_address=hci.Address.ANY
+                **fields,
+                local_resolvable_private_address=hci.Address.ANY,
+                peer_resolvable_private_address=hci.Address.ANY,
             )
         super().send_hci_packet(packet)
 
@@ -64,7 +66,9 @@ async def _serve(port: int, devices: list[Peripheral], acl: int) -> None:
         with socket.create_server(("127.0.0.1", 0)) as s:
             port = s.getsockname()[1]
     transport = await open_transport(f"tcp-server:127.0.0.1:{port}")
-    controller = KernelController("hci", host_source=transport.source, host_sink=transport.sink, link=link, public_address=ADDRESS)
+    controller = KernelController(
+        "hci", host_source=transport.source, host_sink=transport.sink, link=link, public_address=ADDRESS
+    )
     controller.le_acl_data_packet_length = acl
     boards = {what.address: VirtualPeripheral(link, what, acl, INTERVAL_MS) for what in devices}
     for board in boards.values():
@@ -81,7 +85,9 @@ async def _serve(port: int, devices: list[Peripheral], acl: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="HCI of a virtual controller on TCP")
     parser.add_argument("--port", type=int, default=0, help="0: any")
-    parser.add_argument("--device", action="append", default=[], type=Peripheral.parse, metavar="NAME,ADDRESS,HOST:PORT")
+    parser.add_argument(
+        "--device", action="append", default=[], type=Peripheral.parse, metavar="NAME,ADDRESS,HOST:PORT"
+    )
     parser.add_argument("--acl", type=int, default=251, help="bytes per link-layer packet")
     a = parser.parse_args()
     asyncio.run(_serve(a.port, a.device, a.acl))

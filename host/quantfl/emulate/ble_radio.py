@@ -52,8 +52,15 @@ class Peripheral:
         name, address, at, *rest = text.split(",")
         host, port = at.rsplit(":", 1)
         more = dict(r.split("=", 1) for r in rest)
-        return cls(name, address, host, int(port), more.get("mode", "uart"), int(more["battery"]) if "battery" in more else None,
-                   int(more.get("mtu", 247)))  # fmt: skip
+        return cls(
+            name,
+            address,
+            host,
+            int(port),
+            more.get("mode", "uart"),
+            int(more["battery"]) if "battery" in more else None,
+            int(more.get("mtu", 247)),
+        )
 
 
 class Meter(Snooper):
@@ -90,17 +97,25 @@ class Meter(Snooper):
 class VirtualController(Controller):
     """bumble's controller; a cancelled connection ends in an event, and a radio may fall silent."""
 
-    def on_hci_le_create_connection_cancel_command(self, _command: hci.HCI_Command) -> hci.HCI_StatusReturnParameters:
+    def on_hci_le_create_connection_cancel_command(
+        self, _command: hci.HCI_Command
+    ) -> hci.HCI_StatusReturnParameters:
         # Core 5.4, vol. 4, part E, 7.8.13: a cancelled LE Create Connection still ends in a Connection Complete event.
         pending, self.pending_le_connection = self.pending_le_connection, None
         if pending is None:
             return hci.HCI_StatusReturnParameters(hci.HCI_ErrorCode.COMMAND_DISALLOWED_ERROR)
         self.send_hci_packet(
             hci.HCI_LE_Connection_Complete_Event(
-                status=hci.HCI_ErrorCode.UNKNOWN_CONNECTION_IDENTIFIER_ERROR, connection_handle=0, role=0,
-                peer_address_type=pending.peer_address.address_type, peer_address=pending.peer_address,
-                connection_interval=0, peripheral_latency=0, supervision_timeout=0, central_clock_accuracy=0,
-            )  # fmt: skip
+                status=hci.HCI_ErrorCode.UNKNOWN_CONNECTION_IDENTIFIER_ERROR,
+                connection_handle=0,
+                role=0,
+                peer_address_type=pending.peer_address.address_type,
+                peer_address=pending.peer_address,
+                connection_interval=0,
+                peripheral_latency=0,
+                supervision_timeout=0,
+                central_clock_accuracy=0,
+            )
         )
         return hci.HCI_StatusReturnParameters(hci.HCI_ErrorCode.SUCCESS)
 
@@ -125,27 +140,37 @@ def make_host(link: LocalLink, name: str, address: str, acl: int) -> tuple[Host,
 class VirtualPeripheral:
     """A connectable device with the serial service, bridged to a board's TCP port. chaos: faults of its values in the air."""
 
-    def __init__(self, link: LocalLink, what: Peripheral, acl: int, interval_ms: int = 20, chaos: Chaos | None = None):
+    def __init__(
+        self, link: LocalLink, what: Peripheral, acl: int, interval_ms: int = 20, chaos: Chaos | None = None
+    ):
         self.what = what
         self.host, self.controller = make_host(link, what.name, what.address, acl)
         self.device = Device(
             config=DeviceConfiguration(
-                name=what.name, address=Address(what.address), advertising_interval_min=interval_ms,
+                name=what.name,
+                address=Address(what.address),
+                advertising_interval_min=interval_ms,
                 advertising_interval_max=interval_ms,
                 gap_service_enabled=True,
             ),
             host=self.host,
-        )  # fmt: skip
+        )
         self.device.gatt_server.max_mtu = what.mtu
         self.connection: Connection | None = None
         self.drop_writes = 0  # so many values from the central are lost, as under load
         properties = Characteristic.Properties
         self._tx = Characteristic(TX, properties.NOTIFY, Characteristic.READABLE)
-        rx = Characteristic(RX, properties.WRITE | properties.WRITE_WITHOUT_RESPONSE, Characteristic.WRITEABLE,
-                            CharacteristicValue(write=self._on_write))  # fmt: skip
+        rx = Characteristic(
+            RX,
+            properties.WRITE | properties.WRITE_WITHOUT_RESPONSE,
+            Characteristic.WRITEABLE,
+            CharacteristicValue(write=self._on_write),
+        )
         self.device.add_service(Service(SERVICE, [rx, self._tx]))
         if what.battery is not None:
-            level = Characteristic(BATTERY_LEVEL, properties.READ, Characteristic.READABLE, bytes([what.battery]))
+            level = Characteristic(
+                BATTERY_LEVEL, properties.READ, Characteristic.READABLE, bytes([what.battery])
+            )
             self.device.add_service(Service(BATTERY_SERVICE, [level]))
         fields = [(AdvertisingData.FLAGS, b"\x06"), (AdvertisingData.COMPLETE_LOCAL_NAME, what.name.encode())]
         uuid = (AdvertisingData.INCOMPLETE_LIST_OF_128_BIT_SERVICE_CLASS_UUIDS, bytes(UUID(SERVICE)))
@@ -157,7 +182,14 @@ class VirtualPeripheral:
         self._pump: asyncio.Task | None = None
         self.air: FaultyAir | None = None
         if chaos is not None and chaos.faults(what.name):
-            self.air = FaultyAir(what.name, chaos, size=self._size, to_board=self._to_board, to_host=self._notify, hang_up=self.drop)
+            self.air = FaultyAir(
+                what.name,
+                chaos,
+                size=self._size,
+                to_board=self._to_board,
+                to_host=self._notify,
+                hang_up=self.drop,
+            )
 
     async def start(self) -> None:
         await self.device.power_on()
@@ -169,7 +201,9 @@ class VirtualPeripheral:
         if self.air is not None:
             self.air.connected()
         connection.on("disconnection", self._on_disconnection)
-        connection.on("connection_att_mtu_update", lambda: self._record(MTU, struct.pack("<H", connection.att_mtu)))
+        connection.on(
+            "connection_att_mtu_update", lambda: self._record(MTU, struct.pack("<H", connection.att_mtu))
+        )
         self._record(CONNECTED, struct.pack("<H", connection.att_mtu))
 
     def _on_disconnection(self, *_reason: int) -> None:

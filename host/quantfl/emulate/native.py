@@ -21,10 +21,24 @@ class NativeBoard:
     kind = "native"
 
     def __init__(
-        self, name: str, *, uid: bytes, flash: str | None = None, ram: int = 256, program: str | None = None, ble: bool = False,
+        self,
+        name: str,
+        *,
+        uid: bytes,
+        flash: str | None = None,
+        ram: int = 256,
+        program: str | None = None,
+        ble: bool = False,
         battery: int | None = None,
-    ):  # fmt: skip
-        self.name, self.uid, self.flash, self.ram, self.ble, self.battery = name, uid, flash, ram, ble, battery
+    ):
+        self.name, self.uid, self.flash, self.ram, self.ble, self.battery = (
+            name,
+            uid,
+            flash,
+            ram,
+            ble,
+            battery,
+        )
         self.program = program or str(firmware("native", "program"))
         self.url, self.samples_url = "", None
         self._ports = (0, 0)
@@ -39,8 +53,18 @@ class NativeBoard:
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        command = [self.program, "--port", str(self._ports[0]), "--samples", str(self._ports[1]),
-                   "--uid", self.uid.hex(), "--ram", str(self.ram), "--die-with-parent"]  # fmt: skip
+        command = [
+            self.program,
+            "--port",
+            str(self._ports[0]),
+            "--samples",
+            str(self._ports[1]),
+            "--uid",
+            self.uid.hex(),
+            "--ram",
+            str(self.ram),
+            "--die-with-parent",
+        ]
         if self.ble:
             command.append("--ble")
         if self.battery is not None:

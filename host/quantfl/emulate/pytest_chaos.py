@@ -22,8 +22,12 @@ def faulty_device() -> Callable[..., Device]:
     lies. Closing the device is the test's business.
     """
 
-    def make(board: str | Board, spec: str, *, tensors: tuple[int, ...] = (), codec: Codec | None = None) -> Device:
-        url, name, reset = (board, board, None) if isinstance(board, str) else (board.url, board.name, board.reset)
+    def make(
+        board: str | Board, spec: str, *, tensors: tuple[int, ...] = (), codec: Codec | None = None
+    ) -> Device:
+        url, name, reset = (
+            (board, board, None) if isinstance(board, str) else (board.url, board.name, board.reset)
+        )
         unleashed = Unleashed(parse(spec), tensors, codec or Codec("bu"))
         return Device(url, name=name, session=unleashed.session(name, open_transport(url), reset))
 

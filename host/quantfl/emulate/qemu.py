@@ -56,7 +56,11 @@ MACHINES = {
     "qemu_m33": Machine("arm", ("-M", "mps2-an505"), "Cortex-M33", uid_at=0x80200000, memory="16M"),
     "qemu_m55": Machine("arm", ("-M", "mps3-an547"), "Cortex-M55", uid_at=0x60200000, memory="2G"),
     "qemu_rv32imc": Machine(
-        "riscv32", ("-M", "virt", "-cpu", "rv32", "-m", "16M", "-bios", "none"), "RV32IMC", "file", memory="16M"
+        "riscv32",
+        ("-M", "virt", "-cpu", "rv32", "-m", "16M", "-bios", "none"),
+        "RV32IMC",
+        "file",
+        memory="16M",
     ),
 }
 
@@ -67,7 +71,15 @@ class QemuBoard:
     kind: a key of MACHINES. flash: file that backs the memory in which the flash lies, so that it survives the machine.
     """
 
-    def __init__(self, name: str, *, uid: bytes, kind: str = "qemu_m4", flash: str | None = None, elf: str | None = None):
+    def __init__(
+        self,
+        name: str,
+        *,
+        uid: bytes,
+        kind: str = "qemu_m4",
+        flash: str | None = None,
+        elf: str | None = None,
+    ):
         self.name, self.uid, self.kind, self.flash = name, uid, kind, flash
         self.machine = MACHINES[kind]
         if flash and self.machine.memory is None:
@@ -98,13 +110,33 @@ class QemuBoard:
 
     def start(self) -> None:
         machine, uart = self.machine, self.machine.samples == "uart"
-        ports = [int(u.rsplit(":", 1)[1]) for u in (self.url, self.samples_url) if u] or [0] * (2 if uart else 1)
+        ports = [int(u.rsplit(":", 1)[1]) for u in (self.url, self.samples_url) if u] or [0] * (
+            2 if uart else 1
+        )
         self._sockets = [self._listen(p) for p in ports]
         ours, theirs = socket.socketpair()
-        command = [machine.command, *machine.args, "-kernel", self.elf, "-nodefaults", "-display", "none", "-monitor", "none",
-                   "-chardev", f"socket,id=qmp,fd={theirs.fileno()}", "-mon", "chardev=qmp,mode=control"]  # fmt: skip
+        command = [
+            machine.command,
+            *machine.args,
+            "-kernel",
+            self.elf,
+            "-nodefaults",
+            "-display",
+            "none",
+            "-monitor",
+            "none",
+            "-chardev",
+            f"socket,id=qmp,fd={theirs.fileno()}",
+            "-mon",
+            "chardev=qmp,mode=control",
+        ]
         for name, s in zip(("link", "samples"), self._sockets, strict=False):
-            command += ["-chardev", f"socket,id={name},fd={s.fileno()},server=on,wait=off,nodelay=on", "-serial", f"chardev:{name}"]
+            command += [
+                "-chardev",
+                f"socket,id={name},fd={s.fileno()},server=on,wait=off,nodelay=on",
+                "-serial",
+                f"chardev:{name}",
+            ]
         if machine.uid_at is not None:
             for i, part in enumerate(struct.unpack("<2I", self.uid.ljust(8, b"\0")[:8])):
                 command += ["-device", f"loader,addr={machine.uid_at + 4 * i:#x},data={part:#x},data-len=4"]
@@ -116,11 +148,18 @@ class QemuBoard:
         command += self.arguments
         if self.flash:
             command[2] += ",memory-backend=fl"
-            command += ["-object", f"memory-backend-file,id=fl,size={machine.memory},mem-path={Path(self.flash).absolute()},share=on"]
+            command += [
+                "-object",
+                f"memory-backend-file,id=fl,size={machine.memory},mem-path={Path(self.flash).absolute()},share=on",
+            ]
         self._process = spawn(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            pass_fds=(*(s.fileno() for s in self._sockets), theirs.fileno()), cwd=self._folder,
-        )  # fmt: skip
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=(*(s.fileno() for s in self._sockets), theirs.fileno()),
+            cwd=self._folder,
+        )
         theirs.close()
         self._qmp = ours
         self._qmp.settimeout(10)
@@ -196,7 +235,9 @@ class QemuBoard:
             path = Path(folder) / "memory"
             answer = self._command("memsave", val=at, size=size, filename=str(path))
             if "error" in answer:
-                raise ToolError(f"{self.name}: memory at {at:#x} cannot be read: {answer['error'].get('desc', 'no reason given')}")
+                raise ToolError(
+                    f"{self.name}: memory at {at:#x} cannot be read: {answer['error'].get('desc', 'no reason given')}"
+                )
             return path.read_bytes()
 
     def stack(self) -> tuple[int, int]:

@@ -10,7 +10,15 @@ from pathlib import Path
 
 from quantfl.errors import RunError
 from quantfl.fleet.checkpoint import RunFolder, write_atomic
-from quantfl.fleet.config import BudgetTable, DownlinkTable, FleetTable, KeysTable, RunConfig, StartTable, UplinkTable
+from quantfl.fleet.config import (
+    BudgetTable,
+    DownlinkTable,
+    FleetTable,
+    KeysTable,
+    RunConfig,
+    StartTable,
+    UplinkTable,
+)
 from quantfl.fleet.finish import finish, plain_summary
 from quantfl.fleet.prepare import Prepared, prepare
 from quantfl.fleet.rounds import Progress, Rounds, Silent
@@ -30,9 +38,17 @@ def default_folder(config: RunConfig, base: Path) -> Path:
 
 
 async def run(
-    config: RunConfig, *, base: Path, folder: Path | None, resume: bool = False, compare: bool = False,
-    progress: Progress | None = None, kind: str | None = None, text: str = "", chaos: Chaos | None = None,
-) -> Outcome:  # fmt: skip
+    config: RunConfig,
+    *,
+    base: Path,
+    folder: Path | None,
+    resume: bool = False,
+    compare: bool = False,
+    progress: Progress | None = None,
+    kind: str | None = None,
+    text: str = "",
+    chaos: Chaos | None = None,
+) -> Outcome:
     """Run a description to its end, or to Ctrl-C, and write everything into `folder` (None: nothing is written).
 
     resume: go on from the folder's checkpoint. compare: repeat the same rounds over plain float32 in-process and put
@@ -45,15 +61,21 @@ async def run(
         place = RunFolder(folder)
         place.create()
         if place.exists and not resume:
-            raise RunError(f"{folder} already holds a run: go on with --resume, or choose another folder with --out")
+            raise RunError(
+                f"{folder} already holds a run: go on with --resume, or choose another folder with --out"
+            )
         if not resume:
             for suffix in ("", "-wal", "-shm"):  # of a run that died before its first checkpoint
                 place.ledger.with_name(place.ledger.name + suffix).unlink(missing_ok=True)
         if resume:
             state = place.load()
             if state.config != config.model_dump(mode="json"):
-                raise RunError(f"{folder} was started with another description; resume it with the one in it (FLEET.toml)")
-    prepared = prepare(config, base=base, folder=place, progress=progress, state=state, kind=kind, chaos=chaos)
+                raise RunError(
+                    f"{folder} was started with another description; resume it with the one in it (FLEET.toml)"
+                )
+    prepared = prepare(
+        config, base=base, folder=place, progress=progress, state=state, kind=kind, chaos=chaos
+    )
     rounds = Rounds(prepared.federation, state)
     try:
         if place is not None and state is None:
@@ -97,8 +119,14 @@ async def plain_run(config: RunConfig, base: Path, progress: Progress) -> dict:
     progress.phase("the same rounds over plain float32, in-process, for comparison")
     fleet = FleetTable(emulate="inproc", boards=config.fleet.size)
     plain = config.model_copy(
-        update={"fleet": fleet, "uplink": UplinkTable(codec="fp32"), "downlink": DownlinkTable(codec="fp32"),
-                "budget": BudgetTable(), "start": StartTable(how="none"), "keys": KeysTable()}
+        update={
+            "fleet": fleet,
+            "uplink": UplinkTable(codec="fp32"),
+            "downlink": DownlinkTable(codec="fp32"),
+            "budget": BudgetTable(),
+            "start": StartTable(how="none"),
+            "keys": KeysTable(),
+        }
     )
     return plain_summary(await quiet_run(plain, base))
 

@@ -41,7 +41,9 @@ class Unleashed:
     ) -> Session:
         """A session with board `name` over a faulty line. reset: resets the board."""
         faults, seed = self.chaos.faults(name), f"{self.chaos.seed}/{name}"
-        line = self.lines[name] = FaultyTransport(transport, faults, seed=seed, now_round=lambda: self.round, reset=reset)
+        line = self.lines[name] = FaultyTransport(
+            transport, faults, seed=seed, now_round=lambda: self.round, reset=reset
+        )
         session = Session(line, nonce_seed=random.Random(seed).getrandbits(32), keys=keys)
         own = tuple(f for f in faults if f.name in ("lie", "full"))
         if own:
@@ -50,8 +52,10 @@ class Unleashed:
 
     def faults(self) -> dict[str, dict[str, int]]:
         """How often each fault struck, by board."""
-        return {name: dict(sum((d.faults for d in line.lines.values()), type(line.lines["up"].faults)()))
-                for name, line in self.lines.items()}  # fmt: skip
+        return {
+            name: dict(sum((d.faults for d in line.lines.values()), type(line.lines["up"].faults)()))
+            for name, line in self.lines.items()
+        }
 
 
 class Liar:
@@ -69,7 +73,9 @@ class Liar:
             if not fault.on(self.chaos.round) or self.rng.random() >= fault.probability:
                 continue
             if fault.name == "full" and message[0] == lib.QFL_MSG_PUT_BEGIN | _ANSWER:
-                return bytes((lib.QFL_MSG_PUT_BEGIN | _REFUSED, message[1])) + struct.pack("<b", lib.QFL_E_NOMEM)
+                return bytes((lib.QFL_MSG_PUT_BEGIN | _REFUSED, message[1])) + struct.pack(
+                    "<b", lib.QFL_E_NOMEM
+                )
             if fault.name == "lie" and message[0] in _TRAINED and len(message) > 7:
                 self.chaos.told.setdefault(self.name, set()).add(self.chaos.round)
                 return getattr(self, f"_{fault.value}")(message)
@@ -81,14 +87,20 @@ class Liar:
         if self.chaos.codec.kind == "dz":  # a step that leaves symbols other than zero
             x = self.rng.standard_normal(sum(tensors)) * 2
             return dz_write(np.round(x).astype(np.int32), Form(dz_step(np.full(1, scale), 1.0)), tensors)
-        return self.chaos.codec.encode((scale * self.rng.standard_normal(sum(tensors))).astype(np.float32), tensors)
+        return self.chaos.codec.encode(
+            (scale * self.rng.standard_normal(sum(tensors))).astype(np.float32), tensors
+        )
 
     def _nan(self, message: bytes) -> bytes:
         if self.chaos.codec.kind in ("bu", "bq"):
             data = bytearray(self._coded(1.0))
             data[2:6] = struct.pack("<f", float("nan"))
             return message[:7] + bytes(data)
-        return message[:7] + bytes((lib.QFL_CODEC_FP32,)) + struct.pack("<f", float("nan")) * sum(self.chaos.tensors)
+        return (
+            message[:7]
+            + bytes((lib.QFL_CODEC_FP32,))
+            + struct.pack("<f", float("nan")) * sum(self.chaos.tensors)
+        )
 
     def _huge(self, message: bytes) -> bytes:
         return message[:7] + self._coded(1e6)

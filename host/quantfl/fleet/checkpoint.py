@@ -107,14 +107,25 @@ class RunFolder:
             with np.load(self.checkpoint, allow_pickle=False) as z:
                 meta = json.loads(bytes(z["meta"]))
                 params = z["params"].copy()
-                arrays = {k.removeprefix("downlink_"): z[k].copy() for k in z.files if k.startswith("downlink_")}
+                arrays = {
+                    k.removeprefix("downlink_"): z[k].copy() for k in z.files if k.startswith("downlink_")
+                }
         except FileNotFoundError:
             raise RunError(f"{self.path} holds no checkpoint: start the run without --resume") from None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise RunError(f"{self.checkpoint} cannot be read ({error}); start the run anew") from None
         if meta["format"] != FORMAT:
-            raise RunError(f"{self.checkpoint} has format {meta['format']}, this quantfl writes {FORMAT}; start the run anew")
+            raise RunError(
+                f"{self.checkpoint} has format {meta['format']}, this quantfl writes {FORMAT}; start the run anew"
+            )
         return State(
-            meta["round"], params, meta["package_sha256"], meta["config"], arrays, meta["downlink"], meta["rate"],
-            meta["history"], ledger_store.load(self.ledger),
+            meta["round"],
+            params,
+            meta["package_sha256"],
+            meta["config"],
+            arrays,
+            meta["downlink"],
+            meta["rate"],
+            meta["history"],
+            ledger_store.load(self.ledger),
         )

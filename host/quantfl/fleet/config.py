@@ -177,9 +177,15 @@ class CodecTable(_Table):
         steps follow how alike the boards are (quantfl.strategy.rate); what is given stays."""
         finer = min(1.0, (clients / 4) ** 0.5)
         if "step" in self.model_fields_set:
-            return Span(self.step, self.step_end if self.step_end is not None else min(self.step, end * finer))
+            return Span(
+                self.step, self.step_end if self.step_end is not None else min(self.step, end * finer)
+            )
         step = self.step * finer
-        last, finest = (min(step, end * finer), wide[1] * finer) if self.step_end is None else (self.step_end, self.step_end)
+        last, finest = (
+            (min(step, end * finer), wide[1] * finer)
+            if self.step_end is None
+            else (self.step_end, self.step_end)
+        )
         return Span(step, last, (wide[0] * finer, finest))
 
 
@@ -291,7 +297,9 @@ class RunConfig(_Table):
     @model_validator(mode="after")
     def _enough(self) -> RunConfig:
         if self.run.min_boards > self.fleet.size:
-            raise ValueError(f"run.min_boards is {self.run.min_boards}, but the fleet has {self.fleet.size} boards")
+            raise ValueError(
+                f"run.min_boards is {self.run.min_boards}, but the fleet has {self.fleet.size} boards"
+            )
         return self
 
 
@@ -317,7 +325,9 @@ def _meant(location: tuple[int | str, ...]) -> str:
     given = ".".join(str(part) for part in location if isinstance(part, str))
     known = _known(RunConfig)
     last = given.rsplit(".", 1)[-1]
-    there = [key for key in known if key.rsplit(".", 1)[-1] == last] or difflib.get_close_matches(given, known, 1, 0.75)
+    there = [key for key in known if key.rsplit(".", 1)[-1] == last] or difflib.get_close_matches(
+        given, known, 1, 0.75
+    )
     return f" (is {there[0]} meant?)" if there else ""
 
 
@@ -338,7 +348,9 @@ def parse(text: str, source: str = "FLEET.toml") -> RunConfig:
         elif first["type"] == "missing":
             message = "is missing"
         given = first.get("input")
-        shown = f" (got {given!r})" if isinstance(given, str | int | float) and first["type"] != "missing" else ""
+        shown = (
+            f" (got {given!r})" if isinstance(given, str | int | float) and first["type"] != "missing" else ""
+        )
         raise UsageError(f"{source}: {_key(first['loc'])}: {message}{shown}{more}") from None
 
 

@@ -46,7 +46,10 @@ def stock_accuracy(model: bytes, x: np.ndarray, y: np.ndarray) -> tuple[float, s
             return int(runtime.get_output(0).argmax())
 
     except ImportError:
-        engine, name = Engine(compile_program(model)), "quantfl's engine (install tflite-micro for the stock one)"
+        engine, name = (
+            Engine(compile_program(model)),
+            "quantfl's engine (install tflite-micro for the stock one)",
+        )
 
         def predict(row: np.ndarray) -> int:
             return int(engine.classify(row[None])[0].argmax())
@@ -60,7 +63,6 @@ def stock_accuracy(model: bytes, x: np.ndarray, y: np.ndarray) -> tuple[float, s
 def _quiet():
     """Interpreters write to the process's stdout; --json must not be disturbed."""
 
-
     sys.stdout.flush()
     saved = os.dup(1)
     try:
@@ -72,7 +74,14 @@ def _quiet():
         os.close(saved)
 
 
-def finish(prepared: Prepared, rounds: Rounds, books: dict[str, str], *, plain: dict | None = None, own: dict | None = None) -> dict:
+def finish(
+    prepared: Prepared,
+    rounds: Rounds,
+    books: dict[str, str],
+    *,
+    plain: dict | None = None,
+    own: dict | None = None,
+) -> dict:
     """Write model.tflite, accuracy.png and summary.json into the run's folder; returns the summary.
 
     plain: the same run over plain float32, as `plain_summary` returns it. own: boards' own heads (Rounds.own_heads).
@@ -106,8 +115,15 @@ def finish(prepared: Prepared, rounds: Rounds, books: dict[str, str], *, plain: 
     if folder is None:
         return summary
     write_atomic(folder.model, model)
-    files = {"model": folder.model, "history": folder.history, "package": folder.package, "summary": folder.summary}
-    curves = {str(f.config.uplink.make()) + " up, " + str(f.config.downlink.make()) + " down": curve_of(history)}
+    files = {
+        "model": folder.model,
+        "history": folder.history,
+        "package": folder.package,
+        "summary": folder.summary,
+    }
+    curves = {
+        str(f.config.uplink.make()) + " up, " + str(f.config.downlink.make()) + " down": curve_of(history)
+    }
     if plain is not None:
         curves["plain float32"] = [tuple(p) for p in plain["curve"]]
     try:
@@ -131,8 +147,8 @@ def plain_summary(rounds: Rounds) -> dict:
     up, down = rounds.ledger.total(first=1)
     scored = [r for r in rounds.history if "accuracy" in r]
     return {
-        "rounds_up_total": up.total, "rounds_down_total": down.total, "accuracy": scored[-1]["accuracy"],
+        "rounds_up_total": up.total,
+        "rounds_down_total": down.total,
+        "accuracy": scored[-1]["accuracy"],
         "curve": curve_of(rounds.history),
-    }  # fmt: skip
-
-
+    }

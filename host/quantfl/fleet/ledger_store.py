@@ -44,9 +44,13 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection in one transaction, committed at the end."""
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=10.0, isolation_level=None)) as db:
-            version, application = (db.execute(f"PRAGMA {p}").fetchone()[0] for p in ("user_version", "application_id"))
+            version, application = (
+                db.execute(f"PRAGMA {p}").fetchone()[0] for p in ("user_version", "application_id")
+            )
             if (version, application) != (0, 0) and (version, application) != (VERSION, APPLICATION):
-                raise RunError(f"{path} is no ledger of version {VERSION} (it says {version}); read it with the quantfl that wrote it")
+                raise RunError(
+                    f"{path} is no ledger of version {VERSION} (it says {version}); read it with the quantfl that wrote it"
+                )
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
             if version == 0:
@@ -70,16 +74,25 @@ def save(path: Path, ledger: Ledger) -> None:
             f"INSERT OR REPLACE INTO traffic VALUES ({','.join('?' * (4 + len(_COLUMNS)))})",
             [(*k, *asdict(ledger.rows[k]).values()) for k in keys if k in ledger.rows],
         )
-        db.executemany("INSERT OR REPLACE INTO carried VALUES (?,?,?,?,?,?)",
-                       [(*k, *ledger.carried[k]) for k in keys if k in ledger.carried])  # fmt: skip
-        db.executemany("INSERT OR REPLACE INTO note VALUES (?,?,?,?,?)", [(i, *n) for i, n in enumerate(ledger.notes)])
+        db.executemany(
+            "INSERT OR REPLACE INTO carried VALUES (?,?,?,?,?,?)",
+            [(*k, *ledger.carried[k]) for k in keys if k in ledger.carried],
+        )
+        db.executemany(
+            "INSERT OR REPLACE INTO note VALUES (?,?,?,?,?)", [(i, *n) for i, n in enumerate(ledger.notes)]
+        )
         for name in sorted({*ledger.samples, *ledger.peers, *ledger.radios}):
             peer = ledger.peers.get(name)
             db.execute(
                 "INSERT OR REPLACE INTO link VALUES (?,?,?,?,?)",
-                (name, ledger.radios.get(name), ledger.samples.get(name, 0),
-                 None if peer is None else json.dumps(asdict(peer[0])), None if peer is None else peer[1]),
-            )  # fmt: skip
+                (
+                    name,
+                    ledger.radios.get(name),
+                    ledger.samples.get(name, 0),
+                    None if peer is None else json.dumps(asdict(peer[0])),
+                    None if peer is None else peer[1],
+                ),
+            )
     ledger.changed.clear()
 
 

@@ -53,14 +53,27 @@ class Prepared:
 
 
 def load_package(
-    path: Path, *, cut: str | None = None, calibrate: Path | None = None, train: str | None = None, recompute: bool = False
+    path: Path,
+    *,
+    cut: str | None = None,
+    calibrate: Path | None = None,
+    train: str | None = None,
+    recompute: bool = False,
 ) -> Package:
     """A package, or a model that is converted now; a package is converted anew when one of the options is given."""
     if path.suffix == ".tflite" and path.is_file():
         data = read_file(path)
-        if cut is None and train is None and not recompute and METADATA_NAME in ModelFile(data, str(path)).metadata:
+        if (
+            cut is None
+            and train is None
+            and not recompute
+            and METADATA_NAME in ModelFile(data, str(path)).metadata
+        ):
             return open_package(data, str(path))
-    return open_package(convert(path, cut=cut, calibrate=calibrate, train=train or "all", recompute=recompute).package, str(path))
+    return open_package(
+        convert(path, cut=cut, calibrate=calibrate, train=train or "all", recompute=recompute).package,
+        str(path),
+    )
 
 
 def client_seed(seed: int, index: int) -> int:
@@ -102,11 +115,23 @@ def shards(config: RunConfig, package: Package, base: Path) -> Shards:
     name = f"npz:{base / data.name[4:]}" if data.name.startswith("npz:") else data.name
     ds = load(name, path)
     if len(ds.classes) > package.dims[-1]:
-        raise DataError(f"data.name: {data.name} has {len(ds.classes)} classes, but the model tells {package.dims[-1]}")
-    parts = split(data.split, ds.y_train, ds.groups_train, config.fleet.size, config.run.seed,
-                  per_client=data.samples_per_board)  # fmt: skip
+        raise DataError(
+            f"data.name: {data.name} has {len(ds.classes)} classes, but the model tells {package.dims[-1]}"
+        )
+    parts = split(
+        data.split,
+        ds.y_train,
+        ds.groups_train,
+        config.fleet.size,
+        config.run.seed,
+        per_client=data.samples_per_board,
+    )
     quantise = partial(
-        to_int8, scale=package.input_scale, zero_point=package.input_zero_point, size=package.input_size, source=data.name
+        to_int8,
+        scale=package.input_scale,
+        zero_point=package.input_zero_point,
+        size=package.input_size,
+        source=data.name,
     )
     keep = slice(None, data.test_samples)
     clients = [(quantise(ds.x_train[p]), ds.y_train[p].astype(np.uint16)) for p in parts]
@@ -118,20 +143,34 @@ def make_strategy(config: RunConfig, head: Head, params: np.ndarray) -> FedAvg:
     run, down = config.run, config.downlink
     clients = max(1, round(run.participation * config.fleet.size))
     absence = config.fleet.size / clients
-    rate = Rate(run.rounds, config.uplink.rate(clients), down.rate(clients), config.uplink.step,
-                window=max(5, math.ceil(absence)), budget=config.budget.limit())  # fmt: skip
+    rate = Rate(
+        run.rounds,
+        config.uplink.rate(clients),
+        down.rate(clients),
+        config.uplink.step,
+        window=max(5, math.ceil(absence)),
+        budget=config.budget.limit(),
+    )
     if down.codec == "dz":
         unit = grid(params, head.tensors)
-        how: Chain | Lattice = Lattice(head, params, unit=unit, absence=absence, dither=down.dither, seed=run.seed)
+        how: Chain | Lattice = Lattice(
+            head, params, unit=unit, absence=absence, dither=down.dither, seed=run.seed
+        )
     else:
         how = Chain(head, down.make(), params)
     return FedAvg(head, params, how, rate, config.strategy.server_lr)
 
 
 def prepare(
-    config: RunConfig, *, base: Path, folder: RunFolder | None, progress: Progress, state: State | None = None,
-    kind: str | None = None, chaos: Chaos | None = None,
-) -> Prepared:  # fmt: skip
+    config: RunConfig,
+    *,
+    base: Path,
+    folder: RunFolder | None,
+    progress: Progress,
+    state: State | None = None,
+    kind: str | None = None,
+    chaos: Chaos | None = None,
+) -> Prepared:
     """Load, split, boot. base: folder that relative paths in the description start from. state: to go on from.
 
     kind overrides fleet.emulate. chaos: faults between host and boards. Boards are booted here and closed by Prepared.close.
@@ -143,8 +182,13 @@ def prepare(
             raise RunError(f"{folder.package} is not the package this run was started with")
     else:
         calibrate = base / config.model.calibrate if config.model.calibrate else None
-        package = load_package(base / config.model.path, cut=config.model.cut, calibrate=calibrate, train=config.model.train,
-                               recompute=config.model.recompute)  # fmt: skip
+        package = load_package(
+            base / config.model.path,
+            cut=config.model.cut,
+            calibrate=calibrate,
+            train=config.model.train,
+            recompute=config.model.recompute,
+        )
     if not package.dims:
         raise RunError(f"{config.model.path} has nothing to train; convert it with a head")
     keys = key_ring(config, base)
@@ -174,19 +218,39 @@ def prepare(
         chaos.check(names)
         unleashed = Unleashed(chaos, head.tensors, config.uplink.make())
     members = [
-        make_member(i, config, boards[i] if boards else None, data.clients[i] if fed else None, package, unleashed, keys)
+        make_member(
+            i,
+            config,
+            boards[i] if boards else None,
+            data.clients[i] if fed else None,
+            package,
+            unleashed,
+            keys,
+        )
         for i in range(config.fleet.size)
     ]
     federation = Federation(
-        config, to_push, package.sha256, strategy, members,
-        evaluator(package, features, data.y_test), folder, progress, unleashed,
-    )  # fmt: skip
+        config,
+        to_push,
+        package.sha256,
+        strategy,
+        members,
+        evaluator(package, features, data.y_test),
+        folder,
+        progress,
+        unleashed,
+    )
     return Prepared(federation, package, kind, (features, data.y_test), data.x_test, boards)
 
 
 def make_member(
-    index: int, config: RunConfig, board: Board | None, data: tuple[np.ndarray, np.ndarray] | None, package: Package,
-    chaos: Unleashed | None = None, keys: KeyRing | None = None,
+    index: int,
+    config: RunConfig,
+    board: Board | None,
+    data: tuple[np.ndarray, np.ndarray] | None,
+    package: Package,
+    chaos: Unleashed | None = None,
+    keys: KeyRing | None = None,
 ) -> Member:
     """One client of a run: its data, seed and configuration; board: emulated, None: at the port the description names."""
     from quantfl.emulate.base import send_samples
@@ -201,14 +265,28 @@ def make_member(
         if table.samples:
             feed, expected = partial(send_samples, table.samples, *data), len(data[1])
     seed = client_seed(config.run.seed, index)
-    message = config_bytes(config.train.fit(), config.uplink.make(), run_id=run_id(config, package), seed=seed,
-                           personal=config.train.personal,
-                           keep=config.uplink.keep)  # fmt: skip
+    message = config_bytes(
+        config.train.fit(),
+        config.uplink.make(),
+        run_id=run_id(config, package),
+        seed=seed,
+        personal=config.train.personal,
+        keep=config.uplink.keep,
+    )
     session = None
     if chaos is not None:
         session = chaos.session(name, open_transport(url), board.reset if board is not None else None, keys)
-    return Member(index, name, Device(url, name=name, session=session, keys=keys), message, feed, expected, board,
-                  agreed_steps=config.uplink.codec == "dz", codecs=(config.uplink.codec, config.downlink.codec))  # fmt: skip
+    return Member(
+        index,
+        name,
+        Device(url, name=name, session=session, keys=keys),
+        message,
+        feed,
+        expected,
+        board,
+        agreed_steps=config.uplink.codec == "dz",
+        codecs=(config.uplink.codec, config.downlink.codec),
+    )
 
 
 def run_id(config: RunConfig, package: Package) -> int:

@@ -88,7 +88,9 @@ class Rounds:
         self.history: list[dict] = state.history if state else []
         self.ledger: Ledger = state.ledger if state else Ledger()
         self.round = state.round if state else 0
-        self.ledger.radios = {m.name: radio_of(m.device.url, federation.config.budget.radio) for m in federation.members}
+        self.ledger.radios = {
+            m.name: radio_of(m.device.url, federation.config.budget.radio) for m in federation.members
+        }
         self._peers = dict(self.ledger.peers)  # boards' books as the last host left them
         uplink = federation.config.uplink.make().fields[0]
         self.admission = Admission(federation.config.admission.bounds(), uplink, federation.strategy.read)
@@ -111,7 +113,9 @@ class Rounds:
         ready = [m for m in self.f.members if m.ready]
         if len(ready) < run.min_boards:
             reasons = "; ".join(f"{m.name}: {m.reason}" for m in self.f.members if not m.ready)
-            raise RunError(f"{len(ready)} of {len(self.f.members)} boards are ready, {run.min_boards} needed: {reasons}")
+            raise RunError(
+                f"{len(ready)} of {len(self.f.members)} boards are ready, {run.min_boards} needed: {reasons}"
+            )
         for member in self.f.members:
             self._book(0, member)
 
@@ -147,9 +151,16 @@ class Rounds:
         if not self.history:
             up, down = self.ledger.total()
             self.history.append(
-                {"round": 0, "accuracy": score.accuracy, "loss": score.loss, "test_samples": score.count,
-                 "up_bytes": up.total, "down_bytes": down.total, "head": self.f.strategy.hash}
-            )  # fmt: skip
+                {
+                    "round": 0,
+                    "accuracy": score.accuracy,
+                    "loss": score.loss,
+                    "test_samples": score.count,
+                    "up_bytes": up.total,
+                    "down_bytes": down.total,
+                    "head": self.f.strategy.hash,
+                }
+            )
         return score
 
     async def run(self) -> None:
@@ -158,7 +169,11 @@ class Rounds:
         if self.round > 0:  # resumed: the budget may have been used up before
             self._end_if_spent(self.round)
         while self.round < rounds and not self.stopped and self.over is None:
-            record = await (self.start_round() if self.round == 0 and self.starts_closed() else self._one_round(self.round + 1))
+            record = await (
+                self.start_round()
+                if self.round == 0 and self.starts_closed()
+                else self._one_round(self.round + 1)
+            )
             if record is None:
                 return
             self.round += 1
@@ -175,9 +190,18 @@ class Rounds:
                 if member.device.boot is not None:
                     self.ledger.peers[member.name] = member.device.expected_books(), member.device.boot
             f.folder.save(
-                State(self.round, f.strategy.params, f.package_sha256, f.config.model_dump(mode="json"), arrays, meta,
-                      f.strategy.rate.state(), self.history, self.ledger)
-            )  # fmt: skip
+                State(
+                    self.round,
+                    f.strategy.params,
+                    f.package_sha256,
+                    f.config.model_dump(mode="json"),
+                    arrays,
+                    meta,
+                    f.strategy.rate.state(),
+                    self.history,
+                    self.ledger,
+                )
+            )
 
     def choose(self, round_: int) -> list[Member]:
         """The boards to be asked in a round."""
@@ -196,7 +220,18 @@ class Rounds:
             return None
         answered = [m for m in chosen if m in done]
         verdict = self.admission.judge(
-            Candidate(m.name, d.round, round_, d.samples, d.data, m.samples if m.feed else 0, d.step, d.loss, d.head, m.head)
+            Candidate(
+                m.name,
+                d.round,
+                round_,
+                d.samples,
+                d.data,
+                m.samples if m.feed else 0,
+                d.step,
+                d.loss,
+                d.head,
+                m.head,
+            )
             for m, d in ((m, done[m]) for m in answered)
         )
         for member in answered:
@@ -234,16 +269,20 @@ class Rounds:
         if not f.strategy.head.one_dense or start.dims > f.strategy.head.dims[0]:
             if start.how == "closed-form":
                 raise RunError(
-                    "start.how = \"closed-form\" needs a head of one dense layer, and start.dims at most its "
+                    'start.how = "closed-form" needs a head of one dense layer, and start.dims at most its '
                     f"{f.strategy.head.dims[0]} features; this head has {len(f.strategy.head.dims) - 1} layers"
                 )
             return False
         run, boards = f.config.run, min(start.boards, len(f.members))
         clients = max(1, round(run.participation * len(f.members)))
-        cost, plan = estimate(f.strategy.head, start.spec(run.seed), boards, run.rounds, clients, len(f.members))
+        cost, plan = estimate(
+            f.strategy.head, start.spec(run.seed), boards, run.rounds, clients, len(f.members)
+        )
         pays = cost <= PAYS * plan and run.rounds > 1
         used = start.how == "closed-form" or pays
-        f.progress.phase(f"start in closed form: about {cost:,} bytes; all rounds: about {plan:,}; {'used' if used else 'not used'}")
+        f.progress.phase(
+            f"start in closed form: about {cost:,} bytes; all rounds: about {plan:,}; {'used' if used else 'not used'}"
+        )
         return used
 
     async def start_round(self) -> dict | None:
@@ -271,14 +310,20 @@ class Rounds:
             except CodecError as error:
                 failed[member.name] = f"its sums were refused: {error}"
                 continue
-            member.stats = {"samples": samples, "sums_bytes": len(done[member]), "delta_sha256": _sha(done[member])}
+            member.stats = {
+                "samples": samples,
+                "sums_bytes": len(done[member]),
+                "delta_sha256": _sha(done[member]),
+            }
             answered.append(member)
         found = solve(f.strategy.head, spec, folds) if answered else None
         used = found is not None and (found.trusted or start.how == "closed-form")
         if found is not None and used:
             f.strategy.jump(found.params, rounding_step(f.strategy.head, *folds))
         elif found is not None:
-            f.progress.phase(f"start in closed form dropped: boards differ too much (calibration {found.calibration:.2f})")
+            f.progress.phase(
+                f"start in closed form dropped: boards differ too much (calibration {found.calibration:.2f})"
+            )
         record = await self._record(1, began, chosen, [(m, None) for m in answered], failed)
         self._spend(1)
         known = {} if found is None else {"ridge": found.ridge, "calibration": found.calibration}
@@ -290,7 +335,9 @@ class Rounds:
             if not member.ready:
                 raise LinkError(member.reason or f"{member.name} is not ready")
 
-    async def _ask_all(self, chosen: list[Member], ask: Callable[[Member], Awaitable[Any]]) -> tuple[dict, dict[str, str]]:
+    async def _ask_all(
+        self, chosen: list[Member], ask: Callable[[Member], Awaitable[Any]]
+    ) -> tuple[dict, dict[str, str]]:
         """Ask all boards at once, until the deadline or `stop`: what those that answered gave, and why others failed."""
         f, deadline_s = self.f, self.f.config.run.deadline_s
         tasks = {asyncio.create_task(_in_turn(m, ask(m))): m for m in chosen}
@@ -298,7 +345,9 @@ class Rounds:
         pending, deadline = set(tasks), monotonic() + deadline_s
         while pending and not self.stopped and monotonic() < deadline:
             _, waiting = await asyncio.wait(
-                pending | {stop}, timeout=max(0.0, deadline - monotonic()), return_when=asyncio.FIRST_COMPLETED
+                pending | {stop},
+                timeout=max(0.0, deadline - monotonic()),
+                return_when=asyncio.FIRST_COMPLETED,
             )
             pending = waiting - {stop}
         stop.cancel()
@@ -328,11 +377,15 @@ class Rounds:
             raise
         member.state = "done"
         member.stats = {
-            "samples": delta.samples, "loss": delta.loss, "delta_bytes": len(delta.data),
-            "seconds": round(monotonic() - started, 3), "delta_sha256": _sha(delta.data),
-        }  # fmt: skip
-        self.f.progress.board(member.name, state="done", samples=delta.samples, loss=delta.loss,
-                              seconds=member.stats["seconds"])  # fmt: skip
+            "samples": delta.samples,
+            "loss": delta.loss,
+            "delta_bytes": len(delta.data),
+            "seconds": round(monotonic() - started, 3),
+            "delta_sha256": _sha(delta.data),
+        }
+        self.f.progress.board(
+            member.name, state="done", samples=delta.samples, loss=delta.loss, seconds=member.stats["seconds"]
+        )
         return delta
 
     def _after_set_up(self, member: Member) -> None:
@@ -359,15 +412,21 @@ class Rounds:
             async with asyncio.timeout(EXPLAIN_S):
                 found = await member.device.compare(EXPLAIN_S)
         except (LinkError, DeviceError, TimeoutError) as error:
-            self.f.progress.warn(f"round {round_}, {member.name}: its books differ and could not be fetched: {error}")
+            self.f.progress.warn(
+                f"round {round_}, {member.name}: its books differ and could not be fetched: {error}"
+            )
             return
         if not found.balanced:
             self._note(member, round_, found.text(), found.explained)
 
     async def _record(
-        self, round_: int, started: float, chosen: list[Member],
-        shares: list[tuple[Member, Delta | None]], failed: dict[str, str],
-    ) -> dict:  # fmt: skip
+        self,
+        round_: int,
+        started: float,
+        chosen: list[Member],
+        shares: list[tuple[Member, Delta | None]],
+        failed: dict[str, str],
+    ) -> dict:
         f = self.f
         boards: dict[str, dict] = {}
         for member in chosen:
@@ -412,7 +471,9 @@ class Rounds:
     def _end_if_spent(self, round_: int) -> None:
         rate, rounds = self.f.strategy.rate, self.f.config.run.rounds
         if rate.exhausted(self._per_link(1)) and round_ < rounds:
-            self.over = f"the budget of {rate.budget:,.0f} bytes per link is used up after round {round_} of {rounds}"
+            self.over = (
+                f"the budget of {rate.budget:,.0f} bytes per link is used up after round {round_} of {rounds}"
+            )
             self.f.progress.warn(self.over)
 
     async def own_heads(self) -> dict[str, dict]:
@@ -422,7 +483,12 @@ class Rounds:
         async def one(member: Member) -> None:
             with contextlib.suppress(DeviceError, LinkError):
                 status = await member.device.status()
-                rows[member.name] = {"own": status.own, "held": status.held, "global": status.held_global, "in_use": status.held_own}
+                rows[member.name] = {
+                    "own": status.own,
+                    "held": status.held,
+                    "global": status.held_global,
+                    "in_use": status.held_own,
+                }
 
         rows: dict[str, dict] = {}
         if self.f.config.train.personal:
@@ -468,12 +534,19 @@ def ledger_summary(ledger: Ledger) -> dict:
     up, down = ledger.total()
     up_rounds, down_rounds = ledger.total(first=1)
     return {
-        "up": asdict(up), "down": asdict(down), "up_total": up.total, "down_total": down.total,
-        "rounds_up": asdict(up_rounds), "rounds_down": asdict(down_rounds),
-        "rounds_up_total": up_rounds.total, "rounds_down_total": down_rounds.total,
-        "boards": {b: {"up": asdict(u), "down": asdict(d), "up_total": u.total, "down_total": d.total}
-                   for b, (u, d) in ledger.per_board().items()},
+        "up": asdict(up),
+        "down": asdict(down),
+        "up_total": up.total,
+        "down_total": down.total,
+        "rounds_up": asdict(up_rounds),
+        "rounds_down": asdict(down_rounds),
+        "rounds_up_total": up_rounds.total,
+        "rounds_down_total": down_rounds.total,
+        "boards": {
+            b: {"up": asdict(u), "down": asdict(d), "up_total": u.total, "down_total": d.total}
+            for b, (u, d) in ledger.per_board().items()
+        },
         "samples_fed": ledger.samples,
         "notes": [str(n) for n in ledger.notes],
         "imbalances": ledger.imbalances,
-    }  # fmt: skip
+    }

@@ -111,13 +111,25 @@ def _description(seed: int, model: str, boards: int, rounds: int, *, real: bool)
     rng = random.Random(f"description {seed}")
     codec = rng.choice(["bu", "bu", "fp32", "bq", "dz"])
     participation = rng.choice([1.0, 1.0, 0.75])
-    return RunConfig.model_validate({
-        "model": {"path": model}, "fleet": {"emulate": "inproc", "boards": boards}, "start": {"how": "none"},
-        "run": {"name": "torture", "seed": seed % 2**32, "rounds": rounds, "participation": participation, "setup_s": SETUP_S,
-                "deadline_s": 6.0 if real else DEADLINE_S},
-        "train": {"lr": 0.003, "batch": 4}, "admission": {"max_norm": 1e4},
-        "uplink": {"codec": codec}, "downlink": {"codec": codec, "dither": 0.0},
-    })  # fmt: skip
+    return RunConfig.model_validate(
+        {
+            "model": {"path": model},
+            "fleet": {"emulate": "inproc", "boards": boards},
+            "start": {"how": "none"},
+            "run": {
+                "name": "torture",
+                "seed": seed % 2**32,
+                "rounds": rounds,
+                "participation": participation,
+                "setup_s": SETUP_S,
+                "deadline_s": 6.0 if real else DEADLINE_S,
+            },
+            "train": {"lr": 0.003, "batch": 4},
+            "admission": {"max_norm": 1e4},
+            "uplink": {"codec": codec},
+            "downlink": {"codec": codec, "dither": 0.0},
+        }
+    )
 
 
 class _Ring(KeyRing):
@@ -161,8 +173,9 @@ class _Watched(Rounds):
         return [m for m in self.f.members if m.name in self.script[round_ - 1]]
 
 
-def _federation(config: RunConfig, package: Package, boards: list[Board], chaos: Chaos | None,
-                keys: KeyRing | None = None) -> Federation:  # fmt: skip
+def _federation(
+    config: RunConfig, package: Package, boards: list[Board], chaos: Chaos | None, keys: KeyRing | None = None
+) -> Federation:
     rng = np.random.default_rng(config.run.seed)
     head = package.head
     unleashed = None if chaos is None else Unleashed(chaos, head.tensors, config.uplink.make())
@@ -175,8 +188,17 @@ def _federation(config: RunConfig, package: Package, boards: list[Board], chaos:
             members[-1].device.session.link.secure(hashlib.sha256(b"%d/%d" % (config.run.seed, i)).digest())
     strategy = make_strategy(config, head, package.params)
     to_push = package.data if keys is None else keys.sign(package.data)
-    return Federation(config, to_push, package.sha256, strategy, members, lambda _: Score(1, 0, 0.0), None, Silent(),
-                      unleashed)  # fmt: skip
+    return Federation(
+        config,
+        to_push,
+        package.sha256,
+        strategy,
+        members,
+        lambda _: Score(1, 0, 0.0),
+        None,
+        Silent(),
+        unleashed,
+    )
 
 
 async def _settle(rounds: _Watched, air: Air | None = None) -> None:
@@ -192,7 +214,9 @@ async def _settle(rounds: _Watched, air: Air | None = None) -> None:
         try:
             if not device.session.up:
                 await member.connect(8.0)
-            for _attempt in range(4):  # until both books were of one moment: only then do the next ones begin there
+            for _attempt in range(
+                4
+            ):  # until both books were of one moment: only then do the next ones begin there
                 first = await device.compare(10.0)
                 if first.steady:
                     break
@@ -214,7 +238,12 @@ async def _settle(rounds: _Watched, air: Air | None = None) -> None:
 
 
 async def _under_chaos(
-    config: RunConfig, package: Package, boards: list[Board], chaos: Chaos, keys: KeyRing | None, air: Air | None = None
+    config: RunConfig,
+    package: Package,
+    boards: list[Board],
+    chaos: Chaos,
+    keys: KeyRing | None,
+    air: Air | None = None,
 ) -> _Watched | str:
     rounds = _Watched(_federation(config, package, boards, chaos, keys))
     try:
@@ -235,7 +264,9 @@ async def _under_chaos(
         await asyncio.gather(*(m.device.close() for m in rounds.f.members), return_exceptions=True)
 
 
-async def _clean(config: RunConfig, package: Package, boards: list[Board], script: list[list[str]]) -> _Watched:
+async def _clean(
+    config: RunConfig, package: Package, boards: list[Board], script: list[list[str]]
+) -> _Watched:
     rounds = _Watched(_federation(config, package, boards, None))
     rounds.script = script
     try:
@@ -257,19 +288,29 @@ def _check_bytes(rounds: _Watched, boards: list[Board]) -> list[str]:
             if w.taken + w.added != w.given + w.swallowed + line.held(way):
                 found.append(f"{member.name} {way}: the line itself does not add up: {w}")
         c = link.counters()
-        booked = {way: totals[member.name, way].total if (member.name, way) in totals else 0 for way in (DOWN, UP)}
+        booked = {
+            way: totals[member.name, way].total if (member.name, way) in totals else 0 for way in (DOWN, UP)
+        }
         if booked[DOWN] != c.tx_bytes or booked[UP] != c.rx_bytes:
             found.append(f"{member.name}: ledger {booked}, counters {c.tx_bytes} down {c.rx_bytes} up")
         if c.tx_bytes != line.lines[DOWN].taken:
-            found.append(f"{member.name}: {c.tx_bytes} bytes booked as sent, {line.lines[DOWN].taken} written")
+            found.append(
+                f"{member.name}: {c.tx_bytes} bytes booked as sent, {line.lines[DOWN].taken} written"
+            )
         if c.rx_bytes + link.unbooked != line.lines[UP].given:
-            found.append(f"{member.name}: {c.rx_bytes} + {link.unbooked} bytes booked as received, {line.lines[UP].given} came")
+            found.append(
+                f"{member.name}: {c.rx_bytes} + {link.unbooked} bytes booked as received, {line.lines[UP].given} came"
+            )
         if board.kind == "inproc" and not any(w.faults["reset"] for w in line.lines.values()):
             b = board.board.counters()
             if b.tx_bytes != line.lines[UP].taken:
-                found.append(f"{member.name}: the board booked {b.tx_bytes} bytes as sent, {line.lines[UP].taken} came out of it")
+                found.append(
+                    f"{member.name}: the board booked {b.tx_bytes} bytes as sent, {line.lines[UP].taken} came out of it"
+                )
             if not 0 <= line.lines[DOWN].given - b.rx_bytes <= 1100:  # all but a piece whose end has not come
-                found.append(f"{member.name}: the board booked {b.rx_bytes} bytes as received, {line.lines[DOWN].given} went in")
+                found.append(
+                    f"{member.name}: the board booked {b.rx_bytes} bytes as received, {line.lines[DOWN].given} went in"
+                )
     found += [f"not explained: {n}" for n in rounds.ledger.imbalances]
     return found
 
@@ -282,7 +323,9 @@ def _check_heads(rounds: _Watched, again: _Watched | None) -> list[str]:
     seen: set[str] = set()
     for record in rounds.history[1:]:
         shares = {n: record["boards"][n] for n in record["contributors"]}
-        lied = [n for n in shares if record["round"] in told.get(n, ())] if not replay else []  # a replay may be the first to arrive
+        lied = (
+            [n for n in shares if record["round"] in told.get(n, ())] if not replay else []
+        )  # a replay may be the first to arrive
         again_sent = [n for n, b in shares.items() if b["delta_bytes"] >= SHORT and b["delta_sha256"] in seen]
         seen |= {b["delta_sha256"] for b in shares.values()}
         if lied or again_sent:
@@ -291,25 +334,42 @@ def _check_heads(rounds: _Watched, again: _Watched | None) -> list[str]:
         clean = [r["head"] for r in again.history]
         if clean != heads:
             at = next(i for i, (a, b) in enumerate(zip(heads, clean, strict=False)) if a != b)
-            sums = [{n: b.get("delta_sha256", "")[:8] for n, b in r.history[at]["boards"].items()} for r in (rounds, again)]
-            found.append(f"round {at}: head {heads[at]:08x}, a clean run gives {clean[at]:08x}; deltas {sums[0]} and {sums[1]}")
+            sums = [
+                {n: b.get("delta_sha256", "")[:8] for n, b in r.history[at]["boards"].items()}
+                for r in (rounds, again)
+            ]
+            found.append(
+                f"round {at}: head {heads[at]:08x}, a clean run gives {clean[at]:08x}; deltas {sums[0]} and {sums[1]}"
+            )
         if rounds.f.strategy.params.tobytes() != again.f.strategy.params.tobytes():
             found.append("the last head's bytes are not those of a clean run")
         return found
     package = _package(rounds.f.config.model.path)
     strategy = make_strategy(rounds.f.config, rounds.f.strategy.head, package.params)
     for record, (candidates, verdict) in zip(rounds.history[1:], rounds.judged, strict=True):
-        kept = [strategy.read(c.data, c.samples, agreed=c.step, loss=c.loss) for c in candidates if c.name in verdict.admitted]
+        kept = [
+            strategy.read(c.data, c.samples, agreed=c.step, loss=c.loss)
+            for c in candidates
+            if c.name in verdict.admitted
+        ]
         strategy.step(record["round"], kept)
         if strategy.hash != record["head"]:
-            found.append(f"round {record['round']}: head {record['head']:08x}, its deltas give {strategy.hash:08x}")
+            found.append(
+                f"round {record['round']}: head {record['head']:08x}, its deltas give {strategy.hash:08x}"
+            )
     return found
 
 
 def _nothing_lost(rounds: _Watched) -> bool:
     """Whether every board that was asked delivered, and none was reset: then residuals, too, are those of a clean run."""
-    resets = any(line.lines[way].faults["reset"] for line in rounds.f.chaos.lines.values() for way in (DOWN, UP))
-    return not resets and not any(r["failed"] for r in rounds.history[1:]) and all(m.ready for m in rounds.f.members)
+    resets = any(
+        line.lines[way].faults["reset"] for line in rounds.f.chaos.lines.values() for way in (DOWN, UP)
+    )
+    return (
+        not resets
+        and not any(r["failed"] for r in rounds.history[1:])
+        and all(m.ready for m in rounds.f.members)
+    )
 
 
 def _replay_came_first(rounds: _Watched) -> bool:
@@ -318,11 +378,20 @@ def _replay_came_first(rounds: _Watched) -> bool:
     if not any(f.value == "replay" for m in rounds.f.members for f in rounds.f.chaos.chaos.faults(m.name)):
         return False
     told = rounds.f.chaos.told
-    return any(record["round"] in told.get(n, ()) for record in rounds.history[1:] for n in record["contributors"])
+    return any(
+        record["round"] in told.get(n, ()) for record in rounds.history[1:] for n in record["contributors"]
+    )
 
 
 def run_schedule(
-    seed: int, model: str, *, kind: str = "inproc", boards: int = 4, rounds: int = 4, spec: str | None = None, ble: bool = False
+    seed: int,
+    model: str,
+    *,
+    kind: str = "inproc",
+    boards: int = 4,
+    rounds: int = 4,
+    spec: str | None = None,
+    ble: bool = False,
 ) -> Outcome:
     """Run one schedule and check it. model: path of a package. spec: instead of the one drawn from the seed. ble: native boards are
     reached over a virtual BLE adapter, whose air has faults besides; one such schedule at a time in a process."""
@@ -335,11 +404,17 @@ def run_schedule(
     try:
         fleet = boot_fleet(kind, boards, seed=seed, ble=ble)
         air = stack.enter_context(on_air(fleet, air_schedule(seed))) if ble else None
-        keys = _Ring(seed, [struct.pack(">II", seed & 0xFFFFFFFF, i + 1) for i in range(boards)]) if keyed(seed) else None
+        keys = (
+            _Ring(seed, [struct.pack(">II", seed & 0xFFFFFFFF, i + 1) for i in range(boards)])
+            if keyed(seed)
+            else None
+        )
         result = run(_under_chaos(config, package, fleet, parse(outcome.spec), keys, air))
         if isinstance(result, str):
             return outcome
-        outcome.problems += result.found + _check_bytes(result, fleet) + (air.problems if air is not None else [])
+        outcome.problems += (
+            result.found + _check_bytes(result, fleet) + (air.problems if air is not None else [])
+        )
         outcome.faults |= air.faults if air is not None else {}
         again = None
         if (config.uplink.codec != "dz" or _nothing_lost(result)) and not _replay_came_first(result):
@@ -353,7 +428,9 @@ def run_schedule(
         outcome.problems += _check_heads(result, again)
         limit = config.run.deadline_s + EXPLAIN_S + (2.0 if real else 0.1)
         late = [r for r in result.history[1:] if r["seconds"] > limit]
-        outcome.problems += [f"round {r['round']} took {r['seconds']:.1f} s, {limit:g} are allowed" for r in late]
+        outcome.problems += [
+            f"round {r['round']} took {r['seconds']:.1f} s, {limit:g} are allowed" for r in late
+        ]
         if result.set_up_took > SETUP_S + (3.0 if real else 1.1):
             outcome.problems.append(f"setting up took {result.set_up_took:.1f} s, {SETUP_S:g} are allowed")
         if result.round != rounds:
@@ -368,14 +445,18 @@ def run_schedule(
                 outcome.faults[name] = outcome.faults.get(name, 0) + n
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
-        outcome.problems.append(f"{type(error).__name__}: {error} ({where.filename.rsplit('/', 1)[-1]}:{where.lineno})")
+        outcome.problems.append(
+            f"{type(error).__name__}: {error} ({where.filename.rsplit('/', 1)[-1]}:{where.lineno})"
+        )
     finally:
         stack.close()
         close_all(fleet)
     return outcome
 
 
-def run_schedules(first: int, count: int, model: str, *, jobs: int = 1, kind: str = "inproc", **options) -> Iterator[Outcome]:
+def run_schedules(
+    first: int, count: int, model: str, *, jobs: int = 1, kind: str = "inproc", **options
+) -> Iterator[Outcome]:
     """Schedules first .. first + count - 1, in turn; `jobs` at once. Boards of other kinds than inproc mostly wait: threads do."""
     work = partial(run_schedule, model=model, kind=kind, **options)
     if jobs == 1:

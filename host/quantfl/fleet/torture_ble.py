@@ -15,10 +15,18 @@ from quantfl.emulate.ble import BleAdapter, BleBoard
 def air_schedule(seed: int) -> str:
     """Random faults of values in the air."""
     rng = random.Random(f"air {seed}")
-    parts = [f"{rng.choice(['', 'up.', 'down.'])}{name}={rng.choice(rates):g}" for name, rates, odds in (
-        ("reorder", [0.01, 0.05, 0.1], 0.7), ("drop", [0.003, 0.01, 0.03], 0.6), ("dup", [0.003, 0.02], 0.5),
-        ("cut", [0.003, 0.01], 0.3), ("flip", [1e-6, 1e-5], 0.3), ("noise", [0.01], 0.2),
-    ) if rng.random() < odds]  # fmt: skip
+    parts = [
+        f"{rng.choice(['', 'up.', 'down.'])}{name}={rng.choice(rates):g}"
+        for name, rates, odds in (
+            ("reorder", [0.01, 0.05, 0.1], 0.7),
+            ("drop", [0.003, 0.01, 0.03], 0.6),
+            ("dup", [0.003, 0.02], 0.5),
+            ("cut", [0.003, 0.01], 0.3),
+            ("flip", [1e-6, 1e-5], 0.3),
+            ("noise", [0.01], 0.2),
+        )
+        if rng.random() < odds
+    ]
     if rng.random() < 0.4:
         parts.append(f"disconnect={rng.randint(1, 2)}")
     if rng.random() < 0.3:

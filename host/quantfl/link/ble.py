@@ -47,7 +47,9 @@ def reason(error: BaseException) -> str:
         return "it does not answer in time"
     if name == "BleakDeviceNotFoundError":
         return "it has stopped advertising"
-    if name == "BleakBluetoothNotAvailableError" or isinstance(error, FileNotFoundError | ConnectionRefusedError):
+    if name == "BleakBluetoothNotAvailableError" or isinstance(
+        error, FileNotFoundError | ConnectionRefusedError
+    ):
         return f"Bluetooth is not available here ({text or name}); is there an adapter, switched on, and is its service running?"
     return text.removeprefix("[org.bluez.Error.Failed] ") or name
 
@@ -64,8 +66,16 @@ async def value_size(characteristic) -> int:
     path, body = characteristic.obj[0], ["org.bluez.GattCharacteristic1", "MTU"]
     bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
     try:
-        reply = await bus.call(Message(destination="org.bluez", path=path, interface="org.freedesktop.DBus.Properties", member="Get",
-                                       signature="ss", body=body))  # fmt: skip
+        reply = await bus.call(
+            Message(
+                destination="org.bluez",
+                path=path,
+                interface="org.freedesktop.DBus.Properties",
+                member="Get",
+                signature="ss",
+                body=body,
+            )
+        )
     finally:
         bus.disconnect()
     return max(size, reply.body[0].value - 3) if reply.signature == "v" else size
@@ -127,7 +137,9 @@ class Adapter:
             for future in self._wanted:
                 if not future.done():
                     future.set_exception(
-                        error if isinstance(error, ToolError) else LinkError(f"cannot scan for BLE boards: {reason(error)}")
+                        error
+                        if isinstance(error, ToolError)
+                        else LinkError(f"cannot scan for BLE boards: {reason(error)}")
                     )
 
 
@@ -146,7 +158,9 @@ class BleTransport:
     def __init__(self, url: str):
         self.url, self.target = url, unquote(url.removeprefix("ble://"))
         if not self.target:
-            raise UsageError(f"{url}: name a board by its advertised name or its address, e.g. ble://quantfl-01")
+            raise UsageError(
+                f"{url}: name a board by its advertised name or its address, e.g. ble://quantfl-01"
+            )
         self.sent: Counter[int] = Counter()  # bytes of a value -> values written
         self.received: Counter[int] = Counter()  # -> values notified
         self.connections = 0
@@ -194,7 +208,9 @@ class BleTransport:
                     break
                 except LinkError:
                     raise
-                except Exception as error:  # bleak lets errors of its backend through: D-Bus, sockets, assertions
+                except (
+                    Exception
+                ) as error:  # bleak lets errors of its backend through: D-Bus, sockets, assertions
                     # Over the air a connection often fails to come about, or breaks at once, and comes about the next time.
                     if attempt == ATTEMPTS or isinstance(error, TimeoutError):
                         raise LinkError(f"cannot connect to {self.url}: {reason(error)}") from None
@@ -214,7 +230,9 @@ class BleTransport:
 
     async def _connect(self, on_bytes: Callable[[bytes], None]):
         """One attempt: the connected client and the characteristic to write to."""
-        client = _bleak().BleakClient(self._device, disconnected_callback=self._on_disconnected, timeout=CONNECT_S)
+        client = _bleak().BleakClient(
+            self._device, disconnected_callback=self._on_disconnected, timeout=CONNECT_S
+        )
         try:
             async with self._adapter.connecting:
                 await client.connect()
@@ -333,7 +351,10 @@ class BleTransport:
 
     async def describe(self) -> dict[str, str | int | None]:
         """What `quantfl devices` shows besides the hello: address, signal as last advertised in dBm, battery where known."""
-        found = {"address": self._device.address, "signal_dbm": self._adapter.signals.get(self._device.address)}
+        found = {
+            "address": self._device.address,
+            "signal_dbm": self._adapter.signals.get(self._device.address),
+        }
         level = await self.battery()
         return found if level is None else found | {"battery_percent": level}
 
@@ -343,7 +364,11 @@ class BleTransport:
         out = {}
         for way, lengths in (("down", self.sent), ("up", self.received)):
             found = layers(lengths, packet)
-            out |= {(way, "att"): (found.att, False), (way, "l2cap"): (found.l2cap, True), (way, "air"): (found.air, True)}
+            out |= {
+                (way, "att"): (found.att, False),
+                (way, "l2cap"): (found.l2cap, True),
+                (way, "air"): (found.air, True),
+            }
         return out
 
 
@@ -371,6 +396,13 @@ async def scan(timeout: float) -> list[Advertiser]:
         if SERVICE in (u.lower() for u in advertisement.service_uuids):
             name = advertisement.local_name or device.name
             level = advertisement.service_data.get(BATTERY_SERVICE)
-            boards.append(Advertiser(f"ble://{device.address}", name, device.address, advertisement.rssi,
-                                     level[0] if level and level[0] <= 100 else None))  # fmt: skip
+            boards.append(
+                Advertiser(
+                    f"ble://{device.address}",
+                    name,
+                    device.address,
+                    advertisement.rssi,
+                    level[0] if level and level[0] <= 100 else None,
+                )
+            )
     return sorted(boards, key=lambda b: (-b.rssi, b.address))

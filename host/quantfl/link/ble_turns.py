@@ -17,7 +17,10 @@ DEFAULT_CONNECTIONS = 4
 QUIET_S = 2.0  # a board at work that sends nothing for so long gives its place to one that waits
 GRACE_S = 0.3  # and one that nothing is asked of after so long, in case its owner is between two requests
 SETTLE_S = 0.1  # or after so long when its owner has said that it is done: last bytes are on their way
-HOLD_OFF_S = (0.5, 8.0)  # a board that gave its place back at work does not ask again before; doubled each time
+HOLD_OFF_S = (
+    0.5,
+    8.0,
+)  # a board that gave its place back at work does not ask again before; doubled each time
 _LOOK_S = 0.05
 
 
@@ -66,7 +69,9 @@ class Turns:
         loop = asyncio.get_running_loop()
         low, high = HOLD_OFF_S
         pause = min(high, low * 2 ** (holder.yields - 1)) if holder.yields else 0.0
-        waiter = _Waiter(holder.yields, next(self._numbers), holder, loop.create_future(), loop.time() + pause)
+        waiter = _Waiter(
+            holder.yields, next(self._numbers), holder, loop.create_future(), loop.time() + pause
+        )
         self._queue.append(waiter)
         self._grant()
         if self._task is None or self._task.done():
@@ -105,8 +110,12 @@ class Turns:
         """While anybody waits: take places back from those that do not use them, longest holders first."""
         ending: set[asyncio.Task] = set()
         while self._queue:
-            wanted = len(self._due()) - sum(self._holders.values()) - max(0, self.connections - len(self._holders))
-            for holder in [h for h, leaving in self._holders.items() if not leaving and h.willing()][: max(0, wanted)]:
+            wanted = (
+                len(self._due()) - sum(self._holders.values()) - max(0, self.connections - len(self._holders))
+            )
+            for holder in [h for h, leaving in self._holders.items() if not leaving and h.willing()][
+                : max(0, wanted)
+            ]:
                 self._holders[holder] = True
                 task = asyncio.create_task(self._end(holder))
                 ending.add(task)

@@ -26,7 +26,9 @@ class Direction:
     gone: int  # bytes sent that the receiver counted as nothing, not even noise; negative: bytes that nobody sent
     repeated: int = 0  # bytes of valid frames the receiver had no use for
     sessions: bool = False  # a session was opened
-    swapped: bool = False  # an acknowledgement was lost and one as long, of a message of another kind, came twice
+    swapped: bool = (
+        False  # an acknowledgement was lost and one as long, of a message of another kind, came twice
+    )
 
     @property
     def balanced(self) -> bool:
@@ -62,7 +64,9 @@ class Direction:
         """In words, for the run's log."""
         found = []
         if self.pieces:
-            found.append(f"{receiver} counted {_count(self.pieces, 'piece')} of {_count(self.noise, 'byte')} in all as noise")
+            found.append(
+                f"{receiver} counted {_count(self.pieces, 'piece')} of {_count(self.noise, 'byte')} in all as noise"
+            )
         if self.lost_frames > 0:
             found.append(f"{_count(self.lost_frames, 'frame')} of {sender} did not arrive whole")
         if self.lost_frames < 0:
@@ -72,8 +76,10 @@ class Direction:
         if self.gone < 0:
             found.append(f"{_count(-self.gone, 'byte')} came that {sender} never sent")
         if self.unused:
-            found.append(f"{receiver} had no use for {_count(self.unused, 'byte')} of valid frames (repeated, out of place, or of an "
-                         "earlier session)")  # fmt: skip
+            found.append(
+                f"{receiver} had no use for {_count(self.unused, 'byte')} of valid frames (repeated, out of place, or of an "
+                "earlier session)"
+            )
         if self.untold and not found:
             found.append(f"{receiver} could not tell of which kind some repeated or broken-off frames were")
         if self.overtaken and not found:
@@ -112,9 +118,14 @@ class Comparison:
         if self.restarted:
             return "the board was reset, its books begin anew"
         parts = []
-        for name, d, sender, receiver in (("down", self.down, "host", "board"), ("up", self.up, "board", "host")):
+        for name, d, sender, receiver in (
+            ("down", self.down, "host", "board"),
+            ("up", self.up, "board", "host"),
+        ):
             if not d.balanced:
-                what = ", ".join(f"{_SPELT.get(p, p)} {a} sent {b} received" for p, (a, b) in d.differ.items())
+                what = ", ".join(
+                    f"{_SPELT.get(p, p)} {a} sent {b} received" for p, (a, b) in d.differ.items()
+                )
                 parts.append(f"{name}: {what or 'kinds of message differ'}: {d.text(sender, receiver)}")
         if not parts:
             return ""
@@ -138,8 +149,9 @@ def _swaps() -> frozenset[int]:
     weights = [(lib.qfl_link_weight(k, ack), lib.qfl_link_weight(k, seal)) for k in range(lib.QFL_LINK_KINDS)]
     return frozenset(
         (n * (a - b) + more * (sa - sb)) % 2**32
-        for (a, sa), (b, sb), n, more in product(weights, weights, _ACK_BYTES, (0, lib.QFL_LINK_SEAL)) if a != b
-    )  # fmt: skip
+        for (a, sa), (b, sb), n, more in product(weights, weights, _ACK_BYTES, (0, lib.QFL_LINK_SEAL))
+        if a != b
+    )
 
 
 def _direction(sent: Counters, received: Counters) -> Direction:
@@ -151,11 +163,21 @@ def _direction(sent: Counters, received: Counters) -> Direction:
             differ[purpose] = (a, b)
     gone = sum(getattr(sent, f"tx_{p}") - getattr(received, f"rx_{p}") for p in COMPARED) - received.rx_noise
     off = (sent.tx_mark - received.rx_mark) % 2**32
-    return Direction(differ, off != 0, _signed(sent.tx_frames - received.rx_frames), received.rx_noise,
-                     received.rx_bad_frames, gone, received.rx_retransmission, bool(sent.tx_handshake),
-                     off != 0 and not differ and off in _swaps())  # fmt: skip
+    return Direction(
+        differ,
+        off != 0,
+        _signed(sent.tx_frames - received.rx_frames),
+        received.rx_noise,
+        received.rx_bad_frames,
+        gone,
+        received.rx_retransmission,
+        bool(sent.tx_handshake),
+        off != 0 and not differ and off in _swaps(),
+    )
 
 
-def compare(ours: Counters, theirs: Counters, *, restarted: bool = False, steady: bool = True, port_lost: int = 0) -> Comparison:
+def compare(
+    ours: Counters, theirs: Counters, *, restarted: bool = False, steady: bool = True, port_lost: int = 0
+) -> Comparison:
     """ours: the host's counters, theirs: the board's, both of the same span of time."""
     return Comparison(_direction(ours, theirs), _direction(theirs, ours), restarted, steady, port_lost)

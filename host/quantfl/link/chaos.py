@@ -25,8 +25,19 @@ from quantfl.link.transport import Transport
 DOWN, UP = "down", "up"
 LIES = ("nan", "huge", "shape", "garbage", "replay", "round", "samples")
 #: Faults of the line by how their value is read: a probability, a time (with @probability), how many times.
-LINE = {"flip": "rate", "drop": "rate", "dup": "rate", "reorder": "rate", "cut": "rate", "noise": "rate", "boot": "rate",
-        "stall": "time", "slow": "time", "disconnect": "count", "reset": "count"}  # fmt: skip
+LINE = {
+    "flip": "rate",
+    "drop": "rate",
+    "dup": "rate",
+    "reorder": "rate",
+    "cut": "rate",
+    "noise": "rate",
+    "boot": "rate",
+    "stall": "time",
+    "slow": "time",
+    "disconnect": "count",
+    "reset": "count",
+}
 BOARD = {"stuck": "none", "full": "none", "lie": "lie"}
 ONE_IN = 40  # frames between two of the moments that `disconnect` and `reset` are drawn from
 BOOT = (
@@ -62,7 +73,12 @@ class Chaos:
 
     def faults(self, board: str) -> tuple[Fault, ...]:
         """The faults of one board."""
-        return tuple(f for names, faults in self.clauses if any(fnmatch.fnmatchcase(board, n) for n in names) for f in faults)
+        return tuple(
+            f
+            for names, faults in self.clauses
+            if any(fnmatch.fnmatchcase(board, n) for n in names)
+            for f in faults
+        )
 
     def check(self, boards: Iterable[str]) -> None:
         """UsageError when a pattern matches none of the boards."""
@@ -70,8 +86,10 @@ class Chaos:
         for names, _ in self.clauses:
             for name in names:
                 if not any(fnmatch.fnmatchcase(b, name) for b in boards):
-                    raise UsageError(f"--chaos: no board is called {name!r}; there are {', '.join(boards[:8])}"
-                                     + (" …" if len(boards) > 8 else ""))  # fmt: skip
+                    raise UsageError(
+                        f"--chaos: no board is called {name!r}; there are {', '.join(boards[:8])}"
+                        + (" …" if len(boards) > 8 else "")
+                    )
 
 
 def parse(text: str) -> Chaos:
@@ -164,10 +182,21 @@ class FaultyTransport:
     """
 
     def __init__(
-        self, inner: Transport, faults: tuple[Fault, ...], *, seed: str, now_round: Callable[[], int],
+        self,
+        inner: Transport,
+        faults: tuple[Fault, ...],
+        *,
+        seed: str,
+        now_round: Callable[[], int],
         reset: Callable[[], None] | None = None,
-    ):  # fmt: skip
-        self.inner, self.url, self.faults, self.reset, self.now_round = inner, inner.url, faults, reset, now_round
+    ):
+        self.inner, self.url, self.faults, self.reset, self.now_round = (
+            inner,
+            inner.url,
+            faults,
+            reset,
+            now_round,
+        )
         self.lines = {DOWN: Line(), UP: Line()}
         self.quiet = False  # no faults any more
         self._rng = {way: random.Random(f"{seed}/{way}") for way in (DOWN, UP)}
@@ -188,7 +217,9 @@ class FaultyTransport:
 
     async def open(self, on_bytes: Callable[[bytes], None], on_lost: Callable[[str], None]) -> None:
         if self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)  # a break or a reset that is not over yet
+            await asyncio.gather(
+                *self._tasks, return_exceptions=True
+            )  # a break or a reset that is not over yet
         self._sinks = {DOWN: self.inner.write, UP: on_bytes}
         self._on_lost = on_lost
         self._open = True

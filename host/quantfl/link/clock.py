@@ -40,7 +40,9 @@ class _Jump(selectors.SelectSelector):
         if ready or timeout == 0:
             self.busy += 1
             if self.busy > STANDSTILL:
-                raise RuntimeError(f"virtual time stands still at {self.loop.now:.3f} s: something is due again and again")
+                raise RuntimeError(
+                    f"virtual time stands still at {self.loop.now:.3f} s: something is due again and again"
+                )
         if not ready:
             if timeout is None:
                 raise RuntimeError("nothing will ever happen any more: every task waits, and no timer is set")

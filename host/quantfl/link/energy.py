@@ -17,10 +17,21 @@ class Radio:
 
 
 RADIOS = {
-    "ble": Radio(18.0, "nRF52840, BLE 2M PHY with 251-byte packets: 4.8 mA at 3 V transmitting (product specification 1.7), plus CPU"),
-    "wifi": Radio(60.0, "ESP32 at 10 Mb/s, about 200 mA at 3.3 V while active (datasheet 4.x); association, 0.4 J each, left out"),
-    "lora-sf7": Radio(30_000.0, "SX1276 at 14 dBm, 44 mA at 3.3 V, 5.47 kb/s at SF7 and 125 kHz (datasheet rev. 7)"),
-    "lora-sf12": Radio(1_000_000.0, "SX1276 at 14 dBm, 44 mA at 3.3 V, 0.25 kb/s at SF12 with its preamble (datasheet rev. 7)"),
+    "ble": Radio(
+        18.0,
+        "nRF52840, BLE 2M PHY with 251-byte packets: 4.8 mA at 3 V transmitting (product specification 1.7), plus CPU",
+    ),
+    "wifi": Radio(
+        60.0,
+        "ESP32 at 10 Mb/s, about 200 mA at 3.3 V while active (datasheet 4.x); association, 0.4 J each, left out",
+    ),
+    "lora-sf7": Radio(
+        30_000.0, "SX1276 at 14 dBm, 44 mA at 3.3 V, 5.47 kb/s at SF7 and 125 kHz (datasheet rev. 7)"
+    ),
+    "lora-sf12": Radio(
+        1_000_000.0,
+        "SX1276 at 14 dBm, 44 mA at 3.3 V, 0.25 kb/s at SF12 with its preamble (datasheet rev. 7)",
+    ),
     "uart-115200": Radio(180.0, "a Cortex-M4 awake at 5 mA and 3.3 V for the time of 10 line bits per byte"),
     "uart-921600": Radio(22.0, "a Cortex-M4 awake at 5 mA and 3.3 V for the time of 10 line bits per byte"),
 }

@@ -105,7 +105,9 @@ class KeyRing:
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{path}: cannot be read: {error}") from None
         if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise SecurityError(f"{path} may be read by others: chmod 600 {path}, and rotate its keys if it was")
+            raise SecurityError(
+                f"{path} may be read by others: chmod 600 {path}, and rotate its keys if it was"
+            )
         try:
             raw = tomllib.loads(text)
             return cls._parse(path, raw)
@@ -120,14 +122,23 @@ class KeyRing:
             raise ValueError
         owner = raw.get("owner", {})
         secret = _hex(owner["secret"]) if "secret" in owner else None
-        public = crypt.public(secret) if secret is not None else _hex(owner["public"]) if "public" in owner else None
+        public = (
+            crypt.public(secret)
+            if secret is not None
+            else _hex(owner["public"])
+            if "public" in owner
+            else None
+        )
         boards = {}
         for uid, row in raw.get("boards", {}).items():
             bytes.fromhex(uid)
             boards[uid] = BoardKey(
-                uid, _hex(row["key"]), _hex(row["next"]) if "next" in row else None, str(row.get("name", "")),
+                uid,
+                _hex(row["key"]),
+                _hex(row["next"]) if "next" in row else None,
+                str(row.get("name", "")),
                 bool(row.get("provisioned", False)),
-            )  # fmt: skip
+            )
         return cls(path, boards, public, secret)
 
     def save(self) -> None:
@@ -147,7 +158,9 @@ class KeyRing:
             lines += [f"provisioned = {str(board.provisioned).lower()}\n"]
         new = self.path.with_name(self.path.name + ".new")
         try:
-            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            with os.fdopen(
+                os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
+            ) as file:
                 os.chmod(new, 0o600)
                 file.write("".join(lines))
                 file.flush()
@@ -201,7 +214,9 @@ class KeyRing:
         body, _ = split_signed(package)
         if self._secret is not None:
             out = ffi.new("uint8_t[]", lib.QFL_SIGNED_BYTES)
-            lib.qfl_device_sign(_key(self._secret), ffi.from_buffer("uint8_t[]", hashlib.sha256(body).digest()), out)
+            lib.qfl_device_sign(
+                _key(self._secret), ffi.from_buffer("uint8_t[]", hashlib.sha256(body).digest()), out
+            )
             return body + bytes(ffi.buffer(out))
         if self.owner is not None and not is_signed_by(self.owner, package):
             raise PackageError(

@@ -55,10 +55,14 @@ class Traffic:
 
     def __add__(self, other: Traffic) -> Traffic:
         return Traffic(
-            self.payload + other.payload, self.framing + other.framing, self.acknowledgement + other.acknowledgement,
-            self.retransmission + other.retransmission, self.handshake + other.handshake, self.security + other.security,
+            self.payload + other.payload,
+            self.framing + other.framing,
+            self.acknowledgement + other.acknowledgement,
+            self.retransmission + other.retransmission,
+            self.handshake + other.handshake,
+            self.security + other.security,
             self.noise + other.noise,
-        )  # fmt: skip
+        )
 
 
 class Key(NamedTuple):
@@ -79,7 +83,9 @@ class Note(NamedTuple):
     explained: bool
 
     def __str__(self) -> str:
-        return f"round {self.round}, {self.board}: {self.text}" + ("" if self.explained else " (not explained)")
+        return f"round {self.round}, {self.board}: {self.text}" + (
+            "" if self.explained else " (not explained)"
+        )
 
 
 class Carried(NamedTuple):
@@ -103,7 +109,9 @@ class Ledger:
     samples: dict[str, int] = field(default_factory=dict)  # board -> bytes fed through its sample channel
     notes: list[Note] = field(default_factory=list)
     peers: dict[str, tuple[Counters, int]] = field(default_factory=dict)
-    radios: dict[str, str] = field(default_factory=dict)  # board -> what its bytes go over (quantfl.link.energy.RADIOS)
+    radios: dict[str, str] = field(
+        default_factory=dict
+    )  # board -> what its bytes go over (quantfl.link.energy.RADIOS)
     changed: set[Key] = field(default_factory=set)
     _sums: dict[tuple[int, str], Traffic] = field(default_factory=dict)  # of all rows by round and way
     _last: dict[str, np.ndarray] = field(default_factory=dict)
@@ -126,14 +134,18 @@ class Ledger:
         self._sums[key.round, key.way] = self._sums.get((key.round, key.way), Traffic()) + traffic
         self.changed.add(key)
 
-    def record_carried(self, round_: int, board: str, running: dict[tuple[str, str], tuple[int, bool]]) -> None:
+    def record_carried(
+        self, round_: int, board: str, running: dict[tuple[str, str], tuple[int, bool]]
+    ) -> None:
         """Book a transport's own layers. running: (way, layer) -> bytes since it began, and whether they are modelled."""
         for (way, layer), (total, modelled) in running.items():
             moved = total - self._last_carried.get((board, way, layer), 0)
             self._last_carried[board, way, layer] = total
             key = Key(round_, board, way, layer)
             if moved:
-                self.carried[key] = Carried(self.carried.get(key, Carried(0, modelled)).bytes + moved, modelled)
+                self.carried[key] = Carried(
+                    self.carried.get(key, Carried(0, modelled)).bytes + moved, modelled
+                )
                 self.changed.add(key)
 
     def note(self, round_: int, board: str, text: str, explained: bool) -> Note:
@@ -146,7 +158,9 @@ class Ledger:
         """Differences between both ends' books that counted faults do not explain."""
         return [str(n) for n in self.notes if not n.explained]
 
-    def grouped(self, by: Callable[[Key], object], *, first: int = 0, last: int | None = None) -> dict[object, Traffic]:
+    def grouped(
+        self, by: Callable[[Key], object], *, first: int = 0, last: int | None = None
+    ) -> dict[object, Traffic]:
         """Traffic summed over rows of rounds first..last with the same by(key), in the order of the keys."""
         out: dict[object, Traffic] = defaultdict(Traffic)
         for key, traffic in sorted(self.rows.items()):
@@ -176,7 +190,10 @@ def unseen(board: str, round_: int, before: Counters, ours: Counters, theirs: Co
     gap = theirs - before - ours.swapped
     rows = {}
     for way, side in (("up", "tx"), ("down", "rx")):
-        grown = [getattr(gap, f"{side}_{n}") for n in ("payload", "framing", "ack", "retransmission", "handshake", "security")]
+        grown = [
+            getattr(gap, f"{side}_{n}")
+            for n in ("payload", "framing", "ack", "retransmission", "handshake", "security")
+        ]
         traffic = Traffic(*(n if n < 2**31 else 0 for n in grown))
         if traffic.total:
             rows[Key(round_, board, way, UNSEEN)] = traffic

@@ -24,14 +24,24 @@ from quantfl.errors import LinkError, SecurityError
 PROBE_S = 1.5
 #: (vendor, product or None for any) -> what it probably is.
 USB = {
-    (0x303A, None): "ESP32 with USB of its own", (0x10C4, 0xEA60): "ESP32 or another behind a CP210x",
-    (0x1A86, 0x7523): "ESP32 or another behind a CH340", (0x1A86, 0x55D4): "ESP32 or another behind a CH9102",
-    (0x0403, None): "a board behind an FTDI chip", (0x239A, None): "Adafruit board (nRF52840, RP2040 or SAMD)",
-    (0x2341, 0x805A): "Arduino Nano 33 BLE", (0x2341, None): "Arduino board", (0x0483, 0x374B): "STM32 Nucleo (ST-Link V2-1)",
-    (0x0483, 0x374E): "STM32 Nucleo (ST-Link V3)", (0x0483, 0x5740): "STM32 with USB of its own", (0x0483, None): "STM32",
-    (0x2E8A, None): "RP2040 or RP2350 (Pico)", (0x16C0, 0x0483): "Teensy", (0x0D28, 0x0204): "micro:bit or another behind DAPLink",
-    (0x1366, None): "a board behind a J-Link (nRF52840 DK)", (0x1915, None): "Nordic board",
-}  # fmt: skip
+    (0x303A, None): "ESP32 with USB of its own",
+    (0x10C4, 0xEA60): "ESP32 or another behind a CP210x",
+    (0x1A86, 0x7523): "ESP32 or another behind a CH340",
+    (0x1A86, 0x55D4): "ESP32 or another behind a CH9102",
+    (0x0403, None): "a board behind an FTDI chip",
+    (0x239A, None): "Adafruit board (nRF52840, RP2040 or SAMD)",
+    (0x2341, 0x805A): "Arduino Nano 33 BLE",
+    (0x2341, None): "Arduino board",
+    (0x0483, 0x374B): "STM32 Nucleo (ST-Link V2-1)",
+    (0x0483, 0x374E): "STM32 Nucleo (ST-Link V3)",
+    (0x0483, 0x5740): "STM32 with USB of its own",
+    (0x0483, None): "STM32",
+    (0x2E8A, None): "RP2040 or RP2350 (Pico)",
+    (0x16C0, 0x0483): "Teensy",
+    (0x0D28, 0x0204): "micro:bit or another behind DAPLink",
+    (0x1366, None): "a board behind a J-Link (nRF52840 DK)",
+    (0x1915, None): "Nordic board",
+}
 
 
 @dataclass(frozen=True)
@@ -89,7 +99,9 @@ def candidates() -> list[str]:
     return list(names.values())
 
 
-_in_use: dict[str, str] = {}  # ports open in this process, by the name they were opened by: nobody is to knock there
+_in_use: dict[
+    str, str
+] = {}  # ports open in this process, by the name they were opened by: nobody is to knock there
 
 
 def claim(url: str) -> None:
@@ -127,7 +139,13 @@ async def locate(uid: str, *, baud: int, first: str | None = None) -> str:
     lock = _searches.setdefault(asyncio.get_running_loop(), asyncio.Lock())
     async with lock:  # one search at a time: a port has room for one
         free = [url for url in candidates() if same_port(url) not in _in_use.values()]
-        order = dict.fromkeys([*([first] if first in free else []), *(u for u in free if _seen.get(u, "").startswith(uid)), *free])
+        order = dict.fromkeys(
+            [
+                *([first] if first in free else []),
+                *(u for u in free if _seen.get(u, "").startswith(uid)),
+                *free,
+            ]
+        )
         for url in order:
             found = await identify(url, baud=baud)
             if found is None:
@@ -136,5 +154,9 @@ async def locate(uid: str, *, baud: int, first: str | None = None) -> str:
             _seen[url] = found
             if found.startswith(uid):
                 return url
-    where = f"{len(free)} ports were asked" if free else "no USB serial port is free, and QUANTFL_PORTS lists none"
+    where = (
+        f"{len(free)} ports were asked"
+        if free
+        else "no USB serial port is free, and QUANTFL_PORTS lists none"
+    )
     raise LinkError(f"board {uid} is not to be found: {where}; is it plugged in and powered?")

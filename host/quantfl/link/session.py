@@ -15,14 +15,27 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from quantfl.core import lib
-from quantfl.core.link import DOWN, KEY_UNKNOWN, KEY_WRONG, NAMED, NEVER, PEER_KEYED, PEER_PLAIN, UP, Counters, Link
+from quantfl.core.link import (
+    DOWN,
+    KEY_UNKNOWN,
+    KEY_WRONG,
+    NAMED,
+    NEVER,
+    PEER_KEYED,
+    PEER_PLAIN,
+    UP,
+    Counters,
+    Link,
+)
 from quantfl.errors import LinkError, SecurityError
 from quantfl.link.clock import monotonic
 from quantfl.link.keys import KeyRing
 from quantfl.link.trace import RECEIVED, SENT, tap_of
 from quantfl.link.transport import Transport
 
-QUIET_MS = 10_000  # silence after which a board is asked whether it is there; a board takes us for gone after 60 s
+QUIET_MS = (
+    10_000  # silence after which a board is asked whether it is there; a board takes us for gone after 60 s
+)
 ANSWER, FAILED = lib.QFL_MSG_ANSWER, lib.QFL_MSG_FAILED
 KIND_NAMES = {
     lib.QFL_MSG_INFO: "info",
@@ -63,7 +76,12 @@ class Session:
     """
 
     def __init__(
-        self, transport: Transport, link: Link | None = None, *, nonce_seed: int | None = None, keys: KeyRing | None = None
+        self,
+        transport: Transport,
+        link: Link | None = None,
+        *,
+        nonce_seed: int | None = None,
+        keys: KeyRing | None = None,
     ):
         self.transport = transport
         self.link = link or Link(quiet_ms=QUIET_MS)
@@ -146,12 +164,16 @@ class Session:
         if not self._open:
             self._lost_reason = None
             try:
-                async with asyncio.timeout(timeout):  # wait_for loses a cancellation that meets the result (Python 3.11)
+                async with asyncio.timeout(
+                    timeout
+                ):  # wait_for loses a cancellation that meets the result (Python 3.11)
                     await self.transport.open(self._on_bytes, self._on_lost)
             except TimeoutError:
                 raise LinkError(f"{self.transport.url} did not open within {timeout:g} s") from None
             self._open = self._lost_reason is None  # it may have been lost again while it was opened
-        self._nonce = (self._nonce + 1 + 4 * self._rng.getrandbits(29)) & 0xFFFFFFFF  # its low bits name the session
+        self._nonce = (
+            self._nonce + 1 + 4 * self._rng.getrandbits(29)
+        ) & 0xFFFFFFFF  # its low bits name the session
         if self.keys is not None:
             self.link.require_keys(not plain)
         self.key_held = None
@@ -162,7 +184,9 @@ class Session:
             if self.link.state == DOWN and self.link.refusal:
                 raise self._insecure()
             if self.link.state == DOWN:
-                raise LinkError(f"{self.transport.url}: the board speaks another protocol version; flash its firmware anew")
+                raise LinkError(
+                    f"{self.transport.url}: the board speaks another protocol version; flash its firmware anew"
+                )
             if not self._open:
                 raise LinkError(f"{self.transport.url}: {self._lost_reason}")
             left = deadline - monotonic()
@@ -202,7 +226,13 @@ class Session:
         await self.transport.close()
 
     async def request(
-        self, kind: int, body: bytes = b"", *, timeout: float, number: int | None = None, behind: float | None = None
+        self,
+        kind: int,
+        body: bytes = b"",
+        *,
+        timeout: float,
+        number: int | None = None,
+        behind: float | None = None,
     ) -> Answer:
         """Send a request and wait for its answer. LinkError when the link fails or `timeout` s pass.
 
@@ -231,7 +261,9 @@ class Session:
         self._number = (self._number + 1) & 0xFF
         return self._number
 
-    async def send(self, kind: int, number: int, body: bytes, *, timeout: float, ahead: int | None = None) -> None:
+    async def send(
+        self, kind: int, number: int, body: bytes, *, timeout: float, ahead: int | None = None
+    ) -> None:
         """Queue one message when fewer than `ahead` (None: what the queue holds) are; LinkError when the link is down."""
         deadline = monotonic() + timeout
         while self.up and self.link.pending >= (ahead or self.link.queue):
@@ -252,7 +284,9 @@ class Session:
         while self.link.pending:
             left = deadline - monotonic()
             if left <= 0 or not self.up:
-                raise LinkError(f"{self.transport.url}: {self._lost_reason or 'the board does not acknowledge'}")
+                raise LinkError(
+                    f"{self.transport.url}: {self._lost_reason or 'the board does not acknowledge'}"
+                )
             await self._wait_change(left)
 
     async def _wait_change(self, timeout: float) -> None:

@@ -138,7 +138,9 @@ class Frame:
             parts.append(f"seq {self.seq} ack {self.ack} message {self.message}{' FIN' if self.fin else ''}")
         elif self.ack is not None:
             parts.append(f"ack {self.ack}")
-        return "  ".join([*parts, *([self.kind] if self.kind else []), *([self.detail] if self.detail else [])])
+        return "  ".join(
+            [*parts, *([self.kind] if self.kind else []), *([self.detail] if self.detail else [])]
+        )
 
     def to_json(self) -> dict:
         return {k: v for k, v in asdict(self).items() if v not in (None, "", False)}
@@ -149,7 +151,13 @@ def _kind(first: int) -> str:
 
     base = first & ~(lib.QFL_MSG_ANSWER | lib.QFL_MSG_FAILED)
     name = KIND_NAMES.get(base, f"kind {base}")
-    return f"{name} refused" if first & lib.QFL_MSG_FAILED else f"{name} answer" if first & lib.QFL_MSG_ANSWER else name
+    return (
+        f"{name} refused"
+        if first & lib.QFL_MSG_FAILED
+        else f"{name} answer"
+        if first & lib.QFL_MSG_ANSWER
+        else name
+    )
 
 
 def decode(at: float, link: str, direction: str, piece: bytes, starts: dict[tuple[str, str], bool]) -> Frame:
@@ -166,14 +174,28 @@ def decode(at: float, link: str, direction: str, piece: bytes, starts: dict[tupl
     kind, session = TYPES[head & 7], head >> 6
     if not sound:
         sealed = kind in ("DATA", "ACK") and starts.get((link, "sealed"), False)
-        return Frame(**common, type="sealed" if sealed else "noise", session=session if sealed else None, detail=_printable(piece))
+        return Frame(
+            **common,
+            type="sealed" if sealed else "noise",
+            session=session if sealed else None,
+            detail=_printable(piece),
+        )
     if kind == "DATA" and len(body) >= 3:
         begins = starts.get((link, direction), True)
         fin = head & 7 == _FIN
         starts[link, direction] = fin
         named = _kind(body[3]) if begins and len(body) > 3 else None
-        return Frame(**common, type=kind, session=session, seq=body[1], ack=body[2], message=head >> 3 & 7, fin=fin,
-                     payload=len(body) - 3, kind=named)  # fmt: skip
+        return Frame(
+            **common,
+            type=kind,
+            session=session,
+            seq=body[1],
+            ack=body[2],
+            message=head >> 3 & 7,
+            fin=fin,
+            payload=len(body) - 3,
+            kind=named,
+        )
     if kind == "ACK" and len(body) >= 2:
         return Frame(**common, type=kind, session=session, ack=body[1], detail=_ack_detail(body))
     if kind in ("SYN", "SYNACK") and len(body) >= 13:
@@ -181,7 +203,9 @@ def decode(at: float, link: str, direction: str, piece: bytes, starts: dict[tupl
         starts[link, SENT] = starts[link, RECEIVED] = True
         starts[link, "sealed"] = len(body) > 13
         text = f"version {version}, nonce {nonce:08x}, window {window}, frame {size}, message {longest:,}"
-        return Frame(**common, type=kind, session=session, detail=text + (", with keys" if len(body) > 13 else ""))
+        return Frame(
+            **common, type=kind, session=session, detail=text + (", with keys" if len(body) > 13 else "")
+        )
     return Frame(**common, type=kind, session=session)
 
 
@@ -219,7 +243,11 @@ def read(path: Path) -> Iterator[Frame]:
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
-    if len(data) < 28 or struct.unpack_from("<I", data)[0] != _SHB or struct.unpack_from("<I", data, 8)[0] != _BLOCK:
+    if (
+        len(data) < 28
+        or struct.unpack_from("<I", data)[0] != _SHB
+        or struct.unpack_from("<I", data, 8)[0] != _BLOCK
+    ):
         raise UsageError(f"{path} is no trace of quantfl (no pcapng file, or one of the other byte order)")
     at, links, starts = 0, [], {}
     while at + 12 <= len(data):

@@ -69,7 +69,9 @@ class SerialTransport:
         if url.startswith("id://"):
             self.uid, self.place, self._misplaced = url.removeprefix("id://").strip("/").lower(), None, True
             if not self.uid or set(self.uid) - set("0123456789abcdef"):
-                raise UsageError(f"{url}: an id is written in hexadecimal digits, as `quantfl devices` shows it")
+                raise UsageError(
+                    f"{url}: an id is written in hexadecimal digits, as `quantfl devices` shows it"
+                )
         self._port: serial.SerialBase | None = None
         self._reader: threading.Thread | None = None
         self._fd: int | None = None
@@ -86,7 +88,9 @@ class SerialTransport:
             port = await loop.run_in_executor(None, self._open_port)
         except (serial.SerialException, OSError, ValueError) as error:
             self.misplaced()
-            raise LinkError(f"cannot open {self.place}: {_reason(error)}; check the port and its cable or address") from None
+            raise LinkError(
+                f"cannot open {self.place}: {_reason(error)}; check the port and its cable or address"
+            ) from None
         ports.claim(self.place)
         self._port, self._lost = port, on_lost
         self._out = asyncio.Queue()

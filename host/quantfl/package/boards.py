@@ -39,16 +39,35 @@ class Board:
     @property
     def slot(self) -> int:
         """Bytes of the longest package that the store takes, computed by the code that divides it on the board; 0: none."""
-        info = ffi.new("qfl_flash_info *", {"size": self.store, "erase_unit": self.erase, "program_unit": self.unit,
-                                            "log_size": self.log, "erased": 0xFF})  # fmt: skip
+        info = ffi.new(
+            "qfl_flash_info *",
+            {
+                "size": self.store,
+                "erase_unit": self.erase,
+                "program_unit": self.unit,
+                "log_size": self.log,
+                "erased": 0xFF,
+            },
+        )
         return lib.qfl_store_room(info)
 
 
-def _emulated(name: str, core: str, arena: int, *, ram: int = 256 * _K, flash: int = 4096 * _K, **more) -> Board:
-    return Board(name, core, ram, flash, arena, **{"store": 1024 * _K, "log": 128 * _K, "stack": 4096, "emulated": True} | more)
+def _emulated(
+    name: str, core: str, arena: int, *, ram: int = 256 * _K, flash: int = 4096 * _K, **more
+) -> Board:
+    return Board(
+        name,
+        core,
+        ram,
+        flash,
+        arena,
+        **{"store": 1024 * _K, "log": 128 * _K, "stack": 4096, "emulated": True} | more,
+    )
 
 
-def _real(name: str, core: str, ram: int, flash: int, arena: int, store: int, log: int, erase: int, unit: int) -> Board:
+def _real(
+    name: str, core: str, ram: int, flash: int, arena: int, store: int, log: int, erase: int, unit: int
+) -> Board:
     """ram, flash, arena, store, log: in KiB."""
     return Board(name, core, ram * _K, flash * _K, arena * _K, store * _K, log * _K, erase, unit)
 
@@ -57,7 +76,17 @@ def _real(name: str, core: str, ram: int, flash: int, arena: int, store: int, lo
 #: others are those of the parts; a NUCLEO-F446RE, whose units are 128 KiB, has room for neither a log nor keys.
 BOARDS = (
     _emulated("native", "host", 256 * _K, flash=1024 * _K, stack=None, pointer=8),
-    _emulated("qemu_m0", "Cortex-M0", 13_136, ram=16 * _K, flash=256 * _K, store=128 * _K, log=16 * _K, erase=1024, stack=2640),
+    _emulated(
+        "qemu_m0",
+        "Cortex-M0",
+        13_136,
+        ram=16 * _K,
+        flash=256 * _K,
+        store=128 * _K,
+        log=16 * _K,
+        erase=1024,
+        stack=2640,
+    ),
     _emulated("qemu_m3", "Cortex-M3", 251_792),
     _emulated("qemu_m4", "Cortex-M4F", 251_792),
     _emulated("standard_m4", "Cortex-M4F", 251_792, operators=0xFFE, kinds=0x02),

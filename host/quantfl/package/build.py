@@ -13,9 +13,18 @@ from quantfl.package.program import missing_operators, operator_mask
 
 #: Bits of QFL_HEAD_KINDS beside those of the kinds themselves.
 SCALES, WINDOWS = 0x20, 0x40
-_NAMES = {1 << code: name for name, code in KINDS.items()} | {1 << 1: "dense", SCALES: "scales", WINDOWS: "convolution windows"}
+_NAMES = {1 << code: name for name, code in KINDS.items()} | {
+    1 << 1: "dense",
+    SCALES: "scales",
+    WINDOWS: "convolution windows",
+}
 #: What INFO's `parts` says, by the build option that leaves it out.
-PARTS = {"keys": lib.QFL_PART_KEYS, "stats": lib.QFL_PART_STATS, "personal": lib.QFL_PART_PERSONAL, "log": lib.QFL_PART_LOG}
+PARTS = {
+    "keys": lib.QFL_PART_KEYS,
+    "stats": lib.QFL_PART_STATS,
+    "personal": lib.QFL_PART_PERSONAL,
+    "log": lib.QFL_PART_LOG,
+}
 _LAYERS_AT, _LAYER_BYTES = 48, 32
 
 
@@ -23,7 +32,9 @@ def head_layers(data: bytes) -> tuple[Layer, ...]:
     """The layers after the cut of a package, signed or not."""
     entry = ModelFile(data).metadata[METADATA_NAME][0]
     count, at = struct.unpack_from("<II", data, entry + _LAYERS_AT)
-    return tuple(Layer.unpack(data[at + i * _LAYER_BYTES : at + (i + 1) * _LAYER_BYTES]) for i in range(count))
+    return tuple(
+        Layer.unpack(data[at + i * _LAYER_BYTES : at + (i + 1) * _LAYER_BYTES]) for i in range(count)
+    )
 
 
 def head_mask(layers: Iterable[Layer]) -> int:
@@ -31,7 +42,11 @@ def head_mask(layers: Iterable[Layer]) -> int:
     mask = 0
     for layer in layers:
         one_to_one = (layer.kernel, layer.stride, layer.pad) == ((1, 1), (1, 1), (0, 0))
-        mask |= 1 << KINDS[layer.kind] | SCALES * (layer.mode == "scales") | WINDOWS * (layer.kind == "conv" and not one_to_one)
+        mask |= (
+            1 << KINDS[layer.kind]
+            | SCALES * (layer.mode == "scales")
+            | WINDOWS * (layer.kind == "conv" and not one_to_one)
+        )
     return mask
 
 
@@ -43,19 +58,25 @@ def build_flags(data: bytes) -> str:
 def lacking(data: bytes, operators: int, kinds: int) -> str | None:
     """What a board with these masks lacks for a package, in words that say how to build it in; None: nothing."""
     if missing := missing_operators(data, operators):
-        return f"has no {', '.join(missing)} in its engine, which this package needs; build its firmware with them " \
-               f"(QFL_NN_OPS={operator_mask(data):#x}, see docs/PORTING.md)"  # fmt: skip
+        return (
+            f"has no {', '.join(missing)} in its engine, which this package needs; build its firmware with them "
+            f"(QFL_NN_OPS={operator_mask(data):#x}, see docs/PORTING.md)"
+        )
     need = head_mask(head_layers(data))
     if missing := [name for bit, name in _NAMES.items() if need & ~kinds & bit]:
-        return f"cannot train {', '.join(missing)}, which this package needs; build its firmware with them " \
-               f"(QFL_HEAD_KINDS={need:#04x}, see docs/PORTING.md)"  # fmt: skip
+        return (
+            f"cannot train {', '.join(missing)}, which this package needs; build its firmware with them "
+            f"(QFL_HEAD_KINDS={need:#04x}, see docs/PORTING.md)"
+        )
     return None
 
 
 def codec_name(code: int) -> str:
     """Name of a qfl_codec_kind, as descriptions have it; steps agreed on are DZ's."""
     code = lib.QFL_CODEC_DZ if code == lib.QFL_CODEC_DZ_AGREED else code
-    return next((name for name in CODECS if getattr(lib, f"QFL_CODEC_{name.upper()}") == code), f"codec {code}")
+    return next(
+        (name for name in CODECS if getattr(lib, f"QFL_CODEC_{name.upper()}") == code), f"codec {code}"
+    )
 
 
 def codec_linked(name: str, codecs: int) -> bool:

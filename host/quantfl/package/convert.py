@@ -34,28 +34,54 @@ class Converted:
 
     def to_json(self) -> dict:
         return {
-            "name": self.name, "bytes": len(self.package), "sha256": self.sha256, "arena_bytes": self.arena_size,
-            "cut": _cut_json(self.cut), "cuts": [_cut_json(c) for c in self.cuts],
+            "name": self.name,
+            "bytes": len(self.package),
+            "sha256": self.sha256,
+            "arena_bytes": self.arena_size,
+            "cut": _cut_json(self.cut),
+            "cuts": [_cut_json(c) for c in self.cuts],
             "boards": [asdict(f) for f in self.fits],
-        }  # fmt: skip
+        }
 
 
 def _cut_json(c: cutting.Cut) -> dict:
-    return {"op": c.op, "layer": c.layer, "head": c.text, "dims": list(c.dims), "train": c.mode, "params": c.params}
+    return {
+        "op": c.op,
+        "layer": c.layer,
+        "head": c.text,
+        "dims": list(c.dims),
+        "train": c.mode,
+        "params": c.params,
+    }
 
 
 def convert(
-    path: Path, *, calibrate: Path | None = None, cut: str | None = None, name: str | None = None,
-    labels: tuple[str, ...] = (), train: str = "all", recompute: bool = False,
-) -> Converted:  # fmt: skip
+    path: Path,
+    *,
+    calibrate: Path | None = None,
+    cut: str | None = None,
+    name: str | None = None,
+    labels: tuple[str, ...] = (),
+    train: str = "all",
+    recompute: bool = False,
+) -> Converted:
     """Convert a .keras, .h5, SavedModel or full int8 .tflite. Errors name the layer and a remedy."""
     keras = path.is_dir() or path.suffix in (".keras", ".h5")
     data = keras_to_tflite(path, calibrate) if keras else read_file(path)
-    return convert_bytes(data, source=str(path), cut=cut, name=name or path.stem, labels=labels, train=train,
-                         recompute=recompute)  # fmt: skip
+    return convert_bytes(
+        data,
+        source=str(path),
+        cut=cut,
+        name=name or path.stem,
+        labels=labels,
+        train=train,
+        recompute=recompute,
+    )
 
 
-def cut_costs(path: Path, *, calibrate: Path | None = None, train: str = "all", recompute: bool = False) -> list[costs.Cost]:
+def cut_costs(
+    path: Path, *, calibrate: Path | None = None, train: str = "all", recompute: bool = False
+) -> list[costs.Cost]:
     """What every possible cut of a model costs, the smallest head first; the package is made for each."""
     keras = path.is_dir() or path.suffix in (".keras", ".h5")
     data = keras_to_tflite(path, calibrate) if keras else read_file(path)
@@ -68,7 +94,13 @@ def cut_costs(path: Path, *, calibrate: Path | None = None, train: str = "all", 
 
 
 def convert_bytes(
-    data: bytes, *, source: str, cut: str | None = None, name: str = "", labels: tuple[str, ...] = (), train: str = "all",
+    data: bytes,
+    *,
+    source: str,
+    cut: str | None = None,
+    name: str = "",
+    labels: tuple[str, ...] = (),
+    train: str = "all",
     recompute: bool = False,
 ) -> Converted:
     """Convert the bytes of a full int8 .tflite (or of a package, which is converted anew). train: one of cut.MODES; recompute:
@@ -85,12 +117,19 @@ def convert_bytes(
         head = cutting.head_of(model, chosen)
     if labels and len(labels) != chosen.dims[-1]:
         raise UsageError(f"{len(labels)} labels given, but the model has {chosen.dims[-1]} classes")
-    package = compile_program(data, cut_op=chosen.op, head=head, name=name, labels=labels, source=source, recompute=recompute)
+    package = compile_program(
+        data, cut_op=chosen.op, head=head, name=name, labels=labels, source=source, recompute=recompute
+    )
     opened = open_package(package, source)
     return Converted(
-        package, name, chosen, tuple(cutting.possible_cuts(model)), tuple(fit.check(package)),
-        opened.arena_size, opened.sha256,
-    )  # fmt: skip
+        package,
+        name,
+        chosen,
+        tuple(cutting.possible_cuts(model)),
+        tuple(fit.check(package)),
+        opened.arena_size,
+        opened.sha256,
+    )
 
 
 def _full_int8(model: ModelFile) -> None:
@@ -112,7 +151,9 @@ def keras_to_tflite(path: Path, calibrate: Path | None) -> bytes:
     if not path.exists():
         raise PackageError(f"{path}: no such file or folder")
     if calibrate is None:
-        raise UsageError(f"{path} has to be quantised: give --calibrate FILE.npz or .npy with some hundred real inputs")
+        raise UsageError(
+            f"{path} has to be quantised: give --calibrate FILE.npz or .npy with some hundred real inputs"
+        )
     if not calibrate.exists():
         raise UsageError(f"{calibrate}: no such file (--calibrate)")
     with tempfile.TemporaryDirectory() as folder:

@@ -66,7 +66,11 @@ def used_inputs(package: bytes, cut: Cut) -> tuple[float, ...]:
     model, engine = ModelFile(data), Engine(compile_program(data, stripes=False))
     made = {t: op.index for op in model.ops for t in op.outputs}
     shares = np.ones((_INPUTS, len(cut.layers)))
-    for row, x in zip(shares, np.random.default_rng(1).integers(-128, 128, (_INPUTS, engine.nn.input_size), np.int8), strict=True):
+    for row, x in zip(
+        shares,
+        np.random.default_rng(1).integers(-128, 128, (_INPUTS, engine.nn.input_size), np.int8),
+        strict=True,
+    ):
         engine.set_input(x)
         for op in model.ops:
             engine.run_ops(op.index, op.index + 1)
@@ -89,7 +93,9 @@ def insns(layers: tuple[Layer, ...], used: tuple[float, ...]) -> int:
             continue
         macs = pixels * layer.weights
         if layer.mode == "scales":
-            total += macs * (13.2 if layer.kind == "conv" else 23.0) + (macs * (6.3 if layer.kind == "conv" else 13.8) if i else 0)
+            total += macs * (13.2 if layer.kind == "conv" else 23.0) + (
+                macs * (6.3 if layer.kind == "conv" else 13.8) if i else 0
+            )
         elif layer.kind == "depthwise":
             total += macs * (24.0 if i else 21.0)
         else:
@@ -108,6 +114,12 @@ def cost(package: bytes, cut: Cut, *, boards: tuple[Board, ...] = BOARDS) -> Cos
     tensors = tuple(n for layer in cut.layers for n in layer.tensors)
     ramp = np.linspace(-1.0, 1.0, cut.params, dtype=np.float32)
     return Cost(
-        cut, fit.needed(package, LARGE), device_need(package, LARGE.arena)["per_sample"],
-        len(package), 4 * cut.params, len(Codec("bu", 64).encode(ramp, tensors)), insns(cut.layers, used_inputs(package, cut)), fits,
-    )  # fmt: skip
+        cut,
+        fit.needed(package, LARGE),
+        device_need(package, LARGE.arena)["per_sample"],
+        len(package),
+        4 * cut.params,
+        len(Codec("bu", 64).encode(ramp, tensors)),
+        insns(cut.layers, used_inputs(package, cut)),
+        fits,
+    )

@@ -62,7 +62,10 @@ class Cut:
     @property
     def dense(self) -> bool:
         """Whether the head is a stack of dense layers."""
-        return all(layer.kind == "conv" and layer.in_shape[:2] == layer.out_shape[:2] == (1, 1) for layer in self.layers)
+        return all(
+            layer.kind == "conv" and layer.in_shape[:2] == layer.out_shape[:2] == (1, 1)
+            for layer in self.layers
+        )
 
     @property
     def text(self) -> str:
@@ -74,7 +77,12 @@ class Cut:
             raise UsageError(f"--train {mode}: known are {', '.join(MODES)}")
         last = len(self.layers) - 1
         layers = tuple(
-            replace(x, mode="all" if mode == "all" or not x.weights or (mode == "scales+head" and i == last) else "scales")
+            replace(
+                x,
+                mode="all"
+                if mode == "all" or not x.weights or (mode == "scales+head" and i == last)
+                else "scales",
+            )
             for i, x in enumerate(self.layers)
         )
         return replace(self, layers=layers, mode=mode)
@@ -96,7 +104,12 @@ def tail(model: ModelFile) -> list[Stage]:
             wanted = op.inputs[0]
         elif op.name in ("RELU", "RELU6") and pending is None and chain:
             pending, wanted = op.name.lower(), op.inputs[0]
-        elif op.name == "PAD" and chain and pending is None and (padded := _padded(model, op, chain[0])) is not None:
+        elif (
+            op.name == "PAD"
+            and chain
+            and pending is None
+            and (padded := _padded(model, op, chain[0])) is not None
+        ):
             chain[0], wanted = padded, op.inputs[0]
         else:
             layer = _layer(model, op)
@@ -108,7 +121,12 @@ def tail(model: ModelFile) -> list[Stage]:
                 layer = replace(layer, activation=pending)
             chain.insert(0, Stage(op, op, layer))
             pending, wanted = None, op.inputs[0]
-    if not chain or chain[-1].layer.out_shape[:2] != (1, 1) or not chain[-1].layer.weights or chain[-1].layer.activation != "linear":
+    if (
+        not chain
+        or chain[-1].layer.out_shape[:2] != (1, 1)
+        or not chain[-1].layer.weights
+        or chain[-1].layer.activation != "linear"
+    ):
         return []
     return chain
 
@@ -116,9 +134,14 @@ def tail(model: ModelFile) -> list[Stage]:
 def _layer(model: ModelFile, op: Op) -> Layer | None:
     """The operator as a trainable or pooling layer, or None."""
     kinds = {
-        "CONV_2D": "conv", "DEPTHWISE_CONV_2D": "depthwise", "FULLY_CONNECTED": "conv", "AVERAGE_POOL_2D": "average",
-        "MAX_POOL_2D": "maximum", "MEAN": "average", "REDUCE_MAX": "maximum",
-    }  # fmt: skip
+        "CONV_2D": "conv",
+        "DEPTHWISE_CONV_2D": "depthwise",
+        "FULLY_CONNECTED": "conv",
+        "AVERAGE_POOL_2D": "average",
+        "MAX_POOL_2D": "maximum",
+        "MEAN": "average",
+        "REDUCE_MAX": "maximum",
+    }
     if op.name not in kinds:
         return None
     record = Record(code=CODES[op.name])
@@ -133,10 +156,16 @@ def _layer(model: ModelFile, op: Op) -> Layer | None:
         return None
     elif op.name == "MEAN":
         d = [*d[:6], d[0], d[1], 1, 1, 0, 0, 1, 1, 0, 0]
-    fused = "linear" if op.name in ("MEAN", "REDUCE_MAX") else _FUSED.get(op.options.FusedActivationFunction())
+    fused = (
+        "linear" if op.name in ("MEAN", "REDUCE_MAX") else _FUSED.get(op.options.FusedActivationFunction())
+    )
     kind = kinds[op.name]
-    layer = Layer(kind, tuple(d[:3]), tuple(d[3:6]), tuple(d[6:8]), tuple(d[8:10]), tuple(d[10:12]), fused or "linear")
-    overlap = any(s < k and n != 1 for s, k, n in zip(layer.stride, layer.kernel, layer.out_shape[:2], strict=True))
+    layer = Layer(
+        kind, tuple(d[:3]), tuple(d[3:6]), tuple(d[6:8]), tuple(d[8:10]), tuple(d[10:12]), fused or "linear"
+    )
+    overlap = any(
+        s < k and n != 1 for s, k, n in zip(layer.stride, layer.kernel, layer.out_shape[:2], strict=True)
+    )
     if fused is None or max(d[6:12]) > 255 or (d[12], d[13]) not in ((1, 1), (0, 0)):
         return None
     if kind in ("average", "maximum") and (overlap or layer.activation != "linear"):
@@ -149,13 +178,21 @@ def _layer(model: ModelFile, op: Op) -> Layer | None:
 def _padded(model: ModelFile, op: Op, stage: Stage) -> Stage | None:
     """The stage with the zeros of a PAD before it taken into its window, or None."""
     pads = model.tensors[op.inputs[1]].data
-    if stage.layer.kind not in ("conv", "depthwise") or stage.layer.pad != (0, 0) or pads is None or pads.size != 8 or pads.min() < 0:
+    if (
+        stage.layer.kind not in ("conv", "depthwise")
+        or stage.layer.pad != (0, 0)
+        or pads is None
+        or pads.size != 8
+        or pads.min() < 0
+    ):
         return None
     p = pads.reshape(4, 2)
     shape = model.tensors[op.inputs[0]].shape
     if len(shape) != 4 or p[[0, 3]].any() or p[:, 0].max() > 255:
         return None
-    return Stage(stage.op, op, replace(stage.layer, in_shape=tuple(shape[1:]), pad=(int(p[1, 0]), int(p[2, 0]))))
+    return Stage(
+        stage.op, op, replace(stage.layer, in_shape=tuple(shape[1:]), pad=(int(p[1, 0]), int(p[2, 0])))
+    )
 
 
 def possible_cuts(model: ModelFile) -> list[Cut]:
@@ -234,13 +271,17 @@ def stage_floats(model: ModelFile, stage: Stage) -> tuple[np.ndarray, np.ndarray
     op, layer = stage.op, stage.layer
     x, w = model.tensors[op.inputs[0]], model.tensors[op.inputs[1]]
     if w.data is None or w.dtype != np.int8:
-        raise UnsupportedError(f"{model.label(op)}: its weights are not constant int8; quantise the whole model to int8")
+        raise UnsupportedError(
+            f"{model.label(op)}: its weights are not constant int8; quantise the whole model to int8"
+        )
     out = layer.out_shape[2]
     scales = np.broadcast_to(w.scales.astype(np.float64), (out,))
     if layer.kind == "depthwise":
         kernel = w.data.reshape(*layer.kernel, out).astype(np.float64) * scales
     else:
-        kernel = w.data.reshape(out, *layer.kernel, math.prod(w.shape) // out // math.prod(layer.kernel)).astype(np.float64)
+        kernel = w.data.reshape(
+            out, *layer.kernel, math.prod(w.shape) // out // math.prod(layer.kernel)
+        ).astype(np.float64)
         kernel = np.ascontiguousarray(np.moveaxis(kernel * scales[:, None, None, None], 0, -1))
     bias = np.zeros(out)
     if len(op.inputs) > 2 and op.inputs[2] >= 0:

@@ -45,7 +45,11 @@ class ElementwiseOperators(BaseOperators):
             inner = own[-1] + 1
             if shape[own[0] : inner] == y.shape[own[0] : inner]:
                 return int(np.prod(y.shape[inner:], dtype=np.int64))
-        raise self.unsupported(op, f"shape {t.shape} cannot be broadcast to {y.shape} in one stretch", "give both inputs one shape")
+        raise self.unsupported(
+            op,
+            f"shape {t.shape} cannot be broadcast to {y.shape} in one stretch",
+            "give both inputs one shape",
+        )
 
     def op_add(self, op: Op, r: Record) -> None:
         x, x2, y, _ = self.operands(op, r)
@@ -58,12 +62,16 @@ class ElementwiseOperators(BaseOperators):
         # Unlike ADD, tflite-micro computes these in single precision.
         s, s2, out = np.float32(x.scale), np.float32(x2.scale), np.float32(y.scale)
         twice = np.float32(2) * max(s, s2)
-        self.sum_table(op, r, [float(s / twice), float(s2 / twice), float(twice / (np.float32(1 << 20) * out))])
+        self.sum_table(
+            op, r, [float(s / twice), float(s2 / twice), float(twice / (np.float32(1 << 20) * out))]
+        )
 
     def sum_table(self, op: Op, r: Record, reals: list[float]) -> None:
         q = [quantize_multiplier(v) for v in reals]
         if q[2][1] > 0:
-            raise self.unsupported(op, "its output scale is too small for its inputs", "calibrate with more data")
+            raise self.unsupported(
+                op, "its output scale is too small for its inputs", "calibrate with more data"
+            )
         r.table, r.table_count = self.table(np.array([[0, m, s] for m, s in q])), 3
 
     def op_mul(self, op: Op, r: Record) -> None:
@@ -74,7 +82,9 @@ class ElementwiseOperators(BaseOperators):
         x, slope, y = self.src(op), self.tensor(op, 1, constant=True), self.dst(op)
         self.activation_tensor(op, slope)
         if x.shape != y.shape or self.spread(op, slope, y) != 1:
-            raise self.unsupported(op, f"slopes {slope.shape} for an input {x.shape}", "share the slopes over height and width")
+            raise self.unsupported(
+                op, f"slopes {slope.shape} for an input {x.shape}", "share the slopes over height and width"
+            )
         r.weights, r.weights_size, r.src2_zero = slope.offset, slope.size, slope.zero_point
         q = [quantize_multiplier(x.scale / y.scale), quantize_multiplier(x.scale * slope.scale / y.scale)]
         r.table, r.table_count = self.table(np.array([[0, m, s] for m, s in q])), 2
@@ -100,11 +110,15 @@ class ElementwiseOperators(BaseOperators):
 
     def op_leaky_relu(self, op: Op, r: Record) -> None:
         x, y = self.src(op), self.dst(op)
-        self.lut(r, fixedpoint.leaky_relu_table(x.scale, x.zero_point, op.options.Alpha(), y.scale, y.zero_point))
+        self.lut(
+            r, fixedpoint.leaky_relu_table(x.scale, x.zero_point, op.options.Alpha(), y.scale, y.zero_point)
+        )
 
     def op_hard_swish(self, op: Op, r: Record) -> None:
         x, y = self.src(op), self.dst(op)
         table = fixedpoint.hard_swish_table(x.scale, x.zero_point, y.scale, y.zero_point)
         if table is None:
-            raise self.unsupported(op, "its output scale is far smaller than its input scale", "calibrate with more data")
+            raise self.unsupported(
+                op, "its output scale is far smaller than its input scale", "calibrate with more data"
+            )
         self.lut(r, table)

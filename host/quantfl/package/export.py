@@ -42,7 +42,9 @@ class _Patch:
         o = q._tab.Offset(10)
         if o == 0:
             if value != 0:
-                raise UnsupportedError(f"tensor {tensor} has no zero-point to set; quantise with TFLite's converter")
+                raise UnsupportedError(
+                    f"tensor {tensor} has no zero-point to set; quantise with TFLite's converter"
+                )
             return
         struct.pack_into("<q", self.out, q._tab.Vector(o), value)
 
@@ -69,7 +71,9 @@ def export(
     if [s.layer.out_shape for s in stages] != [x.out_shape for x in package.layers]:
         raise PackageError("the package's head does not fit its own model; convert the model anew")
     if params.shape != package.params.shape or not np.isfinite(params).all():
-        raise PackageError(f"a head of {params.size} finite parameters was given, {package.params.size} are due")
+        raise PackageError(
+            f"a head of {params.size} finite parameters was given, {package.params.size} are due"
+        )
     patch, at = _Patch(model.data), 0
     params = np.ascontiguousarray(params, np.float32)
     outputs = package.head.outputs(params, features)
@@ -83,14 +87,19 @@ def export(
                 _write_outputs(model, patch, stage, following, (x_scale, x_zero))
             continue
         n, out = layer.tensors
-        kernel, bias = params[at : at + n].astype(np.float64), params[at + n : at + n + out].astype(np.float64)
+        kernel, bias = (
+            params[at : at + n].astype(np.float64),
+            params[at + n : at + n + out].astype(np.float64),
+        )
         at += n + out
         scales = None
         if layer.mode == "scales":  # the int8 kernel stays as it is, but for the sign
             fixed, _, before = stage_floats(model, stage)
             scales, kernel = np.abs(kernel) * before, fixed.reshape(-1, out) * kernel
         _write_weights(model, patch, stage, kernel.reshape(-1, out), bias, x_scale, scales)
-        x_scale, x_zero = _write_outputs(model, patch, stage, following, _range(outputs[i], layer.activation != "linear"))
+        x_scale, x_zero = _write_outputs(
+            model, patch, stage, following, _range(outputs[i], layer.activation != "linear")
+        )
     out = bytes(patch.out)
     if keep_metadata:
         out = _package_again(out, package, params)
@@ -108,12 +117,22 @@ def _package_again(data: bytes, package: Package, params: np.ndarray) -> bytes:
     if mode == "all":
         head = HeadSpec(package.layers, params)
     return compile_program(
-        data, cut_op=package.cut_op, head=head, name=package.name, labels=package.labels, recompute=package.recompute
+        data,
+        cut_op=package.cut_op,
+        head=head,
+        name=package.name,
+        labels=package.labels,
+        recompute=package.recompute,
     )
 
 
 def _write_weights(
-    model: ModelFile, patch: _Patch, stage: Stage, kernel: np.ndarray, bias: np.ndarray, x_scale: float,
+    model: ModelFile,
+    patch: _Patch,
+    stage: Stage,
+    kernel: np.ndarray,
+    bias: np.ndarray,
+    x_scale: float,
     wanted: np.ndarray | None = None,
 ) -> None:
     """kernel [taps * in, out], depthwise [taps, channels]. wanted: scales [out] to quantise with instead of the smallest."""
@@ -139,7 +158,9 @@ def _write_weights(
         if len(b.scales):
             patch.scales(b.index, b_scales if len(b.scales) > 1 else b_scales[:1])
     elif np.abs(bias).max() > 0:
-        raise UnsupportedError(f"{model.label(op)} has no bias, but the trained head has: add one to the model's layer")
+        raise UnsupportedError(
+            f"{model.label(op)} has no bias, but the trained head has: add one to the model's layer"
+        )
 
 
 def _write_outputs(

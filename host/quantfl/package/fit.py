@@ -44,7 +44,11 @@ def check(package: bytes, *, samples: int = SAMPLES, boards: tuple[Board, ...] =
     """One row per board. The package fits when `samples` samples can be cached, its store takes the package and its build runs it."""
     rows = []
     for board in boards:
-        ram, slot, lacks = needed(package, board, samples), board.slot, lacking(package, board.operators, board.kinds)
+        ram, slot, lacks = (
+            needed(package, board, samples),
+            board.slot,
+            lacking(package, board.operators, board.kinds),
+        )
         most = device_need(package, board.arena, pointer=board.pointer)["capacity"]
         fits = samples <= most and len(package) <= slot and lacks is None
         rows.append(Fit(board.name, board.core, ram, board.arena, len(package), slot, most, fits, lacks))

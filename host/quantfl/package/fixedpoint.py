@@ -71,7 +71,9 @@ def exp_negative(a: int, integer_bits: int) -> int:
     quarter = 1 << (fractional - 2)
     part = (a & (quarter - 1)) - quarter
     result, rest = _exp_quarter(saturating_shl(part, integer_bits)), part - a
-    for exponent, factor in enumerate((1672461947, 1302514674, 790015084, 290630308, 39332535, 720401, 242), -2):
+    for exponent, factor in enumerate(
+        (1672461947, 1302514674, 790015084, 290630308, 39332535, 720401, 242), -2
+    ):
         if integer_bits > exponent and rest >> (fractional + exponent) & 1:
             result = high_mul(result, factor)
     return result

@@ -103,8 +103,17 @@ def damage(name: str):
         yield
     except QuantflError:
         raise
-    except (struct.error, IndexError, TypeError, ValueError, AttributeError, KeyError, OverflowError, RecursionError,
-            MemoryError) as error:  # fmt: skip
+    except (
+        struct.error,
+        IndexError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        KeyError,
+        OverflowError,
+        RecursionError,
+        MemoryError,
+    ) as error:
         raise PackageError(f"{name} is damaged or no .tflite file ({type(error).__name__})") from None
 
 
@@ -121,7 +130,9 @@ class ModelFile:
             raise PackageError(f"{self.name} is no .tflite file (it lacks the TFL3 mark)")
         model = tflite.Model.GetRootAsModel(self.data, 0)
         if model.SubgraphsLength() != 1:
-            raise PackageError(f"{self.name} has {model.SubgraphsLength()} subgraphs; models with one are supported")
+            raise PackageError(
+                f"{self.name} has {model.SubgraphsLength()} subgraphs; models with one are supported"
+            )
         graph = model.Subgraphs(0)
         self._model = model
         self.tensors = tuple(self._tensor(i, graph.Tensors(i)) for i in range(graph.TensorsLength()))
@@ -132,7 +143,9 @@ class ModelFile:
         for op in self.ops:
             for t in (*op.inputs, *op.outputs):
                 if not -1 <= t < len(self.tensors):
-                    raise PackageError(f"{self.name}: operator {op.index} names tensor {t}, which does not exist")
+                    raise PackageError(
+                        f"{self.name}: operator {op.index} names tensor {t}, which does not exist"
+                    )
         for t in (*self.inputs, *self.outputs):
             if not 0 <= t < len(self.tensors):
                 raise PackageError(f"{self.name}: the graph names tensor {t}, which does not exist")
@@ -145,7 +158,9 @@ class ModelFile:
             raise PackageError(f"{self.name}: tensor {name} has the impossible shape {shape}")
         q = t.Quantization()
         scales = np.array(q.ScaleAsNumpy(), np.float32) if q and q.ScaleLength() else np.zeros(0, np.float32)
-        zeros = np.array(q.ZeroPointAsNumpy(), np.int64) if q and q.ZeroPointLength() else np.zeros(0, np.int64)
+        zeros = (
+            np.array(q.ZeroPointAsNumpy(), np.int64) if q and q.ZeroPointLength() else np.zeros(0, np.int64)
+        )
         if len(scales) and not (np.isfinite(scales).all() and (scales > 0).all()):
             raise PackageError(f"{self.name}: tensor {name} has a scale that is not a positive number")
         data, offset = None, 0
@@ -154,13 +169,17 @@ class ModelFile:
         if n:
             offset = buffer._tab.Vector(buffer._tab.Offset(4))
             if offset + n > len(self.data):
-                raise PackageError(f"{self.name}: the content of tensor {name} lies beyond the end of the file")
+                raise PackageError(
+                    f"{self.name}: the content of tensor {name} lies beyond the end of the file"
+                )
             count = int(np.prod(shape, dtype=np.int64))
             if dtype.kind != "V" and count * dtype.itemsize == n:
                 data = np.frombuffer(self.data, dtype, count, offset).reshape(shape)
             elif dtype.kind != "V":
                 raise PackageError(f"{self.name}: tensor {name} of shape {shape} has {n} bytes of content")
-        return Tensor(index, name, shape, dtype, scales, zeros, q.QuantizedDimension() if q else 0, data, offset)
+        return Tensor(
+            index, name, shape, dtype, scales, zeros, q.QuantizedDimension() if q else 0, data, offset
+        )
 
     def _op(self, index: int, o: tflite.Operator) -> Op:
         code = self._model.OperatorCodes(o.OpcodeIndex())

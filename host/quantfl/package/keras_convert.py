@@ -42,7 +42,10 @@ def main(model_path: str, calibration: str, out: str) -> None:
     try:
         import tensorflow as tf
     except ImportError:
-        fail("tool", "TensorFlow is missing: pip install 'quantfl[convert]', or give a full int8 .tflite instead")
+        fail(
+            "tool",
+            "TensorFlow is missing: pip install 'quantfl[convert]', or give a full int8 .tflite instead",
+        )
     x = samples(Path(calibration)).astype(np.float32)
     try:
         if Path(model_path).is_dir():
@@ -51,15 +54,22 @@ def main(model_path: str, calibration: str, out: str) -> None:
             entry = list(signature.structured_input_signature[1].values())[0]
             shape, call = entry.shape[1:], signature
             name = list(signature.structured_input_signature[1])[0]
-            function = tf.function(lambda v: call(**{name: v}), input_signature=[tf.TensorSpec((1, *shape), tf.float32)])
-            converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], loaded)
+            function = tf.function(
+                lambda v: call(**{name: v}), input_signature=[tf.TensorSpec((1, *shape), tf.float32)]
+            )
+            converter = tf.lite.TFLiteConverter.from_concrete_functions(
+                [function.get_concrete_function()], loaded
+            )
         else:
             net = tf.keras.models.load_model(model_path, compile=False)
             shape = net.inputs[0].shape[1:]
             entry = tf.keras.Input(batch_shape=(1, *shape))
             converter = tf.lite.TFLiteConverter.from_keras_model(tf.keras.Model(entry, net(entry)))
     except Exception as error:  # whatever Keras raises for a file it does not understand
-        fail("model", f"{model_path}: cannot be loaded: {str(error).splitlines()[0] if str(error) else error!r}")
+        fail(
+            "model",
+            f"{model_path}: cannot be loaded: {str(error).splitlines()[0] if str(error) else error!r}",
+        )
     if tuple(x.shape[1:]) != tuple(shape):
         fail("usage", f"{calibration}: samples have shape {x.shape[1:]}, but the model takes {tuple(shape)}")
     converter.optimizations = [tf.lite.Optimize.DEFAULT]

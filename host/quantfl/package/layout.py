@@ -56,7 +56,15 @@ class Placed:
         return self.arena + RAM_PER_FLASH * RECORD.size * self.records
 
 
-def lay_out(model: ModelFile, records: list[Record], tables: bytearray, cut: int, *, shift: int = 0, stripes: bool = True) -> Layout:
+def lay_out(
+    model: ModelFile,
+    records: list[Record],
+    tables: bytearray,
+    cut: int,
+    *,
+    shift: int = 0,
+    stripes: bool = True,
+) -> Layout:
     """shift: added to the offsets of tensors. The places of the pieces of CONCATENATION and SPLIT are written into `tables`."""
     net = Net(model, records, cut)
     best = choose(net, shift, stripes)
@@ -66,7 +74,13 @@ def lay_out(model: ModelFile, records: list[Record], tables: bytearray, cut: int
     for step in best.steps:
         if step.op is None:  # rows that stay
             (t, low, high), (_, to, _) = step.reads[0], step.writes[0]
-            r = Record(code=CODES["RESHAPE"], src=at[t] + low, dst=at[t] + to, src_size=high - low, dst_size=high - low)
+            r = Record(
+                code=CODES["RESHAPE"],
+                src=at[t] + low,
+                dst=at[t] + to,
+                src_size=high - low,
+                dst_size=high - low,
+            )
         elif step.rows is None:
             r = records[step.op]
             r.src, r.dst = where[r.x], where[model.ops[step.op].outputs[0]]
@@ -90,7 +104,9 @@ def choose(net: Net, shift: int, stripes: bool) -> Placed:
     if not stripes:
         return best
     found = sorted((placed(net, division, shift) for division in _divisions(net)), key=lambda p: p.cost)
-    return min([best, *(placed(net, p.division, shift, _TRIES) for p in found[:_TRIED])], key=lambda p: p.cost)
+    return min(
+        [best, *(placed(net, p.division, shift, _TRIES) for p in found[:_TRIED])], key=lambda p: p.cost
+    )
 
 
 def placed(net: Net, division: list[Segment], shift: int, tries: int = 0) -> Placed:
@@ -121,7 +137,9 @@ def _blocks(
                 reads[t].append((0, net.size[t], len(steps)))
     cut = next((n for n, step in enumerate(steps) if step.op is not None and step.op >= net.cut), None)
     if first <= net.cut < end and net.features is not None and cut is not None:
-        reads[net.features].append((0, net.size[net.features], cut))  # whole, also where the first reader skips rows
+        reads[net.features].append(
+            (0, net.size[net.features], cut)
+        )  # whole, also where the first reader skips rows
     for n, step in enumerate(steps):
         for t, low, high in step.reads:
             reads[t].append((low, high, n))

@@ -85,19 +85,35 @@ class MovementOperators(BaseOperators):
         begin = [int(v) for v in self.tensor(op, 1, constant=True).data.reshape(-1)]
         self.section(op, r, x, y, begin, [1] * len(begin), list(y.shape))
 
-    def section(self, op: Op, r: Record, x: Tensor, y: Tensor, begin: list[int], by: list[int], extents: list[int]) -> None:
+    def section(
+        self, op: Op, r: Record, x: Tensor, y: Tensor, begin: list[int], by: list[int], extents: list[int]
+    ) -> None:
         steps = self.natural(x.shape)
         if len(begin) != len(x.shape) or math.prod(extents) != y.size:
             raise self.unsupported(op, f"it cuts {y.shape} out of {x.shape} in a way that is not supported")
-        self.strided(op, r, sum(b * s for b, s in zip(begin, steps, strict=True)), extents,
-                     [b * s for b, s in zip(by, steps, strict=True)])  # fmt: skip
+        self.strided(
+            op,
+            r,
+            sum(b * s for b, s in zip(begin, steps, strict=True)),
+            extents,
+            [b * s for b, s in zip(by, steps, strict=True)],
+        )
 
     def op_strided_slice(self, op: Op, r: Record) -> None:
         x, y, o = self.src(op), self.dst(op), op.options
         self.same_quantisation(op, x, y)
-        begin, end, by = ([int(v) for v in self.tensor(op, i, constant=True).data.reshape(-1)] for i in (1, 2, 3))
-        if o.EllipsisMask() or o.NewAxisMask() or not len(begin) == len(end) == len(by) <= len(x.shape) or 0 in by:
-            raise self.unsupported(op, "an ellipsis or a new axis is not supported", "name every dimension of the slice")
+        begin, end, by = (
+            [int(v) for v in self.tensor(op, i, constant=True).data.reshape(-1)] for i in (1, 2, 3)
+        )
+        if (
+            o.EllipsisMask()
+            or o.NewAxisMask()
+            or not len(begin) == len(end) == len(by) <= len(x.shape)
+            or 0 in by
+        ):
+            raise self.unsupported(
+                op, "an ellipsis or a new axis is not supported", "name every dimension of the slice"
+            )
         first, extents, steps = [], [], []
         for i, n in enumerate(x.shape):
             if i >= len(begin):
@@ -147,7 +163,9 @@ class MovementOperators(BaseOperators):
             same = o.Padding() == tflite.Padding.SAME
             expected = -(-n // s) if same else (n - kernel) // s + 1
             if s < 1 or expected != inputs:
-                raise self.unsupported(op, f"its output has {n} rows or columns, which do not come of {inputs}")
+                raise self.unsupported(
+                    op, f"its output has {n} rows or columns, which do not come of {inputs}"
+                )
             pads.append(max((expected - 1) * s + kernel - n, 0) // 2 if same else 0)
         bias = self.bias(op, 3, out_c)
         if np.abs(bias).max(initial=0) + 255 * 128 * w.size // out_c >= 1 << 30:

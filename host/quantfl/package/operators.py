@@ -92,10 +92,27 @@ class Record:
 
     def pack(self) -> bytes:
         return RECORD.pack(
-            self.code, self.src, self.src2, self.dst, self.src_size, self.src2_size, self.dst_size, self.src_zero,
-            self.src2_zero, self.dst_zero, self.low, self.high, self.weights, self.weights_size, self.table,
-            self.table_count, self.scratch, self.scratch_size, *self.dims, *self.extra,
-        )  # fmt: skip
+            self.code,
+            self.src,
+            self.src2,
+            self.dst,
+            self.src_size,
+            self.src2_size,
+            self.dst_size,
+            self.src_zero,
+            self.src2_zero,
+            self.dst_zero,
+            self.low,
+            self.high,
+            self.weights,
+            self.weights_size,
+            self.table,
+            self.table_count,
+            self.scratch,
+            self.scratch_size,
+            *self.dims,
+            *self.extra,
+        )
 
 
 def activation(kind: int, out: Tensor, what: str) -> tuple[int, int]:
@@ -131,14 +148,17 @@ class BaseOperators:
     def activation_tensor(self, op: Op, t: Tensor) -> Tensor:
         if t.dtype != np.int8:
             raise self.unsupported(
-                op, f"tensor {t.name} is {t.dtype.name if t.dtype.kind != 'V' else 'of an unknown type'}, not int8",
+                op,
+                f"tensor {t.name} is {t.dtype.name if t.dtype.kind != 'V' else 'of an unknown type'}, not int8",
                 "quantise the whole model to int8, inputs and outputs too",
-            )  # fmt: skip
+            )
         if len(t.scales) != 1 or not -128 <= t.zero_point <= 127:
             raise self.unsupported(op, f"tensor {t.name} has no single scale and zero-point")
         batched = len(t.shape) > 1 and t.shape[0] != 1 and t.data is None and op.name != "SOFTMAX"
         if t.size == 0 or t.size >= 1 << 24 or batched:
-            raise self.unsupported(op, f"tensor {t.name} has shape {t.shape}", "export the model with a batch size of 1")
+            raise self.unsupported(
+                op, f"tensor {t.name} has shape {t.shape}", "export the model with a batch size of 1"
+            )
         return t
 
     def src(self, op: Op, i: int = 0) -> Tensor:
@@ -160,7 +180,9 @@ class BaseOperators:
 
     def image(self, op: Op, t: Tensor) -> tuple[int, int, int]:
         if len(t.shape) != 4:
-            raise self.unsupported(op, f"tensor {t.name} has shape {t.shape}, not [1, height, width, channels]")
+            raise self.unsupported(
+                op, f"tensor {t.name} has shape {t.shape}, not [1, height, width, channels]"
+            )
         if max(t.shape) > 65535:
             raise self.unsupported(op, f"tensor {t.name} is too large: {t.shape}")
         return t.shape[1:]  # type: ignore[return-value]
@@ -168,7 +190,9 @@ class BaseOperators:
     def requant(self, op: Op, x: Tensor, w: Tensor, y: Tensor, channels: int) -> list[tuple[int, int]]:
         if w.dtype != np.int8 or len(w.scales) not in (1, channels) or (w.zero_points != 0).any():
             raise self.unsupported(
-                op, f"weights {w.name} are not symmetric int8", "quantise with int8 weights (TFLite's default)"
+                op,
+                f"weights {w.name} are not symmetric int8",
+                "quantise with int8 weights (TFLite's default)",
             )
         scales = np.repeat(w.scales, channels) if len(w.scales) == 1 else w.scales
         # TFLite computes in double: input_scale * filter_scale / output_scale, from float32 scales.
@@ -194,7 +218,9 @@ class BaseOperators:
 
     # -- operators -----------------------------------------------------------------------------------------------
 
-    def window(self, op: Op, r: Record, x: Tensor, y: Tensor, k: tuple[int, int], dilation: tuple[int, int]) -> None:
+    def window(
+        self, op: Op, r: Record, x: Tensor, y: Tensor, k: tuple[int, int], dilation: tuple[int, int]
+    ) -> None:
         o = op.options
         in_h, in_w, in_c = self.image(op, x)
         out_h, out_w, out_c = self.image(op, y)
@@ -219,8 +245,13 @@ class BaseOperators:
         self.window(op, r, x, y, w.shape[1:3], (op.options.DilationHFactor(), op.options.DilationWFactor()))
         if w.shape[3] != r.dims[2] or channels != r.dims[5]:
             raise self.unsupported(op, f"grouped convolution (weights {w.shape} on {r.dims[2]} channels)")
-        table = self.conv_table(op, w.data.reshape(channels, -1), x, self.bias(op, 2, channels),
-                                self.requant(op, x, w, y, channels))  # fmt: skip
+        table = self.conv_table(
+            op,
+            w.data.reshape(channels, -1),
+            x,
+            self.bias(op, 2, channels),
+            self.requant(op, x, w, y, channels),
+        )
         self.weights(r, w, table, channels)
         r.low, r.high = activation(op.options.FusedActivationFunction(), y, self.m.label(op))
         patch = int(np.prod(w.shape[1:]))
@@ -249,7 +280,9 @@ class BaseOperators:
             return self.dense_over_rows(op, r, x, w, y)
         if len(w.shape) != 2 or x.size != w.shape[1] or y.size != w.shape[0] or max(w.shape) > 65535:
             raise self.unsupported(op, f"weights {w.shape} do not fit {x.size} inputs and {y.size} outputs")
-        table = self.conv_table(op, w.data, x, self.bias(op, 2, w.shape[0]), self.requant(op, x, w, y, w.shape[0]))
+        table = self.conv_table(
+            op, w.data, x, self.bias(op, 2, w.shape[0]), self.requant(op, x, w, y, w.shape[0])
+        )
         self.weights(r, w, table, w.shape[0])
         r.low, r.high = activation(op.options.FusedActivationFunction(), y, self.m.label(op))
         r.dims[2], r.dims[5] = w.shape[1], w.shape[0]
@@ -260,7 +293,9 @@ class BaseOperators:
         rows, channels = x.size // w.shape[1], w.shape[0]
         if y.size != rows * channels or max(rows, *w.shape) > 65535:
             raise self.unsupported(op, f"weights {w.shape} do not fit {x.shape} and {y.shape}")
-        table = self.conv_table(op, w.data, x, self.bias(op, 2, channels), self.requant(op, x, w, y, channels))
+        table = self.conv_table(
+            op, w.data, x, self.bias(op, 2, channels), self.requant(op, x, w, y, channels)
+        )
         self.weights(r, w, table, channels)
         r.code = CODES["CONV_2D"]
         r.low, r.high = activation(op.options.FusedActivationFunction(), y, self.m.label(op))
@@ -286,7 +321,9 @@ class BaseOperators:
 
     def same_quantisation(self, op: Op, x: Tensor, y: Tensor) -> None:
         if x.scale != y.scale or x.zero_point != y.zero_point:
-            raise self.unsupported(op, "input and output are quantised differently", "quantise with TFLite's converter")
+            raise self.unsupported(
+                op, "input and output are quantised differently", "quantise with TFLite's converter"
+            )
 
     def reduced(self, op: Op, x: Tensor, y: Tensor, axes: Tensor) -> tuple[int, int, int, int]:
         """Groups, height, width, channels: groups x (height * width) x channels lie in memory, one result per group and channel.
@@ -299,7 +336,9 @@ class BaseOperators:
         if gone and [i for i in real if gone[0] <= i <= gone[-1]] != gone:
             raise self.unsupported(op, f"reduction over axes {sorted(dims)}, which do not lie side by side")
         first, last = (gone[0], gone[-1]) if gone else (min(dims), min(dims))
-        sizes = [int(np.prod(part)) for part in (x.shape[:first], x.shape[first : last + 1], x.shape[last + 1 :])]
+        sizes = [
+            int(np.prod(part)) for part in (x.shape[:first], x.shape[first : last + 1], x.shape[last + 1 :])
+        ]
         groups, count, c = sizes
         if max(sizes) > 65535 or y.size != groups * c:
             raise self.unsupported(op, f"tensor {x.name} is too large or of a wrong shape: {x.shape}")
@@ -328,7 +367,12 @@ class BaseOperators:
         self.same_quantisation(op, x, y)
         if op.name == "PADV2":
             fill = self.tensor(op, 2, constant=True)
-            if fill.dtype != np.int8 or fill.size != 1 or not np.array_equal(fill.scales, y.scales) or fill.zero_point != y.zero_point:
+            if (
+                fill.dtype != np.int8
+                or fill.size != 1
+                or not np.array_equal(fill.scales, y.scales)
+                or fill.zero_point != y.zero_point
+            ):
                 raise self.unsupported(op, "its padding value is not an int8 of the same scale")
             r.y_zero = int(fill.data.reshape(-1)[0])
         shape, out, p = x.shape, y.shape, pads.data.reshape(-1, 2)
@@ -365,7 +409,9 @@ class BaseOperators:
         """At the very end of a model; a board's output is the int8 tensor."""
         self.src(op)
         if op.outputs[0] not in self.m.outputs:
-            raise self.unsupported(op, "floating point in the midst of the model", "quantise the whole model to int8")
+            raise self.unsupported(
+                op, "floating point in the midst of the model", "quantise the whole model to int8"
+            )
 
     def op_softmax(self, op: Op, r: Record) -> None:
         x, y = self.src(op), self.dst(op)
@@ -374,7 +420,11 @@ class BaseOperators:
         real = min(float(op.options.Beta()) * x.scale * (1 << 26), 2**31 - 1.0)
         q, left = quantize_multiplier(real)
         if not 0 <= left <= 31:
-            raise self.unsupported(op, f"its input scale {x.scale:.3g} is out of range", "train the model: its outputs are all alike")
+            raise self.unsupported(
+                op,
+                f"its input scale {x.scale:.3g} is out of range",
+                "train the model: its outputs are all alike",
+            )
         radius = int(math.floor(31.0 * (1 << 26) / (1 << left)))
         r.dims[5] = x.shape[-1]
         r.extra[:3] = [q, left, -radius]

@@ -80,7 +80,12 @@ def _up(n: int, align: int) -> int:
 
 def _apart(a: Block, b: Block) -> list[tuple[int, int]]:
     """Where b must not begin, from where a begins: pairs (after, before), in order, none touching the next."""
-    taken = sorted((p.low - q.high, p.high - q.low) for p in a.pieces for q in b.pieces if p.first <= q.last and q.first <= p.last)
+    taken = sorted(
+        (p.low - q.high, p.high - q.low)
+        for p in a.pieces
+        for q in b.pieces
+        if p.first <= q.last and q.first <= p.last
+    )
     merged: list[tuple[int, int]] = []
     for after, before in taken:
         if merged and after < merged[-1][1]:
@@ -90,11 +95,15 @@ def _apart(a: Block, b: Block) -> list[tuple[int, int]]:
     return merged
 
 
-def _greedy(blocks: list[Block], apart: list[list[list[tuple[int, int]]]], order: list[int], align: int) -> tuple[list[int], int]:
+def _greedy(
+    blocks: list[Block], apart: list[list[list[tuple[int, int]]]], order: list[int], align: int
+) -> tuple[list[int], int]:
     """Every block in its turn at the lowest place that those before it leave."""
     offsets, total = [0] * len(blocks), 0
     for k, i in enumerate(order):
-        taken = sorted((offsets[j] + after, offsets[j] + before) for j in order[:k] for after, before in apart[j][i])
+        taken = sorted(
+            (offsets[j] + after, offsets[j] + before) for j in order[:k] for after, before in apart[j][i]
+        )
         at = 0
         for after, before in taken:
             if at <= after:

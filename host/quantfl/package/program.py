@@ -53,7 +53,9 @@ class HeadSpec:
 
 def head_dims(layers: tuple[Layer, ...]) -> tuple[int, ...]:
     """(F, outputs of every layer..., K); nothing without layers."""
-    return (math.prod(layers[0].in_shape), *(math.prod(layer.out_shape) for layer in layers)) if layers else ()
+    return (
+        (math.prod(layers[0].in_shape), *(math.prod(layer.out_shape) for layer in layers)) if layers else ()
+    )
 
 
 class Compiler(ElementwiseOperators, MovementOperators):
@@ -69,7 +71,9 @@ class Compiler(ElementwiseOperators, MovementOperators):
             try:
                 handler(op, r)
             except (AttributeError, TypeError, IndexError, ValueError, struct.error) as error:
-                raise PackageError(f"{self.m.label(op)} is damaged ({type(error).__name__}: {error})") from None
+                raise PackageError(
+                    f"{self.m.label(op)} is damaged ({type(error).__name__}: {error})"
+                ) from None
             r.x = op.inputs[0] if r.x is None else r.x
             x, y = self.m.tensors[r.x], self.m.tensors[op.outputs[0]]
             r.src_size, r.dst_size, r.src_zero = x.size, y.size, x.zero_point
@@ -102,17 +106,36 @@ def compile_program(
     UnsupportedError names operator, layer and remedy.
     """
     with damage(source):
-        return _compile(original_of(data), cut_op, head, name, labels, source, shift, RECOMPUTE if recompute else 0, stripes)
+        return _compile(
+            original_of(data),
+            cut_op,
+            head,
+            name,
+            labels,
+            source,
+            shift,
+            RECOMPUTE if recompute else 0,
+            stripes,
+        )
 
 
 def _compile(
-    data: bytes, cut_op: int | None, head: HeadSpec | None, name: str, labels: tuple[str, ...], source: str, shift: int,
-    flags: int, stripes: bool,
+    data: bytes,
+    cut_op: int | None,
+    head: HeadSpec | None,
+    name: str,
+    labels: tuple[str, ...],
+    source: str,
+    shift: int,
+    flags: int,
+    stripes: bool,
 ) -> bytes:
     model = ModelFile(data, source)
     compiler = Compiler(model)
     if len(model.inputs) != 1 or not model.ops:
-        raise UnsupportedError(f"{source} has {len(model.inputs)} inputs and {len(model.ops)} operators; one input is needed")
+        raise UnsupportedError(
+            f"{source} has {len(model.inputs)} inputs and {len(model.ops)} operators; one input is needed"
+        )
     records = compiler.records()
     cut = len(records) if cut_op is None else cut_op
     if not 0 <= cut <= len(records):
@@ -147,13 +170,45 @@ def _compile(
             at += 4 * layer.out_shape[2]
         placed.append(layer.pack())
     header = HEADER.pack(
-        MAGIC, VERSION, flags if head else 0, size, layout.arena, len(records), layout.cut, where[entry.index], entry.size,
-        where[features.index], features.size, features.scale, features.zero_point, len(layers),
-        blob_at + layers_at if layers else 0, LAYER_SIZE, (layout.cut - cut) & 0xFFFFFFFF, 0, 0,
-        blob_at + params_at if head else 0, len(params) // 4, blob_at + ops_at, len(packed), prefix, len(data),
-        entry.scale, entry.zero_point, meta_at, len(meta),
-    )  # fmt: skip
-    parts = [header.ljust(HEADER_SIZE, b"\0"), *(r.pack() for r in records), bytes(compiler.tables), *placed, scales, params, meta]
+        MAGIC,
+        VERSION,
+        flags if head else 0,
+        size,
+        layout.arena,
+        len(records),
+        layout.cut,
+        where[entry.index],
+        entry.size,
+        where[features.index],
+        features.size,
+        features.scale,
+        features.zero_point,
+        len(layers),
+        blob_at + layers_at if layers else 0,
+        LAYER_SIZE,
+        (layout.cut - cut) & 0xFFFFFFFF,
+        0,
+        0,
+        blob_at + params_at if head else 0,
+        len(params) // 4,
+        blob_at + ops_at,
+        len(packed),
+        prefix,
+        len(data),
+        entry.scale,
+        entry.zero_point,
+        meta_at,
+        len(meta),
+    )
+    parts = [
+        header.ljust(HEADER_SIZE, b"\0"),
+        *(r.pack() for r in records),
+        bytes(compiler.tables),
+        *placed,
+        scales,
+        params,
+        meta,
+    ]
     blob = b"".join(parts)
     return with_metadata(data, blob.ljust(size, b"\0"))
 
@@ -270,7 +325,9 @@ def open_package(data: bytes, source: str = "the package") -> Package:
     model = ModelFile(data, source)
     entry = model.metadata.get(METADATA_NAME)
     if entry is None:
-        raise PackageError(f"{source} is a .tflite file but no quantfl package: run `quantfl convert` on it first")
+        raise PackageError(
+            f"{source} is a .tflite file but no quantfl package: run `quantfl convert` on it first"
+        )
     check(data, source)
     with damage(source):
         return _read_package(data, entry[0], source)
@@ -285,8 +342,23 @@ def _read_package(data: bytes, at: int, source: str) -> Package:
     except (ValueError, KeyError, TypeError):
         raise PackageError(f"{source} is damaged: its name and labels cannot be read") from None
     return Package(
-        data, f[4], f[5], (f[6] - f[16]) & 0xFFFFFFFF, f[8], f[25], f[26], f[10], f[11], f[12],
-        tuple(Layer.unpack(data[layers_at + i * LAYER_SIZE : layers_at + (i + 1) * LAYER_SIZE]) for i in range(layers)),
-        np.frombuffer(data, "<f4", count, params_at).astype(np.float32), name, labels, hashlib.sha256(data).hexdigest(),
+        data,
+        f[4],
+        f[5],
+        (f[6] - f[16]) & 0xFFFFFFFF,
+        f[8],
+        f[25],
+        f[26],
+        f[10],
+        f[11],
+        f[12],
+        tuple(
+            Layer.unpack(data[layers_at + i * LAYER_SIZE : layers_at + (i + 1) * LAYER_SIZE])
+            for i in range(layers)
+        ),
+        np.frombuffer(data, "<f4", count, params_at).astype(np.float32),
+        name,
+        labels,
+        hashlib.sha256(data).hexdigest(),
         bool(f[2] & RECOMPUTE),
-    )  # fmt: skip
+    )

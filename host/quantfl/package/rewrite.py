@@ -147,7 +147,9 @@ def _bias_tensor(p: _Prefix, model: ModelFile, index: int, buffer: int) -> int:
     x, w = model.tensors[op.inputs[0]], model.tensors[op.inputs[1]]
     scales = (np.float32(x.scale) * w.scales).astype(np.float32)
     name = f"{model.tensors[op.outputs[0]].name[:40]}/bias".encode()
-    tensor = p.table([(0, "I", 0), (2, "I", buffer), (3, "I", 0), (4, "I", 0), (1, "B", tflite.TensorType.INT32)])
+    tensor = p.table(
+        [(0, "I", 0), (2, "I", buffer), (3, "I", 0), (4, "I", 0), (1, "B", tflite.TensorType.INT32)]
+    )
     p.point(tensor[0], p.vector(1, "i", (model.tensors[op.outputs[0]].shape[-1],)))
     p.point(tensor[3], p.vector(len(name), "B", tuple(name)))
     p.out += b"\0"

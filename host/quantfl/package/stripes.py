@@ -113,21 +113,30 @@ class Net:
         self.row_ops = [self._row_op(i) for i in range(len(self.records))]
 
     def _new(self, t: int, op: int) -> None:
-        self.root[t], self.size[t], self.first[t], self.last[t] = t, self.model.tensors[t].size, op, max(op, 0)
+        self.root[t], self.size[t], self.first[t], self.last[t] = (
+            t,
+            self.model.tensors[t].size,
+            op,
+            max(op, 0),
+        )
         shape = self.model.tensors[t].shape
         self.rows[t] = next((n for n in shape[1:-1] if n > 1), 1) if shape[:1] == (1,) else 1
 
     def _row_op(self, i: int) -> RowOp | None:
         """None: the operator only runs whole."""
         r = self.records[i]
-        if len(self.writes[i]) != 1 or i == len(self.records) - 1:  # the last one's record names the whole output
+        if (
+            len(self.writes[i]) != 1 or i == len(self.records) - 1
+        ):  # the last one's record names the whole output
             return None
         x, y, d = self.root[r.x], self.writes[i][0], list(r.dims)
         if r.code in ELEMENTWISE:
             return self._row_elementwise(r, y)
         if r.code not in _WINDOWS and r.code != _PAD:
             return None
-        if d[0] == d[3] == 1 and d[6] <= 1 and d[10] == 0:  # height and width are exchanged, for the 1-D network's sake
+        if (
+            d[0] == d[3] == 1 and d[6] <= 1 and d[10] == 0
+        ):  # height and width are exchanged, for the 1-D network's sake
             for a in (0, 3, 6, 8, 10, 12):
                 d[a], d[a + 1] = d[a + 1], d[a]
         if d[0] != self.rows[x] or d[3] != self.rows[y] or d[3] == 1:
@@ -137,7 +146,9 @@ class Net:
         span = (d[6] - 1) * d[12] + 1
         if d[10] >= span:
             return None
-        return RowOp(d, (Reach(x, span, d[8], d[10]),), _PIXELS // math.gcd(_PIXELS, d[4]) if r.code == _CONV else 1)
+        return RowOp(
+            d, (Reach(x, span, d[8], d[10]),), _PIXELS // math.gcd(_PIXELS, d[4]) if r.code == _CONV else 1
+        )
 
     def _row_elementwise(self, r: Record, y: int) -> RowOp | None:
         size, rows = self.size[y], self.rows[y]
@@ -156,7 +167,11 @@ class Net:
                 reaches.append(Reach(t, whole=True))
             else:
                 return None
-        if r.weights_size and r.code != CODES["LOGISTIC"] and size // rows % (r.weights_size * max(1, r.extra[0])):
+        if (
+            r.weights_size
+            and r.code != CODES["LOGISTIC"]
+            and size // rows % (r.weights_size * max(1, r.extra[0]))
+        ):
             return None
         return RowOp(list(r.dims), tuple(reaches), 1)
 
@@ -177,7 +192,12 @@ class Net:
         return 0
 
     def whole(self, i: int) -> Step:
-        return Step(i, None, [(t, 0, self.size[t]) for t in self.reads[i]], [(t, 0, self.size[t]) for t in self.writes[i]])
+        return Step(
+            i,
+            None,
+            [(t, 0, self.size[t]) for t in self.reads[i]],
+            [(t, 0, self.size[t]) for t in self.writes[i]],
+        )
 
     def steps(self, segment: Segment) -> tuple[list[Step], dict[int, int]]:
         """The records of a segment, and the bytes of the buffers of tensors that do not exist as a whole."""
@@ -201,9 +221,13 @@ class _Group:
         self.done = dict.fromkeys(self.ops, 0)
         #: Tensors that live in the group only, the row that is at the start of their buffers, and the rows that these hold.
         self.start = {
-            t: 0 for t in (net.writes[i][0] for i in self.ops)
-            if net.last[t] < segment.end and t != net.features and self.readers[t] and not any(x.whole for _, x in self.readers[t])
-        }  # fmt: skip
+            t: 0
+            for t in (net.writes[i][0] for i in self.ops)
+            if net.last[t] < segment.end
+            and t != net.features
+            and self.readers[t]
+            and not any(x.whole for _, x in self.readers[t])
+        }
         self.capacity = dict.fromkeys(self.start, 0)
 
     def run(self) -> tuple[list[Step], dict[int, int]]:
@@ -216,8 +240,10 @@ class _Group:
         sizes = {t: n * self.row(t) for t, n in self.capacity.items()}
         if self.up:
             for step in steps:
-                step.reads, step.writes = ([(t, self.size(t, sizes) - b, self.size(t, sizes) - a) for t, a, b in list]
-                                           for list in (step.reads, step.writes))  # fmt: skip
+                step.reads, step.writes = (
+                    [(t, self.size(t, sizes) - b, self.size(t, sizes) - a) for t, a, b in list]
+                    for list in (step.reads, step.writes)
+                )
                 if step.rows is not None:
                     step.rows = self.rows[step.op] - step.rows[1], self.rows[step.op] - step.rows[0]
         return steps, sizes
@@ -230,7 +256,10 @@ class _Group:
         goal: dict[int, int] = {}
         for i in reversed(self.ops):
             t, n = self.net.writes[i][0], self.rows[i]
-            wanted = max((self.needed(c, x, 0, goal[c])[1] for c, x in self.readers[t] if goal[c] > self.done[c]), default=0)
+            wanted = max(
+                (self.needed(c, x, 0, goal[c])[1] for c, x in self.readers[t] if goal[c] > self.done[c]),
+                default=0,
+            )
             if not self.readers[t]:
                 wanted = -(-n * band // self.bands)
             if band == self.bands and t not in self.start:
@@ -265,8 +294,14 @@ class _Group:
     def advance(self, i: int, end: int) -> Iterator[Step]:
         net, t, begin = self.net, self.net.writes[i][0], self.done[i]
         if t in self.start:
-            stays = min((self.needed(c, x, self.done[c], self.done[c] + 1)[0] for c, x in self.readers[t]
-                         if self.done[c] < self.rows[c]), default=begin)  # fmt: skip
+            stays = min(
+                (
+                    self.needed(c, x, self.done[c], self.done[c] + 1)[0]
+                    for c, x in self.readers[t]
+                    if self.done[c] < self.rows[c]
+                ),
+                default=begin,
+            )
             if stays > self.start[t]:
                 old = self.bytes(t, min(stays, begin), begin)
                 self.start[t] = min(stays, begin)

@@ -14,15 +14,20 @@ from quantfl.link.ledger import Key, Ledger, Traffic
 
 COLUMNS = ("payload", "framing", "acknowledgement", "retransmission", "handshake", "security", "noise")
 _SHORT = {"acknowledgement": "ack", "retransmission": "retrans."}
-_BY: dict[str, Callable[[Key], object]] = {"link": lambda k: k.board, "round": lambda k: k.round, "kind": lambda k: k.kind}
+_BY: dict[str, Callable[[Key], object]] = {
+    "link": lambda k: k.board,
+    "round": lambda k: k.round,
+    "kind": lambda k: k.kind,
+}
 
 
 def rows(ledger: Ledger, *, first: int = 0) -> list[dict]:
     """Every row: round, link, direction, kind, bytes by purpose, total."""
     return [
         {"round": k.round, "link": k.board, "direction": k.way, "kind": k.kind, **asdict(t), "total": t.total}
-        for k, t in sorted(ledger.rows.items()) if k.round >= first
-    ]  # fmt: skip
+        for k, t in sorted(ledger.rows.items())
+        if k.round >= first
+    ]
 
 
 def table(ledger: Ledger, by: str, *, first: int = 0) -> list[dict]:
@@ -54,38 +59,65 @@ def print_table(ledger: Ledger, by: str, console: Console, *, first: int = 0) ->
         last = row.get(by)
         shown.add_row(*map(escape, lead), *(f"{row[c]:,}" for c in columns), f"{row['total']:,}")
     shown.add_section()
-    shown.add_row("all", *[""] * (len(keys) - 1), *(f"{getattr(total, c):,}" for c in columns), f"{total.total:,}")
+    shown.add_row(
+        "all", *[""] * (len(keys) - 1), *(f"{getattr(total, c):,}" for c in columns), f"{total.total:,}"
+    )
     console.print(shown)
 
 
-def energies(ledger: Ledger, *, radio: str | None = None, nj_per_bit: float | None = None, first: int = 0) -> dict[str, dict]:
+def energies(
+    ledger: Ledger, *, radio: str | None = None, nj_per_bit: float | None = None, first: int = 0
+) -> dict[str, dict]:
     """link -> radio, nJ per bit, joules up and down, at the board's end. radio, nj_per_bit: instead of the link's own."""
     out = {}
     for name, (up, down) in ledger.per_board(rounds_only=bool(first)).items():
         kind = radio or ledger.radios.get(name, "ble")
         out[name] = {
-            "radio": kind, "nj_per_bit": RADIOS[kind].nj_per_bit if nj_per_bit is None else nj_per_bit,
-            "joules_up": joules(up.total, kind, nj_per_bit), "joules_down": joules(down.total, kind, nj_per_bit),
-        }  # fmt: skip
+            "radio": kind,
+            "nj_per_bit": RADIOS[kind].nj_per_bit if nj_per_bit is None else nj_per_bit,
+            "joules_up": joules(up.total, kind, nj_per_bit),
+            "joules_down": joules(down.total, kind, nj_per_bit),
+        }
     return out
 
 
 def print_energy(energy: dict[str, dict], ledger: Ledger, console: Console) -> None:
-    shown = Table(title="energy at the board's end of each link (estimate, docs/LEDGER.md)", padding=(0, 1, 0, 0))
-    for column, justify in (("link", "left"), ("radio", "left"), ("nJ/bit", "right"), ("up mJ", "right"), ("down mJ", "right"),
-                            ("total mJ", "right")):  # fmt: skip
+    shown = Table(
+        title="energy at the board's end of each link (estimate, docs/LEDGER.md)", padding=(0, 1, 0, 0)
+    )
+    for column, justify in (
+        ("link", "left"),
+        ("radio", "left"),
+        ("nJ/bit", "right"),
+        ("up mJ", "right"),
+        ("down mJ", "right"),
+        ("total mJ", "right"),
+    ):
         shown.add_column(column, justify=justify, no_wrap=True)
     for name, e in energy.items():
         up, down = 1000 * e["joules_up"], 1000 * e["joules_down"]
-        shown.add_row(escape(name), e["radio"], f"{e['nj_per_bit']:,g}", f"{up:,.3f}", f"{down:,.3f}", f"{up + down:,.3f}")
+        shown.add_row(
+            escape(name),
+            e["radio"],
+            f"{e['nj_per_bit']:,g}",
+            f"{up:,.3f}",
+            f"{down:,.3f}",
+            f"{up + down:,.3f}",
+        )
     console.print(shown)
     layers = sorted({(k.kind, k.way, c.modelled) for k, c in ledger.carried.items()})
     for layer, way, modelled in layers:
-        total = sum(c.bytes for k, c in ledger.carried.items() if (k.kind, k.way, c.modelled) == (layer, way, modelled))
+        total = sum(
+            c.bytes
+            for k, c in ledger.carried.items()
+            if (k.kind, k.way, c.modelled) == (layer, way, modelled)
+        )
         console.print(f"{layer} {way}: {total:,} bytes{' (modelled)' if modelled else ''}", highlight=False)
     if ledger.samples:
         fed = sum(ledger.samples.values())
-        console.print(f"samples fed to emulated boards (not federated traffic): {fed:,} bytes", highlight=False)
+        console.print(
+            f"samples fed to emulated boards (not federated traffic): {fed:,} bytes", highlight=False
+        )
 
 
 def print_notes(ledger: Ledger, console: Console) -> None:
@@ -95,4 +127,8 @@ def print_notes(ledger: Ledger, console: Console) -> None:
         return
     console.print("books of both ends:", highlight=False)
     for n in ledger.notes:
-        console.print(f"  {'' if n.explained else '[red]not explained[/]: '}{escape(str(n))}", highlight=False, soft_wrap=True)
+        console.print(
+            f"  {'' if n.explained else '[red]not explained[/]: '}{escape(str(n))}",
+            highlight=False,
+            soft_wrap=True,
+        )

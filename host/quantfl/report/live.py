@@ -10,8 +10,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-_STYLE = {"done": "green", "ready": "green", "training": "cyan", "failed": "red", "refused": "red",
-          "pushing": "yellow", "sampling": "yellow"}
+_STYLE = {
+    "done": "green",
+    "ready": "green",
+    "training": "cyan",
+    "failed": "red",
+    "refused": "red",
+    "pushing": "yellow",
+    "sampling": "yellow",
+}
 
 
 def kib(n: int) -> str:
@@ -86,8 +93,15 @@ class LiveTable:
                 f"{r['seconds']:.1f} s",
             )
         boards = Table(title="boards", expand=False)
-        for column, justify in (("board", "left"), ("state", "left"), ("samples", "right"), ("loss", "right"),
-                                ("up", "right"), ("down", "right"), ("time", "right")):  # fmt: skip
+        for column, justify in (
+            ("board", "left"),
+            ("state", "left"),
+            ("samples", "right"),
+            ("loss", "right"),
+            ("up", "right"),
+            ("down", "right"),
+            ("time", "right"),
+        ):
             boards.add_column(column, justify=justify)
         shown = list(self.boards.items())
         for name, b in shown[:24]:

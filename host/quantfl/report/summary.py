@@ -38,8 +38,9 @@ def print_summary(summary: dict, console: Console | None = None) -> None:
         console.print(
             f"heads of their own: {sum(b['own'] for b in own.values())} of {len(own)} boards; of the samples held back "
             f"{sum(b['global'] for b in own.values()) / held:.1%} right by the global head, "
-            f"{sum(b['in_use'] for b in own.values()) / held:.1%} by those in use", highlight=False,
-        )  # fmt: skip
+            f"{sum(b['in_use'] for b in own.values()) / held:.1%} by those in use",
+            highlight=False,
+        )
     ledger = summary["ledger"]
     table = Table(title="bytes on the wire, by link and purpose", padding=(0, 1, 0, 0))
     table.add_column("link", no_wrap=True)
@@ -50,16 +51,28 @@ def print_summary(summary: dict, console: Console | None = None) -> None:
     for name, board in ledger["boards"].items():
         for way in ("up", "down"):
             row = board[way]
-            table.add_row(name if way == "up" else "", way, *(f"{row[p]:,}" for p in purposes), f"{board[way + '_total']:,}")
+            table.add_row(
+                name if way == "up" else "",
+                way,
+                *(f"{row[p]:,}" for p in purposes),
+                f"{board[way + '_total']:,}",
+            )
     table.add_section()
     for way in ("up", "down"):
         row = ledger[way]
-        table.add_row("all" if way == "up" else "", way, *(f"{row[p]:,}" for p in purposes), f"{ledger[way + '_total']:,}")
+        table.add_row(
+            "all" if way == "up" else "",
+            way,
+            *(f"{row[p]:,}" for p in purposes),
+            f"{ledger[way + '_total']:,}",
+        )
     table.add_section()
     for way in ("up", "down"):
         row = ledger["rounds_" + way]
         total = ledger[f"rounds_{way}_total"]
-        table.add_row("rounds only" if way == "up" else "", way, *(f"{row[p]:,}" for p in purposes), f"{total:,}")
+        table.add_row(
+            "rounds only" if way == "up" else "", way, *(f"{row[p]:,}" for p in purposes), f"{total:,}"
+        )
     console.print(table)
     if summary.get("fp32"):
         plain = summary["fp32"]
@@ -77,16 +90,25 @@ def print_summary(summary: dict, console: Console | None = None) -> None:
         console.print(f"samples fed to emulated boards (not federated traffic): {kib(fed)}", highlight=False)
     console.print(
         "books of both ends: "
-        + ("balance on every link" if not ledger["notes"] else "[red]differ without a counted fault[/]" if ledger["imbalances"]
-           else "balance, but for counted faults"),
+        + (
+            "balance on every link"
+            if not ledger["notes"]
+            else "[red]differ without a counted fault[/]"
+            if ledger["imbalances"]
+            else "balance, but for counted faults"
+        ),
         highlight=False,
-    )  # fmt: skip
+    )
     for note in ledger["notes"][:8]:
         console.print(f"  {note}", highlight=False, soft_wrap=True, markup=False)
     if len(ledger["notes"]) > 8:
         console.print(f"  … {len(ledger['notes']) - 8} more: quantfl ledger", highlight=False)
     if late := summary.get("late"):
         who = ", ".join(f"{name} {count}" for name, count in late.items())
-        console.print(f"late answers, counted and not used: {sum(late.values())} ({who})", highlight=False, soft_wrap=True)
+        console.print(
+            f"late answers, counted and not used: {sum(late.values())} ({who})",
+            highlight=False,
+            soft_wrap=True,
+        )
     for what, path in summary["files"].items():
         console.print(f"  {what:<10} {path}", highlight=False, soft_wrap=True)

@@ -92,7 +92,11 @@ class Admission:
 
     def _alone(self, c: Candidate) -> tuple[str | None, Contribution | None]:
         if c.round != c.asked or c.head != c.asked_head:
-            which = f"round {c.round}, not {c.asked}" if c.round != c.asked else f"head {c.head:08x}, not {c.asked_head:08x}"
+            which = (
+                f"round {c.round}, not {c.asked}"
+                if c.round != c.asked
+                else f"head {c.head:08x}, not {c.asked_head:08x}"
+            )
             return f"stale: its delta is of {which}", None
         if c.known and c.samples > c.known:
             return f"it claims {c.samples} samples, but holds {c.known}", None

@@ -29,7 +29,9 @@ from quantfl.core.codec import CodecError, decode
 from quantfl.core.head import Head
 
 RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-ENTRY_BITS = 2.3  # coded sums per entry, for the estimate (measured: 1.0 on MNIST's features, 2.3 on CIFAR-100's)
+ENTRY_BITS = (
+    2.3  # coded sums per entry, for the estimate (measured: 1.0 on MNIST's features, 2.3 on CIFAR-100's)
+)
 TRUSTED = 0.45  # calibration below which a head is not used (FEMNIST by writer: 0.35, activity: 0.27 to 0.51, others: 0.6 and more)
 SUREST = 0.5  # by which logits are multiplied at most: SGD sees no mistakes of a head as sure as it is right, and moves on too slowly
 LOGIT_ERROR = 0.2  # root mean square, in nats
@@ -86,7 +88,9 @@ class Sums:
         sums = decode(answer[10 + a : 10 + a + b], [d * k])
         counts = decode(answer[10 + a + b :], [k])
         if (counts < 0).any() or int(counts.sum()) != samples or samples == 0:
-            raise CodecError(f"counts of {int(counts.sum())} samples where there are {samples}", lib.QFL_E_FORMAT)
+            raise CodecError(
+                f"counts of {int(counts.sum())} samples where there are {samples}", lib.QFL_E_FORMAT
+            )
         triangle = np.zeros((d, d))
         triangle[np.triu_indices(d)] = upper
         self.scatter += triangle + np.triu(triangle, 1).T
@@ -139,12 +143,16 @@ def _calibration(ridge: float, seen: Sums, held: Sums) -> float:
     p, means = _discriminant(seen, ridge)
     kernel = p @ means.T
     held_means = held.sums / np.maximum(held.counts, 1)
-    within = (held.scatter + held.means - held_means @ held.sums.T) / held.counts.sum()  # of classes, of all boards together
+    within = (
+        held.scatter + held.means - held_means @ held.sums.T
+    ) / held.counts.sum()  # of classes, of all boards together
     spread = kernel.T @ within @ kernel
     variance = np.diag(spread)[:, None] + np.diag(spread) - 2 * spread
     scores = held_means.T @ kernel  # [class, score]; constants cancel in what follows
     apart = np.diag(scores)[:, None] - scores
-    mean = (apart + apart.T) / 2  # half of the distance between the means of two classes in the difference of their scores
+    mean = (
+        apart + apart.T
+    ) / 2  # half of the distance between the means of two classes in the difference of their scores
     weight = np.outer(held.counts * (seen.counts > 0), held.counts * (seen.counts > 0))
     np.fill_diagonal(weight, 0.0)
     total = float((weight * variance).sum())
@@ -201,15 +209,22 @@ def solve(head: Head, spec: StatsSpec, folds: tuple[Sums, Sums]) -> Solution:
 def rounding_step(head: Head, *sums: Sums) -> float:
     """Step to which parameters may be rounded at random with an error of LOGIT_ERROR in the logits."""
     total = sum(float(s.counts.sum()) for s in sums)
-    square = sum(float(np.trace(s.scatter)) + float((s.sums**2 / np.maximum(s.counts, 1)).sum()) for s in sums)
+    square = sum(
+        float(np.trace(s.scatter)) + float((s.sums**2 / np.maximum(s.counts, 1)).sum()) for s in sums
+    )
     return LOGIT_ERROR * (12 / (1 + square / max(1.0, total) * head.scale**2)) ** 0.5
 
 
-def estimate(head: Head, spec: StatsSpec, boards: int, rounds: int, clients: int, fleet: int) -> tuple[int, int]:
+def estimate(
+    head: Head, spec: StatsSpec, boards: int, rounds: int, clients: int, fleet: int
+) -> tuple[int, int]:
     """Bytes on all links, roughly: of a start in closed form with the sums of `boards` boards, whose head all boards that take part in
     later rounds (at most `fleet`) must be led to, and of `rounds` rounds of `clients` clients."""
     d = spec.dims or head.dims[0]
     entries = d * (d + 1) // 2 + d * head.dims[-1]
-    start = boards * (48 + entries * ENTRY_BITS / 8) + min(fleet, (rounds - 1) * clients) * head.params * JUMP_BITS / 8
+    start = (
+        boards * (48 + entries * ENTRY_BITS / 8)
+        + min(fleet, (rounds - 1) * clients) * head.params * JUMP_BITS / 8
+    )
     plan = rounds * clients * (48 + 2 * head.params * WEIGHT_BITS / 8)
     return round(start), round(plan)

@@ -82,7 +82,10 @@ class Chain:
     def state(self) -> tuple[dict[str, np.ndarray], dict]:
         """Arrays and plain data of a checkpoint."""
         meta = {"updates": [[u.base, u.result, len(u.data)] for u in self.updates]}
-        return {"shared": self.shared, "updates": np.frombuffer(b"".join(u.data for u in self.updates), np.uint8)}, meta
+        return {
+            "shared": self.shared,
+            "updates": np.frombuffer(b"".join(u.data for u in self.updates), np.uint8),
+        }, meta
 
     def restore(self, arrays: dict[str, np.ndarray], meta: dict) -> None:
         self.shared, blob, at = arrays["shared"].copy(), bytes(arrays["updates"]), 0
@@ -107,7 +110,9 @@ class Lattice:
     spread of the boards' roundings in steps. seed: of the dither.
     """
 
-    def __init__(self, head: Head, origin: np.ndarray, *, unit: float, absence: float, dither: float, seed: int):
+    def __init__(
+        self, head: Head, origin: np.ndarray, *, unit: float, absence: float, dither: float, seed: int
+    ):
         self.head, self.origin = head, np.ascontiguousarray(origin, np.float32).copy()
         self.unit, self.absence, self.dither, self.seed = unit, max(1, round(absence)), dither, seed
         self.versions = [_Version(self.origin, 0)]
@@ -163,7 +168,9 @@ class Lattice:
     def board_head(self, index: int, version: int = -1) -> np.ndarray:
         """The head float32 [params] of board `index` once it has been led to a version (as list index)."""
         v = self.versions[version]
-        return (self.origin + self._shift(index, v) * (dz_value(v.code) if v.code else 0.0)).astype(np.float32)
+        return (self.origin + self._shift(index, v) * (dz_value(v.code) if v.code else 0.0)).astype(
+            np.float32
+        )
 
     def _number(self, position: int) -> int:
         return position if position == 0 else position + self._first
@@ -189,7 +196,9 @@ class Lattice:
         result = head_hash(params)
         position = self._find(index, held) if held is not None else None
         known = self._known.get(index, {})
-        self._known[index] = {h: v for h, v in known.items() if h == held} | {result: self._number(len(self.versions) - 1)}
+        self._known[index] = {h: v for h, v in known.items() if h == held} | {
+            result: self._number(len(self.versions) - 1)
+        }
         if position is None:
             return _way(result, params, None)
         if held == result:
@@ -209,5 +218,7 @@ class Lattice:
         return arrays, {"codes": [v.code for v in self.versions], "base": self._base, "early": self._early}
 
     def restore(self, arrays: dict[str, np.ndarray], meta: dict) -> None:
-        self.versions = [_Version(p.copy(), c) for p, c in zip(arrays["versions"], meta["codes"], strict=True)]
+        self.versions = [
+            _Version(p.copy(), c) for p, c in zip(arrays["versions"], meta["codes"], strict=True)
+        ]
         self._known, self._first, self._base, self._early = {}, 0, meta["base"], meta["early"]

@@ -62,7 +62,9 @@ class FedAvg:
             return Contribution(samples, data, 0, 0, loss, norm)
         symbols, form = dz_read(data, self.head.tensors, agreed)
         norm = float(np.linalg.norm(symbols.astype(np.float64))) * (dz_value(form.code) if form.code else 0.0)
-        told = form.code and (not form.agreed or lib.QFL_CODEC_DZ_FINER < form.offset < lib.QFL_CODEC_DZ_COARSER)
+        told = form.code and (
+            not form.agreed or lib.QFL_CODEC_DZ_FINER < form.offset < lib.QFL_CODEC_DZ_COARSER
+        )
         own = form.code + form.offset if told else 0  # at the offset's ends it is saturated
         return Contribution(samples, data, agreed if form.agreed else 0, own, loss, norm)
 
@@ -92,7 +94,9 @@ class FedAvg:
             return False
         alike = likeness(mean, [c.samples for c in contributions], [c.norm for c in contributions])
         if self.head.centred is not None and any(is_dz(c.data) for c in contributions):
-            first, classes = self.head.centred  # what coding added to all classes alike; the boards took theirs out before it
+            first, classes = (
+                self.head.centred
+            )  # what coding added to all classes alike; the boards took theirs out before it
             rows = mean[first:].reshape(-1, classes)
             rows -= rows.mean(axis=1, keepdims=True)
         with np.errstate(over="ignore"):

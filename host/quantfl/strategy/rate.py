@@ -24,7 +24,10 @@ BUMP = 1 / 12  # of fineness, for a plateau: a window's mean loss is not below t
 SLOPE = 0.75  # halving a step costs about 2^0.75 times the bytes (measured on MNIST and CIFAR-100 heads, 0.3 to 1 bit per weight)
 LATE = 2.0  # fineness is the share of rounds done to this power
 COARSEST = 16.0  # by which a budget may multiply the steps
-ALIKE = (0.15, 0.45)  # likeness of the first deltas between which steps are those given; beyond, they go with it
+ALIKE = (
+    0.15,
+    0.45,
+)  # likeness of the first deltas between which steps are those given; beyond, they go with it
 FINEST_START = 0.6  # part of the first steps given that is left at most likeness
 
 
@@ -43,7 +46,10 @@ class Span:
         if self.wide is not None and width < 1:
             start = max(end, start * width)
         elif self.wide is not None:
-            start, end = min(max(start, self.wide[0]), start * width), max(min(end, self.wide[1]), end / width)
+            start, end = (
+                min(max(start, self.wide[0]), start * width),
+                max(min(end, self.wide[1]), end / width),
+            )
         return start * (end / start) ** fineness
 
 

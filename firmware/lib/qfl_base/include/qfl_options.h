@@ -67,8 +67,8 @@
  * optimisation (GCC and Clang). What runs once a byte, weight or sample is not marked.
  */
 #if defined(__GNUC__)
-#define QFL_COLD __attribute__((cold))
-#define QFL_HOT __attribute__((hot))
+#define QFL_COLD  __attribute__((cold))
+#define QFL_HOT   __attribute__((hot))
 #define QFL_APART __attribute__((noinline)) /* gives its stack back before its caller goes deeper */
 #else
 #define QFL_COLD

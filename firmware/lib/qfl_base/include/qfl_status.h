@@ -16,7 +16,7 @@ typedef enum qfl_status {
     QFL_E_IO = -10,         /* flash or link failed */
     QFL_E_NONFINITE = -11,  /* NaN or infinity where a number was needed */
     QFL_E_RANGE = -12,      /* a number outside its permitted bounds */
-    QFL_E_AUTH = -13        /* a tag or signature by somebody else, or a request that needs a session with keys */
+    QFL_E_AUTH = -13 /* a tag or signature by somebody else, or a request that needs a session with keys */
 } qfl_status;
 
 #endif

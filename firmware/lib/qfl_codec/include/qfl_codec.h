@@ -38,7 +38,8 @@ enum {
 typedef struct qfl_codec_spec {
     uint8_t kind;    /* qfl_codec_kind */
     uint8_t flags;   /* QFL_CODEC_PER_TENSOR | QFL_CODEC_MEANS | QFL_CODEC_CODED; BU and BQ only */
-    uint16_t levels; /* BU, BQ: L = 4, 8, 16, 32, 64 or 256; DZ: step in 1/16 of the values' rms, 1..1024; FP32: 0 */
+    uint16_t
+        levels; /* BU, BQ: L = 4, 8, 16, 32, 64 or 256; DZ: step in 1/16 of the values' rms, 1..1024; FP32: 0 */
 } qfl_codec_spec;
 
 /* The tensors of a delta, in order; their sizes sum to the number of values. */
@@ -62,15 +63,16 @@ uint32_t qfl_codec_bound(const qfl_codec_spec *spec, const qfl_codec_layout *lay
  * which turns it into symbols (qfl_codec_dz_quantise).
  * QFL_E_NONFINITE: x holds NaN or infinity. QFL_E_RANGE: hi - lo overflows float32. QFL_E_NOMEM: cap is too small.
  */
-qfl_status qfl_codec_encode(const qfl_codec_spec *spec, const qfl_codec_layout *layout, float *x, uint8_t *out, uint32_t cap,
-                            uint32_t *size);
+qfl_status qfl_codec_encode(const qfl_codec_spec *spec, const qfl_codec_layout *layout, float *x,
+                            uint8_t *out, uint32_t cap, uint32_t *size);
 
 /*
  * Decodes n bytes into x. agreed: code of the step of QFL_CODEC_DZ_AGREED, 0: none. QFL_E_FORMAT: not an encoding of
  * this layout (wrong length, non-finite range, set padding bits); QFL_E_UNSUPPORTED: a kind this build does not know. x may be
  * changed in part on failure.
  */
-qfl_status qfl_codec_decode(const qfl_codec_layout *layout, const uint8_t *in, uint32_t n, uint32_t agreed, float *x);
+qfl_status qfl_codec_decode(const qfl_codec_layout *layout, const uint8_t *in, uint32_t n, uint32_t agreed,
+                            float *x);
 
 /*
  * DZ in steps. A step's code is 4 * (e + 40) + m - 4 for the step m * 2^e, m in 4..7: 1..255, four per octave; 0 stands for
@@ -78,8 +80,9 @@ qfl_status qfl_codec_decode(const qfl_codec_layout *layout, const uint8_t *in, u
  */
 enum {
     QFL_CODEC_DZ_CODES = 256,
-    QFL_CODEC_RESIDUAL = 33, /* parts of a step that a residual is kept in; odd, so that half a step does not come back as one */
-    QFL_CODEC_FED = 2        /* largest magnitude of a symbol where what it loses is kept */
+    QFL_CODEC_RESIDUAL =
+        33, /* parts of a step that a residual is kept in; odd, so that half a step does not come back as one */
+    QFL_CODEC_FED = 2 /* largest magnitude of a symbol where what it loses is kept */
 };
 
 float qfl_codec_dz_value(uint32_t code);
@@ -98,21 +101,26 @@ int32_t *qfl_codec_dz_quantise(float *x, uint32_t n, uint32_t code, int8_t *resi
  * row of `columns` values its mean, 0: takes nothing; then as qfl_codec_dz_quantise. In the last layer of a classifier a number
  * added to all classes changes nothing after the softmax, so neither bytes nor residual need carry it.
  */
-void qfl_codec_dz_with_feedback(float *x, uint32_t n, uint32_t columns, int8_t *residual, float kept, uint32_t code);
+void qfl_codec_dz_with_feedback(float *x, uint32_t n, uint32_t columns, int8_t *residual, float kept,
+                                uint32_t code);
 
-enum { QFL_CODEC_DZ_FINER = -5, QFL_CODEC_DZ_COARSER = 10 }; /* a host's steps end finer than boards would choose */
+enum {
+    QFL_CODEC_DZ_FINER = -5,
+    QFL_CODEC_DZ_COARSER = 10
+}; /* a host's steps end finer than boards would choose */
 
 /* How a DZ delta is or was written. */
 typedef struct qfl_codec_dz_form {
-    uint8_t code;   /* of the step */
+    uint8_t code; /* of the step */
     uint8_t agreed; /* the step is not in the delta: the other end knows it */
-    int8_t offset;  /* with `agreed`: by how many codes the encoder's own choice would have been coarser, QFL_CODEC_DZ_FINER..QFL_CODEC_DZ_COARSER,
+    int8_t
+        offset; /* with `agreed`: by how many codes the encoder's own choice would have been coarser, QFL_CODEC_DZ_FINER..QFL_CODEC_DZ_COARSER,
                      * saturated */
 } qfl_codec_dz_form;
 
 /* Symbols to bytes. QFL_E_NOMEM: they take more than cap. QFL_E_INVAL: the layout or the code is out of range. */
-qfl_status qfl_codec_dz_write(const qfl_codec_layout *layout, const int32_t *symbols, const qfl_codec_dz_form *form,
-                              uint8_t *out, uint32_t cap, uint32_t *size);
+qfl_status qfl_codec_dz_write(const qfl_codec_layout *layout, const int32_t *symbols,
+                              const qfl_codec_dz_form *form, uint8_t *out, uint32_t cap, uint32_t *size);
 
 /* Bytes to symbols; agreed as in qfl_codec_decode. form->code is 0 when nothing was said and no step was agreed. */
 qfl_status qfl_codec_dz_read(const qfl_codec_layout *layout, const uint8_t *in, uint32_t n, uint32_t agreed,

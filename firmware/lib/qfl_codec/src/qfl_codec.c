@@ -34,18 +34,17 @@ QFL_COLD qfl_status qfl_codec_check(const qfl_codec_spec *spec)
     if (spec->kind > QFL_CODEC_BQ || !(qfl_codec_kinds() >> spec->kind & 1u))
         return QFL_E_UNSUPPORTED;
     switch (spec->kind) {
-    case QFL_CODEC_FP32:
-        return spec->levels == 0 && spec->flags == 0 ? QFL_OK : QFL_E_UNSUPPORTED;
+    case QFL_CODEC_FP32: return spec->levels == 0 && spec->flags == 0 ? QFL_OK : QFL_E_UNSUPPORTED;
     case QFL_CODEC_BU:
     case QFL_CODEC_BQ:
-        return BUCKETS_LINKED && qfl_codec_bucket_bits(spec->levels) != 0 && (spec->levels <= 64 || !(spec->flags & QFL_CODEC_CODED)) &&
+        return BUCKETS_LINKED && qfl_codec_bucket_bits(spec->levels) != 0 &&
+                       (spec->levels <= 64 || !(spec->flags & QFL_CODEC_CODED)) &&
                        (spec->flags & ~(QFL_CODEC_PER_TENSOR | QFL_CODEC_MEANS | QFL_CODEC_CODED)) == 0
                    ? QFL_OK
                    : QFL_E_UNSUPPORTED;
     case QFL_CODEC_DZ:
         return spec->levels >= 1 && spec->levels <= 1024 && spec->flags == 0 ? QFL_OK : QFL_E_UNSUPPORTED;
-    default:
-        return QFL_E_UNSUPPORTED;
+    default: return QFL_E_UNSUPPORTED;
     }
 }
 
@@ -59,8 +58,8 @@ QFL_COLD uint32_t qfl_codec_bound(const qfl_codec_spec *spec, const qfl_codec_la
     return 1 + 4 * n;
 }
 
-QFL_COLD qfl_status qfl_codec_encode(const qfl_codec_spec *spec, const qfl_codec_layout *layout, float *x, uint8_t *out, uint32_t cap,
-                            uint32_t *size)
+QFL_COLD qfl_status qfl_codec_encode(const qfl_codec_spec *spec, const qfl_codec_layout *layout, float *x,
+                                     uint8_t *out, uint32_t cap, uint32_t *size)
 {
     uint32_t n = qfl_codec_values(layout);
     *size = 0;
@@ -72,7 +71,8 @@ QFL_COLD qfl_status qfl_codec_encode(const qfl_codec_spec *spec, const qfl_codec
         return QFL_E_NONFINITE;
     if (LINKED(QFL_CODEC_DZ) && spec->kind == QFL_CODEC_DZ) {
         qfl_codec_dz_form form = {(uint8_t)qfl_codec_dz_step(x, n, spec->levels), 0, 0};
-        return qfl_codec_dz_write(layout, qfl_codec_dz_quantise(x, n, form.code, NULL), &form, out, cap, size);
+        return qfl_codec_dz_write(layout, qfl_codec_dz_quantise(x, n, form.code, NULL), &form, out, cap,
+                                  size);
     }
     if (BUCKETS_LINKED && spec->kind != QFL_CODEC_FP32)
         return qfl_codec_bucket_encode(spec, layout, x, out, cap, size);
@@ -92,8 +92,8 @@ static qfl_status fp32_decode(uint32_t values, const uint8_t *in, uint32_t n, fl
     return qfl_codec_finite(x, values) ? QFL_OK : QFL_E_FORMAT;
 }
 
-static qfl_status dz_decode(const qfl_codec_layout *layout, uint32_t values, const uint8_t *in, uint32_t n, uint32_t agreed,
-                            float *x)
+static qfl_status dz_decode(const qfl_codec_layout *layout, uint32_t values, const uint8_t *in, uint32_t n,
+                            uint32_t agreed, float *x)
 {
     qfl_codec_dz_form form;
     int32_t symbol;
@@ -108,7 +108,8 @@ static qfl_status dz_decode(const qfl_codec_layout *layout, uint32_t values, con
     return QFL_OK;
 }
 
-QFL_COLD qfl_status qfl_codec_decode(const qfl_codec_layout *layout, const uint8_t *in, uint32_t n, uint32_t agreed, float *x)
+QFL_COLD qfl_status qfl_codec_decode(const qfl_codec_layout *layout, const uint8_t *in, uint32_t n,
+                                     uint32_t agreed, float *x)
 {
     uint32_t values = qfl_codec_values(layout);
     if (values == 0)

@@ -10,8 +10,12 @@
 #include "qfl_codec_internal.h"
 #include "qfl_codec_range.h"
 
-enum { HEADER = 2, RANGE = 8, FLAGS = QFL_CODEC_PER_TENSOR | QFL_CODEC_MEANS | QFL_CODEC_CODED,
-       MAX_CODED = 64 /* levels: 4 bytes of stack each */ };
+enum {
+    HEADER = 2,
+    RANGE = 8,
+    FLAGS = QFL_CODEC_PER_TENSOR | QFL_CODEC_MEANS | QFL_CODEC_CODED,
+    MAX_CODED = 64 /* levels: 4 bytes of stack each */
+};
 
 /* A constant where only one of the two is linked. */
 #define IS_BU(k) (LINKED(QFL_CODEC_BU) && (!LINKED(QFL_CODEC_BQ) || (k) == QFL_CODEC_BU))
@@ -51,7 +55,8 @@ QFL_COLD uint32_t qfl_codec_bucket_bound(const qfl_codec_spec *spec, const qfl_c
     for (uint32_t i = 0; i < (per_tensor ? layout->tensors : 1); i++) {
         uint32_t values = per_tensor ? layout->size[i] : qfl_codec_values(layout);
         n += table_bytes(spec->kind, spec->flags, spec->levels) + (values * bits + 7) / 8;
-        if (spec->flags & QFL_CODEC_CODED) /* what the coder may add at worst, before it has adapted and because it has */
+        if (spec->flags &
+            QFL_CODEC_CODED) /* what the coder may add at worst, before it has adapted and because it has */
             n += values * bits / 16 + 2 * spec->levels + 16;
     }
     return n + edges; /* BQ keeps its edges at the end while it works */
@@ -121,7 +126,8 @@ static uint32_t code_index(range_coder *c, range_bit *tree, uint32_t bits, uint3
     return node - (1u << bits);
 }
 
-static QFL_HOT uint32_t put_indices(const buckets *b, const float *x, uint32_t n, int coded, uint8_t *out, uint32_t cap)
+static QFL_HOT uint32_t put_indices(const buckets *b, const float *x, uint32_t n, int coded, uint8_t *out,
+                                    uint32_t cap)
 {
     uint32_t at = 0, acc = 0, filled = 0;
     if (coded) {
@@ -145,8 +151,8 @@ static QFL_HOT uint32_t put_indices(const buckets *b, const float *x, uint32_t n
 }
 
 /* last: the coded indices end with the message, so their length need not be sent. scratch: room for the edges of BQ. */
-static qfl_status encode_range(const qfl_codec_spec *spec, const float *x, uint32_t n, uint8_t *out, uint32_t cap,
-                               int last, uint8_t *scratch, uint32_t *size)
+static qfl_status encode_range(const qfl_codec_spec *spec, const float *x, uint32_t n, uint8_t *out,
+                               uint32_t cap, int last, uint8_t *scratch, uint32_t *size)
 {
     buckets b = {spec->kind, spec->levels, qfl_codec_bucket_bits(spec->levels), 0.0f, 0.0f, scratch};
     uint32_t means = spec->flags & QFL_CODEC_MEANS, coded = spec->flags & QFL_CODEC_CODED;
@@ -186,11 +192,12 @@ static qfl_status encode_range(const qfl_codec_spec *spec, const float *x, uint3
     return QFL_OK;
 }
 
-QFL_COLD qfl_status qfl_codec_bucket_encode(const qfl_codec_spec *spec, const qfl_codec_layout *layout, const float *x, uint8_t *out,
-                                   uint32_t cap, uint32_t *size)
+QFL_COLD qfl_status qfl_codec_bucket_encode(const qfl_codec_spec *spec, const qfl_codec_layout *layout,
+                                            const float *x, uint8_t *out, uint32_t cap, uint32_t *size)
 {
     int per_tensor = (spec->flags & QFL_CODEC_PER_TENSOR) != 0;
-    uint32_t ranges = per_tensor ? layout->tensors : 1, at = HEADER, bound = qfl_codec_bucket_bound(spec, layout);
+    uint32_t ranges = per_tensor ? layout->tensors : 1, at = HEADER,
+             bound = qfl_codec_bucket_bound(spec, layout);
     if (cap < bound)
         return QFL_E_NOMEM;
     uint8_t *scratch = out + bound - (!IS_BU(spec->kind) ? 4u * (spec->levels + 1u) : 0);
@@ -198,7 +205,8 @@ QFL_COLD qfl_status qfl_codec_bucket_encode(const qfl_codec_spec *spec, const qf
     out[1] = (uint8_t)qfl_codec_bucket_bits(spec->levels);
     for (uint32_t r = 0; r < ranges; r++) {
         uint32_t n = per_tensor ? layout->size[r] : qfl_codec_values(layout), used;
-        qfl_status s = encode_range(spec, x, n, out + at, (uint32_t)(scratch - out) - at, r + 1 == ranges, scratch, &used);
+        qfl_status s = encode_range(spec, x, n, out + at, (uint32_t)(scratch - out) - at, r + 1 == ranges,
+                                    scratch, &used);
         if (s != QFL_OK)
             return s;
         x += n;
@@ -237,14 +245,16 @@ static uint32_t check_range(const part *p, const uint8_t *in, uint32_t left)
     if (hi == lo)
         return RANGE;
     uint32_t at = table_bytes(p->kind, p->flags, p->levels), means = p->flags & QFL_CODEC_MEANS;
-    if (!(width / (float)p->levels > 0.0f) || at > left || !ordered(in + RANGE, (at - RANGE) / 4, lo, hi, !means))
+    if (!(width / (float)p->levels > 0.0f) || at > left ||
+        !ordered(in + RANGE, (at - RANGE) / 4, lo, hi, !means))
         return 0;
     if (p->flags & QFL_CODEC_CODED) {
         if (p->last)
             return left;
         if (left - at < 4)
             return 0;
-        uint32_t used = in[at] | (uint32_t)in[at + 1] << 8 | (uint32_t)in[at + 2] << 16 | (uint32_t)in[at + 3] << 24;
+        uint32_t used =
+            in[at] | (uint32_t)in[at + 1] << 8 | (uint32_t)in[at + 2] << 16 | (uint32_t)in[at + 3] << 24;
         return used <= left - at - 4 ? at + 4 + used : 0;
     }
     uint64_t end = at + ((uint64_t)p->values * p->bits + 7) / 8;
@@ -268,7 +278,8 @@ static float value_of(const part *p, const uint8_t *in, float lo, float hi, uint
 }
 
 /* 0: the coder's bytes are not all used, or end in a zero that no encoder leaves. */
-static QFL_HOT int decode_coded(const part *p, const uint8_t *in, uint32_t at, uint32_t n, float lo, float hi, float *x)
+static QFL_HOT int decode_coded(const part *p, const uint8_t *in, uint32_t at, uint32_t n, float lo, float hi,
+                                float *x)
 {
     range_bit tree[MAX_CODED];
     range_coder c;
@@ -291,7 +302,8 @@ static QFL_HOT int decode_range(const part *p, const uint8_t *in, uint32_t n, fl
     }
     uint32_t at = table_bytes(p->kind, p->flags, p->levels), acc = 0, filled = 0;
     if (p->flags & QFL_CODEC_CODED)
-        return p->last ? decode_coded(p, in, at, n - at, lo, hi, x) : decode_coded(p, in, at + 4, n - at - 4, lo, hi, x);
+        return p->last ? decode_coded(p, in, at, n - at, lo, hi, x)
+                       : decode_coded(p, in, at + 4, n - at - 4, lo, hi, x);
     for (uint32_t i = 0; i < p->values; i++) {
         if (filled < p->bits) {
             acc |= (uint32_t)in[at++] << filled;
@@ -304,10 +316,12 @@ static QFL_HOT int decode_range(const part *p, const uint8_t *in, uint32_t n, fl
     return 1;
 }
 
-QFL_COLD qfl_status qfl_codec_bucket_decode(const qfl_codec_layout *layout, const uint8_t *in, uint32_t n, float *x)
+QFL_COLD qfl_status qfl_codec_bucket_decode(const qfl_codec_layout *layout, const uint8_t *in, uint32_t n,
+                                            float *x)
 {
     uint32_t at = HEADER, offset[QFL_CODEC_MAX_TENSORS + 1];
-    if (n < HEADER || (in[0] & 0xF0u & ~(uint32_t)FLAGS) != 0 || in[1] > 8 || qfl_codec_bucket_bits(1u << in[1]) == 0)
+    if (n < HEADER || (in[0] & 0xF0u & ~(uint32_t)FLAGS) != 0 || in[1] > 8 ||
+        qfl_codec_bucket_bits(1u << in[1]) == 0)
         return QFL_E_FORMAT;
     part p = {in[0] & 0x0F, in[0] & FLAGS, 1u << in[1], in[1], qfl_codec_values(layout), 0};
     if ((p.flags & QFL_CODEC_CODED) && p.levels > MAX_CODED)

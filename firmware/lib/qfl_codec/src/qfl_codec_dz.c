@@ -47,7 +47,8 @@ int32_t qfl_codec_dz_symbol(float x, float step)
 static inline void quantise(float *x, float less, float step, int32_t most, uint32_t limit, int8_t *residual)
 {
     const uint32_t sign = 0x80000000u, a_half = 0x3F000000u;
-    const float whole = 12582912.0f; /* 1.5 * 2^23: a sum with it is rounded to an integer, which its lowest bits are */
+    const float whole =
+        12582912.0f; /* 1.5 * 2^23: a sum with it is rounded to an integer, which its lowest bits are */
     float v = *x - less, t = v / step, half, lost;
     uint32_t bits, signed_half;
     int32_t s, kept;
@@ -65,7 +66,10 @@ static inline void quantise(float *x, float less, float step, int32_t most, uint
     lost += whole;
     memcpy(&kept, &lost, 4);
 #ifdef __GNUC__
-    __asm__("" : "+r"(kept)); /* GCC would fetch its lowest byte through memory, an instruction more on a Cortex-M4 */
+    __asm__(
+        ""
+        : "+r"(
+            kept)); /* GCC would fetch its lowest byte through memory, an instruction more on a Cortex-M4 */
 #endif
     memcpy(x, &s, 4);
     *residual = (int8_t)(uint8_t)kept;
@@ -89,7 +93,8 @@ int32_t *qfl_codec_dz_quantise(float *x, uint32_t n, uint32_t code, int8_t *resi
     return (int32_t *)(void *)x;
 }
 
-void qfl_codec_dz_with_feedback(float *x, uint32_t n, uint32_t columns, int8_t *residual, float kept, uint32_t code)
+void qfl_codec_dz_with_feedback(float *x, uint32_t n, uint32_t columns, int8_t *residual, float kept,
+                                uint32_t code)
 {
     float step = qfl_codec_dz_value(code), unit = kept / (float)QFL_CODEC_RESIDUAL;
     uint32_t row = columns != 0 ? columns : n;

@@ -22,10 +22,14 @@ enum { NEAR_TWO = 3, NEXT = 2, SIGN_AT = 2, KIND_AT = 4, CELL = NEAR_TWO | 1 << 
 
 /* Adaptive state of one delta. */
 typedef struct model {
-    range_bit zero[2 * 16];   /* by kind of tensor (16); by the two to the left (4 the nearest, 8) and the two above (1, 2) not being zero */
-    range_bit block[8];       /* not empty; by the block to the left (1), the ones above (2 the nearest, 4 the next) not being empty */
-    range_bit sign[3];        /* none above, plus, minus */
-    range_bit more[2][UNARY]; /* another unit of magnitude; by whether more than one of the four is not zero */
+    range_bit zero
+        [2 *
+         16]; /* by kind of tensor (16); by the two to the left (4 the nearest, 8) and the two above (1, 2) not being zero */
+    range_bit block
+        [8]; /* not empty; by the block to the left (1), the ones above (2 the nearest, 4 the next) not being empty */
+    range_bit sign[3]; /* none above, plus, minus */
+    range_bit more[2]
+                  [UNARY]; /* another unit of magnitude; by whether more than one of the four is not zero */
     range_bit golomb[GOLOMB_BITS];
 } model;
 
@@ -75,14 +79,17 @@ static inline uint8_t above_zero(uint32_t above)
 
 static inline uint8_t above_nonzero(uint32_t above, uint32_t negative)
 {
-    return (uint8_t)((above & 1u << KIND_AT) + ((above & 1) << 1) + 1 + (1u << SIGN_AT) + (negative << SIGN_AT));
+    return (uint8_t)((above & 1u << KIND_AT) + ((above & 1) << 1) + 1 + (1u << SIGN_AT) +
+                     (negative << SIGN_AT));
 }
 
 /* Writes n symbols of a row, 1 at least; flagged: not all are zero. column: what is above them. */
-static QFL_HOT QFL_APART void write_block(coder *k, const int32_t *s, uint32_t n, uint8_t *column, uint32_t flagged)
+static QFL_HOT QFL_APART void write_block(coder *k, const int32_t *s, uint32_t n, uint8_t *column,
+                                          uint32_t flagged)
 {
     range_now now = k->c.now;
-    uint32_t left = k->left | flagged; /* the bits below LEFT_AT: not zero until a symbol was, where one has to be */
+    uint32_t left =
+        k->left | flagged; /* the bits below LEFT_AT: not zero until a symbol was, where one has to be */
     const int32_t *end = s + n;
     do {
         uint32_t above = *column, cell = (above & CELL) | left >> LEFT_AT;
@@ -167,7 +174,8 @@ static QFL_HOT uint32_t any(const int32_t *s, uint32_t n)
 /* Writes or reads one tensor. Rows come in blocks, where there are several each after a flag. 0: malformed. */
 static QFL_HOT int code_tensor(coder *k, uint32_t kind, int32_t *s, uint32_t size, uint32_t row)
 {
-    uint8_t column[COLUMNS], above[COLUMNS / BLOCK]; /* above: per block, 2, the one above is not empty, 4, the next one is not */
+    uint8_t column[COLUMNS],
+        above[COLUMNS / BLOCK]; /* above: per block, 2, the one above is not empty, 4, the next one is not */
     uint32_t reading = k->c.in != NULL;
     memset(column, (int)(kind << KIND_AT), row < COLUMNS ? row : COLUMNS);
     memset(above, 2, sizeof above);
@@ -210,17 +218,20 @@ static QFL_COLD int code_all(coder *k, const qfl_codec_layout *layout, int32_t *
     return 1;
 }
 
-QFL_COLD qfl_status qfl_codec_dz_write(const qfl_codec_layout *layout, const int32_t *symbols, const qfl_codec_dz_form *form,
-                              uint8_t *out, uint32_t cap, uint32_t *size)
+QFL_COLD qfl_status qfl_codec_dz_write(const qfl_codec_layout *layout, const int32_t *symbols,
+                                       const qfl_codec_dz_form *form, uint8_t *out, uint32_t cap,
+                                       uint32_t *size)
 {
     coder k;
     uint32_t values = qfl_codec_values(layout), head = form->agreed ? 1 : 2;
     *size = 0;
-    if (values == 0 || form->code == 0 || form->offset < QFL_CODEC_DZ_FINER || form->offset > QFL_CODEC_DZ_COARSER)
+    if (values == 0 || form->code == 0 || form->offset < QFL_CODEC_DZ_FINER ||
+        form->offset > QFL_CODEC_DZ_COARSER)
         return QFL_E_INVAL;
     if (cap < head)
         return QFL_E_NOMEM;
-    out[0] = form->agreed ? (uint8_t)(QFL_CODEC_DZ_AGREED | (form->offset - QFL_CODEC_DZ_FINER) << 4) : QFL_CODEC_DZ;
+    out[0] = form->agreed ? (uint8_t)(QFL_CODEC_DZ_AGREED | (form->offset - QFL_CODEC_DZ_FINER) << 4)
+                          : QFL_CODEC_DZ;
     if (!any(symbols, values)) { /* nothing to say */
         *size = 1;
         return QFL_OK;
@@ -236,8 +247,8 @@ QFL_COLD qfl_status qfl_codec_dz_write(const qfl_codec_layout *layout, const int
     return QFL_OK;
 }
 
-QFL_COLD qfl_status qfl_codec_dz_read(const qfl_codec_layout *layout, const uint8_t *in, uint32_t n, uint32_t agreed,
-                             int32_t *symbols, qfl_codec_dz_form *form)
+QFL_COLD qfl_status qfl_codec_dz_read(const qfl_codec_layout *layout, const uint8_t *in, uint32_t n,
+                                      uint32_t agreed, int32_t *symbols, qfl_codec_dz_form *form)
 {
     coder k;
     uint32_t values = qfl_codec_values(layout);

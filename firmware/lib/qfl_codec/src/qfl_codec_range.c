@@ -109,7 +109,8 @@ QFL_COLD uint32_t range_code_raw(range_coder *c, uint32_t v, uint32_t count)
 QFL_COLD void range_write_end(range_coder *c)
 {
     /* The number in [value, value + range) with the most zero bits at its end: its trailing zero bytes need not be sent. */
-    uint32_t mask = 0xFFFFFFFFu, value = c->now.value, high = value + (c->now.range - 1), carry = high < value;
+    uint32_t mask = 0xFFFFFFFFu, value = c->now.value, high = value + (c->now.range - 1),
+             carry = high < value;
     while (!carry && (high & ~mask) < value)
         mask >>= 8;
     value = carry ? 0 : high & ~mask; /* 2^32 lies within */

@@ -40,7 +40,8 @@ typedef struct range_coder {
     range_now now;
     uint8_t *out;
     const uint8_t *in;    /* NULL: writing */
-    uint32_t at, end;     /* bytes written, and room; or asked for, and there are: behind the end there are zeros */
+    uint32_t at,
+        end;     /* bytes written, and room; or asked for, and there are: behind the end there are zeros */
     uint32_t full;        /* writing: it took more than there was room for */
 } range_coder;
 
@@ -65,7 +66,8 @@ static inline void range_settle(range_coder *c, range_now *now)
 }
 
 /* Writes `bit`. `now` instead of c->now. */
-static inline __attribute__((always_inline)) void range_step(range_coder *c, range_now *now, range_bit *b, uint32_t bit)
+static inline __attribute__((always_inline)) void range_step(range_coder *c, range_now *now, range_bit *b,
+                                                             uint32_t bit)
 {
     range_bit before = *b;
     uint32_t split = (now->range >> 12) * (before >> 20);

@@ -23,12 +23,12 @@ enum {
  * AEAD_CHACHA20_POLY1305 (RFC 8439, 2.8): encrypts text[0, n) in place and writes its tag, which also covers ad[0, ad_n).
  * A nonce (12 bytes) must never come twice with one key (32 bytes).
  */
-void qfl_crypt_seal(const uint8_t *key, const uint8_t *nonce, const uint8_t *ad, uint32_t ad_n, uint8_t *text, uint32_t n,
-                    uint8_t *tag);
+void qfl_crypt_seal(const uint8_t *key, const uint8_t *nonce, const uint8_t *ad, uint32_t ad_n, uint8_t *text,
+                    uint32_t n, uint8_t *tag);
 
 /* Decrypts in place what qfl_crypt_seal made. QFL_E_AUTH: not made with this key, nonce and ad; text is unchanged then. */
-qfl_status qfl_crypt_open(const uint8_t *key, const uint8_t *nonce, const uint8_t *ad, uint32_t ad_n, uint8_t *text, uint32_t n,
-                          const uint8_t *tag);
+qfl_status qfl_crypt_open(const uint8_t *key, const uint8_t *nonce, const uint8_t *ad, uint32_t ad_n,
+                          uint8_t *text, uint32_t n, const uint8_t *tag);
 
 /* One piece of what is hashed. */
 typedef struct qfl_crypt_part {
@@ -41,7 +41,8 @@ typedef struct qfl_crypt_part {
  * authentication code and a key derivation. out_n: 1..64. Parts of variable length must not be ambiguous in their place:
  * the caller puts at most one, and last.
  */
-void qfl_crypt_mac(const uint8_t *key, const char *label, const qfl_crypt_part *parts, uint32_t count, uint8_t *out, uint32_t out_n);
+void qfl_crypt_mac(const uint8_t *key, const char *label, const qfl_crypt_part *parts, uint32_t count,
+                   uint8_t *out, uint32_t out_n);
 
 /* 1 when a and b (16, 32 or 64 bytes) are equal, in constant time. */
 int qfl_crypt_equal(const uint8_t *a, const uint8_t *b, uint32_t n);
@@ -53,7 +54,8 @@ void qfl_crypt_wipe(void *p, uint32_t n);
 void qfl_crypt_public(const uint8_t *secret, uint8_t *public_key);
 
 /* Signature (64) over a label and `n` bytes of message, at most 64. */
-qfl_status qfl_crypt_sign(const uint8_t *secret, const char *label, const uint8_t *message, uint32_t n, uint8_t *signature);
+qfl_status qfl_crypt_sign(const uint8_t *secret, const char *label, const uint8_t *message, uint32_t n,
+                          uint8_t *signature);
 
 /* QFL_OK, or QFL_E_AUTH when the signature is not by the holder of the secret key. */
 qfl_status qfl_crypt_check(const uint8_t *public_key, const char *label, const uint8_t *message, uint32_t n,

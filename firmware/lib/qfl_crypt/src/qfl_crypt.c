@@ -8,8 +8,8 @@
 
 enum { LABEL_MAX = 32, SIGNED_MAX = 64 };
 
-QFL_COLD void qfl_crypt_seal(const uint8_t *key, const uint8_t *nonce, const uint8_t *ad, uint32_t ad_n, uint8_t *text, uint32_t n,
-                    uint8_t *tag)
+QFL_COLD void qfl_crypt_seal(const uint8_t *key, const uint8_t *nonce, const uint8_t *ad, uint32_t ad_n,
+                             uint8_t *text, uint32_t n, uint8_t *tag)
 {
     crypto_aead_ctx c;
     crypto_aead_init_ietf(&c, key, nonce);
@@ -17,8 +17,8 @@ QFL_COLD void qfl_crypt_seal(const uint8_t *key, const uint8_t *nonce, const uin
     crypto_wipe(&c, sizeof c);
 }
 
-QFL_COLD qfl_status qfl_crypt_open(const uint8_t *key, const uint8_t *nonce, const uint8_t *ad, uint32_t ad_n, uint8_t *text, uint32_t n,
-                          const uint8_t *tag)
+QFL_COLD qfl_status qfl_crypt_open(const uint8_t *key, const uint8_t *nonce, const uint8_t *ad, uint32_t ad_n,
+                                   uint8_t *text, uint32_t n, const uint8_t *tag)
 {
     crypto_aead_ctx c;
     crypto_aead_init_ietf(&c, key, nonce);
@@ -27,8 +27,8 @@ QFL_COLD qfl_status qfl_crypt_open(const uint8_t *key, const uint8_t *nonce, con
     return bad ? QFL_E_AUTH : QFL_OK;
 }
 
-QFL_COLD void qfl_crypt_mac(const uint8_t *key, const char *label, const qfl_crypt_part *parts, uint32_t count, uint8_t *out,
-                            uint32_t out_n)
+QFL_COLD void qfl_crypt_mac(const uint8_t *key, const char *label, const qfl_crypt_part *parts,
+                            uint32_t count, uint8_t *out, uint32_t out_n)
 {
     crypto_blake2b_ctx c;
     crypto_blake2b_keyed_init(&c, out_n, key, QFL_CRYPT_KEY);
@@ -40,7 +40,10 @@ QFL_COLD void qfl_crypt_mac(const uint8_t *key, const char *label, const qfl_cry
 
 QFL_COLD int qfl_crypt_equal(const uint8_t *a, const uint8_t *b, uint32_t n)
 {
-    return n == 16 ? !crypto_verify16(a, b) : n == 32 ? !crypto_verify32(a, b) : n == 64 ? !crypto_verify64(a, b) : 0;
+    return n == 16   ? !crypto_verify16(a, b)
+           : n == 32 ? !crypto_verify32(a, b)
+           : n == 64 ? !crypto_verify64(a, b)
+                     : 0;
 }
 
 QFL_COLD void qfl_crypt_wipe(void *p, uint32_t n) { crypto_wipe(p, n); }
@@ -64,7 +67,8 @@ QFL_COLD void qfl_crypt_public(const uint8_t *secret, uint8_t *public_key)
     crypto_wipe(pair, sizeof pair);
 }
 
-QFL_COLD qfl_status qfl_crypt_sign(const uint8_t *secret, const char *label, const uint8_t *message, uint32_t n, uint8_t *signature)
+QFL_COLD qfl_status qfl_crypt_sign(const uint8_t *secret, const char *label, const uint8_t *message,
+                                   uint32_t n, uint8_t *signature)
 {
     uint8_t text[LABEL_MAX + SIGNED_MAX], seed[QFL_CRYPT_KEY], pair[64], public_key[QFL_CRYPT_KEY];
     uint32_t k = labelled(text, label, message, n);
@@ -78,8 +82,8 @@ QFL_COLD qfl_status qfl_crypt_sign(const uint8_t *secret, const char *label, con
 }
 
 /* What crypto_eddsa_check does before its equation, H(R, A, text) modulo L, without a copy of the text and off the equation's stack. */
-QFL_COLD QFL_APART static int challenge(uint8_t *h, const uint8_t *signature, const uint8_t *public_key, const char *label,
-                                        const uint8_t *message, uint32_t n)
+QFL_COLD QFL_APART static int challenge(uint8_t *h, const uint8_t *signature, const uint8_t *public_key,
+                                        const char *label, const uint8_t *message, uint32_t n)
 {
     crypto_blake2b_ctx ctx;
     uint8_t hash[64];
@@ -96,11 +100,12 @@ QFL_COLD QFL_APART static int challenge(uint8_t *h, const uint8_t *signature, co
     return 1;
 }
 
-QFL_COLD qfl_status qfl_crypt_check(const uint8_t *public_key, const char *label, const uint8_t *message, uint32_t n,
-                           const uint8_t *signature)
+QFL_COLD qfl_status qfl_crypt_check(const uint8_t *public_key, const char *label, const uint8_t *message,
+                                    uint32_t n, const uint8_t *signature)
 {
     uint8_t h[32];
-    return challenge(h, signature, public_key, label, message, n) && crypto_eddsa_check_equation(signature, public_key, h) == 0
+    return challenge(h, signature, public_key, label, message, n) &&
+                   crypto_eddsa_check_equation(signature, public_key, h) == 0
                ? QFL_OK
                : QFL_E_AUTH;
 }

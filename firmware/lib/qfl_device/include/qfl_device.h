@@ -37,40 +37,44 @@ typedef enum qfl_msg {
     QFL_MSG_COUNTERS = 10, /* the board's books of the link */
     QFL_MSG_TRAIN_UPDATE = 11, /* TRAIN, with a coded delta that leads to the head named */
     QFL_MSG_STATS = 12, /* class sums and scatter of the cached features */
-    QFL_MSG_SELFTEST = 13, /* run the kernels' known answers again -> cases u16, failed u16, first of them u16 (from 1) */
-    QFL_MSG_KEYS = 14,  /* flags u8 (QFL_KEYS_*), link key 32, owner's public key 32: what the board holds from now on */
-    QFL_MSG_REST = 15,  /* what a break cut off of the answer to TRAIN or STATS, with the SHA-256 of the whole */
+    QFL_MSG_SELFTEST =
+        13, /* run the kernels' known answers again -> cases u16, failed u16, first of them u16 (from 1) */
+    QFL_MSG_KEYS =
+        14, /* flags u8 (QFL_KEYS_*), link key 32, owner's public key 32: what the board holds from now on */
+    QFL_MSG_REST =
+        15, /* what a break cut off of the answer to TRAIN or STATS, with the SHA-256 of the whole */
     QFL_MSG_FAILED = 0x40,
     QFL_MSG_ANSWER = 0x80
 } qfl_msg;
 
 typedef enum qfl_object {
     QFL_OBJECT_PACKAGE = 1, /* kept in flash */
-    QFL_OBJECT_HEAD = 2,    /* all parameters as float32 */
-    QFL_OBJECT_UPDATE = 3   /* a coded delta too long for one message; then UPDATE with QFL_UPDATE_STAGED */
+    QFL_OBJECT_HEAD = 2, /* all parameters as float32 */
+    QFL_OBJECT_UPDATE = 3 /* a coded delta too long for one message; then UPDATE with QFL_UPDATE_STAGED */
 } qfl_object;
 
 enum {
     QFL_CONFIG_BYTES = 35,
     QFL_CONFIG_PERSONAL = 1, /* bit of the codec's flags in CONFIG: a head of the board's own */
-    QFL_EVAL_HELD = 1,       /* EVAL: only samples held back */
-    QFL_EVAL_IN_USE = 2,     /* EVAL: the board's own head, where it uses one, instead of the global one */
+    QFL_EVAL_HELD = 1, /* EVAL: only samples held back */
+    QFL_EVAL_IN_USE = 2, /* EVAL: the board's own head, where it uses one, instead of the global one */
     QFL_STATS_BYTES = 8,
     QFL_UPDATE_STAGED = 1 /* UPDATE flag: the coded delta has been put as QFL_OBJECT_UPDATE */
 };
 
 /* Keys of a board. The first are given in a plain session; then only who holds the link key may change them. */
 enum {
-    QFL_KEYS_LINK = 1,  /* sessions need the link key; every other request is refused with QFL_E_AUTH */
+    QFL_KEYS_LINK = 1, /* sessions need the link key; every other request is refused with QFL_E_AUTH */
     QFL_KEYS_OWNER = 2, /* only packages signed by the owner are taken and run; with QFL_KEYS_LINK only */
-    QFL_SIGNED_BYTES = 72 /* at the end of a signed package: signature of its SHA-256 (64), "QFLSIG1" and a zero byte */
+    QFL_SIGNED_BYTES =
+        72 /* at the end of a signed package: signature of its SHA-256 (64), "QFLSIG1" and a zero byte */
 };
 
 /* What a firmware may have been built without (qfl_options.h); INFO lists what it has, as `parts`. */
 enum { QFL_PART_KEYS = 1, QFL_PART_STATS = 2, QFL_PART_PERSONAL = 4, QFL_PART_LOG = 8 };
 
 typedef enum qfl_device_state {
-    QFL_DEVICE_EMPTY = 0,     /* no package */
+    QFL_DEVICE_EMPTY = 0, /* no package */
     QFL_DEVICE_IDLE = 1,
     QFL_DEVICE_TRAINING = 2,
     QFL_DEVICE_EVALUATING = 3,
@@ -98,11 +102,11 @@ void qfl_device_link_config(uint32_t arena, qfl_link_config *config);
 
 /* What a package needs of a board, computed by the code that lays the memory out. */
 typedef struct qfl_device_need {
-    uint32_t fixed;       /* device, link and message buffers, bytes; depends on the arena's size */
-    uint32_t params;      /* global head, working head, momentum and residual, bytes */
+    uint32_t fixed; /* device, link and message buffers, bytes; depends on the arena's size */
+    uint32_t params; /* global head, working head, momentum and residual, bytes */
     uint32_t activations; /* scratch of the head and arena of the backbone, bytes */
-    uint32_t per_sample;  /* cached features and label, bytes */
-    uint32_t capacity;    /* samples that fit in `arena` behind all that and 16 spare bytes, 65,535 at most */
+    uint32_t per_sample; /* cached features and label, bytes */
+    uint32_t capacity; /* samples that fit in `arena` behind all that and 16 spare bytes, 65,535 at most */
 } qfl_device_need;
 
 /* Fills *need for an arena of `arena` bytes. QFL_E_NOMEM: no sample fits; *need is filled nevertheless. */

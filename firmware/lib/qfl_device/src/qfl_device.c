@@ -16,14 +16,18 @@ QFL_COLD void qfl_device_link_config(uint32_t arena, qfl_link_config *c)
     c->quiet_ms = QUIET_MS;
     c->window = QFL_LINK_WINDOW_MAX;
     c->frame_max = arena >= 24 * 1024 ? 256 : 128;
-    c->message_max = arena >= 96 * 1024 ? 4096 + 64 : arena >= 48 * 1024 ? 2048 + 64 : arena >= 24 * 1024 ? 1024 + 64 : 256 + 64;
+    c->message_max = arena >= 96 * 1024   ? 4096 + 64
+                     : arena >= 48 * 1024 ? 2048 + 64
+                     : arena >= 24 * 1024 ? 1024 + 64
+                                          : 256 + 64;
 }
 
 static uint32_t fixed_size(uint32_t arena)
 {
     qfl_link_config c;
     qfl_device_link_config(arena, &c);
-    return aligned(sizeof(qfl_device)) + aligned((uint32_t)qfl_link_size(&c)) + aligned(qfl_link_pull_size(&c)) + ANSWER_BYTES;
+    return aligned(sizeof(qfl_device)) + aligned((uint32_t)qfl_link_size(&c)) +
+           aligned(qfl_link_pull_size(&c)) + ANSWER_BYTES;
 }
 
 QFL_COLD qfl_head_shape qfl_device_shape(const qfl_nn *nn)
@@ -62,7 +66,8 @@ qfl_status qfl_device_plan_32(const qfl_nn *nn, uint32_t arena, qfl_device_need 
 {
     qfl_link_config c;
     qfl_device_link_config(arena, &c);
-    uint32_t fixed = aligned(DEVICE_BYTES_32) + aligned((uint32_t)qfl_link_size_32(&c)) + aligned(qfl_link_pull_size(&c)) + ANSWER_BYTES;
+    uint32_t fixed = aligned(DEVICE_BYTES_32) + aligned((uint32_t)qfl_link_size_32(&c)) +
+                     aligned(qfl_link_pull_size(&c)) + ANSWER_BYTES;
     return plan(nn, arena, fixed, need);
 }
 #endif
@@ -114,8 +119,8 @@ QFL_COLD const float *qfl_device_head(const qfl_device *d, uint32_t *count)
     return d->have_package ? d->global : NULL;
 }
 
-QFL_COLD void qfl_device_answer(qfl_device *d, uint8_t kind, uint8_t number, qfl_status status, const uint8_t *p, uint32_t n,
-                       const uint8_t *body, uint32_t body_n)
+QFL_COLD void qfl_device_answer(qfl_device *d, uint8_t kind, uint8_t number, qfl_status status,
+                                const uint8_t *p, uint32_t n, const uint8_t *body, uint32_t body_n)
 {
     uint8_t head[QFL_LINK_HEAD_MAX];
     uint32_t at = 2;
@@ -148,7 +153,8 @@ static void dispatch(qfl_device *d, const uint8_t *m, uint32_t n)
     uint8_t kind = m[0], number = m[1];
     const uint8_t *p = m + 2;
     n -= 2;
-    if (QFL_KEYS && !qfl_device_may_talk(d) && kind != QFL_MSG_KEYS) { /* the plain session in which the key came */
+    if (QFL_KEYS && !qfl_device_may_talk(d) &&
+        kind != QFL_MSG_KEYS) { /* the plain session in which the key came */
         qfl_device_say(d, kind, number, QFL_E_AUTH);
         return;
     }
@@ -267,7 +273,8 @@ QFL_COLD uint32_t qfl_device_poll(qfl_device *d)
         return 0;
     if (d->out_at != d->out_n)
         return 1;
-    if (qfl_link_pending(d->link) == 0 && qfl_store_busy_ms(&d->store) != 0) { /* one erase, once all that was said is out */
+    if (qfl_link_pending(d->link) == 0 &&
+        qfl_store_busy_ms(&d->store) != 0) { /* one erase, once all that was said is out */
         announce_erase(d);
         if (qfl_store_work(&d->store))
             return 0;

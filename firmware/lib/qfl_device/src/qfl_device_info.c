@@ -7,7 +7,10 @@
 #define QFL_FIRMWARE_VERSION "0.1.0"
 #endif
 
-enum { BOOKS = 14, ALL_BOOKS = BOOKS + 6 }; /* numbers a digest of the books is made of, and that COUNTERS is answered with */
+enum {
+    BOOKS = 14,
+    ALL_BOOKS = BOOKS + 6
+}; /* numbers a digest of the books is made of, and that COUNTERS is answered with */
 
 typedef struct writer {
     uint8_t *p;
@@ -46,13 +49,16 @@ static void put_bytes(writer *w, uint8_t major, const void *s, uint32_t n)
 static void put_text(writer *w, const char *s) { put_bytes(w, 3, s, (uint32_t)strlen(s)); }
 
 /* Names of the numbers, in the order in which qfl_device_on_info lists them; the last six only with a package. */
-static const char NUMBERS[] = "protocol\0ram\0flash\0arena\0store\0state\0reset\0lost\0uptime_ms\0operators\0selftest\0keys\0kept\0"
-                              "codecs\0kinds\0parts\0head\0params\0features\0classes\0samples\0capacity";
+static const char NUMBERS[] =
+    "protocol\0ram\0flash\0arena\0store\0state\0reset\0lost\0uptime_ms\0operators\0selftest\0keys\0kept\0"
+    "codecs\0kinds\0parts\0head\0params\0features\0classes\0samples\0capacity";
 enum { ALWAYS = 16, WITH_PACKAGE = 6, TEXTS = 3 };
 
 /* What this build has of what may be left out (qfl_options.h). */
-enum { PARTS = (QFL_KEYS ? QFL_PART_KEYS : 0) | (QFL_STATS ? QFL_PART_STATS : 0) | (QFL_PERSONAL ? QFL_PART_PERSONAL : 0) |
-               (QFL_LOG ? QFL_PART_LOG : 0) };
+enum {
+    PARTS = (QFL_KEYS ? QFL_PART_KEYS : 0) | (QFL_STATS ? QFL_PART_STATS : 0) |
+    (QFL_PERSONAL ? QFL_PART_PERSONAL : 0) | (QFL_LOG ? QFL_PART_LOG : 0)
+};
 
 QFL_COLD void qfl_device_on_info(qfl_device *d, uint8_t number)
 {
@@ -66,11 +72,28 @@ QFL_COLD void qfl_device_on_info(qfl_device *d, uint8_t number)
         return;
     }
     const uint32_t v[ALWAYS + WITH_PACKAGE] = {
-        QFL_DEVICE_PROTOCOL, port->ram_bytes, port->flash_bytes, d->arena_size,
-        d->store.flash.map != NULL ? qfl_store_capacity(&d->store) : 0, d->state, port->reset_cause(port->ctx),
-        port->link_lost(port->ctx, 0), port->ms(port->ctx), qfl_nn_operators(), d->selftest_failed != 0 ? d->selftest_first : 0,
-        qfl_device_keys(d), qfl_device_kept(d), qfl_codec_kinds(), qfl_head_kinds(), PARTS,
-        d->head_hash, d->params, d->nn.feature_count, d->have_package ? qfl_head_classes(&d->shape) : 0, d->samples, d->capacity,
+        QFL_DEVICE_PROTOCOL,
+        port->ram_bytes,
+        port->flash_bytes,
+        d->arena_size,
+        d->store.flash.map != NULL ? qfl_store_capacity(&d->store) : 0,
+        d->state,
+        port->reset_cause(port->ctx),
+        port->link_lost(port->ctx, 0),
+        port->ms(port->ctx),
+        qfl_nn_operators(),
+        d->selftest_failed != 0 ? d->selftest_first : 0,
+        qfl_device_keys(d),
+        qfl_device_kept(d),
+        qfl_codec_kinds(),
+        qfl_head_kinds(),
+        PARTS,
+        d->head_hash,
+        d->params,
+        d->nn.feature_count,
+        d->have_package ? qfl_head_classes(&d->shape) : 0,
+        d->samples,
+        d->capacity,
     };
     uint32_t count = d->have_package ? ALWAYS + WITH_PACKAGE : ALWAYS;
     int32_t battery = QFL_BATTERY && port->battery_percent != NULL ? port->battery_percent(port->ctx) : -1;
@@ -103,7 +126,8 @@ QFL_COLD void qfl_device_on_status(qfl_device *d, uint8_t number)
     const qfl_port *port = d->port;
     uint32_t rejected = d->rejected + port->sample_lost(port->ctx);
     b[0] = d->state;
-    b[1] = (uint8_t)(d->have_package | d->have_config << 1 | d->delta_done << 2 | d->restored << 3 | d->own_in_use << 4);
+    b[1] = (uint8_t)(d->have_package | d->have_config << 1 | d->delta_done << 2 | d->restored << 3 |
+                     d->own_in_use << 4);
     qfl_put16(b + 2, (uint16_t)d->samples);
     qfl_put16(b + 4, (uint16_t)d->capacity);
     qfl_put32(b + 6, d->head_hash);
@@ -155,8 +179,10 @@ QFL_COLD void qfl_device_on_selftest(qfl_device *d, uint8_t number)
 /* The books in their order on the wire: sent by purpose and its mark, received by purpose and its mark. */
 static void pack_books(const qfl_link_counters *c, int peer, uint32_t *v)
 {
-    const uint32_t tx[BOOKS / 2] = {c->tx_payload, c->tx_framing, c->tx_ack, c->tx_retransmission, c->tx_handshake, c->tx_security, c->tx_mark};
-    const uint32_t rx[BOOKS / 2] = {c->rx_payload, c->rx_framing, c->rx_ack, c->rx_retransmission, c->rx_handshake, c->rx_security, c->rx_mark};
+    const uint32_t tx[BOOKS / 2] = {c->tx_payload,   c->tx_framing,  c->tx_ack, c->tx_retransmission,
+                                    c->tx_handshake, c->tx_security, c->tx_mark};
+    const uint32_t rx[BOOKS / 2] = {c->rx_payload,   c->rx_framing,  c->rx_ack, c->rx_retransmission,
+                                    c->rx_handshake, c->rx_security, c->rx_mark};
     memcpy(v, peer ? rx : tx, sizeof tx);
     memcpy(v + BOOKS / 2, peer ? tx : rx, sizeof rx);
 }
@@ -192,4 +218,7 @@ QFL_COLD void qfl_device_on_counters(qfl_device *d, uint8_t number)
     qfl_device_answer(d, QFL_MSG_COUNTERS, number, QFL_OK, NULL, 0, d->answer, 4 * ALL_BOOKS);
 }
 
-QFL_COLD void qfl_device_counters(const qfl_device *d, qfl_link_counters *out) { qfl_link_get_counters(d->link, out); }
+QFL_COLD void qfl_device_counters(const qfl_device *d, qfl_link_counters *out)
+{
+    qfl_link_get_counters(d->link, out);
+}

@@ -12,7 +12,12 @@
 
 enum { ANSWER_BYTES = 448, SLACK_BYTES = 64 };
 
-typedef enum qfl_judge { QFL_JUDGE_NONE = 0, QFL_JUDGE_GLOBAL = 1, QFL_JUDGE_OWN = 2, QFL_JUDGE_FITTED = 3 } qfl_judge;
+typedef enum qfl_judge {
+    QFL_JUDGE_NONE = 0,
+    QFL_JUDGE_GLOBAL = 1,
+    QFL_JUDGE_OWN = 2,
+    QFL_JUDGE_FITTED = 3
+} qfl_judge;
 
 /*
  * What is used most comes first: Thumb's short instructions reach 32 bytes of bytes, 64 of halfwords and 128 of words. Comments name
@@ -27,7 +32,8 @@ struct qfl_device {
     uint8_t delta_loss;
     uint8_t round;        /* being trained or trained, mod 256 */
     uint8_t round_step;   /* code of the step agreed on for its delta, 0: the board's choice */
-    uint8_t residual_keep, residual_round; /* decay per round missed, in 1/255; the round the residual is from */
+    uint8_t residual_keep,
+        residual_round; /* decay per round missed, in 1/255; the round the residual is from */
     uint8_t put_object;   /* an object being put that does not go to flash */
     uint8_t put_failed;   /* refused once; the rest of the pipelined data is dropped silently */
     uint8_t unkept;       /* the fit is over, its delta not yet in the log */
@@ -45,32 +51,33 @@ struct qfl_device {
     const qfl_port *port;
     qfl_link *link;
     uint32_t params;
-    float *global;    /* [params] */
-    float *work;      /* [params] + slack: trained head, then the coded delta; staging of a head */
-    float *momentum;  /* [params] + slack; staging of an update */
+    float *global; /* [params] */
+    float *work; /* [params] + slack: trained head, then the coded delta; staging of a head */
+    float *momentum; /* [params] + slack; staging of an update */
     uint32_t head_hash;
     uint32_t capacity, samples, rejected;
-    uint32_t nn_op;   /* next operator of the sample under way, 0: none */
-    uint32_t row;     /* bytes of a cached sample: F, or the input's with recompute */
+    uint32_t nn_op; /* next operator of the sample under way, 0: none */
+    uint32_t row; /* bytes of a cached sample: F, or the input's with recompute */
     int8_t *features; /* [capacity][row] */
     uint16_t *labels; /* [capacity] */
     uint8_t *nn_arena;
     uint32_t put_length, put_have;
-    uint32_t staged;  /* bytes of a whole QFL_OBJECT_UPDATE in momentum, 0: none */
+    uint32_t staged; /* bytes of a whole QFL_OBJECT_UPDATE in momentum, 0: none */
     uint32_t delta_size;
     uint32_t round_head; /* hash of the head the round starts from */
     float residual_step; /* 0: none */
     uint8_t *out; /* encoded frames on their way to the port */
     uint32_t out_cap, out_n, out_at;
-    int8_t *residual; /* [params] what coding has kept back, in 1/QFL_CODEC_RESIDUAL of residual_step; DZ only */
+    int8_t
+        *residual; /* [params] what coding has kept back, in 1/QFL_CODEC_RESIDUAL of residual_step; DZ only */
     float *scratch;
     uint8_t *arena;
     uint32_t arena_size;
     uint32_t model_at; /* first byte of the arena that the package may use */
-    uint8_t *answer;   /* body of a long answer, ANSWER_BYTES */
+    uint8_t *answer; /* body of a long answer, ANSWER_BYTES */
     uint32_t session;
-    uint32_t epoch;    /* connections of the port's link, as last seen */
-    uint32_t boot;     /* drawn at start: tells the host that the books have begun anew */
+    uint32_t epoch; /* connections of the port's link, as last seen */
+    uint32_t boot; /* drawn at start: tells the host that the books have begun anew */
     uint32_t nn_sample; /* with recompute: the sample under way */
     uint32_t run_seed;
     uint32_t eval_at, eval_holdout;
@@ -89,7 +96,7 @@ struct qfl_device {
     uint8_t config_bytes[QFL_CONFIG_BYTES];
 
     /* a head of the board's own (qfl_device_own.c) */
-    float *own;        /* [params] at the end of the sample cache */
+    float *own; /* [params] at the end of the sample cache */
     uint32_t own_rows; /* rows of the cache that it takes */
     float global_loss, own_loss;
 
@@ -136,9 +143,9 @@ qfl_head_data qfl_device_data(const qfl_device *d);
 int qfl_device_features_ready(qfl_device *d, uint32_t i);
 
 /* qfl_device_keys.c */
-qfl_status qfl_device_open_keys(qfl_device *d);  /* at start: keys from flash to the link */
-uint8_t qfl_device_keys(const qfl_device *d);    /* QFL_KEYS_* */
-int qfl_device_may_talk(const qfl_device *d);    /* 1: requests of the session under way may be served */
+qfl_status qfl_device_open_keys(qfl_device *d); /* at start: keys from flash to the link */
+uint8_t qfl_device_keys(const qfl_device *d); /* QFL_KEYS_* */
+int qfl_device_may_talk(const qfl_device *d); /* 1: requests of the session under way may be served */
 /* *length: of the package without its signature. QFL_E_AUTH: the board has an owner, who has not signed this. */
 qfl_status qfl_device_check_package(const qfl_device *d, const uint8_t *file, uint32_t *length);
 void qfl_device_on_keys(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n);
@@ -147,11 +154,12 @@ void qfl_device_on_keys(qfl_device *d, uint8_t number, const uint8_t *p, uint32_
  * refuse with BUSY and change nothing. After it, keep_*. */
 int qfl_device_keep_ready(qfl_device *d, uint32_t n);
 void qfl_device_keep_config(qfl_device *d);
-void qfl_device_keep_update(qfl_device *d, const uint8_t *p, uint32_t n); /* the coded delta that has led to head_hash */
+void qfl_device_keep_update(qfl_device *d, const uint8_t *p,
+                            uint32_t n); /* the coded delta that has led to head_hash */
 void qfl_device_keep_head(qfl_device *d);
 void qfl_device_keep_round(qfl_device *d);
-void qfl_device_restore(qfl_device *d);          /* after the package has been laid out */
-uint32_t qfl_device_kept(const qfl_device *d);   /* as INFO says it */
+void qfl_device_restore(qfl_device *d); /* after the package has been laid out */
+uint32_t qfl_device_kept(const qfl_device *d); /* as INFO says it */
 
 /* qfl_device_put.c: objects */
 void qfl_device_on_put(qfl_device *d, uint8_t kind, uint8_t number, const uint8_t *p, uint32_t n);
@@ -161,7 +169,8 @@ void qfl_device_on_config(qfl_device *d, uint8_t number, const uint8_t *p, uint3
 void qfl_device_on_train(qfl_device *d, uint8_t kind, uint8_t number, const uint8_t *p, uint32_t n);
 void qfl_device_on_update(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n);
 void qfl_device_on_eval(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n);
-qfl_status qfl_device_take_config(qfl_device *d, const uint8_t *p); /* QFL_CONFIG_BYTES; checks all, then takes all */
+qfl_status qfl_device_take_config(qfl_device *d,
+                                  const uint8_t *p); /* QFL_CONFIG_BYTES; checks all, then takes all */
 /* Applies a coded delta; nothing changes unless it leads to `result`. Uses work. */
 qfl_status qfl_device_lead(qfl_device *d, uint32_t result, const uint8_t *p, uint32_t n);
 void qfl_device_work(qfl_device *d); /* a slice of training or evaluation */
@@ -173,9 +182,9 @@ int qfl_device_score_slice(qfl_device *d, const float *head); /* 1: all samples 
 
 /* qfl_device_own.c: a head of the board's own */
 qfl_status qfl_device_own_reserve(qfl_device *d, int personal, uint32_t holdout);
-void qfl_device_own_begin(qfl_device *d);  /* before a fit */
-int qfl_device_own_fitted(qfl_device *d);  /* after it; 1: there is something to score first */
-int qfl_device_own_slice(qfl_device *d);   /* 1: the fitted head is scored */
+void qfl_device_own_begin(qfl_device *d); /* before a fit */
+int qfl_device_own_fitted(qfl_device *d); /* after it; 1: there is something to score first */
+int qfl_device_own_slice(qfl_device *d); /* 1: the fitted head is scored */
 void qfl_device_own_compare(qfl_device *d); /* `score` is the global head's on the samples held back */
 
 /* qfl_device_rest.c: answers that a break cut off */
@@ -193,8 +202,8 @@ void qfl_device_selftest(qfl_device *d, void *mem); /* mem: QFL_NN_SELFTEST_BYTE
 void qfl_device_on_counters(qfl_device *d, uint8_t number);
 
 /* Answers with n bytes (at most QFL_LINK_HEAD_MAX - 3), then body by reference; a negative status goes before them. */
-void qfl_device_answer(qfl_device *d, uint8_t kind, uint8_t number, qfl_status status, const uint8_t *p, uint32_t n,
-                       const uint8_t *body, uint32_t body_n);
+void qfl_device_answer(qfl_device *d, uint8_t kind, uint8_t number, qfl_status status, const uint8_t *p,
+                       uint32_t n, const uint8_t *body, uint32_t body_n);
 /* The same with a status and nothing else, and with one u32. */
 void qfl_device_say(qfl_device *d, uint8_t kind, uint8_t number, qfl_status status);
 void qfl_device_say_u32(qfl_device *d, uint8_t kind, uint8_t number, qfl_status status, uint32_t v);

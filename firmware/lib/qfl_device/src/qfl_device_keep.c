@@ -68,7 +68,9 @@ static void record(qfl_device *d, uint8_t type, const qfl_store_part *parts, uin
         front[BIND] = d->have_config;
         memcpy(front + CONFIG_AT, d->config_bytes, QFL_CONFIG_BYTES);
         pack_round(d, round);
-        const qfl_store_part all[5] = {{front, sizeof front}, {d->global, 4 * d->params}, {round, sizeof round},
+        const qfl_store_part all[5] = {{front, sizeof front},
+                                       {d->global, 4 * d->params},
+                                       {round, sizeof round},
                                        {d->residual, d->residual_step != 0.0f ? d->params : 0},
                                        {d->work, qfl_get32(round + 16)}};
         while ((status = qfl_store_log_roll(s)) == QFL_E_BUSY && qfl_store_work(s))
@@ -105,7 +107,8 @@ QFL_COLD void qfl_device_keep_round(qfl_device *d)
 {
     uint8_t round[ROUND_HEAD];
     pack_round(d, round);
-    const qfl_store_part parts[3] = {{round, sizeof round}, {d->residual, d->residual_step != 0.0f ? d->params : 0},
+    const qfl_store_part parts[3] = {{round, sizeof round},
+                                     {d->residual, d->residual_step != 0.0f ? d->params : 0},
                                      {d->work, qfl_get32(round + 16)}};
     record(d, ROUND, parts, 3);
 }
@@ -157,7 +160,8 @@ static int take_head(qfl_device *d, const uint8_t *p)
 static int take_snapshot(qfl_device *d, const uint8_t *p, uint32_t n)
 {
     uint32_t round = HEAD_AT + 4 * d->params;
-    if (n < round + ROUND_HEAD || qfl_get32(p) != d->store.sequence || memcmp(p + 4, d->store.sha256, QFL_SHA256_BYTES) != 0)
+    if (n < round + ROUND_HEAD || qfl_get32(p) != d->store.sequence ||
+        memcmp(p + 4, d->store.sha256, QFL_SHA256_BYTES) != 0)
         return 0; /* of another package */
     if (p[BIND] != 0 && qfl_device_take_config(d, p + CONFIG_AT) != QFL_OK)
         return 0;

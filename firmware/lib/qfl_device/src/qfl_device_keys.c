@@ -7,7 +7,8 @@ static const uint8_t signed_magic[8] = "QFLSIG1";
 
 QFL_COLD uint32_t qfl_device_unsigned_length(const uint8_t *file, uint32_t n)
 {
-    int is_signed = n > QFL_SIGNED_BYTES && memcmp(file + n - sizeof signed_magic, signed_magic, sizeof signed_magic) == 0;
+    int is_signed = n > QFL_SIGNED_BYTES &&
+                    memcmp(file + n - sizeof signed_magic, signed_magic, sizeof signed_magic) == 0;
     return is_signed ? n - QFL_SIGNED_BYTES : n;
 }
 
@@ -23,7 +24,10 @@ static uint8_t flags(const qfl_device *d) { return qfl_keep_has(&d->keep) ? d->k
 
 QFL_COLD uint8_t qfl_device_keys(const qfl_device *d) { return flags(d) & (QFL_KEYS_LINK | QFL_KEYS_OWNER); }
 
-QFL_COLD int qfl_device_may_talk(const qfl_device *d) { return !(flags(d) & QFL_KEYS_LINK) || qfl_link_is_sealed(d->link); }
+QFL_COLD int qfl_device_may_talk(const qfl_device *d)
+{
+    return !(flags(d) & QFL_KEYS_LINK) || qfl_link_is_sealed(d->link);
+}
 
 /*
  * Seeds the link's challenges and gives it the key. A board with a random number generator needs nothing else; one without counts
@@ -45,7 +49,8 @@ static qfl_status take_keys(qfl_device *d, int starting)
     }
     int32_t uid_n = port->uid(port->ctx, uid, sizeof uid);
     qfl_put32(clock, port->us(port->ctx));
-    const qfl_crypt_part parts[3] = {{d->keep.body + AT_STARTS, 4}, {clock, sizeof clock}, {random, sizeof random}};
+    const qfl_crypt_part parts[3] = {
+        {d->keep.body + AT_STARTS, 4}, {clock, sizeof clock}, {random, sizeof random}};
     qfl_crypt_mac(d->keep.body + AT_KEY, "quantfl seed 1", parts, 3, seed, sizeof seed);
     qfl_link_set_seed(d->link, seed);
     qfl_crypt_wipe(seed, sizeof seed);
@@ -97,12 +102,14 @@ static int same(const uint8_t *a, const uint8_t *b) { return qfl_crypt_equal(a, 
 static qfl_status set_keys(qfl_device *d, const uint8_t *p, uint32_t n)
 {
     uint8_t body[QFL_KEEP_BYTES] = {0}, have = flags(d), want = n != 0 ? p[0] : 0xFF;
-    uint32_t need = 1 + (want & QFL_KEYS_LINK ? QFL_CRYPT_KEY : 0) + (want & QFL_KEYS_OWNER ? QFL_CRYPT_KEY : 0);
+    uint32_t need =
+        1 + (want & QFL_KEYS_LINK ? QFL_CRYPT_KEY : 0) + (want & QFL_KEYS_OWNER ? QFL_CRYPT_KEY : 0);
     if (n == 0 || n != need || want > (QFL_KEYS_LINK | QFL_KEYS_OWNER) || want == QFL_KEYS_OWNER)
         return QFL_E_FORMAT;
     const uint8_t *key = p + 1, *owner = p + 1 + QFL_CRYPT_KEY;
     int link = want & QFL_KEYS_LINK, with_owner = want & QFL_KEYS_OWNER;
-    if (have == want && (!link || same(key, d->keep.body + AT_KEY)) && (!with_owner || same(owner, d->keep.body + AT_OWNER)))
+    if (have == want && (!link || same(key, d->keep.body + AT_KEY)) &&
+        (!with_owner || same(owner, d->keep.body + AT_OWNER)))
         return QFL_OK; /* asked again: the answer was lost */
     if (!qfl_device_may_talk(d))
         return QFL_E_AUTH;
@@ -131,9 +138,21 @@ QFL_COLD void qfl_device_on_keys(qfl_device *d, uint8_t number, const uint8_t *p
 
 #else /* any package is taken, signed or not */
 
-QFL_COLD uint8_t qfl_device_keys(const qfl_device *d) { (void)d; return 0; }
-QFL_COLD int qfl_device_may_talk(const qfl_device *d) { (void)d; return 1; }
-QFL_COLD qfl_status qfl_device_open_keys(qfl_device *d) { (void)d; return QFL_OK; }
+QFL_COLD uint8_t qfl_device_keys(const qfl_device *d)
+{
+    (void)d;
+    return 0;
+}
+QFL_COLD int qfl_device_may_talk(const qfl_device *d)
+{
+    (void)d;
+    return 1;
+}
+QFL_COLD qfl_status qfl_device_open_keys(qfl_device *d)
+{
+    (void)d;
+    return QFL_OK;
+}
 
 QFL_COLD qfl_status qfl_device_check_package(const qfl_device *d, const uint8_t *file, uint32_t *length)
 {

@@ -42,7 +42,8 @@ QFL_COLD qfl_status qfl_device_load(qfl_device *d)
     qfl_device_unload(d);
     if (file == NULL)
         return QFL_E_STATE;
-    qfl_status status = qfl_device_check_package(d, file, &length); /* flash may have been written from outside */
+    qfl_status status =
+        qfl_device_check_package(d, file, &length); /* flash may have been written from outside */
     if (status == QFL_OK)
         status = qfl_nn_open(&d->nn, file, length);
     if (status == QFL_OK)
@@ -84,7 +85,8 @@ QFL_COLD qfl_status qfl_device_load(qfl_device *d)
 /* The samples as qfl_head sees them: all cached features, or those computed for the visit at hand. */
 QFL_COLD qfl_head_data qfl_device_data(const qfl_device *d)
 {
-    qfl_head_data data = {d->features, d->labels, d->samples, d->nn.feature_scale, d->nn.feature_zero_point, d->nn.recompute};
+    qfl_head_data data = {
+        d->features, d->labels, d->samples, d->nn.feature_scale, d->nn.feature_zero_point, d->nn.recompute};
     if (d->nn.recompute)
         data.q = (const int8_t *)d->nn_arena + d->nn.feature_offset;
     return data;

@@ -27,7 +27,8 @@ QFL_COLD qfl_status qfl_device_own_reserve(qfl_device *d, int personal, uint32_t
     d->held = d->held_global = d->held_own = 0;
     d->own = NULL;
     if (personal)
-        d->own = (float *)(void *)(((uintptr_t)d->features + (size_t)d->capacity * d->row + 15u) & ~(uintptr_t)15u);
+        d->own = (float *)(void *)(((uintptr_t)d->features + (size_t)d->capacity * d->row + 15u) &
+                                   ~(uintptr_t)15u);
     return QFL_OK;
 }
 
@@ -66,7 +67,8 @@ QFL_COLD void qfl_device_own_compare(qfl_device *d)
     d->held = short_of(d->score.count);
     d->held_global = short_of(d->score.correct);
     d->global_loss = d->score.loss;
-    if (d->own_in_use && !better(&(qfl_head_score){d->score.count, d->held_own, d->own_loss}, d->score.correct, d->score.loss))
+    if (d->own_in_use &&
+        !better(&(qfl_head_score){d->score.count, d->held_own, d->own_loss}, d->score.correct, d->score.loss))
         d->own_in_use = 0;
     if (!d->own_in_use) {
         d->held_own = d->held_global;
@@ -76,7 +78,9 @@ QFL_COLD void qfl_device_own_compare(qfl_device *d)
 
 QFL_COLD int qfl_device_own_slice(qfl_device *d)
 {
-    const float *head = d->judged == QFL_JUDGE_GLOBAL ? d->global : d->judged == QFL_JUDGE_OWN ? d->own : d->work;
+    const float *head = d->judged == QFL_JUDGE_GLOBAL ? d->global
+                        : d->judged == QFL_JUDGE_OWN  ? d->own
+                                                      : d->work;
     if (!qfl_device_score_slice(d, head))
         return 0;
     uint8_t done = d->judged;

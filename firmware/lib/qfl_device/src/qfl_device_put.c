@@ -35,14 +35,16 @@ static void on_begin(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n
     uint8_t object = p[0];
     uint32_t length = qfl_get32(p + 1);
     const uint8_t *sha256 = p + 5;
-    int resumed = object == d->put_object && length == d->put_length && memcmp(sha256, d->put_sha256, QFL_SHA256_BYTES) == 0;
+    int resumed = object == d->put_object && length == d->put_length &&
+                  memcmp(sha256, d->put_sha256, QFL_SHA256_BYTES) == 0;
     d->put_failed = 0;
     if (object == QFL_OBJECT_PACKAGE) {
         uint32_t held;
         const uint8_t *current = qfl_store_object(&d->store, &held);
         if (d->store.flash.map == NULL)
             status = QFL_E_UNSUPPORTED;
-        else if (d->have_package && current != NULL && held == length && memcmp(d->store.sha256, sha256, QFL_SHA256_BYTES) == 0)
+        else if (d->have_package && current != NULL && held == length &&
+                 memcmp(d->store.sha256, sha256, QFL_SHA256_BYTES) == 0)
             have = length; /* already the current one */
         else
             status = begin_package(d, length, sha256, &have);

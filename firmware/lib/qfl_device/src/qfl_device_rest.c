@@ -17,8 +17,8 @@ QFL_COLD void qfl_device_on_rest(qfl_device *d, uint8_t number, const uint8_t *p
     uint32_t size = 0, at = 0, offset = n >= 4 ? qfl_get32(p + n - 4) : 0;
     if (n == TRAIN_REQUEST && p[0] == QFL_MSG_TRAIN) {
         uint32_t head = qfl_get32(p + 1);
-        if (d->have_package && d->have_config && d->delta_done && d->delta_status == QFL_OK && number == d->round &&
-            head == d->round_head && head == d->head_hash) {
+        if (d->have_package && d->have_config && d->delta_done && d->delta_status == QFL_OK &&
+            number == d->round && head == d->round_head && head == d->head_hash) {
             qfl_link_counters c;
             qfl_link_get_counters(d->link, &c);
             qfl_put16(body, d->delta_samples);
@@ -45,5 +45,6 @@ QFL_COLD void qfl_device_on_rest(qfl_device *d, uint8_t number, const uint8_t *p
     qfl_sha256_begin(&h);
     qfl_sha256_add(&h, object, size);
     qfl_sha256_end(&h, body + at);
-    qfl_device_answer(d, QFL_MSG_REST, number, QFL_OK, body, at + QFL_SHA256_BYTES, object + offset, size - offset);
+    qfl_device_answer(d, QFL_MSG_REST, number, QFL_OK, body, at + QFL_SHA256_BYTES, object + offset,
+                      size - offset);
 }

@@ -44,7 +44,8 @@ QFL_COLD qfl_status qfl_device_take_config(qfl_device *d, const uint8_t *p)
     qfl_head_data none = qfl_device_data(d);
     none.count = 0;
     qfl_head_fit fit;
-    qfl_status status = qfl_head_fit_begin(&fit, &d->shape, &c, &none, d->work, d->global, d->momentum, d->scratch);
+    qfl_status status =
+        qfl_head_fit_begin(&fit, &d->shape, &c, &none, d->work, d->global, d->momentum, d->scratch);
     status = status == QFL_E_STATE ? qfl_codec_check(&codec) : status;
     if (status == QFL_OK && qfl_codec_bound(&codec, &d->layout) > 4 * d->params + SLACK_BYTES)
         status = QFL_E_NOMEM;
@@ -141,7 +142,8 @@ static void answer_delta(qfl_device *d)
     body[2] = d->delta_loss;
     qfl_put16(body + 3, (uint16_t)qfl_device_books(&c, 0));
     qfl_device_answer(d, d->waiting_kind, d->waiting_number, (qfl_status)d->delta_status, body, sizeof body,
-                      d->delta_status == QFL_OK ? (const uint8_t *)d->work : NULL, d->delta_status == QFL_OK ? d->delta_size : 0);
+                      d->delta_status == QFL_OK ? (const uint8_t *)d->work : NULL,
+                      d->delta_status == QFL_OK ? d->delta_size : 0);
     d->waiting = 0;
 }
 
@@ -182,7 +184,8 @@ QFL_COLD void qfl_device_on_train(qfl_device *d, uint8_t kind, uint8_t number, c
         c.seed = d->run_seed ^ (uint32_t)round * 0x9E3779B9u;
         qfl_head_data data = qfl_device_data(d);
         memcpy(d->work, d->global, 4 * d->params);
-        status = qfl_head_fit_begin(&d->fit, &d->shape, &c, &data, d->work, d->global, d->momentum, d->scratch);
+        status =
+            qfl_head_fit_begin(&d->fit, &d->shape, &c, &data, d->work, d->global, d->momentum, d->scratch);
     }
     if (status != QFL_OK) {
         refuse_train(d, kind, number, status);
@@ -214,8 +217,9 @@ static float residual_kept(const qfl_device *d)
 static uint32_t classes(const qfl_device *d)
 {
     const qfl_head_layer *last = &d->shape.layer[d->shape.layers - 1];
-    return last->kind == QFL_HEAD_CONV && last->mode == QFL_HEAD_ALL && last->activation == QFL_HEAD_LINEAR && last->in_h == 1 &&
-                   last->in_w == 1 && last->out_h == 1 && last->out_w == 1 && last->k_h == 1 && last->k_w == 1 && last->out_c > 1
+    return last->kind == QFL_HEAD_CONV && last->mode == QFL_HEAD_ALL && last->activation == QFL_HEAD_LINEAR &&
+                   last->in_h == 1 && last->in_w == 1 && last->out_h == 1 && last->out_w == 1 &&
+                   last->k_h == 1 && last->k_w == 1 && last->out_c > 1
                ? last->out_c
                : 0;
 }
@@ -233,7 +237,9 @@ static qfl_status encode_with_feedback(qfl_device *d)
     if (d->round_step != 0) {
         form.code = d->round_step;
         form.agreed = 1;
-        form.offset = (int8_t)(off < QFL_CODEC_DZ_FINER ? QFL_CODEC_DZ_FINER : off > QFL_CODEC_DZ_COARSER ? QFL_CODEC_DZ_COARSER : off);
+        form.offset = (int8_t)(off < QFL_CODEC_DZ_FINER     ? QFL_CODEC_DZ_FINER
+                               : off > QFL_CODEC_DZ_COARSER ? QFL_CODEC_DZ_COARSER
+                                                            : off);
     }
     uint32_t columns = classes(d), inputs = d->shape.layer[d->shape.layers - 1].in_c;
     uint32_t before = d->params - (columns != 0 ? (inputs + 1) * columns : 0); /* of other layers */
@@ -241,10 +247,11 @@ static qfl_status encode_with_feedback(qfl_device *d)
     if (d->residual_step != 0.0f)
         kept = d->residual_step * residual_kept(d);
     qfl_codec_dz_with_feedback(d->momentum, before, 0, d->residual, kept, form.code);
-    qfl_codec_dz_with_feedback(d->momentum + before, d->params - before, columns, d->residual + before, kept, form.code);
+    qfl_codec_dz_with_feedback(d->momentum + before, d->params - before, columns, d->residual + before, kept,
+                               form.code);
     const int32_t *symbols = (const int32_t *)(const void *)d->momentum;
-    qfl_status status = qfl_codec_dz_write(&d->layout, symbols, &form, (uint8_t *)d->work, 4 * d->params + SLACK_BYTES,
-                                           &d->delta_size);
+    qfl_status status = qfl_codec_dz_write(&d->layout, symbols, &form, (uint8_t *)d->work,
+                                           4 * d->params + SLACK_BYTES, &d->delta_size);
     d->residual_step = status == QFL_OK ? qfl_codec_dz_value(form.code) : 0.0f;
     d->residual_round = d->round;
     return status;
@@ -303,7 +310,8 @@ static void finish_fit(qfl_device *d)
 
 QFL_COLD void qfl_device_answer_waiting(qfl_device *d)
 {
-    if (d->waiting && (d->waiting_kind == QFL_MSG_TRAIN || d->waiting_kind == QFL_MSG_TRAIN_UPDATE) && d->delta_done)
+    if (d->waiting && (d->waiting_kind == QFL_MSG_TRAIN || d->waiting_kind == QFL_MSG_TRAIN_UPDATE) &&
+        d->delta_done)
         answer_delta(d);
 }
 
@@ -336,7 +344,8 @@ QFL_COLD int qfl_device_score_slice(qfl_device *d, const float *head)
 {
     qfl_head_data data = qfl_device_data(d);
     uint32_t slice = d->nn.recompute ? 1 : EVAL_SLICE;
-    if (d->nn.recompute && qfl_head_held_back(d->eval_at, d->eval_holdout) && !qfl_device_features_ready(d, d->eval_at))
+    if (d->nn.recompute && qfl_head_held_back(d->eval_at, d->eval_holdout) &&
+        !qfl_device_features_ready(d, d->eval_at))
         return 0;
     qfl_head_evaluate(&d->shape, head, &data, d->eval_holdout, d->eval_at, slice, &d->score, d->scratch);
     d->eval_at += slice;

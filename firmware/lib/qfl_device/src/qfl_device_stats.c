@@ -56,15 +56,17 @@ QFL_COLD void qfl_device_on_stats(qfl_device *d, uint8_t number, const uint8_t *
     else if (p[0] == 0 || p[1] == 0)
         status = QFL_E_INVAL;
     if (status == QFL_OK) {
-        int same = memcmp(p, d->stats_request, QFL_STATS_BYTES) == 0 && (d->stats_done || d->state == QFL_DEVICE_SUMMING);
+        int same = memcmp(p, d->stats_request, QFL_STATS_BYTES) == 0 &&
+                   (d->stats_done || d->state == QFL_DEVICE_SUMMING);
         if (!same) {
             qfl_head_data data = qfl_device_data(d);
             qfl_device_cancel(d);
             d->delta_done = 0;
             d->staged = 0;
             d->stats_data = data;
-            status = qfl_head_stats_begin(&d->stats, &d->stats_data, qfl_head_features(&d->shape), qfl_head_classes(&d->shape), qfl_get16(p + 2),
-                                          qfl_get32(p + 4), (int32_t *)(void *)d->work);
+            status = qfl_head_stats_begin(&d->stats, &d->stats_data, qfl_head_features(&d->shape),
+                                          qfl_head_classes(&d->shape), qfl_get16(p + 2), qfl_get32(p + 4),
+                                          (int32_t *)(void *)d->work);
             if (status == QFL_OK)
                 status = lay_out(d);
         }
@@ -79,7 +81,8 @@ QFL_COLD void qfl_device_on_stats(qfl_device *d, uint8_t number, const uint8_t *
                 memcpy(d->stats_request, p, QFL_STATS_BYTES);
                 d->stats_row = 0;
                 d->stats_step = qfl_codec_dz_value(code);
-                qfl_codec_dz_stream_begin(d->stats_stream, code, d->stats_out + LENGTHS, d->stats_cap - LENGTHS);
+                qfl_codec_dz_stream_begin(d->stats_stream, code, d->stats_out + LENGTHS,
+                                          d->stats_cap - LENGTHS);
                 d->state = QFL_DEVICE_SUMMING;
             }
             return;
@@ -114,7 +117,8 @@ static qfl_status finish(qfl_device *d)
     at += size;
     layout.size[0] = k;
     form.code = (uint8_t)step_below(1.0f);
-    status = qfl_codec_dz_write(&layout, symbols + values, &form, d->stats_out + at, d->stats_cap - at, &size);
+    status =
+        qfl_codec_dz_write(&layout, symbols + values, &form, d->stats_out + at, d->stats_cap - at, &size);
     d->stats_size = at + size;
     return status;
 }

@@ -26,14 +26,18 @@ enum { QFL_HEAD_MAX_LAYERS = 12, QFL_HEAD_MAX_TRAINED = 8, QFL_HEAD_LAYER_BYTES 
 typedef enum qfl_head_kind {
     QFL_HEAD_CONV = 1,      /* k_h x k_w; a dense layer is a 1x1 convolution of one pixel */
     QFL_HEAD_DEPTHWISE = 2, /* one kernel per channel */
-    QFL_HEAD_AVERAGE = 3,   /* mean over the part of the window inside the image; windows must not overlap */
-    QFL_HEAD_MAXIMUM = 4    /* of ties the first, row by row; windows must not overlap */
+    QFL_HEAD_AVERAGE = 3, /* mean over the part of the window inside the image; windows must not overlap */
+    QFL_HEAD_MAXIMUM = 4 /* of ties the first, row by row; windows must not overlap */
 } qfl_head_kind;
 
-typedef enum qfl_head_activation { QFL_HEAD_LINEAR = 0, QFL_HEAD_RELU = 1, QFL_HEAD_RELU6 = 2 } qfl_head_activation;
+typedef enum qfl_head_activation {
+    QFL_HEAD_LINEAR = 0,
+    QFL_HEAD_RELU = 1,
+    QFL_HEAD_RELU6 = 2
+} qfl_head_activation;
 
 typedef enum qfl_head_mode {
-    QFL_HEAD_ALL = 0,   /* kernel and bias */
+    QFL_HEAD_ALL = 0, /* kernel and bias */
     QFL_HEAD_SCALES = 1 /* a scale and a bias per output channel */
 } qfl_head_mode;
 
@@ -43,43 +47,46 @@ typedef struct qfl_head_layer {
     uint16_t in_h, in_w, in_c, out_h, out_w, out_c;
     uint8_t k_h, k_w, stride_h, stride_w, pad_t, pad_l; /* a tap outside of the image counts as 0 */
     uint16_t reserved2;
-    uint32_t kernel; /* SCALES: offset from shape.base of the int8 kernel, [out][k_h][k_w][in] or depthwise [k_h][k_w][channels] */
+    uint32_t
+        kernel; /* SCALES: offset from shape.base of the int8 kernel, [out][k_h][k_w][in] or depthwise [k_h][k_w][channels] */
     uint32_t scales; /* SCALES: offset from shape.base of its float32 scales [out]; a multiple of 4 */
 } qfl_head_layer;
 
 /* The last layer has K outputs (classes), one pixel and no activation. */
 typedef struct qfl_head_shape {
-    uint32_t layers;             /* 1..QFL_HEAD_MAX_LAYERS */
+    uint32_t layers; /* 1..QFL_HEAD_MAX_LAYERS */
     const qfl_head_layer *layer; /* [layers] 4-byte aligned */
-    const uint8_t *base;         /* what offsets count from: the package, 4-byte aligned; NULL without SCALES layers */
-    uint32_t base_size;          /* bytes */
+    const uint8_t
+        *base; /* what offsets count from: the package, 4-byte aligned; NULL without SCALES layers */
+    uint32_t base_size; /* bytes */
 } qfl_head_shape;
 
 typedef struct qfl_head_config {
-    float lr;           /* learning rate, > 0 */
-    float momentum;     /* 0 <= momentum < 1; starts at zero in every fit */
+    float lr; /* learning rate, > 0 */
+    float momentum; /* 0 <= momentum < 1; starts at zero in every fit */
     float weight_decay; /* >= 0 */
-    float prox;         /* FedProx mu, >= 0 */
-    uint32_t epochs;    /* passes over the local samples, >= 1 */
-    uint32_t batch;     /* samples per step, >= 1; the last batch of an epoch may be smaller */
-    uint32_t seed;      /* of the order of samples */
-    uint32_t holdout;   /* 0: train on all; k >= 2: every k-th sample (index k-1, 2k-1, ...) is held back for evaluation */
+    float prox; /* FedProx mu, >= 0 */
+    uint32_t epochs; /* passes over the local samples, >= 1 */
+    uint32_t batch; /* samples per step, >= 1; the last batch of an epoch may be smaller */
+    uint32_t seed; /* of the order of samples */
+    uint32_t
+        holdout; /* 0: train on all; k >= 2: every k-th sample (index k-1, 2k-1, ...) is held back for evaluation */
 } qfl_head_config;
 
 /* Cached samples: row i of `q` is the features of sample i, labels[i] < K its class. */
 typedef struct qfl_head_data {
-    const int8_t *q;        /* [count][F]; with one_row [F], of the sample about to be visited */
+    const int8_t *q; /* [count][F]; with one_row [F], of the sample about to be visited */
     const uint16_t *labels; /* [count] */
     uint32_t count;
     float scale;
     int32_t zero_point;
-    uint32_t one_row;       /* 1: features are computed again for every visit; the caller puts them into q before */
+    uint32_t one_row; /* 1: features are computed again for every visit; the caller puts them into q before */
 } qfl_head_data;
 
 typedef struct qfl_head_score {
-    uint32_t count;   /* samples evaluated */
+    uint32_t count; /* samples evaluated */
     uint32_t correct; /* arg max equals the label; ties go to the lowest class */
-    float loss;       /* mean cross-entropy, nats; 0 when count is 0 */
+    float loss; /* mean cross-entropy, nats; 0 when count is 0 */
 } qfl_head_score;
 
 /* What the order of an epoch's samples is computed from. */
@@ -92,18 +99,18 @@ typedef struct qfl_head_fit {
     qfl_head_shape shape;
     qfl_head_config config;
     qfl_head_data data;
-    float *w;              /* [params] trained in place */
+    float *w; /* [params] trained in place */
     const float *w_global; /* [params] for the FedProx term; may be NULL when prox is 0 */
-    float *v;              /* [params] momentum and gradient */
-    float *scratch;        /* qfl_head_scratch_size bytes */
+    float *v; /* [params] momentum and gradient */
+    float *scratch; /* qfl_head_scratch_size bytes */
     uint32_t params;
-    uint32_t train_count;  /* samples that are not held back */
-    uint32_t epoch;        /* epochs completed */
-    uint32_t position;     /* next sample of the epoch's order */
-    uint32_t in_batch;     /* samples added to the gradient so far */
-    float loss_sum;        /* of the epoch under way */
-    float loss;            /* mean cross-entropy of the last completed epoch, measured while training */
-    uint32_t pairs;        /* 1: two samples of a batch may be taken at once */
+    uint32_t train_count; /* samples that are not held back */
+    uint32_t epoch; /* epochs completed */
+    uint32_t position; /* next sample of the epoch's order */
+    uint32_t in_batch; /* samples added to the gradient so far */
+    float loss_sum; /* of the epoch under way */
+    float loss; /* mean cross-entropy of the last completed epoch, measured while training */
+    uint32_t pairs; /* 1: two samples of a batch may be taken at once */
     qfl_head_epoch order;
 } qfl_head_fit;
 
@@ -114,7 +121,7 @@ uint32_t qfl_head_kinds(void);
 qfl_status qfl_head_check(const qfl_head_shape *shape);
 
 uint32_t qfl_head_features(const qfl_head_shape *shape); /* F: int8 values of a sample */
-uint32_t qfl_head_classes(const qfl_head_shape *shape);  /* K */
+uint32_t qfl_head_classes(const qfl_head_shape *shape); /* K */
 
 /* Number of float32 parameters; 0 when qfl_head_check refuses the shape. */
 uint32_t qfl_head_param_count(const qfl_head_shape *shape);
@@ -131,7 +138,8 @@ uint32_t qfl_head_scratch_size(const qfl_head_shape *shape);
 
 /* Checks the arguments, zeroes v and sets *fit up. QFL_E_INVAL, QFL_E_RANGE (a hyper-parameter or label), QFL_E_STATE (no samples). */
 qfl_status qfl_head_fit_begin(qfl_head_fit *fit, const qfl_head_shape *shape, const qfl_head_config *config,
-                              const qfl_head_data *data, float *w, const float *w_global, float *v, float *scratch);
+                              const qfl_head_data *data, float *w, const float *w_global, float *v,
+                              float *scratch);
 
 /*
  * One sample forward and backward, for a single dense layer two where the batch has them, and the SGD step when the batch is full.
@@ -155,8 +163,8 @@ uint32_t qfl_head_order(uint32_t seed, uint32_t epoch, uint32_t count, uint32_t 
  * Adds the gradient of one sample's cross-entropy times `weight` to grad [params]; returns the sample's loss in nats.
  * q: int8 [F]. The step function is built on it; public for gradient checks.
  */
-float qfl_head_gradient(const qfl_head_shape *shape, const float *w, const int8_t *q, float scale, int32_t zero_point,
-                        uint32_t label, float weight, float *grad, float *scratch);
+float qfl_head_gradient(const qfl_head_shape *shape, const float *w, const int8_t *q, float scale,
+                        int32_t zero_point, uint32_t label, float weight, float *grad, float *scratch);
 
 /* Logits [K] of one sample; returns their address in scratch. */
 const float *qfl_head_logits(const qfl_head_shape *shape, const float *w, const int8_t *q, float scale,
@@ -170,8 +178,9 @@ const float *qfl_head_outputs(const qfl_head_shape *shape, uint32_t i, const flo
  * [first, first + limit) are visited and added to *score, which the caller zeroes before the first slice; `loss` holds
  * the sum until qfl_head_score_finish divides it.
  */
-void qfl_head_evaluate(const qfl_head_shape *shape, const float *w, const qfl_head_data *data, uint32_t holdout,
-                       uint32_t first, uint32_t limit, qfl_head_score *score, float *scratch);
+void qfl_head_evaluate(const qfl_head_shape *shape, const float *w, const qfl_head_data *data,
+                       uint32_t holdout, uint32_t first, uint32_t limit, qfl_head_score *score,
+                       float *scratch);
 void qfl_head_score_finish(qfl_head_score *score);
 
 /* exp(x) for x <= 0 (0 below -87.3) and log(x) for normal x > 0: error below 2 ulp, the same bytes everywhere. */

@@ -32,8 +32,8 @@ typedef struct qfl_head_stats {
  * QFL_E_INVAL: dims above the number of features. QFL_E_RANGE: more than 30000 samples, whose products might overflow.
  * QFL_E_STATE: no samples.
  */
-qfl_status qfl_head_stats_begin(qfl_head_stats *s, const qfl_head_data *data, uint32_t features, uint32_t classes,
-                                uint32_t dims, uint32_t seed, int32_t *sums);
+qfl_status qfl_head_stats_begin(qfl_head_stats *s, const qfl_head_data *data, uint32_t features,
+                                uint32_t classes, uint32_t dims, uint32_t seed, int32_t *sums);
 
 /* Elements i..d-1 of row i of the scatter, into row [d - i]. */
 void qfl_head_stats_row(const qfl_head_stats *s, uint32_t i, int32_t *row);

@@ -5,7 +5,10 @@
 
 uint32_t qfl_head_features(const qfl_head_shape *shape) { return qfl_head_in_size(&shape->layer[0]); }
 
-uint32_t qfl_head_classes(const qfl_head_shape *shape) { return qfl_head_out_size(&shape->layer[shape->layers - 1]); }
+uint32_t qfl_head_classes(const qfl_head_shape *shape)
+{
+    return qfl_head_out_size(&shape->layer[shape->layers - 1]);
+}
 
 void qfl_head_layer_params(const qfl_head_shape *shape, uint32_t i, uint32_t *kernel, uint32_t *bias)
 {
@@ -86,8 +89,8 @@ static float *forward(const qfl_head_shape *shape, const float *w, qfl_head_sour
     }
 }
 
-QFL_COLD const float *qfl_head_logits(const qfl_head_shape *shape, const float *w, const int8_t *q, float scale,
-                             int32_t zero_point, float *scratch)
+QFL_COLD const float *qfl_head_logits(const qfl_head_shape *shape, const float *w, const int8_t *q,
+                                      float scale, int32_t zero_point, float *scratch)
 {
     qfl_head_source s = {q, 0, scale, zero_point, 0};
     return forward(shape, w, &s, scratch);
@@ -110,8 +113,8 @@ static float cross_entropy(float *z, uint32_t k, uint32_t label, float weight)
     return qfl_head_log(sum) - (at_label - max);
 }
 
-float qfl_head_gradient(const qfl_head_shape *shape, const float *w, const int8_t *q, float scale, int32_t zero_point,
-                        uint32_t label, float weight, float *grad, float *scratch)
+float qfl_head_gradient(const qfl_head_shape *shape, const float *w, const int8_t *q, float scale,
+                        int32_t zero_point, uint32_t label, float weight, float *grad, float *scratch)
 {
     qfl_head_source first = {q, 0, scale, zero_point, 0};
     float *d = forward(shape, w, &first, scratch);
@@ -149,8 +152,9 @@ float qfl_head_gradient(const qfl_head_shape *shape, const float *w, const int8_
     }
 }
 
-void qfl_head_gradient_pair(const qfl_head_shape *shape, const float *w, const int8_t *const q[2], float scale, int32_t zero_point,
-                            const uint16_t label[2], float weight, float *grad, float *scratch, float *loss)
+void qfl_head_gradient_pair(const qfl_head_shape *shape, const float *w, const int8_t *const q[2],
+                            float scale, int32_t zero_point, const uint16_t label[2], float weight,
+                            float *grad, float *scratch, float *loss)
 {
     uint32_t in = shape->layer[0].in_c, k = shape->layer[0].out_c;
     qfl_head_pair p = {{q[0], q[1]}, scale, zero_point};
@@ -162,14 +166,16 @@ void qfl_head_gradient_pair(const qfl_head_shape *shape, const float *w, const i
 
 int qfl_head_held_back(uint32_t i, uint32_t holdout) { return holdout == 0 || i % holdout == holdout - 1; }
 
-QFL_COLD void qfl_head_evaluate(const qfl_head_shape *shape, const float *w, const qfl_head_data *data, uint32_t holdout,
-                       uint32_t first, uint32_t limit, qfl_head_score *score, float *scratch)
+QFL_COLD void qfl_head_evaluate(const qfl_head_shape *shape, const float *w, const qfl_head_data *data,
+                                uint32_t holdout, uint32_t first, uint32_t limit, qfl_head_score *score,
+                                float *scratch)
 {
     uint32_t k = qfl_head_classes(shape), f = qfl_head_features(shape);
     for (uint32_t i = first; i < data->count && i - first < limit; i++) {
         if (!qfl_head_held_back(i, holdout))
             continue;
-        qfl_head_source s = {data->q + (data->one_row ? 0 : (uint64_t)i * f), 0, data->scale, data->zero_point, 0};
+        qfl_head_source s = {data->q + (data->one_row ? 0 : (uint64_t)i * f), 0, data->scale,
+                             data->zero_point, 0};
         float *z = forward(shape, w, &s, scratch);
         uint32_t best = 0;
         for (uint32_t j = 1; j < k; j++)

@@ -8,7 +8,8 @@ enum { MAX_VALUES = 1 << 22 }; /* of one image, so that sums of sizes stay withi
 static int window_ok(const qfl_head_layer *l)
 {
     const uint16_t in[2] = {l->in_h, l->in_w}, out[2] = {l->out_h, l->out_w};
-    const uint8_t k[2] = {l->k_h, l->k_w}, stride[2] = {l->stride_h, l->stride_w}, pad[2] = {l->pad_t, l->pad_l};
+    const uint8_t k[2] = {l->k_h, l->k_w}, stride[2] = {l->stride_h, l->stride_w},
+                  pad[2] = {l->pad_t, l->pad_l};
     int pool = l->kind == QFL_HEAD_AVERAGE || l->kind == QFL_HEAD_MAXIMUM;
     for (int i = 0; i < 2; i++) {
         if (in[i] == 0 || out[i] == 0 || k[i] == 0 || stride[i] == 0)
@@ -34,14 +35,15 @@ static int inside(uint32_t at, uint64_t n, uint32_t size) { return at <= size &&
 static qfl_status layer_check(const qfl_head_shape *shape, uint32_t i)
 {
     const qfl_head_layer *l = &shape->layer[i];
-    if (l->kind < QFL_HEAD_CONV || l->kind > QFL_HEAD_MAXIMUM || l->mode > QFL_HEAD_SCALES || l->activation > QFL_HEAD_RELU6 ||
-        !qfl_head_linked(l))
+    if (l->kind < QFL_HEAD_CONV || l->kind > QFL_HEAD_MAXIMUM || l->mode > QFL_HEAD_SCALES ||
+        l->activation > QFL_HEAD_RELU6 || !qfl_head_linked(l))
         return QFL_E_UNSUPPORTED;
     if (l->in_c == 0 || l->out_c == 0 || (uint64_t)l->in_h * l->in_w * l->in_c > MAX_VALUES ||
         (uint64_t)l->out_h * l->out_w * l->out_c > MAX_VALUES || !window_ok(l))
         return QFL_E_FORMAT;
     int pool = l->kind == QFL_HEAD_AVERAGE || l->kind == QFL_HEAD_MAXIMUM;
-    if ((l->kind != QFL_HEAD_CONV && l->in_c != l->out_c) || (pool && (l->mode != QFL_HEAD_ALL || l->activation != QFL_HEAD_LINEAR)))
+    if ((l->kind != QFL_HEAD_CONV && l->in_c != l->out_c) ||
+        (pool && (l->mode != QFL_HEAD_ALL || l->activation != QFL_HEAD_LINEAR)))
         return QFL_E_FORMAT;
     if (l->kind == QFL_HEAD_CONV && qfl_head_pointwise(l) && (l->in_h != l->out_h || l->in_w != l->out_w))
         return QFL_E_FORMAT;
@@ -76,8 +78,8 @@ QFL_COLD qfl_status qfl_head_check(const qfl_head_shape *shape)
         trained += bias != 0;
     }
     const qfl_head_layer *last = &shape->layer[shape->layers - 1];
-    if (last->kind != QFL_HEAD_CONV || last->out_h != 1 || last->out_w != 1 || last->activation != QFL_HEAD_LINEAR ||
-        params >= 1u << 28 || trained > QFL_HEAD_MAX_TRAINED)
+    if (last->kind != QFL_HEAD_CONV || last->out_h != 1 || last->out_w != 1 ||
+        last->activation != QFL_HEAD_LINEAR || params >= 1u << 28 || trained > QFL_HEAD_MAX_TRAINED)
         return QFL_E_FORMAT;
     return QFL_OK;
 }

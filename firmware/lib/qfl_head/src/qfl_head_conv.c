@@ -28,7 +28,8 @@ uint32_t qfl_head_room(const qfl_head_layer *l, int first)
 
 int qfl_head_tap(const qfl_head_layer *l, uint32_t y, uint32_t x, uint32_t i, uint32_t j, uint32_t *at)
 {
-    uint32_t row = y * l->stride_h + i - l->pad_t, column = x * l->stride_w + j - l->pad_l; /* wraps above 2^31 when negative */
+    uint32_t row = y * l->stride_h + i - l->pad_t,
+             column = x * l->stride_w + j - l->pad_l; /* wraps above 2^31 when negative */
     if (row >= l->in_h || column >= l->in_w)
         return 0;
     *at = (row * l->in_w + column) * l->in_c;
@@ -99,8 +100,8 @@ static void scatter(const qfl_head_layer *l, const qfl_head_source *s, float *ap
                     apart[at + k] += p[k];
 }
 
-void qfl_head_conv_backward(const qfl_head_layer *l, qfl_head_part w, qfl_head_part grad, const qfl_head_source *s,
-                            const qfl_head_error *e)
+void qfl_head_conv_backward(const qfl_head_layer *l, qfl_head_part w, qfl_head_part grad,
+                            const qfl_head_source *s, const qfl_head_error *e)
 {
     uint32_t in = qfl_head_taps(l) * l->in_c, out = l->out_c;
     int pointwise = qfl_head_pointwise(l);
@@ -144,8 +145,8 @@ void qfl_head_depthwise_forward(const qfl_head_layer *l, qfl_head_part w, const 
         }
 }
 
-void qfl_head_depthwise_backward(const qfl_head_layer *l, qfl_head_part w, qfl_head_part grad, const qfl_head_source *s,
-                                 const qfl_head_error *e)
+void qfl_head_depthwise_backward(const qfl_head_layer *l, qfl_head_part w, qfl_head_part grad,
+                                 const qfl_head_source *s, const qfl_head_error *e)
 {
     uint32_t c = l->in_c, at;
     const float *d = e->d;

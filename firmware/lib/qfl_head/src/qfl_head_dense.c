@@ -10,7 +10,8 @@
 static uint32_t block_of(uint32_t n) { return n >= 8 ? 8 : n >= 4 ? 4 : 1; }
 
 /* Input i as a float; 0: it is zero. n and quantised are constants where these are inlined. */
-QFL_HEAD_INLINE int input(const int8_t *q, const float *x, uint32_t f, const int quantised, float scale, int32_t zero, float *v)
+QFL_HEAD_INLINE int input(const int8_t *q, const float *x, uint32_t f, const int quantised, float scale,
+                          int32_t zero, float *v)
 {
     if (quantised) {
         int32_t t = q[f] - zero;
@@ -22,8 +23,8 @@ QFL_HEAD_INLINE int input(const int8_t *q, const float *x, uint32_t f, const int
 }
 
 /* y += x w for n columns of w. */
-QFL_HEAD_INLINE void forward(const float *w, const qfl_head_source *s, float *y, uint32_t in, uint32_t stride, const uint32_t n,
-                    const int quantised)
+QFL_HEAD_INLINE void forward(const float *w, const qfl_head_source *s, float *y, uint32_t in, uint32_t stride,
+                             const uint32_t n, const int quantised)
 {
     float a[8], scale = s->scale, v;
     const int8_t *q = quantised ? s->q : 0;
@@ -45,8 +46,8 @@ QFL_HEAD_INLINE void forward(const float *w, const qfl_head_source *s, float *y,
 }
 
 /* n columns of the gradient; their errors stay in registers. Every element is its own sum. */
-QFL_HEAD_INLINE void gradient(float *g, const qfl_head_source *s, const float *d, uint32_t in, uint32_t stride, const uint32_t n,
-                     const int quantised)
+QFL_HEAD_INLINE void gradient(float *g, const qfl_head_source *s, const float *d, uint32_t in,
+                              uint32_t stride, const uint32_t n, const int quantised)
 {
     float e[8], scale = s->scale, v;
     const int8_t *q = quantised ? s->q : 0;
@@ -64,14 +65,13 @@ QFL_HEAD_INLINE void gradient(float *g, const qfl_head_source *s, const float *d
     }
 }
 
-#define BLOCK(n)                                 \
-    case n:                                      \
-        DO(n);                                   \
-        break;
+#define BLOCK(n)                                                                                             \
+    case n: DO(n); break;
 #define BLOCKS BLOCK(1) BLOCK(4) BLOCK(8)
 
 /* One block; the choice of its size is outside of the loops over inputs. */
-static void forward_block(const float *w, const qfl_head_source *s, float *y, uint32_t in, uint32_t stride, uint32_t n)
+static void forward_block(const float *w, const qfl_head_source *s, float *y, uint32_t in, uint32_t stride,
+                          uint32_t n)
 {
     if (s->q != 0) {
         switch (n) {
@@ -88,7 +88,8 @@ static void forward_block(const float *w, const qfl_head_source *s, float *y, ui
     }
 }
 
-static void gradient_block(float *g, const qfl_head_source *s, const float *d, uint32_t in, uint32_t stride, uint32_t n)
+static void gradient_block(float *g, const qfl_head_source *s, const float *d, uint32_t in, uint32_t stride,
+                           uint32_t n)
 {
     if (s->q != 0) {
         switch (n) {
@@ -105,8 +106,8 @@ static void gradient_block(float *g, const qfl_head_source *s, const float *d, u
     }
 }
 
-void qfl_head_dense_forward(const float *w, const float *b, const qfl_head_source *s, float *y, uint32_t in, uint32_t out,
-                            int activation)
+void qfl_head_dense_forward(const float *w, const float *b, const qfl_head_source *s, float *y, uint32_t in,
+                            uint32_t out, int activation)
 {
     for (uint32_t i = 0; i < out; i++)
         y[i] = b[i];
@@ -119,7 +120,8 @@ void qfl_head_dense_forward(const float *w, const float *b, const qfl_head_sourc
             y[i] = qfl_head_activate(y[i], activation);
 }
 
-void qfl_head_dense_gradient(float *grad_w, float *grad_b, const qfl_head_source *s, const float *d, uint32_t in, uint32_t out)
+void qfl_head_dense_gradient(float *grad_w, float *grad_b, const qfl_head_source *s, const float *d,
+                             uint32_t in, uint32_t out)
 {
     for (uint32_t k = 0; k < out; k++)
         grad_b[k] += d[k];

@@ -14,7 +14,7 @@
 /* Loops over a block of outputs, whose size is a constant once inlined: sums stay in registers. */
 #if defined(__GNUC__)
 #define QFL_HEAD_INLINE static inline __attribute__((always_inline))
-#define QFL_HEAD_APART __attribute__((noinline)) /* with a prologue of its own */
+#define QFL_HEAD_APART  __attribute__((noinline)) /* with a prologue of its own */
 #else
 #define QFL_HEAD_INLINE static inline
 #define QFL_HEAD_APART
@@ -31,14 +31,14 @@
  */
 #if defined(__arm__) && defined(__ARM_FP) && !defined(__SOFTFP__) && defined(__GNUC__) && !defined(__clang__)
 #define QFL_HEAD_ROWS 1
-#define QFL_HEAD_LOAD(count, last, ...)                                                                                        \
-    if (n == count && stay)                                                                                                    \
-        __asm("vldmia %[p], {s0-" last "}" : __VA_ARGS__ : [p] "r"(p), "m"(*(const float(*)[count])p));                       \
-    else if (n == count)                                                                                                       \
-        __asm("vldmia %[p]!, {s0-" last "}" : [p] "+r"(p), __VA_ARGS__ : "m"(*(const float(*)[count])p))
-#define QFL_HEAD_STORE(count, last, ...)                                                                                       \
-    if (n == count)                                                                                                            \
-        __asm("vstmia %[p]!, {s0-" last "}" : [p] "+r"(p), "=m"(*(float(*)[count])p) : __VA_ARGS__)
+#define QFL_HEAD_LOAD(count, last, ...)                                                                      \
+    if (n == count && stay)                                                                                  \
+        __asm("vldmia %[p], {s0-" last "}" : __VA_ARGS__ : [p] "r"(p), "m"(*(const float (*)[count])p));     \
+    else if (n == count)                                                                                     \
+    __asm("vldmia %[p]!, {s0-" last "}" : [p] "+r"(p), __VA_ARGS__ : "m"(*(const float (*)[count])p))
+#define QFL_HEAD_STORE(count, last, ...)                                                                     \
+    if (n == count)                                                                                          \
+    __asm("vstmia %[p]!, {s0-" last "}" : [p] "+r"(p), "=m"(*(float (*)[count])p) : __VA_ARGS__)
 QFL_HEAD_INLINE void qfl_head_load(float *r, const float **at, const uint32_t n, const int stay)
 {
     register float r0 __asm("s0"), r1 __asm("s1"), r2 __asm("s2") = 0, r3 __asm("s3") = 0, r4 __asm("s4") = 0;
@@ -63,8 +63,10 @@ QFL_HEAD_INLINE void qfl_head_load(float *r, const float **at, const uint32_t n,
 QFL_HEAD_INLINE void qfl_head_store(const float *r, float **at, const uint32_t n)
 {
     register float r0 __asm("s0") = r[0], r1 __asm("s1") = r[1];
-    register float r2 __asm("s2") = r[n > 2 ? 2 : 1], r3 __asm("s3") = r[n > 3 ? 3 : 1], r4 __asm("s4") = r[n > 4 ? 4 : 1];
-    register float r5 __asm("s5") = r[n > 5 ? 5 : 1], r6 __asm("s6") = r[n > 6 ? 6 : 1], r7 __asm("s7") = r[n > 7 ? 7 : 1];
+    register float r2 __asm("s2") = r[n > 2 ? 2 : 1], r3 __asm("s3") = r[n > 3 ? 3 : 1],
+                      r4 __asm("s4") = r[n > 4 ? 4 : 1];
+    register float r5 __asm("s5") = r[n > 5 ? 5 : 1], r6 __asm("s6") = r[n > 6 ? 6 : 1],
+                      r7 __asm("s7") = r[n > 7 ? 7 : 1];
     float *p = *at;
     QFL_HEAD_STORE(2, "s1", "t"(r0), "t"(r1));
     QFL_HEAD_STORE(3, "s2", "t"(r0), "t"(r1), "t"(r2));
@@ -93,11 +95,12 @@ QFL_HEAD_INLINE void qfl_head_store(const float *r, float **at, const uint32_t n
 
 /* y[k] = b[k] + sum over f ascending of x[f] * w[f][k], x being the `in` values s begins with, those that are 0 skipped. Then the
  * activation (qfl_head_activation). */
-void qfl_head_dense_forward(const float *w, const float *b, const qfl_head_source *s, float *y, uint32_t in, uint32_t out,
-                            int activation);
+void qfl_head_dense_forward(const float *w, const float *b, const qfl_head_source *s, float *y, uint32_t in,
+                            uint32_t out, int activation);
 
 /* grad_w[f][k] += x[f] * d[k], rows with x[f] == 0 skipped; grad_b[k] += d[k]. */
-void qfl_head_dense_gradient(float *grad_w, float *grad_b, const qfl_head_source *s, const float *d, uint32_t in, uint32_t out);
+void qfl_head_dense_gradient(float *grad_w, float *grad_b, const qfl_head_source *s, const float *d,
+                             uint32_t in, uint32_t out);
 
 /* x[f] = sum over k ascending of w[f][k] * d[k] where the activation below has let x[f] pass, else 0: the error in place of it. */
 void qfl_head_dense_back(const float *w, float *x, const float *d, uint32_t in, uint32_t out, int activation);

@@ -36,7 +36,8 @@ static uint32_t order_at(const qfl_head_epoch *o, uint32_t n)
 {
     do /* each line is a bijection of [0, mask]; walking the cycle keeps it one of [0, count) */
         for (int round = 0; round < 3; round++) {
-            n = ((n + o->add[round]) * o->multiply[round]) & o->mask; /* lower bits of a product know nothing of higher ones */
+            n = ((n + o->add[round]) * o->multiply[round]) &
+                o->mask; /* lower bits of a product know nothing of higher ones */
             n ^= n >> o->shift;
         }
     while (n >= o->count);
@@ -52,8 +53,9 @@ uint32_t qfl_head_order(uint32_t seed, uint32_t epoch, uint32_t count, uint32_t 
 
 static int valid(float x, float low, float high) { return x >= low && x <= high; } /* false for NaN */
 
-QFL_COLD qfl_status qfl_head_fit_begin(qfl_head_fit *fit, const qfl_head_shape *shape, const qfl_head_config *config,
-                              const qfl_head_data *data, float *w, const float *w_global, float *v, float *scratch)
+QFL_COLD qfl_status qfl_head_fit_begin(qfl_head_fit *fit, const qfl_head_shape *shape,
+                                       const qfl_head_config *config, const qfl_head_data *data, float *w,
+                                       const float *w_global, float *v, float *scratch)
 {
     uint32_t params = qfl_head_param_count(shape);
     if (params == 0 || w == 0 || v == 0 || scratch == 0 || (config->prox != 0.0f && w_global == 0))
@@ -77,14 +79,18 @@ QFL_COLD qfl_status qfl_head_fit_begin(qfl_head_fit *fit, const qfl_head_shape *
     fit->train_count = data->count - (config->holdout != 0 ? data->count / config->holdout : 0);
     if (fit->train_count == 0)
         return QFL_E_STATE;
-    fit->pairs = !data->one_row && qfl_head_pairs(shape) && data->zero_point >= -128 && data->zero_point <= 127;
+    fit->pairs =
+        !data->one_row && qfl_head_pairs(shape) && data->zero_point >= -128 && data->zero_point <= 127;
     order_begin(&fit->order, config->seed, 0, fit->train_count);
     memset(v, 0, params * sizeof *v);
     return QFL_OK;
 }
 
 /* Sample index of the n-th sample that is not held back. */
-static uint32_t not_held_back(uint32_t n, uint32_t holdout) { return holdout == 0 ? n : n + n / (holdout - 1); }
+static uint32_t not_held_back(uint32_t n, uint32_t holdout)
+{
+    return holdout == 0 ? n : n + n / (holdout - 1);
+}
 
 static inline void plain_step(float *w, float *v, float lr, float mu)
 {
@@ -106,16 +112,15 @@ static void regularise(const qfl_head_fit *fit)
 
 /* Four steps of plain_step, w and v moving behind them. GCC would copy registers between loads into the same ones. */
 #if QFL_HEAD_ROWS
-#define FOUR(op) op(0, 4, 8) op(1, 5, 9) op(2, 6, 10) op(3, 7, 11)
+#define FOUR(op)       op(0, 4, 8) op(1, 5, 9) op(2, 6, 10) op(3, 7, 11)
 #define BY_LR(v, w, t) "vmul.f32 s" #t ", s" #v ", %[lr]\n\t"
-#define LESS(v, w, t) "vsub.f32 s" #w ", s" #w ", s" #t "\n\t"
+#define LESS(v, w, t)  "vsub.f32 s" #w ", s" #w ", s" #t "\n\t"
 #define BY_MU(v, w, t) "vmul.f32 s" #v ", s" #v ", %[mu]\n\t"
 QFL_HEAD_INLINE void four_steps(float **w, float **v, float lr, float mu)
 {
     float *at_w = *w, *at_v = *v;
-    __asm volatile("vldmia %[v], {s0-s3}\n\tvldmia %[w], {s4-s7}\n\t"
-                   FOUR(BY_LR) FOUR(LESS) "vstmia %[w]!, {s4-s7}\n\t"
-                   FOUR(BY_MU) "vstmia %[v]!, {s0-s3}"
+    __asm volatile("vldmia %[v], {s0-s3}\n\tvldmia %[w], {s4-s7}\n\t" FOUR(BY_LR)
+                       FOUR(LESS) "vstmia %[w]!, {s4-s7}\n\t" FOUR(BY_MU) "vstmia %[v]!, {s0-s3}"
                    : [w] "+r"(at_w), [v] "+r"(at_v)
                    : [lr] "t"(lr), [mu] "t"(mu)
                    : "memory", "s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11");
@@ -133,7 +138,8 @@ QFL_HEAD_INLINE void four_steps(float **w, float **v, float lr, float mu)
 
 static QFL_HEAD_APART void sgd_step(const qfl_head_fit *fit)
 {
-    float *w = fit->w, *v = fit->v, *end = v + (fit->params & ~3u), lr = fit->config.lr, mu = fit->config.momentum;
+    float *w = fit->w, *v = fit->v, *end = v + (fit->params & ~3u), lr = fit->config.lr,
+          mu = fit->config.momentum;
     if (fit->config.prox != 0.0f || fit->config.weight_decay != 0.0f)
         regularise(fit);
     while (v != end)
@@ -165,10 +171,11 @@ int qfl_head_fit_step(qfl_head_fit *fit)
         uint32_t j = next(fit, 1);
         const int8_t *q[2] = {d->q + i * features, d->q + j * features};
         const uint16_t label[2] = {d->labels[i], d->labels[j]};
-        qfl_head_gradient_pair(&fit->shape, fit->w, q, d->scale, d->zero_point, label, weight, fit->v, fit->scratch, &fit->loss_sum);
+        qfl_head_gradient_pair(&fit->shape, fit->w, q, d->scale, d->zero_point, label, weight, fit->v,
+                               fit->scratch, &fit->loss_sum);
     } else {
-        fit->loss_sum += qfl_head_gradient(&fit->shape, fit->w, d->q + i * features, d->scale, d->zero_point, d->labels[i], weight, fit->v,
-                                           fit->scratch);
+        fit->loss_sum += qfl_head_gradient(&fit->shape, fit->w, d->q + i * features, d->scale, d->zero_point,
+                                           d->labels[i], weight, fit->v, fit->scratch);
     }
     fit->position += n;
     fit->in_batch += n;

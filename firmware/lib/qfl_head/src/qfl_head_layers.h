@@ -8,7 +8,7 @@
 /* Layers that are linked (QFL_HEAD_KINDS). Dense layers and 1x1 convolutions are of kind CONV; larger windows are an option apart. */
 enum { QFL_HEAD_KIND_SCALES = 1 << 5, QFL_HEAD_KIND_WINDOWS = 1 << 6 };
 #define QFL_HEAD_LINKED(bit) ((QFL_HEAD_KINDS & (bit)) != 0)
-#define QFL_HEAD_POOLS (1u << QFL_HEAD_AVERAGE | 1u << QFL_HEAD_MAXIMUM)
+#define QFL_HEAD_POOLS       (1u << QFL_HEAD_AVERAGE | 1u << QFL_HEAD_MAXIMUM)
 
 static inline uint32_t qfl_head_taps(const qfl_head_layer *l) { return (uint32_t)l->k_h * l->k_w; }
 
@@ -19,7 +19,8 @@ static inline int qfl_head_one_to_one(const qfl_head_layer *l)
 
 static inline int qfl_head_linked(const qfl_head_layer *l)
 {
-    return QFL_HEAD_LINKED(1u << l->kind) && (l->mode != QFL_HEAD_SCALES || QFL_HEAD_LINKED(QFL_HEAD_KIND_SCALES)) &&
+    return QFL_HEAD_LINKED(1u << l->kind) &&
+           (l->mode != QFL_HEAD_SCALES || QFL_HEAD_LINKED(QFL_HEAD_KIND_SCALES)) &&
            (l->kind != QFL_HEAD_CONV || QFL_HEAD_LINKED(QFL_HEAD_KIND_WINDOWS) || qfl_head_one_to_one(l));
 }
 
@@ -58,8 +59,14 @@ typedef struct qfl_head_error {
     int below;
 } qfl_head_error;
 
-static inline uint32_t qfl_head_in_size(const qfl_head_layer *l) { return (uint32_t)l->in_h * l->in_w * l->in_c; }
-static inline uint32_t qfl_head_out_size(const qfl_head_layer *l) { return (uint32_t)l->out_h * l->out_w * l->out_c; }
+static inline uint32_t qfl_head_in_size(const qfl_head_layer *l)
+{
+    return (uint32_t)l->in_h * l->in_w * l->in_c;
+}
+static inline uint32_t qfl_head_out_size(const qfl_head_layer *l)
+{
+    return (uint32_t)l->out_h * l->out_w * l->out_c;
+}
 
 /* Of kind CONV: each output reads the pixel at its own place: dense layers and 1x1 convolutions of stride 1. */
 static inline int qfl_head_pointwise(const qfl_head_layer *l)
@@ -70,7 +77,8 @@ static inline int qfl_head_pointwise(const qfl_head_layer *l)
 /* Whether the error of the inputs cannot replace them one by one, for they are read again. */
 static inline int qfl_head_error_apart(const qfl_head_layer *l)
 {
-    return l->kind == QFL_HEAD_DEPTHWISE || (l->kind == QFL_HEAD_CONV && (l->mode == QFL_HEAD_SCALES || !qfl_head_pointwise(l)));
+    return l->kind == QFL_HEAD_DEPTHWISE ||
+           (l->kind == QFL_HEAD_CONV && (l->mode == QFL_HEAD_SCALES || !qfl_head_pointwise(l)));
 }
 
 static inline float qfl_head_activate(float y, int activation)
@@ -109,21 +117,22 @@ void qfl_head_settle(const qfl_head_layer *l, const qfl_head_source *s, const qf
 float qfl_head_exp_sum(float *z, uint32_t n, float max);
 
 void qfl_head_conv_forward(const qfl_head_layer *l, qfl_head_part w, const qfl_head_source *s, float *y);
-void qfl_head_conv_backward(const qfl_head_layer *l, qfl_head_part w, qfl_head_part grad, const qfl_head_source *s,
-                            const qfl_head_error *e);
+void qfl_head_conv_backward(const qfl_head_layer *l, qfl_head_part w, qfl_head_part grad,
+                            const qfl_head_source *s, const qfl_head_error *e);
 void qfl_head_depthwise_forward(const qfl_head_layer *l, qfl_head_part w, const qfl_head_source *s, float *y);
-void qfl_head_depthwise_backward(const qfl_head_layer *l, qfl_head_part w, qfl_head_part grad, const qfl_head_source *s,
-                                 const qfl_head_error *e);
+void qfl_head_depthwise_backward(const qfl_head_layer *l, qfl_head_part w, qfl_head_part grad,
+                                 const qfl_head_source *s, const qfl_head_error *e);
 /* Both kinds of convolution with a fixed int8 kernel. */
-void qfl_head_scales_forward(const qfl_head_shape *shape, const qfl_head_layer *l, qfl_head_part w, const qfl_head_source *s,
-                             float *y);
-void qfl_head_scales_backward(const qfl_head_shape *shape, const qfl_head_layer *l, qfl_head_part w, qfl_head_part grad,
-                              const qfl_head_source *s, const qfl_head_error *e);
+void qfl_head_scales_forward(const qfl_head_shape *shape, const qfl_head_layer *l, qfl_head_part w,
+                             const qfl_head_source *s, float *y);
+void qfl_head_scales_backward(const qfl_head_shape *shape, const qfl_head_layer *l, qfl_head_part w,
+                              qfl_head_part grad, const qfl_head_source *s, const qfl_head_error *e);
 void qfl_head_pool_forward(const qfl_head_layer *l, const qfl_head_source *s, float *y);
 void qfl_head_pool_backward(const qfl_head_layer *l, const qfl_head_source *s, const qfl_head_error *e);
 
 /* As qfl_head_gradient for two samples, one after the other; *loss grows by the loss of each. The shape must be qfl_head_pairs. */
-void qfl_head_gradient_pair(const qfl_head_shape *shape, const float *w, const int8_t *const q[2], float scale, int32_t zero_point,
-                            const uint16_t label[2], float weight, float *grad, float *scratch, float *loss);
+void qfl_head_gradient_pair(const qfl_head_shape *shape, const float *w, const int8_t *const q[2],
+                            float scale, int32_t zero_point, const uint16_t label[2], float weight,
+                            float *grad, float *scratch, float *loss);
 
 #endif

@@ -42,19 +42,16 @@ QFL_HEAD_INLINE int32_t lane(uint32_t word, const int j, int32_t zero)
 
 /* Two numbers as floats; cores with an FPU take both there at once. j: of four places by turns, so that none waits for another. */
 #if QFL_HEAD_ROWS
-#define FLOATS(turn, first, second)                                                                                              \
-    if (j == turn) {                                                                                                             \
-        register float a __asm(first), b __asm(second);                                                                          \
-        __asm("vmov %0, %1, %2, %3\n\tvcvt.f32.s32 %0, %0\n\tvcvt.f32.s32 %1, %1" : "=t"(a), "=t"(b) : "r"(s), "r"(t));      \
-        *u = a, *v = b;                                                                                                          \
+#define FLOATS(turn, first, second)                                                                          \
+    if (j == turn) {                                                                                         \
+        register float a __asm(first), b __asm(second);                                                      \
+        __asm("vmov %0, %1, %2, %3\n\tvcvt.f32.s32 %0, %0\n\tvcvt.f32.s32 %1, %1"                            \
+              : "=t"(a), "=t"(b)                                                                             \
+              : "r"(s), "r"(t));                                                                             \
+        *u = a, *v = b;                                                                                      \
     }
-QFL_HEAD_INLINE void floats(int32_t s, int32_t t, const int j, float *u, float *v)
-{
-    FLOATS(0, "s14", "s15")
-    FLOATS(1, "s12", "s13")
-    FLOATS(2, "s10", "s11")
-    FLOATS(3, "s8", "s9")
-}
+QFL_HEAD_INLINE void floats(int32_t s, int32_t t, const int j, float *u, float *v){
+    FLOATS(0, "s14", "s15") FLOATS(1, "s12", "s13") FLOATS(2, "s10", "s11") FLOATS(3, "s8", "s9")}
 #else
 QFL_HEAD_INLINE void floats(int32_t s, int32_t t, const int j, float *u, float *v)
 {
@@ -65,7 +62,8 @@ QFL_HEAD_INLINE void floats(int32_t s, int32_t t, const int j, float *u, float *
 #endif
 
 /* n columns of y += x w for both samples; y and z are their rows. */
-QFL_HEAD_INLINE void forward(const float *w, const qfl_head_pair *p, float *y, float *z, uint32_t in, uint32_t stride, const uint32_t n)
+QFL_HEAD_INLINE void forward(const float *w, const qfl_head_pair *p, float *y, float *z, uint32_t in,
+                             uint32_t stride, const uint32_t n)
 {
     float a[MOST], b[MOST], r[TOGETHER], scale = p->scale, u, v;
     const int step = at_a_time(n);
@@ -110,7 +108,8 @@ QFL_HEAD_INLINE void forward(const float *w, const qfl_head_pair *p, float *y, f
 }
 
 /* n columns of the gradient; y and z are the errors of the two samples. */
-QFL_HEAD_INLINE void gradient(float *g, const qfl_head_pair *p, const float *y, const float *z, uint32_t in, uint32_t stride, const uint32_t n)
+QFL_HEAD_INLINE void gradient(float *g, const qfl_head_pair *p, const float *y, const float *z, uint32_t in,
+                              uint32_t stride, const uint32_t n)
 {
     float a[MOST], b[MOST], r[TOGETHER], scale = p->scale, u, v;
     const int step = at_a_time(n);
@@ -153,7 +152,8 @@ QFL_HEAD_INLINE void gradient(float *g, const qfl_head_pair *p, const float *y, 
     }
 }
 
-static QFL_HEAD_APART void forward_two(const float *w, const float *b, const qfl_head_pair *p, float *y, uint32_t in, uint32_t out)
+static QFL_HEAD_APART void forward_two(const float *w, const float *b, const qfl_head_pair *p, float *y,
+                                       uint32_t in, uint32_t out)
 {
     (void)out;
     QFL_HEAD_WHOLLY
@@ -162,7 +162,8 @@ static QFL_HEAD_APART void forward_two(const float *w, const float *b, const qfl
     forward(w, p, y, y + 2, in, 2, 2);
 }
 
-static QFL_HEAD_APART void gradient_two(float *g, float *b, const qfl_head_pair *p, const float *d, uint32_t in, uint32_t out)
+static QFL_HEAD_APART void gradient_two(float *g, float *b, const qfl_head_pair *p, const float *d,
+                                        uint32_t in, uint32_t out)
 {
     (void)out;
     QFL_HEAD_WHOLLY
@@ -180,41 +181,40 @@ static uint32_t block_of(uint32_t left) { return left / ((left + MOST - 1) / MOS
 #define BLOCKS BLOCK(2) BLOCK(3) BLOCK(4) BLOCK(5)
 #endif
 
-static QFL_HEAD_APART void forward_more(const float *w, const float *b, const qfl_head_pair *p, float *y, uint32_t in, uint32_t out)
+static QFL_HEAD_APART void forward_more(const float *w, const float *b, const qfl_head_pair *p, float *y,
+                                        uint32_t in, uint32_t out)
 {
     for (uint32_t i = 0; i < out; i++)
         y[i] = y[out + i] = b[i];
     for (uint32_t k = 0, n; k < out; k += n) {
         n = block_of(out - k);
         switch (n) {
-#define BLOCK(size)                                           \
-    case size:                                                \
-        forward(w + k, p, y + k, y + out + k, in, out, size); \
-        break;
+#define BLOCK(size)                                                                                          \
+    case size: forward(w + k, p, y + k, y + out + k, in, out, size); break;
             BLOCKS
 #undef BLOCK
         }
     }
 }
 
-static QFL_HEAD_APART void gradient_more(float *g, float *b, const qfl_head_pair *p, const float *d, uint32_t in, uint32_t out)
+static QFL_HEAD_APART void gradient_more(float *g, float *b, const qfl_head_pair *p, const float *d,
+                                         uint32_t in, uint32_t out)
 {
     for (uint32_t i = 0; i < out; i++)
         b[i] = (b[i] + d[i]) + d[out + i];
     for (uint32_t k = 0, n; k < out; k += n) {
         n = block_of(out - k);
         switch (n) {
-#define BLOCK(size)                                            \
-    case size:                                                 \
-        gradient(g + k, p, d + k, d + out + k, in, out, size); \
-        break;
+#define BLOCK(size)                                                                                          \
+    case size: gradient(g + k, p, d + k, d + out + k, in, out, size); break;
             BLOCKS
 #undef BLOCK
         }
     }
 }
 
-void qfl_head_pair_forward(const float *w, const float *b, const qfl_head_pair *p, float *y, uint32_t in, uint32_t out)
+void qfl_head_pair_forward(const float *w, const float *b, const qfl_head_pair *p, float *y, uint32_t in,
+                           uint32_t out)
 {
     if (QFL_HEAD_PAIRS > 1 && out == 2)
         forward_two(w, b, p, y, in, out);
@@ -222,7 +222,8 @@ void qfl_head_pair_forward(const float *w, const float *b, const qfl_head_pair *
         forward_more(w, b, p, y, in, out);
 }
 
-void qfl_head_pair_gradient(float *grad_w, float *grad_b, const qfl_head_pair *p, const float *d, uint32_t in, uint32_t out)
+void qfl_head_pair_gradient(float *grad_w, float *grad_b, const qfl_head_pair *p, const float *d, uint32_t in,
+                            uint32_t out)
 {
     if (QFL_HEAD_PAIRS > 1 && out == 2)
         gradient_two(grad_w, grad_b, p, d, in, out);

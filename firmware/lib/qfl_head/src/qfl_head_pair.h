@@ -14,14 +14,16 @@ typedef struct qfl_head_pair {
 static inline int qfl_head_pairs(const qfl_head_shape *shape)
 {
     const qfl_head_layer *l = &shape->layer[0];
-    return QFL_HEAD_PAIRS && shape->layers == 1 && qfl_head_pointwise(l) && !qfl_head_is_scales(l) && l->out_c > 1 &&
-           (l->in_c & 3u) == 0;
+    return QFL_HEAD_PAIRS && shape->layers == 1 && qfl_head_pointwise(l) && !qfl_head_is_scales(l) &&
+           l->out_c > 1 && (l->in_c & 3u) == 0;
 }
 
 /* y[s][k] = b[k] + sum over f ascending of x[s][f] * w[f][k]; features that are 0 in both samples may be skipped. zero_point is an int8. */
-void qfl_head_pair_forward(const float *w, const float *b, const qfl_head_pair *p, float *y, uint32_t in, uint32_t out);
+void qfl_head_pair_forward(const float *w, const float *b, const qfl_head_pair *p, float *y, uint32_t in,
+                           uint32_t out);
 
 /* grad_w[f][k] += x[0][f] * d[0][k], then x[1][f] * d[1][k]; grad_b likewise. */
-void qfl_head_pair_gradient(float *grad_w, float *grad_b, const qfl_head_pair *p, const float *d, uint32_t in, uint32_t out);
+void qfl_head_pair_gradient(float *grad_w, float *grad_b, const qfl_head_pair *p, const float *d, uint32_t in,
+                            uint32_t out);
 
 #endif

@@ -18,8 +18,8 @@ static void window_of(const qfl_head_layer *l, uint32_t y, uint32_t x, uint32_t 
 }
 
 /* Sum, or the maximum and where it is. */
-static float gather(const qfl_head_layer *l, const qfl_head_source *s, const uint32_t first[2], const uint32_t end[2], uint32_t c,
-                    uint32_t *best)
+static float gather(const qfl_head_layer *l, const qfl_head_source *s, const uint32_t first[2],
+                    const uint32_t end[2], uint32_t c, uint32_t *best)
 {
     float sum = 0.0f, most = 0.0f;
     *best = 0xFFFFFFFFu;
@@ -67,7 +67,8 @@ void qfl_head_pool_backward(const qfl_head_layer *l, const qfl_head_source *s, c
         return;
     for (uint32_t r = 0; r < l->in_h; r++)
         for (uint32_t k = 0; k < l->in_w; k++)
-            if (!covered(r, l->pad_t, l->stride_h, l->k_h, l->out_h) || !covered(k, l->pad_l, l->stride_w, l->k_w, l->out_w))
+            if (!covered(r, l->pad_t, l->stride_h, l->k_h, l->out_h) ||
+                !covered(k, l->pad_l, l->stride_w, l->k_w, l->out_w))
                 for (uint32_t c = 0; c < l->in_c; c++)
                     s->x[(r * l->in_w + k) * l->in_c + c] = 0.0f;
     for (uint32_t oy = 0; oy < l->out_h; oy++)

@@ -27,8 +27,8 @@ static float dot(const float *x, const int8_t *w, uint32_t n)
 }
 
 /* Unscaled sums [out] of output (y, x) into u; d: errors, where they are 0 a convolution leaves the sum out; NULL: all are due. */
-static void sums_of(const qfl_head_shape *shape, const qfl_head_layer *l, const qfl_head_source *s, uint32_t y, uint32_t x, float *u,
-                    const float *d)
+static void sums_of(const qfl_head_shape *shape, const qfl_head_layer *l, const qfl_head_source *s,
+                    uint32_t y, uint32_t x, float *u, const float *d)
 {
     uint32_t out = l->out_c, n = qfl_head_taps(l) * l->in_c, at;
     const int8_t *w = kernel_of(shape, l);
@@ -50,8 +50,8 @@ static void sums_of(const qfl_head_shape *shape, const qfl_head_layer *l, const 
         }
 }
 
-void qfl_head_scales_forward(const qfl_head_shape *shape, const qfl_head_layer *l, qfl_head_part w, const qfl_head_source *s,
-                             float *y)
+void qfl_head_scales_forward(const qfl_head_shape *shape, const qfl_head_layer *l, qfl_head_part w,
+                             const qfl_head_source *s, float *y)
 {
     const float *scales = scales_of(shape, l);
     for (uint32_t oy = 0; oy < l->out_h; oy++)
@@ -63,7 +63,8 @@ void qfl_head_scales_forward(const qfl_head_shape *shape, const qfl_head_layer *
 }
 
 /* Adds one output's error to that of its inputs: all, or those of its own channel. */
-static void spread(const qfl_head_shape *shape, const qfl_head_layer *l, float *apart, uint32_t y, uint32_t x, uint32_t k, float error)
+static void spread(const qfl_head_shape *shape, const qfl_head_layer *l, float *apart, uint32_t y, uint32_t x,
+                   uint32_t k, float error)
 {
     uint32_t at, conv = l->kind == QFL_HEAD_CONV, c = l->in_c;
     const int8_t *w = kernel_of(shape, l) + (conv ? k * qfl_head_taps(l) * c : k);
@@ -81,8 +82,8 @@ static void spread(const qfl_head_shape *shape, const qfl_head_layer *l, float *
         }
 }
 
-void qfl_head_scales_backward(const qfl_head_shape *shape, const qfl_head_layer *l, qfl_head_part w, qfl_head_part grad,
-                              const qfl_head_source *s, const qfl_head_error *e)
+void qfl_head_scales_backward(const qfl_head_shape *shape, const qfl_head_layer *l, qfl_head_part w,
+                              qfl_head_part grad, const qfl_head_source *s, const qfl_head_error *e)
 {
     const float *scales = scales_of(shape, l), *d = e->d;
     float *u = s->room + qfl_head_room(l, s->q != 0) - l->out_c; /* behind the patch */

@@ -28,8 +28,8 @@ static int32_t value_of(const qfl_head_stats *s, const int8_t *q, uint32_t j)
     return sum / (1 << s->shift);
 }
 
-qfl_status qfl_head_stats_begin(qfl_head_stats *s, const qfl_head_data *data, uint32_t features, uint32_t classes,
-                                uint32_t dims, uint32_t seed, int32_t *sums)
+qfl_status qfl_head_stats_begin(qfl_head_stats *s, const qfl_head_data *data, uint32_t features,
+                                uint32_t classes, uint32_t dims, uint32_t seed, int32_t *sums)
 {
     if (dims > features || features == 0 || classes == 0)
         return QFL_E_INVAL;

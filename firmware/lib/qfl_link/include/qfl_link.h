@@ -21,14 +21,14 @@
 enum {
     QFL_LINK_VERSION = 2,
     QFL_LINK_HEAD_MAX = 64,      /* bytes of a message that qfl_link_send copies */
-    QFL_LINK_QUEUE = 3,          /* messages queued or in flight per direction, unless the configuration says more */
-    QFL_LINK_QUEUE_MAX = 7,      /* one less than message numbers tell apart */
-    QFL_LINK_WINDOW_MAX = 16,    /* frames */
-    QFL_LINK_FRAME_MIN = 16,     /* payload bytes */
-    QFL_LINK_FRAME_MAX = 1024,   /* payload bytes */
-    QFL_LINK_UID_MAX = 16,       /* bytes of a board's unique id */
-    QFL_LINK_SEAL = 14,          /* bytes that keys add to a frame: a counter and a tag instead of the checksum */
-    QFL_LINK_NEVER = 0x7FFFFFFF  /* qfl_link_wait: nothing is due */
+    QFL_LINK_QUEUE = 3, /* messages queued or in flight per direction, unless the configuration says more */
+    QFL_LINK_QUEUE_MAX = 7, /* one less than message numbers tell apart */
+    QFL_LINK_WINDOW_MAX = 16, /* frames */
+    QFL_LINK_FRAME_MIN = 16, /* payload bytes */
+    QFL_LINK_FRAME_MAX = 1024, /* payload bytes */
+    QFL_LINK_UID_MAX = 16, /* bytes of a board's unique id */
+    QFL_LINK_SEAL = 14, /* bytes that keys add to a frame: a counter and a tag instead of the checksum */
+    QFL_LINK_NEVER = 0x7FFFFFFF /* qfl_link_wait: nothing is due */
 };
 
 /* What bytes are booked under: a direction, a kind of message, a purpose. */
@@ -45,60 +45,64 @@ typedef enum qfl_link_purpose {
     QFL_LINK_RETRANSMISSION = 3,
     QFL_LINK_HANDSHAKE = 4,
     QFL_LINK_SECURITY = 5, /* tags and counters of a link with keys */
-    QFL_LINK_NOISE = 6     /* received only */
+    QFL_LINK_NOISE = 6 /* received only */
 } qfl_link_purpose;
 
 typedef enum qfl_link_state {
-    QFL_LINK_CLOSED = 0,     /* no session, or none any more (responder) */
+    QFL_LINK_CLOSED = 0, /* no session, or none any more (responder) */
     QFL_LINK_CONNECTING = 1, /* SYN sent, no answer yet (initiator) */
-    QFL_LINK_UP = 2,         /* messages flow */
-    QFL_LINK_DOWN = 3,       /* the peer reset the session or did not acknowledge in time (initiator) */
-    QFL_LINK_NAMED = 4       /* the board has said who it is; now qfl_link_set_key or qfl_link_reject (initiator) */
+    QFL_LINK_UP = 2, /* messages flow */
+    QFL_LINK_DOWN = 3, /* the peer reset the session or did not acknowledge in time (initiator) */
+    QFL_LINK_NAMED = 4 /* the board has said who it is; now qfl_link_set_key or qfl_link_reject (initiator) */
 } qfl_link_state;
 
 /* Why an initiator's session did not come up. */
 typedef enum qfl_link_refusal {
     QFL_LINK_NOT_REFUSED = 0,
-    QFL_LINK_PEER_PLAIN = 1,  /* keys were required, the board has none */
-    QFL_LINK_PEER_KEYED = 2,  /* the board asks for keys */
+    QFL_LINK_PEER_PLAIN = 1, /* keys were required, the board has none */
+    QFL_LINK_PEER_KEYED = 2, /* the board asks for keys */
     QFL_LINK_KEY_UNKNOWN = 3, /* the host has no key for it */
-    QFL_LINK_KEY_WRONG = 4    /* the board did not prove that it holds the key */
+    QFL_LINK_KEY_WRONG = 4 /* the board did not prove that it holds the key */
 } qfl_link_refusal;
 
 typedef struct qfl_link_config {
     uint32_t message_max; /* longest message received, bytes; costs as much RAM */
-    uint16_t frame_max;   /* payload bytes per frame, 16..1024; costs 2 x (frame_max + 33) + 32 bytes of RAM */
-    uint8_t window;       /* frames in flight, 1..16 */
-    uint8_t queue;        /* messages queued or in flight, 1..7, 84 bytes of RAM each; 0: 3, and no other without QFL_INITIATOR */
-    uint8_t initiator;    /* 1: this end opens sessions (host), 0: it answers (board) */
-    uint16_t rto_ms;      /* first retransmission time-out, ms; 0: 1000 */
-    uint16_t rto_min_ms;  /* smallest adapted time-out, ms; 0: 500 */
-    uint16_t give_up;     /* retransmissions of one frame after which an initiator is DOWN; 0: 8 */
-    uint32_t quiet_ms;    /* silence of the peer after which an initiator asks whether it is there, and a responder takes it for
+    uint16_t frame_max; /* payload bytes per frame, 16..1024; costs 2 x (frame_max + 33) + 32 bytes of RAM */
+    uint8_t window; /* frames in flight, 1..16 */
+    uint8_t
+        queue; /* messages queued or in flight, 1..7, 84 bytes of RAM each; 0: 3, and no other without QFL_INITIATOR */
+    uint8_t initiator; /* 1: this end opens sessions (host), 0: it answers (board) */
+    uint16_t rto_ms; /* first retransmission time-out, ms; 0: 1000 */
+    uint16_t rto_min_ms; /* smallest adapted time-out, ms; 0: 500 */
+    uint16_t give_up; /* retransmissions of one frame after which an initiator is DOWN; 0: 8 */
+    uint32_t
+        quiet_ms; /* silence of the peer after which an initiator asks whether it is there, and a responder takes it for
                              gone; ms; 0: never */
-    uint32_t *kinds;      /* [2][QFL_LINK_KINDS][QFL_LINK_PURPOSES] bytes by kind, zeroed; NULL: only their marks are kept */
+    uint32_t *
+        kinds; /* [2][QFL_LINK_KINDS][QFL_LINK_PURPOSES] bytes by kind, zeroed; NULL: only their marks are kept */
 } qfl_link_config;
 
 /* Bytes on the wire since qfl_link_init, by purpose, modulo 2^32. Sums of tx_* and rx_* are all bytes moved. */
 typedef struct qfl_link_counters {
-    uint32_t tx_payload;        /* message bytes, first transmissions */
-    uint32_t tx_framing;        /* headers, checksums, COBS and delimiters of those frames */
-    uint32_t tx_ack;            /* whole acknowledgement frames */
+    uint32_t tx_payload; /* message bytes, first transmissions */
+    uint32_t tx_framing; /* headers, checksums, COBS and delimiters of those frames */
+    uint32_t tx_ack; /* whole acknowledgement frames */
     uint32_t tx_retransmission; /* whole data frames sent again */
-    uint32_t tx_handshake;      /* whole SYN, SYNACK and RST frames */
-    uint32_t rx_payload;        /* as above, seen by the receiver */
+    uint32_t tx_handshake; /* whole SYN, SYNACK and RST frames */
+    uint32_t rx_payload; /* as above, seen by the receiver */
     uint32_t rx_framing;
     uint32_t rx_ack;
     uint32_t rx_retransmission; /* whole data frames received twice or out of place, and so not used */
     uint32_t rx_handshake;
-    uint32_t rx_noise;          /* bytes in no valid frame */
-    uint32_t tx_security;       /* whatever keys add to frames */
+    uint32_t rx_noise; /* bytes in no valid frame */
+    uint32_t tx_security; /* whatever keys add to frames */
     uint32_t rx_security;
-    uint32_t tx_mark;           /* sum of bytes x qfl_link_weight of their kind and purpose: equal marks, equal books by kind */
-    uint32_t rx_mark;           /* noise left out */
-    uint32_t tx_frames;         /* frames, not bytes */
-    uint32_t rx_frames;         /* valid frames */
-    uint32_t rx_bad_frames;     /* pieces between delimiters that were no valid frame */
+    uint32_t
+        tx_mark; /* sum of bytes x qfl_link_weight of their kind and purpose: equal marks, equal books by kind */
+    uint32_t rx_mark; /* noise left out */
+    uint32_t tx_frames; /* frames, not bytes */
+    uint32_t rx_frames; /* valid frames */
+    uint32_t rx_bad_frames; /* pieces between delimiters that were no valid frame */
 } qfl_link_counters;
 
 typedef struct qfl_link qfl_link; /* lives at the front of the caller's memory */
@@ -172,7 +176,8 @@ void qfl_link_release(qfl_link *l, int ack);
  * unchanged until qfl_link_pending is 0). QFL_E_STATE without a session, QFL_E_BUSY when the queue is full,
  * QFL_E_RANGE when the peer cannot take so long a message.
  */
-qfl_status qfl_link_send(qfl_link *l, const uint8_t *head, uint32_t head_n, const uint8_t *body, uint32_t body_n);
+qfl_status qfl_link_send(qfl_link *l, const uint8_t *head, uint32_t head_n, const uint8_t *body,
+                         uint32_t body_n);
 
 /* Messages queued and not yet acknowledged in full. */
 uint32_t qfl_link_pending(const qfl_link *l);

@@ -14,12 +14,15 @@ QFL_COLD uint8_t qfl_link_kind(uint8_t first_byte)
     return kind < QFL_LINK_KINDS ? kind : QFL_LINK_KINDS - 1;
 }
 
-QFL_COLD void qfl_link_book(qfl_link *l, unsigned direction, unsigned kind, qfl_link_purpose purpose, uint32_t n)
+QFL_COLD void qfl_link_book(qfl_link *l, unsigned direction, unsigned kind, qfl_link_purpose purpose,
+                            uint32_t n)
 {
 #define AT(field) offsetof(qfl_link_counters, field)
     static const uint8_t sums[2][QFL_LINK_PURPOSES] = {
-        {AT(tx_payload), AT(tx_framing), AT(tx_ack), AT(tx_retransmission), AT(tx_handshake), AT(tx_security), 0},
-        {AT(rx_payload), AT(rx_framing), AT(rx_ack), AT(rx_retransmission), AT(rx_handshake), AT(rx_security), AT(rx_noise)},
+        {AT(tx_payload), AT(tx_framing), AT(tx_ack), AT(tx_retransmission), AT(tx_handshake), AT(tx_security),
+         0},
+        {AT(rx_payload), AT(rx_framing), AT(rx_ack), AT(rx_retransmission), AT(rx_handshake), AT(rx_security),
+         AT(rx_noise)},
     };
     qfl_link_counters *c = &l->count;
     *(uint32_t *)(void *)((uint8_t *)c + sums[direction][purpose]) += n;

@@ -40,8 +40,9 @@ static void book_data(qfl_link *l, uint32_t index, const uint8_t *body, uint32_t
 static void book_unused(qfl_link *l, uint8_t seq, int here, uint32_t wire)
 {
     uint8_t behind = (uint8_t)(l->rx_next - seq);
-    uint8_t kind = here ? (l->rx_kind_known ? l->rx_kind : 0)
-                 : behind >= 1 && behind <= KINDS_KEPT ? l->rx_kinds[seq % KINDS_KEPT] : 0;
+    uint8_t kind = here                                  ? (l->rx_kind_known ? l->rx_kind : 0)
+                   : behind >= 1 && behind <= KINDS_KEPT ? l->rx_kinds[seq % KINDS_KEPT]
+                                                         : 0;
     qfl_link_book(l, QFL_LINK_RX, kind, QFL_LINK_RETRANSMISSION, wire);
 }
 
@@ -66,7 +67,8 @@ static void on_data(qfl_link *l, const uint8_t *p, uint32_t n, uint32_t wire, ui
     }
     /* Only frames of the message under way have a place; a later message's frame ahead of a gap has to come again. */
     uint64_t at = (uint64_t)(l->rx_frames + ahead) * l->frame;
-    int same = ((p[0] >> MSG_SHIFT) & MSG_MASK) == l->rx_number && !(l->rx_fin_known && ahead > (uint8_t)(l->rx_fin - l->rx_next));
+    int same = ((p[0] >> MSG_SHIFT) & MSG_MASK) == l->rx_number &&
+               !(l->rx_fin_known && ahead > (uint8_t)(l->rx_fin - l->rx_next));
     int fits = payload <= l->frame && (fin || payload == l->frame) && at + payload <= l->config.message_max;
     if (!same || !fits) {
         book_unused(l, seq, same, wire);
@@ -131,8 +133,8 @@ QFL_COLD void qfl_link_established(qfl_link *l, const uint8_t *p)
 static int terms_ok(const uint8_t *p, uint32_t n)
 {
     uint32_t frame = n >= SYN_BYTES ? p[7] | (uint32_t)p[8] << 8 : 0;
-    return n >= SYN_BYTES && n <= SYNACK_MAX && p[6] >= 1 && p[6] <= QFL_LINK_WINDOW_MAX && frame >= QFL_LINK_FRAME_MIN &&
-           get32(p + 9) >= QFL_LINK_HEAD_MAX;
+    return n >= SYN_BYTES && n <= SYNACK_MAX && p[6] >= 1 && p[6] <= QFL_LINK_WINDOW_MAX &&
+           frame >= QFL_LINK_FRAME_MIN && get32(p + 9) >= QFL_LINK_HEAD_MAX;
 }
 
 static void on_handshake(qfl_link *l, const uint8_t *p, uint32_t n)
@@ -145,16 +147,18 @@ static void on_handshake(qfl_link *l, const uint8_t *p, uint32_t n)
             qfl_link_reset_session(l);
             qfl_link_established(l, p);
         }
-        l->owe_handshake = TYPE_SYNACK; /* another version is answered too: the initiator reads ours from it */
-    } else if (type == TYPE_SYNACK && qfl_link_initiates(l) && l->state == QFL_LINK_CONNECTING && terms_ok(p, n) &&
-               get32(p + 2) == l->nonce) {
+        l->owe_handshake =
+            TYPE_SYNACK; /* another version is answered too: the initiator reads ours from it */
+    } else if (type == TYPE_SYNACK && qfl_link_initiates(l) && l->state == QFL_LINK_CONNECTING &&
+               terms_ok(p, n) && get32(p + 2) == l->nonce) {
         if (p[1] != QFL_LINK_VERSION) {
             l->state = QFL_LINK_DOWN;
             return;
         }
         if (qfl_link_secure_synack(l, p, n))
             qfl_link_established(l, p);
-    } else if (type == TYPE_RST && qfl_link_initiates(l) && l->state == QFL_LINK_UP && p[0] >> EPOCH_SHIFT == l->epoch) {
+    } else if (type == TYPE_RST && qfl_link_initiates(l) && l->state == QFL_LINK_UP &&
+               p[0] >> EPOCH_SHIFT == l->epoch) {
         l->state = QFL_LINK_DOWN;
     }
 }
@@ -207,12 +211,15 @@ static int on_frame(qfl_link *l, uint32_t at, uint32_t wire, uint32_t now_ms)
     uint8_t type = qfl_link_type(p[0]);
     int32_t unsealed = qfl_link_sealed(l) || qfl_link_keyed(l) ? qfl_link_unseal(l, p, (uint32_t)len) : -1;
     uint32_t n = unsealed >= 0 ? (uint32_t)unsealed : (uint32_t)len - CRC_BYTES;
-    int asks = type == TYPE_DATA || (type == TYPE_ACK && n == ACK_ASK_BYTES); /* and so wants to be told that nobody is there */
-    if (unsealed < 0 && ((qfl_link_sealed(l) && type < TYPE_SYN) || qfl_link_crc32(0, p, n) != get32(p + n))) {
+    int asks = type == TYPE_DATA ||
+               (type == TYPE_ACK && n == ACK_ASK_BYTES); /* and so wants to be told that nobody is there */
+    if (unsealed < 0 &&
+        ((qfl_link_sealed(l) && type < TYPE_SYN) || qfl_link_crc32(0, p, n) != get32(p + n))) {
         /* A board that was reset cannot read what is sealed: it says so as it does to plain frames. A frame of the session that
          * is being opened may have suffered on the line; that is no reason to end it. */
         int opening = l->secure.pending && p[0] >> EPOCH_SHIFT == l->secure.syn[0] >> EPOCH_SHIFT;
-        if (qfl_link_keyed(l) && l->state != QFL_LINK_UP && !opening && type != TYPE_RST && n >= DATA_HEADER + SEAL_BYTES - CRC_BYTES)
+        if (qfl_link_keyed(l) && l->state != QFL_LINK_UP && !opening && type != TYPE_RST &&
+            n >= DATA_HEADER + SEAL_BYTES - CRC_BYTES)
             owe_reset(l, p[0]);
         return 0;
     }
@@ -234,7 +241,8 @@ static int on_frame(qfl_link *l, uint32_t at, uint32_t wire, uint32_t now_ms)
             uint8_t kind = qfl_link_acked_kind(l, p[1]);
             /* One that comes after so many later frames that nobody knows its kind any more is of no use either. */
             int late = (uint8_t)(l->tx_next - p[1]) >= KINDS_KEPT;
-            qfl_link_book(l, QFL_LINK_RX, kind, late ? QFL_LINK_RETRANSMISSION : QFL_LINK_ACK, wire - security);
+            qfl_link_book(l, QFL_LINK_RX, kind, late ? QFL_LINK_RETRANSMISSION : QFL_LINK_ACK,
+                          wire - security);
             qfl_link_book(l, QFL_LINK_RX, kind, QFL_LINK_SECURITY, security);
             uint32_t bitmap = (n > 2 ? p[2] : 0u) | (n > 3 ? (uint32_t)p[3] << 8 : 0u);
             qfl_link_on_ack(l, p[1], bitmap, now_ms);

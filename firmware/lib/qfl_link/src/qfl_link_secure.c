@@ -11,10 +11,15 @@
 
 #if QFL_KEYS
 
-enum { SEC_NONE = 0, SEC_PROOF = 1, SEC_ASK = 2 }; /* first byte after the terms of a SYN or SYNACK; absent: SEC_NONE */
+enum {
+    SEC_NONE = 0,
+    SEC_PROOF = 1,
+    SEC_ASK = 2
+}; /* first byte after the terms of a SYN or SYNACK; absent: SEC_NONE */
 enum { MISMATCHES = 3 }; /* wrong proofs after which the host gives up: one may be a stray answer */
 
-static const char proof_label[] = "quantfl board proof 1", keys_label[] = "quantfl session keys 1", nonce_label[] = "quantfl nonce 1";
+static const char proof_label[] = "quantfl board proof 1", keys_label[] = "quantfl session keys 1",
+                  nonce_label[] = "quantfl nonce 1";
 
 static uint16_t get16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
 
@@ -54,7 +59,10 @@ QFL_COLD qfl_status qfl_link_require_keys(qfl_link *l, int required)
 }
 
 QFL_COLD int qfl_link_is_sealed(const qfl_link *l) { return l->state == QFL_LINK_UP && l->secure.sealed; }
-QFL_COLD qfl_link_refusal qfl_link_get_refusal(const qfl_link *l) { return (qfl_link_refusal)l->secure.refusal; }
+QFL_COLD qfl_link_refusal qfl_link_get_refusal(const qfl_link *l)
+{
+    return (qfl_link_refusal)l->secure.refusal;
+}
 
 QFL_COLD const uint8_t *qfl_link_peer_uid(const qfl_link *l, uint32_t *n)
 {
@@ -82,7 +90,8 @@ static void proof_of(const qfl_link_secure *s, const uint8_t *key, uint32_t n, u
 /* keys: host to board (32), board to host (32). */
 static void session_keys(const qfl_link_secure *s, const uint8_t *key, uint8_t *keys)
 {
-    const qfl_crypt_part parts[2] = {{s->syn, SYN_KEYED_BYTES}, {s->synack, s->synack_n - (uint32_t)QFL_CRYPT_TAG}};
+    const qfl_crypt_part parts[2] = {{s->syn, SYN_KEYED_BYTES},
+                                     {s->synack, s->synack_n - (uint32_t)QFL_CRYPT_TAG}};
     qfl_crypt_mac(key, keys_label, parts, 2, keys, 2 * QFL_CRYPT_KEY);
 }
 
@@ -251,7 +260,10 @@ QFL_COLD uint32_t qfl_link_seal(qfl_link *l, uint8_t *p, uint32_t n)
 }
 
 /* The whole counter nearest to the newest one seen. */
-static int64_t whole_count(uint32_t top, uint16_t low) { return (int64_t)top + (int16_t)(uint16_t)(low - (uint16_t)top); }
+static int64_t whole_count(uint32_t top, uint16_t low)
+{
+    return (int64_t)top + (int16_t)(uint16_t)(low - (uint16_t)top);
+}
 
 static int fresh(const qfl_link_secure *s, int64_t count)
 {
@@ -341,7 +353,10 @@ QFL_COLD qfl_status qfl_link_set_key(qfl_link *l, const uint8_t *key)
 
 QFL_COLD void qfl_link_reject(qfl_link *l) { (void)l; }
 QFL_COLD int qfl_link_is_sealed(const qfl_link *l) { return qfl_link_sealed(l); }
-QFL_COLD qfl_link_refusal qfl_link_get_refusal(const qfl_link *l) { return (qfl_link_refusal)l->secure.refusal; }
+QFL_COLD qfl_link_refusal qfl_link_get_refusal(const qfl_link *l)
+{
+    return (qfl_link_refusal)l->secure.refusal;
+}
 
 QFL_COLD const uint8_t *qfl_link_peer_uid(const qfl_link *l, uint32_t *n)
 {

@@ -5,28 +5,38 @@
 
 static size_t aligned(size_t n) { return (n + 7u) & ~(size_t)7u; }
 
-static uint32_t queue_of(const qfl_link_config *c) { return QFL_INITIATOR && c->queue != 0 ? c->queue : (uint32_t)QFL_LINK_QUEUE; }
-static size_t link_size(const qfl_link_config *c) { return offsetof(qfl_link, queue) + queue_of(c) * sizeof(tx_message); }
+static uint32_t queue_of(const qfl_link_config *c)
+{
+    return QFL_INITIATOR && c->queue != 0 ? c->queue : (uint32_t)QFL_LINK_QUEUE;
+}
+static size_t link_size(const qfl_link_config *c)
+{
+    return offsetof(qfl_link, queue) + queue_of(c) * sizeof(tx_message);
+}
 
 static int config_ok(const qfl_link_config *c)
 {
     return c->frame_max >= QFL_LINK_FRAME_MIN && c->frame_max <= QFL_LINK_FRAME_MAX && c->window >= 1 &&
-           c->window <= QFL_LINK_WINDOW_MAX && c->message_max >= QFL_LINK_HEAD_MAX && c->message_max <= 0x10000000u &&
-           c->queue <= QFL_LINK_QUEUE_MAX && (QFL_INITIATOR || (!c->initiator && c->queue == 0));
+           c->window <= QFL_LINK_WINDOW_MAX && c->message_max >= QFL_LINK_HEAD_MAX &&
+           c->message_max <= 0x10000000u && c->queue <= QFL_LINK_QUEUE_MAX &&
+           (QFL_INITIATOR || (!c->initiator && c->queue == 0));
 }
 
 QFL_COLD size_t qfl_link_size(const qfl_link_config *config)
 {
     if (config == NULL || !config_ok(config))
         return 0;
-    return aligned(link_size(config)) + 2 * aligned(qfl_link_pull_size(config)) + RAW_SLIP + aligned(config->message_max);
+    return aligned(link_size(config)) + 2 * aligned(qfl_link_pull_size(config)) + RAW_SLIP +
+           aligned(config->message_max);
 }
 
 #ifdef QFL_HOST
 size_t qfl_link_size_32(const qfl_link_config *config)
 {
     size_t size = qfl_link_size(config);
-    return size != 0 ? size - aligned(link_size(config)) + aligned(LINK_BYTES_32 + queue_of(config) * LINK_MESSAGE_BYTES_32) : 0;
+    return size != 0 ? size - aligned(link_size(config)) +
+                           aligned(LINK_BYTES_32 + queue_of(config) * LINK_MESSAGE_BYTES_32)
+                     : 0;
 }
 #endif
 

@@ -20,7 +20,8 @@ static uint8_t slot_of(const qfl_link *l, uint32_t i)
 
 static tx_frame *frame_of(qfl_link *l, uint8_t seq) { return &l->flight[seq % QFL_LINK_WINDOW_MAX]; }
 
-QFL_COLD qfl_status qfl_link_send(qfl_link *l, const uint8_t *head, uint32_t head_n, const uint8_t *body, uint32_t body_n)
+QFL_COLD qfl_status qfl_link_send(qfl_link *l, const uint8_t *head, uint32_t head_n, const uint8_t *body,
+                                  uint32_t body_n)
 {
     if (head_n > QFL_LINK_HEAD_MAX || (head_n != 0 && head == NULL) || (body_n != 0 && body == NULL))
         return QFL_E_INVAL;
@@ -110,7 +111,8 @@ QFL_COLD void qfl_link_on_ack(qfl_link *l, uint8_t ack, uint32_t bitmap, uint32_
     if (newest == NULL)
         return;
     uint32_t since = now_ms - newest->sent_ms;
-    if (l->probed && since * 16u < l->tail8) /* too soon for an answer to the probe: what was probed for was only late */
+    if (l->probed &&
+        since * 16u < l->tail8) /* too soon for an answer to the probe: what was probed for was only late */
         learn_tail(l, since + probe_ms(l));
     else if (l->probed || newest->tries == 1)
         learn_tail(l, since);
@@ -191,7 +193,11 @@ static uint32_t make_ack(qfl_link *l, uint8_t *out)
     uint32_t n = 2, later = (uint32_t)l->rx_have >> 1;
     l->plain[0] = (uint8_t)(TYPE_ACK | l->epoch << EPOCH_SHIFT);
     l->plain[1] = l->rx_next;
-    int say = l->owe_busy_ms != 0 ? SAY_BUSY : l->owe_ask ? SAY_ASK : l->owe_dropped ? SAY_DROPPED : 0, more = say != 0;
+    int say = l->owe_busy_ms != 0 ? SAY_BUSY
+              : l->owe_ask        ? SAY_ASK
+              : l->owe_dropped    ? SAY_DROPPED
+                                  : 0,
+        more = say != 0;
     if (later != 0 || more)
         l->plain[n++] = (uint8_t)later;
     if (later > 0xFF || more)
@@ -282,7 +288,8 @@ static int new_frame(qfl_link *l)
 /* Something can be sent now: what was lost, or more of a message. */
 static int has_work(const qfl_link *l)
 {
-    if (l->q_count != 0 && !l->queue[slot_of(l, l->q_count - 1u)].done && (uint8_t)(l->tx_next - l->tx_base) < l->window)
+    if (l->q_count != 0 && !l->queue[slot_of(l, l->q_count - 1u)].done &&
+        (uint8_t)(l->tx_next - l->tx_base) < l->window)
         return 1; /* they are sent in order: the last one tells for all */
     for (uint8_t s = l->tx_base; s != l->tx_next; s++)
         if (l->flight[s % QFL_LINK_WINDOW_MAX].lost)
@@ -297,7 +304,8 @@ static int has_work(const qfl_link *l)
  */
 static int may_probe(const qfl_link *l)
 {
-    return l->shaky != 0 && !l->probed && l->backoff == 0 && l->tail8 != 0 && l->tx_base != l->tx_next && !has_work(l);
+    return l->shaky != 0 && !l->probed && l->backoff == 0 && l->tail8 != 0 && l->tx_base != l->tx_next &&
+           !has_work(l);
 }
 
 /* Number of the frame sent last. Where frames are in flight and none is known to be lost, it is: its acknowledgement tells of all. */
@@ -333,7 +341,8 @@ static uint32_t until_quiet(const qfl_link *l, uint32_t now_ms)
 {
     if (l->config.quiet_ms == 0 || (qfl_link_initiates(l) && l->tx_base != l->tx_next))
         return QFL_LINK_NEVER; /* frames in flight find a dead peer out by themselves */
-    uint32_t since = l->asked != 0 ? l->ask_ms : l->heard_ms, limit = l->asked != 0 ? ASK_PERIOD_MS : l->config.quiet_ms;
+    uint32_t since = l->asked != 0 ? l->ask_ms : l->heard_ms,
+             limit = l->asked != 0 ? ASK_PERIOD_MS : l->config.quiet_ms;
     uint32_t spent = now_ms - since, busy = qfl_link_peer_busy(l, now_ms);
     uint32_t left = spent >= limit ? 0 : limit - spent;
     return left > busy ? left : busy;

@@ -98,8 +98,8 @@ static qfl_status read_head(qfl_nn *nn, const uint8_t *h)
     nn->head_param_count = get32(h + 76);
     if (nn->head_layers == 0)
         return nn->head_param_count == 0 ? QFL_OK : QFL_E_FORMAT;
-    if (get32(h + 56) != QFL_NN_HEAD_LAYER_BYTES || nn->head_layers > 255 || (list & 3u) != 0 || (at & 3u) != 0 ||
-        !inside(list, (uint64_t)nn->head_layers * QFL_NN_HEAD_LAYER_BYTES, nn->file_size) ||
+    if (get32(h + 56) != QFL_NN_HEAD_LAYER_BYTES || nn->head_layers > 255 || (list & 3u) != 0 ||
+        (at & 3u) != 0 || !inside(list, (uint64_t)nn->head_layers * QFL_NN_HEAD_LAYER_BYTES, nn->file_size) ||
         !inside(at, 4ull * nn->head_param_count, nn->file_size))
         return QFL_E_FORMAT;
     nn->head_list = nn->file + list;
@@ -144,8 +144,8 @@ QFL_COLD qfl_status qfl_nn_open(qfl_nn *nn, const uint8_t *file, uint32_t size)
         nn->cut_op > nn->op_count || nn->input_size == 0 || nn->feature_count == 0 || (ops_at & 3u) != 0 ||
         !inside(ops_at, (uint64_t)nn->op_count * sizeof(op_record), size) ||
         !inside(nn->input_offset, nn->input_size, nn->arena_size) ||
-        !inside(nn->feature_offset, nn->feature_count, nn->arena_size) || nn->feature_zero_point < -128 || nn->feature_zero_point > 127 ||
-        !(nn->feature_scale > 1e-30f && nn->feature_scale < 1e30f))
+        !inside(nn->feature_offset, nn->feature_count, nn->arena_size) || nn->feature_zero_point < -128 ||
+        nn->feature_zero_point > 127 || !(nn->feature_scale > 1e-30f && nn->feature_scale < 1e30f))
         return QFL_E_FORMAT;
     for (uint32_t i = 0; i < nn->op_count; i++) {
         uint32_t code = records(nn)[i].code;

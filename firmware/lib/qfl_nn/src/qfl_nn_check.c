@@ -51,23 +51,31 @@ static int images_ok(const op_record *op)
 /* Every window begins inside the padded input; a tap outside of the input is padding. */
 static int window_ok(const op_record *op)
 {
-    return images_ok(op) && op->k_h >= 1 && op->k_w >= 1 && op->stride_h >= 1 && op->stride_w >= 1 && op->dil_h >= 1 &&
-           op->dil_w >= 1 && (uint32_t)(op->out_h - 1) * op->stride_h < (uint32_t)op->in_h + op->pad_t &&
+    return images_ok(op) && op->k_h >= 1 && op->k_w >= 1 && op->stride_h >= 1 && op->stride_w >= 1 &&
+           op->dil_h >= 1 && op->dil_w >= 1 &&
+           (uint32_t)(op->out_h - 1) * op->stride_h < (uint32_t)op->in_h + op->pad_t &&
            (uint32_t)(op->out_w - 1) * op->stride_w < (uint32_t)op->in_w + op->pad_l;
 }
 
 /* Four pixels as interleaved halfwords and one as bytes; the portable path needs less and gets the same. */
-static uint32_t conv_scratch(uint32_t patch, int pointwise) { return times((patch + 3u) & ~3u, pointwise ? 8 : 9); }
+static uint32_t conv_scratch(uint32_t patch, int pointwise)
+{
+    return times((patch + 3u) & ~3u, pointwise ? 8 : 9);
+}
 
 /* Element i of operand 2 is number (i / extra[0]) % size, of operand 1 (i / extra[1]) % size; both at most as large as the output. */
 static int operands_ok(const op_record *op)
 {
     uint32_t second = (op->flags & OPERAND_IN_FILE) != 0 ? op->weights_size : op->src2_size;
-    return op->dst_size != 0 && op->src_size != 0 && second != 0 && op->src_size <= op->dst_size && second <= op->dst_size &&
-           op->extra[0] >= 1 && op->extra[1] >= 1 && ((op->flags & OPERAND_IN_FILE) == 0 || op->src2_size == 0);
+    return op->dst_size != 0 && op->src_size != 0 && second != 0 && op->src_size <= op->dst_size &&
+           second <= op->dst_size && op->extra[0] >= 1 && op->extra[1] >= 1 &&
+           ((op->flags & OPERAND_IN_FILE) == 0 || op->src2_size == 0);
 }
 
-static int apart(uint32_t a, uint32_t an, uint32_t b, uint32_t bn) { return an == 0 || bn == 0 || a + an <= b || b + bn <= a; }
+static int apart(uint32_t a, uint32_t an, uint32_t b, uint32_t bn)
+{
+    return an == 0 || bn == 0 || a + an <= b || b + bn <= a;
+}
 
 /* Pieces of CONCATENATION and SPLIT: offset in the arena, bytes; extra[0] times all of them make up the `whole` bytes at `at`. */
 static int pieces_ok(const qfl_nn *nn, const op_record *op, uint32_t whole, uint32_t at)
@@ -78,8 +86,8 @@ static int pieces_ok(const qfl_nn *nn, const op_record *op, uint32_t whole, uint
         return 0;
     for (uint32_t i = 0; i < op->table_count; i++) {
         uint32_t n = times(outer, (uint32_t)row[i].multiplier);
-        if (row[i].multiplier <= 0 || !inside((uint32_t)row[i].bias, n, nn->arena_size) || n > whole - bytes ||
-            !apart((uint32_t)row[i].bias, n, at, whole))
+        if (row[i].multiplier <= 0 || !inside((uint32_t)row[i].bias, n, nn->arena_size) ||
+            n > whole - bytes || !apart((uint32_t)row[i].bias, n, at, whole))
             return 0;
         bytes += n;
     }
@@ -128,66 +136,70 @@ static int kernel_ok(const qfl_nn *nn, const op_record *op)
     switch (op->code) {
     case OP_CONV_2D: {
         uint32_t patch = times(taps, op->in_c);
-        int pointwise = taps == 1 && op->stride_h == 1 && op->stride_w == 1 && op->pad_t == 0 && op->pad_l == 0;
+        int pointwise =
+            taps == 1 && op->stride_h == 1 && op->stride_w == 1 && op->pad_t == 0 && op->pad_l == 0;
         if (!LINKED(OP_CONV_2D) || (pointwise && (op->in_h != op->out_h || op->in_w != op->out_w)))
             return 0;
         return window_ok(op) && op->weights_size == times(patch, op->out_c) && table_ok(nn, op, op->out_c) &&
-               rows_ok(nn, op, patch) && op->scratch_size >= conv_scratch(patch, pointwise) && (op->scratch & 3u) == 0;
+               rows_ok(nn, op, patch) && op->scratch_size >= conv_scratch(patch, pointwise) &&
+               (op->scratch & 3u) == 0;
     }
     case OP_DEPTHWISE_CONV_2D:
-        return LINKED(OP_DEPTHWISE_CONV_2D) && window_ok(op) && times(op->in_c, op->multiplier) == op->out_c && op->multiplier != 0 &&
-               op->weights_size == times(taps, op->out_c) && table_ok(nn, op, op->out_c) && rows_ok(nn, op, taps) &&
-               op->scratch_size >= times(POINTER, taps) + op->in_c && op->scratch % POINTER == 0;
+        return LINKED(OP_DEPTHWISE_CONV_2D) && window_ok(op) &&
+               times(op->in_c, op->multiplier) == op->out_c && op->multiplier != 0 &&
+               op->weights_size == times(taps, op->out_c) && table_ok(nn, op, op->out_c) &&
+               rows_ok(nn, op, taps) && op->scratch_size >= times(POINTER, taps) + op->in_c &&
+               op->scratch % POINTER == 0;
     case OP_FULLY_CONNECTED:
-        return LINKED(OP_FULLY_CONNECTED) && op->in_c == op->src_size && op->out_c == op->dst_size && op->in_c != 0 &&
-               op->out_c != 0 && op->weights_size == times(op->in_c, op->out_c) && table_ok(nn, op, op->out_c) &&
-               rows_ok(nn, op, op->in_c) && op->scratch_size >= 2 * ((op->in_c + 3u) & ~3u) && (op->scratch & 3u) == 0;
+        return LINKED(OP_FULLY_CONNECTED) && op->in_c == op->src_size && op->out_c == op->dst_size &&
+               op->in_c != 0 && op->out_c != 0 && op->weights_size == times(op->in_c, op->out_c) &&
+               table_ok(nn, op, op->out_c) && rows_ok(nn, op, op->in_c) &&
+               op->scratch_size >= 2 * ((op->in_c + 3u) & ~3u) && (op->scratch & 3u) == 0;
     case OP_AVERAGE_POOL_2D:
     case OP_MAX_POOL_2D:
         /* Each window must hold at least one input: the first tap may lie in the padding, the last may not be above it. */
-        return window_ok(op) && op->in_c == op->out_c && op->dil_h == 1 && op->dil_w == 1 && op->k_h > op->pad_t &&
-               op->k_w > op->pad_l && taps <= 1u << 20;
+        return window_ok(op) && op->in_c == op->out_c && op->dil_h == 1 && op->dil_w == 1 &&
+               op->k_h > op->pad_t && op->k_w > op->pad_l && taps <= 1u << 20;
     case OP_MEAN:
-        return LINKED(OP_MEAN) && images_ok(op) && op->out_w == 1 && op->in_c == op->out_c && op->in_h % op->out_h == 0 &&
-               op->extra[2] == (int32_t)(op->in_h / op->out_h) * op->in_w && op->extra[2] <= 1 << 20 && op->extra[1] >= -31 &&
-               op->extra[1] <= 30 && op->scratch_size >= 4u * op->in_c && (op->scratch & 3u) == 0;
+        return LINKED(OP_MEAN) && images_ok(op) && op->out_w == 1 && op->in_c == op->out_c &&
+               op->in_h % op->out_h == 0 && op->extra[2] == (int32_t)(op->in_h / op->out_h) * op->in_w &&
+               op->extra[2] <= 1 << 20 && op->extra[1] >= -31 && op->extra[1] <= 30 &&
+               op->scratch_size >= 4u * op->in_c && (op->scratch & 3u) == 0;
     case OP_ADD:
-        return LINKED(OP_ADD) && operands_ok(op) && table_ok(nn, op, 3) && rows_ok(nn, op, 0) && narrow_ok(nn, op) &&
-               ((const channel_row *)(const void *)(nn->file + op->table))[2].shift <= 0;
-    case OP_MUL:
-        return LINKED(OP_MUL) && operands_ok(op) && op->extra[2] >= -31 && op->extra[2] <= 30;
+        return LINKED(OP_ADD) && operands_ok(op) && table_ok(nn, op, 3) && rows_ok(nn, op, 0) &&
+               narrow_ok(nn, op) && ((const channel_row *)(const void *)(nn->file + op->table))[2].shift <= 0;
+    case OP_MUL: return LINKED(OP_MUL) && operands_ok(op) && op->extra[2] >= -31 && op->extra[2] <= 30;
     case OP_PRELU:
-        return LINKED(OP_PRELU) && op->src_size == op->dst_size && op->weights_size != 0 && table_ok(nn, op, 2) &&
-               rows_ok(nn, op, 0) && narrow_ok(nn, op);
-    case OP_LUT:
-        return LINKED(OP_LUT) && op->src_size == op->dst_size && op->weights_size == 256;
-    case OP_CONCATENATION:
-        return LINKED(OP_CONCATENATION) && pieces_ok(nn, op, op->dst_size, op->dst);
-    case OP_SPLIT:
-        return LINKED(OP_SPLIT) && pieces_ok(nn, op, op->src_size, op->src);
+        return LINKED(OP_PRELU) && op->src_size == op->dst_size && op->weights_size != 0 &&
+               table_ok(nn, op, 2) && rows_ok(nn, op, 0) && narrow_ok(nn, op);
+    case OP_LUT: return LINKED(OP_LUT) && op->src_size == op->dst_size && op->weights_size == 256;
+    case OP_CONCATENATION: return LINKED(OP_CONCATENATION) && pieces_ok(nn, op, op->dst_size, op->dst);
+    case OP_SPLIT: return LINKED(OP_SPLIT) && pieces_ok(nn, op, op->src_size, op->src);
     case OP_STRIDED_SLICE:
-        return LINKED(OP_STRIDED_SLICE) && strides_ok(nn, op) && apart(op->src, op->src_size, op->dst, op->dst_size);
+        return LINKED(OP_STRIDED_SLICE) && strides_ok(nn, op) &&
+               apart(op->src, op->src_size, op->dst, op->dst_size);
     case OP_RESIZE_NEAREST:
         return LINKED(OP_RESIZE_NEAREST) && images_ok(op) && op->in_c == op->out_c && indices_ok(nn, op) &&
                apart(op->src, op->src_size, op->dst, op->dst_size);
     case OP_TRANSPOSE_CONV:
-        return LINKED(OP_TRANSPOSE_CONV) && images_ok(op) && op->k_h >= 1 && op->k_w >= 1 && op->stride_h >= 1 &&
-               op->stride_w >= 1 && op->weights_size == times(times(taps, op->in_c), op->out_c) && table_ok(nn, op, op->out_c) &&
+        return LINKED(OP_TRANSPOSE_CONV) && images_ok(op) && op->k_h >= 1 && op->k_w >= 1 &&
+               op->stride_h >= 1 && op->stride_w >= 1 &&
+               op->weights_size == times(times(taps, op->in_c), op->out_c) && table_ok(nn, op, op->out_c) &&
                rows_ok(nn, op, times(2 * taps, op->in_c));
     case OP_PAD:
-        return LINKED(OP_PAD) && images_ok(op) && op->in_c == op->out_c && (uint32_t)op->pad_t + op->in_h <= op->out_h &&
-               (uint32_t)op->pad_l + op->in_w <= op->out_w && apart(op->src, op->src_size, op->dst, op->dst_size);
-    case OP_RESHAPE:
-        return op->src_size == op->dst_size;
+        return LINKED(OP_PAD) && images_ok(op) && op->in_c == op->out_c &&
+               (uint32_t)op->pad_t + op->in_h <= op->out_h && (uint32_t)op->pad_l + op->in_w <= op->out_w &&
+               apart(op->src, op->src_size, op->dst, op->dst_size);
+    case OP_RESHAPE: return op->src_size == op->dst_size;
     case OP_SOFTMAX:
-        return LINKED(OP_SOFTMAX) && op->src_size == op->dst_size && op->out_c != 0 && op->src_size % op->out_c == 0 &&
-               op->out_c <= 4096 &&
-               op->extra[0] > 0 && op->extra[1] >= 0 && op->extra[1] <= 31 && op->extra[2] <= 0 &&
-               op->extra[2] >= -(0x7FFFFFFF >> op->extra[1]); /* shifted differences stay negative: no sum is 0 */
+        return LINKED(OP_SOFTMAX) && op->src_size == op->dst_size && op->out_c != 0 &&
+               op->src_size % op->out_c == 0 && op->out_c <= 4096 && op->extra[0] > 0 && op->extra[1] >= 0 &&
+               op->extra[1] <= 31 && op->extra[2] <= 0 &&
+               op->extra[2] >=
+                   -(0x7FFFFFFF >> op->extra[1]); /* shifted differences stay negative: no sum is 0 */
     case OP_RELU:
         return LINKED(OP_RELU) && op->src_size == op->dst_size && op->extra[1] >= -31 && op->extra[1] <= 30;
-    default:
-        return 0;
+    default: return 0;
     }
 }
 
@@ -204,8 +216,9 @@ static int scratch_ok(const op_record *op)
 QFL_COLD int qfl_nn_record_ok(const qfl_nn *nn, const op_record *op)
 {
     return inside(op->src, op->src_size, nn->arena_size) && inside(op->src2, op->src2_size, nn->arena_size) &&
-           inside(op->dst, op->dst_size, nn->arena_size) && inside(op->scratch, op->scratch_size, nn->arena_size) &&
-           inside(op->weights, op->weights_size, nn->file_size) && zero_ok(op->src_zero) && zero_ok(op->src2_zero) &&
-           zero_ok(op->dst_zero) && scratch_ok(op) && op->low >= -128 && op->low <= 127 && op->high >= -128 && op->high <= 127 &&
-           kernel_ok(nn, op);
+           inside(op->dst, op->dst_size, nn->arena_size) &&
+           inside(op->scratch, op->scratch_size, nn->arena_size) &&
+           inside(op->weights, op->weights_size, nn->file_size) && zero_ok(op->src_zero) &&
+           zero_ok(op->src2_zero) && zero_ok(op->dst_zero) && scratch_ok(op) && op->low >= -128 &&
+           op->low <= 127 && op->high >= -128 && op->high <= 127 && kernel_ok(nn, op);
 }

@@ -10,7 +10,8 @@
 
 static int is_pointwise(const op_record *op)
 {
-    return op->k_h == 1 && op->k_w == 1 && op->stride_h == 1 && op->stride_w == 1 && op->pad_t == 0 && op->pad_l == 0;
+    return op->k_h == 1 && op->k_w == 1 && op->stride_h == 1 && op->stride_w == 1 && op->pad_t == 0 &&
+           op->pad_l == 0;
 }
 
 /* memcpy for the short, odd pieces of a patch; small C libraries copy byte by byte. */
@@ -46,7 +47,8 @@ static void gather(const kernel_args *a, uint32_t oy, uint32_t ox, int8_t *out)
         } else {
             int32_t x = x0;
             for (uint32_t j = 0; j < op->k_w; j++, x += op->dil_w)
-                out = x < 0 || x >= op->in_w ? fill(out, (int8_t)op->src_zero, c) : copy(out, line + (uint32_t)x * c, c);
+                out = x < 0 || x >= op->in_w ? fill(out, (int8_t)op->src_zero, c)
+                                             : copy(out, line + (uint32_t)x * c, c);
         }
     }
 }
@@ -107,7 +109,8 @@ static void gather_spread(const kernel_args *a, uint32_t oy, uint32_t ox, int32_
         } else {
             int32_t x = x0;
             for (uint32_t j = 0; j < op->k_w; j++, x += op->dil_w)
-                out = x < 0 || x >= op->in_w ? spread_fill(op->src_zero, c, out) : spread(line + (uint32_t)x * c, c, out);
+                out = x < 0 || x >= op->in_w ? spread_fill(op->src_zero, c, out)
+                                             : spread(line + (uint32_t)x * c, c, out);
         }
     }
 }
@@ -116,7 +119,8 @@ static void gather_spread(const kernel_args *a, uint32_t oy, uint32_t ox, int32_
  * Four accumulators over `whole` weights (a multiple of 4): one load of weights, four of inputs, eight SMLAD for 16 products.
  * Written out because GCC neither pairs the loads (LDRD) nor keeps everything in registers. Returns the end of x.
  */
-static inline const int32_t *four_dots(const int32_t *x, const int8_t *w, uint32_t whole, int32_t acc[DSP_PIXELS])
+static inline const int32_t *four_dots(const int32_t *x, const int8_t *w, uint32_t whole,
+                                       int32_t acc[DSP_PIXELS])
 {
     int32_t a0 = acc[0], a1 = acc[1], a2 = acc[2], a3 = acc[3], e, o, u, v;
     const int8_t *stop = w + whole;
@@ -159,7 +163,8 @@ static inline int8_t finish_fast(int32_t acc, int32_t multiplier, int32_t half, 
 }
 
 /* All output channels of four pixels; pixel i's outputs go to y + at[i]. */
-static void channels_of_four(const kernel_args *a, const int32_t *x, uint32_t k, int8_t *y, const uint32_t at[DSP_PIXELS])
+static void channels_of_four(const kernel_args *a, const int32_t *x, uint32_t k, int8_t *y,
+                             const uint32_t at[DSP_PIXELS])
 {
     const op_record *op = a->op;
     const channel_row *row = op_table(a);
@@ -224,7 +229,8 @@ void qfl_nn_conv(const kernel_args *a)
 #else
 
 /* Two pixels x0 and x1 [k] against all output channels; x1 == x0 for a last odd pixel. */
-static void pixels(const kernel_args *a, const int8_t *x0, const int8_t *x1, uint32_t k, int8_t *y0, int8_t *y1)
+static void pixels(const kernel_args *a, const int8_t *x0, const int8_t *x1, uint32_t k, int8_t *y0,
+                   int8_t *y1)
 {
     const op_record *op = a->op;
     const channel_row *row = op_table(a);

@@ -7,7 +7,8 @@
 #include "qfl_nn_mve.h"
 
 /* Fills taps [k_h * k_w] for the output pixel at (oy, ox). */
-static void find_taps(const op_record *op, const int8_t *src, const int8_t *padding, uint32_t oy, uint32_t ox, const int8_t **taps)
+static void find_taps(const op_record *op, const int8_t *src, const int8_t *padding, uint32_t oy, uint32_t ox,
+                      const int8_t **taps)
 {
     int32_t y = (int32_t)(oy * op->stride_h) - op->pad_t, x0 = (int32_t)(ox * op->stride_w) - op->pad_l;
     for (uint32_t i = 0; i < op->k_h; i++, y += op->dil_h) {
@@ -23,10 +24,12 @@ static void find_taps(const op_record *op, const int8_t *src, const int8_t *padd
 static inline int all_inside(const op_record *op, uint32_t oy, uint32_t ox)
 {
     int32_t y = (int32_t)(oy * op->stride_h) - op->pad_t, x = (int32_t)(ox * op->stride_w) - op->pad_l;
-    return y >= 0 && x >= 0 && y + (op->k_h - 1) * op->dil_h < op->in_h && x + (op->k_w - 1) * op->dil_w < op->in_w;
+    return y >= 0 && x >= 0 && y + (op->k_h - 1) * op->dil_h < op->in_h &&
+           x + (op->k_w - 1) * op->dil_w < op->in_w;
 }
 
-static int32_t one_channel(const int8_t *const *taps, uint32_t n, uint32_t in, const int8_t *w, uint32_t stride, int32_t acc)
+static int32_t one_channel(const int8_t *const *taps, uint32_t n, uint32_t in, const int8_t *w,
+                           uint32_t stride, int32_t acc)
 {
     for (uint32_t t = 0; t < n; t++, w += stride)
         acc += (int32_t)taps[t][in] * *w;
@@ -34,7 +37,8 @@ static int32_t one_channel(const int8_t *const *taps, uint32_t n, uint32_t in, c
 }
 
 /* Channels c..c+3; w points to their weights of tap 0. */
-static inline void four_channels(const int8_t *const *taps, uint32_t n, uint32_t c, const int8_t *w, uint32_t stride, int32_t *acc)
+static inline void four_channels(const int8_t *const *taps, uint32_t n, uint32_t c, const int8_t *w,
+                                 uint32_t stride, int32_t *acc)
 {
     int32_t a0 = acc[0], a1 = acc[1], a2 = acc[2], a3 = acc[3];
 #if QFL_NN_DSP

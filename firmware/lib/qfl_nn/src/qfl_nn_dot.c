@@ -1,7 +1,10 @@
 /* int8 dot products of the portable convolution and of dense layers. */
 #include "qfl_nn_dsp.h"
 
-QFL_COLD int32_t qfl_nn_requantise(int32_t x, int32_t multiplier, int32_t shift) { return requantise(x, multiplier, shift); }
+QFL_COLD int32_t qfl_nn_requantise(int32_t x, int32_t multiplier, int32_t shift)
+{
+    return requantise(x, multiplier, shift);
+}
 
 /* Off the fast path: shifts to the left, and accumulators that may not be doubled. */
 QFL_COLD int32_t qfl_nn_requantise_channel(int32_t acc, const channel_row *row)
@@ -9,7 +12,8 @@ QFL_COLD int32_t qfl_nn_requantise_channel(int32_t acc, const channel_row *row)
     return qfl_nn_requantise(acc, row->multiplier, row->shift < -31 ? row->shift + WIDE : row->shift);
 }
 
-void qfl_nn_dot2x2(const int8_t *x0, const int8_t *x1, const int8_t *w0, const int8_t *w1, uint32_t k, int32_t *acc)
+void qfl_nn_dot2x2(const int8_t *x0, const int8_t *x1, const int8_t *w0, const int8_t *w1, uint32_t k,
+                   int32_t *acc)
 {
     int32_t a = acc[0], b = acc[1], c = acc[2], d = acc[3];
     for (; k != 0; k--) {

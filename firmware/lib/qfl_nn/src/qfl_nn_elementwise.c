@@ -20,8 +20,9 @@ static operand second_operand(const kernel_args *a)
 {
     const op_record *op = a->op;
     int constant = (op->flags & OPERAND_IN_FILE) != 0;
-    operand o = {constant ? op_weights(a) : (const int8_t *)(a->arena + op->src2), constant ? op->weights_size : op->src2_size,
-                 (uint32_t)op->extra[0], 0, (uint32_t)op->extra[0]};
+    operand o = {constant ? op_weights(a) : (const int8_t *)(a->arena + op->src2),
+                 constant ? op->weights_size : op->src2_size, (uint32_t)op->extra[0], 0,
+                 (uint32_t)op->extra[0]};
     return o;
 }
 
@@ -44,9 +45,12 @@ static QFL_COLD void add_any(const kernel_args *a, operand x, operand y)
     int32_t sign1 = op->flags & NEGATE_FIRST ? -1 : 1, sign2 = op->flags & NEGATE_SECOND ? -1 : 1;
     int8_t *dst = op_dst(a);
     for (uint32_t i = 0; i < op->dst_size; i++) {
-        int32_t u = qfl_nn_requantise((take(&x) - op->src_zero) * (1 << 20), q[0].multiplier, q[0].shift) * sign1;
-        int32_t v = qfl_nn_requantise((take(&y) - op->src2_zero) * (1 << 20), q[1].multiplier, q[1].shift) * sign2;
-        dst[i] = (int8_t)clamp(qfl_nn_requantise(u + v, q[2].multiplier, q[2].shift) + op->dst_zero, op->low, op->high);
+        int32_t u =
+            qfl_nn_requantise((take(&x) - op->src_zero) * (1 << 20), q[0].multiplier, q[0].shift) * sign1;
+        int32_t v =
+            qfl_nn_requantise((take(&y) - op->src2_zero) * (1 << 20), q[1].multiplier, q[1].shift) * sign2;
+        dst[i] = (int8_t)clamp(qfl_nn_requantise(u + v, q[2].multiplier, q[2].shift) + op->dst_zero, op->low,
+                               op->high);
     }
 }
 
@@ -54,7 +58,8 @@ void qfl_nn_add(const kernel_args *a)
 {
     const op_record *op = a->op;
     operand x = first_operand(a), y = second_operand(a);
-    if (x.size != op->dst_size || y.size != op->dst_size || (op->flags & (NEGATE_FIRST | NEGATE_SECOND)) != 0) {
+    if (x.size != op->dst_size || y.size != op->dst_size ||
+        (op->flags & (NEGATE_FIRST | NEGATE_SECOND)) != 0) {
         add_any(a, x, y);
         return;
     }

@@ -7,13 +7,17 @@
 
 #if QFL_NN_MVE
 
-void qfl_nn_fully_connected(const kernel_args *a) { qfl_nn_mve_patches(a, op_src(a), 1, a->op->in_c, op_dst(a)); }
+void qfl_nn_fully_connected(const kernel_args *a)
+{
+    qfl_nn_mve_patches(a, op_src(a), 1, a->op->in_c, op_dst(a));
+}
 
 #else
 
 #if QFL_NN_DSP
 
-typedef int32_t prepared; /* two words per four inputs, even and odd elements; the last ones padded with zeros */
+typedef int32_t
+    prepared; /* two words per four inputs, even and odd elements; the last ones padded with zeros */
 
 static const prepared *prepare(const kernel_args *a)
 {
@@ -33,34 +37,35 @@ static inline void four_rows(const prepared *x, const int8_t *w, uint32_t k, int
     const int8_t *w1 = w + k, *w2 = w1 + k, *w3 = w2 + k, *stop = w + (k & ~3u);
     int32_t a = acc[0], b = acc[1], c = acc[2], d = acc[3], e, o, u, v;
     if (w != stop)
-        __asm volatile("1:\n\t"
-                       "ldrd %[e], %[o], [%[x]], #8\n\t"
-                       "ldr %[v], [%[w0]], #4\n\t"
-                       "sxtb16 %[u], %[v]\n\t"
-                       "sxtb16 %[v], %[v], ror #8\n\t"
-                       "smlad %[a], %[u], %[e], %[a]\n\t"
-                       "smlad %[a], %[v], %[o], %[a]\n\t"
-                       "ldr %[v], [%[w1]], #4\n\t"
-                       "cmp %[w0], %[stop]\n\t"
-                       "sxtb16 %[u], %[v]\n\t"
-                       "sxtb16 %[v], %[v], ror #8\n\t"
-                       "smlad %[b], %[u], %[e], %[b]\n\t"
-                       "smlad %[b], %[v], %[o], %[b]\n\t"
-                       "ldr %[v], [%[w2]], #4\n\t"
-                       "sxtb16 %[u], %[v]\n\t"
-                       "sxtb16 %[v], %[v], ror #8\n\t"
-                       "smlad %[c], %[u], %[e], %[c]\n\t"
-                       "smlad %[c], %[v], %[o], %[c]\n\t"
-                       "ldr %[v], [%[w3]], #4\n\t"
-                       "sxtb16 %[u], %[v]\n\t"
-                       "sxtb16 %[v], %[v], ror #8\n\t"
-                       "smlad %[d], %[u], %[e], %[d]\n\t"
-                       "smlad %[d], %[v], %[o], %[d]\n\t"
-                       "bne 1b"
-                       : [a] "+r"(a), [b] "+r"(b), [c] "+r"(c), [d] "+r"(d), [x] "+r"(x), [w0] "+r"(w), [w1] "+r"(w1),
-                         [w2] "+r"(w2), [w3] "+r"(w3), [e] "=&r"(e), [o] "=&r"(o), [u] "=&r"(u), [v] "=&r"(v)
-                       : [stop] "r"(stop)
-                       : "cc", "memory");
+        __asm volatile(
+            "1:\n\t"
+            "ldrd %[e], %[o], [%[x]], #8\n\t"
+            "ldr %[v], [%[w0]], #4\n\t"
+            "sxtb16 %[u], %[v]\n\t"
+            "sxtb16 %[v], %[v], ror #8\n\t"
+            "smlad %[a], %[u], %[e], %[a]\n\t"
+            "smlad %[a], %[v], %[o], %[a]\n\t"
+            "ldr %[v], [%[w1]], #4\n\t"
+            "cmp %[w0], %[stop]\n\t"
+            "sxtb16 %[u], %[v]\n\t"
+            "sxtb16 %[v], %[v], ror #8\n\t"
+            "smlad %[b], %[u], %[e], %[b]\n\t"
+            "smlad %[b], %[v], %[o], %[b]\n\t"
+            "ldr %[v], [%[w2]], #4\n\t"
+            "sxtb16 %[u], %[v]\n\t"
+            "sxtb16 %[v], %[v], ror #8\n\t"
+            "smlad %[c], %[u], %[e], %[c]\n\t"
+            "smlad %[c], %[v], %[o], %[c]\n\t"
+            "ldr %[v], [%[w3]], #4\n\t"
+            "sxtb16 %[u], %[v]\n\t"
+            "sxtb16 %[v], %[v], ror #8\n\t"
+            "smlad %[d], %[u], %[e], %[d]\n\t"
+            "smlad %[d], %[v], %[o], %[d]\n\t"
+            "bne 1b"
+            : [a] "+r"(a), [b] "+r"(b), [c] "+r"(c), [d] "+r"(d), [x] "+r"(x), [w0] "+r"(w), [w1] "+r"(w1),
+              [w2] "+r"(w2), [w3] "+r"(w3), [e] "=&r"(e), [o] "=&r"(o), [u] "=&r"(u), [v] "=&r"(v)
+            : [stop] "r"(stop)
+            : "cc", "memory");
     if ((k & 3u) != 0) {
         const int8_t *const rows[4] = {w, w1, w2, w3};
         int32_t sums[4] = {a, b, c, d}, t[2];

@@ -8,7 +8,8 @@
 #include "qfl_nn.h"
 #include "qfl_options.h"
 
-#if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 1) && !defined(QFL_NN_PORTABLE) && !defined(QFL_NN_NO_MVE)
+#if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 1) && !defined(QFL_NN_PORTABLE) &&                    \
+    !defined(QFL_NN_NO_MVE)
 #define QFL_NN_MVE 1
 #else
 #define QFL_NN_MVE 0
@@ -21,10 +22,26 @@
 #endif
 
 enum {
-    OP_CONV_2D = 1, OP_DEPTHWISE_CONV_2D = 2, OP_FULLY_CONNECTED = 3, OP_AVERAGE_POOL_2D = 4, OP_MAX_POOL_2D = 5,
-    OP_MEAN = 6, OP_ADD = 7, OP_PAD = 8, OP_RESHAPE = 9, OP_SOFTMAX = 10, OP_RELU = 11,
-    OP_CONCATENATION = 12, OP_SPLIT = 13, OP_STRIDED_SLICE = 14, OP_RESIZE_NEAREST = 15, OP_LUT = 16, OP_MUL = 17, OP_PRELU = 18,
-    OP_TRANSPOSE_CONV = 19, OP_LAST = 19
+    OP_CONV_2D = 1,
+    OP_DEPTHWISE_CONV_2D = 2,
+    OP_FULLY_CONNECTED = 3,
+    OP_AVERAGE_POOL_2D = 4,
+    OP_MAX_POOL_2D = 5,
+    OP_MEAN = 6,
+    OP_ADD = 7,
+    OP_PAD = 8,
+    OP_RESHAPE = 9,
+    OP_SOFTMAX = 10,
+    OP_RELU = 11,
+    OP_CONCATENATION = 12,
+    OP_SPLIT = 13,
+    OP_STRIDED_SLICE = 14,
+    OP_RESIZE_NEAREST = 15,
+    OP_LUT = 16,
+    OP_MUL = 17,
+    OP_PRELU = 18,
+    OP_TRANSPOSE_CONV = 19,
+    OP_LAST = 19
 };
 
 /* Whether an operator is in this build. */
@@ -39,9 +56,9 @@ typedef struct op_record {
     uint32_t src, src2, dst;
     uint32_t src_size, src2_size, dst_size; /* int8 elements */
     int32_t src_zero, src2_zero, dst_zero;
-    int32_t low, high;                      /* clamp of the output */
-    uint32_t weights, weights_size;         /* offset in the file, bytes */
-    uint32_t table, table_count;            /* offset in the file, rows of 12 bytes */
+    int32_t low, high; /* clamp of the output */
+    uint32_t weights, weights_size; /* offset in the file, bytes */
+    uint32_t table, table_count; /* offset in the file, rows of 12 bytes */
     uint32_t scratch, scratch_size;
     uint16_t in_h, in_w, in_c, out_h, out_w, out_c, k_h, k_w, stride_h, stride_w, pad_t, pad_l, dil_h, dil_w;
     uint16_t multiplier, flags;
@@ -66,17 +83,17 @@ typedef struct kernel_args {
 
 static inline const int8_t *op_src(const kernel_args *a) { return (const int8_t *)(a->arena + a->op->src); }
 static inline int8_t *op_dst(const kernel_args *a) { return (int8_t *)(a->arena + a->op->dst); }
-static inline const int8_t *op_weights(const kernel_args *a) { return (const int8_t *)(a->nn->file + a->op->weights); }
+static inline const int8_t *op_weights(const kernel_args *a)
+{
+    return (const int8_t *)(a->nn->file + a->op->weights);
+}
 static inline const channel_row *op_table(const kernel_args *a)
 {
     return (const channel_row *)(const void *)(a->nn->file + a->op->table);
 }
 
 /* Saturating rounding doubling high multiplication (gemmlowp): round(a * b / 2^31), ties towards plus infinity. */
-static inline int32_t high_mul(int32_t a, int32_t b)
-{
-    return (int32_t)(((int64_t)a * b + (1 << 30)) >> 31);
-}
+static inline int32_t high_mul(int32_t a, int32_t b) { return (int32_t)(((int64_t)a * b + (1 << 30)) >> 31); }
 
 /* Division by 2^e, 0 <= e <= 31, rounding half away from zero (gemmlowp RoundingDivideByPOT). */
 static inline int32_t shift_right(int32_t x, int32_t e)
@@ -95,7 +112,10 @@ static inline int32_t requantise(int32_t x, int32_t multiplier, int32_t shift)
     return shift_right(high_mul(x, multiplier), -shift);
 }
 
-static inline int32_t clamp(int32_t x, int32_t low, int32_t high) { return x < low ? low : x > high ? high : x; }
+static inline int32_t clamp(int32_t x, int32_t low, int32_t high)
+{
+    return x < low ? low : x > high ? high : x;
+}
 
 /* What the outputs of an operator have in common; kept in locals, for stores to int8 may alias the record. */
 typedef struct finisher {
@@ -119,7 +139,9 @@ static inline int8_t finish(int32_t acc, const channel_row *row, finisher f)
     int32_t y, shift = -row->shift;
 #if QFL_NN_DSP
     if ((uint32_t)(shift - 1) < 31u) {
-        __asm("smmulr %0, %1, %2" : "=r"(y) : "r"(acc * 2), "r"(row->multiplier)); /* high_mul in one instruction */
+        __asm("smmulr %0, %1, %2"
+              : "=r"(y)
+              : "r"(acc * 2), "r"(row->multiplier)); /* high_mul in one instruction */
         y = ((y + (y >> 31) + (1 << (shift - 1))) >> shift) + f.zero;
         return (int8_t)(f.open ? __ssat(y, 8) : clamp(y, f.low, f.high));
     }
@@ -156,7 +178,8 @@ void qfl_nn_transpose_conv(const kernel_args *a);
 int qfl_nn_record_ok(const qfl_nn *nn, const op_record *op);
 
 /* Dot products of x0, x1 [k] with w0, w1 [k], added to acc: x0w0, x0w1, x1w0, x1w1. Any alignment. */
-void qfl_nn_dot2x2(const int8_t *x0, const int8_t *x1, const int8_t *w0, const int8_t *w1, uint32_t k, int32_t *acc);
+void qfl_nn_dot2x2(const int8_t *x0, const int8_t *x1, const int8_t *w0, const int8_t *w1, uint32_t k,
+                   int32_t *acc);
 /* Dot product of x and w [k], added to acc. */
 int32_t qfl_nn_dot(const int8_t *x, const int8_t *w, uint32_t k, int32_t acc);
 

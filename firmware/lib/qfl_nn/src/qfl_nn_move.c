@@ -29,7 +29,8 @@ void qfl_nn_split(const kernel_args *a)
 /* Table: base, five extents, five strides, int32; the last extent is the innermost. */
 void qfl_nn_strided(const kernel_args *a)
 {
-    const int32_t *v = (const int32_t *)(const void *)op_table(a), *extent = v + 1, *stride = v + 1 + STRIDED_DIMS;
+    const int32_t *v = (const int32_t *)(const void *)op_table(a), *extent = v + 1,
+                  *stride = v + 1 + STRIDED_DIMS;
     const int8_t *p0 = op_src(a) + v[0];
     int8_t *dst = op_dst(a);
     for (int32_t i = 0; i < extent[0]; i++, p0 += stride[0]) {

@@ -7,7 +7,8 @@
  * Dot products of x [k] with four rows; k > 0. A loop of the processor's own that masks the lanes behind the end: ten instructions for
  * 64 products.
  */
-static inline int32x4_t four_dots(const int8_t *x, const int8_t *w0, const int8_t *w1, const int8_t *w2, const int8_t *w3, uint32_t k)
+static inline int32x4_t four_dots(const int8_t *x, const int8_t *w0, const int8_t *w1, const int8_t *w2,
+                                  const int8_t *w3, uint32_t k)
 {
     int32_t a0 = 0, a1 = 0, a2 = 0, a3 = 0;
     int32x4_t acc;
@@ -25,8 +26,8 @@ static inline int32x4_t four_dots(const int8_t *x, const int8_t *w0, const int8_
                    "letp lr, 1b\n\t"
                    "vmov %q[acc][2], %q[acc][0], %[a0], %[a2]\n\t"
                    "vmov %q[acc][3], %q[acc][1], %[a1], %[a3]"
-                   : [acc] "=&w"(acc), [a0] "+Te"(a0), [a1] "+Te"(a1), [a2] "+Te"(a2), [a3] "+Te"(a3), [x] "+r"(x), [w0] "+r"(w0),
-                     [w1] "+r"(w1), [w2] "+r"(w2), [w3] "+r"(w3)
+                   : [acc] "=&w"(acc), [a0] "+Te"(a0), [a1] "+Te"(a1), [a2] "+Te"(a2), [a3] "+Te"(a3),
+                     [x] "+r"(x), [w0] "+r"(w0), [w1] "+r"(w1), [w2] "+r"(w2), [w3] "+r"(w3)
                    : [k] "r"(k)
                    : "lr", "q0", "q1", "memory");
     return acc;
@@ -41,7 +42,8 @@ void qfl_nn_mve_patches(const kernel_args *a, const int8_t *x, uint32_t count, u
     uint32_t channels = op->out_c;
     for (uint32_t left = channels; left != 0; w += 4 * k, row += 4, y += 4) {
         /* Where fewer than four rows are left the others repeat the first. */
-        const int8_t *w1 = left > 1 ? w + k : w, *w2 = left > 2 ? w + 2 * k : w, *w3 = left > 3 ? w + 3 * k : w, *p = x;
+        const int8_t *w1 = left > 1 ? w + k : w, *w2 = left > 2 ? w + 2 * k : w,
+                     *w3 = left > 3 ? w + 3 * k : w, *p = x;
         mve_rows rows = mve_rows_at(row, 0, 1, left);
         mve_pred16_t lanes = vctp32q(left);
         int8_t *out = y;
@@ -79,7 +81,8 @@ void qfl_nn_mve_depthwise(const kernel_args *a, const int8_t *const *taps, uint3
         else
             for (uint32_t i = 0; i < n; i++, w += channels)
                 sixteen(vldrbq_z_s8(taps[i] + c, p), vldrbq_z_s8(w, p), s);
-        int16x8_t even = vmovnbq_s32(vuninitializedq_s16(), mve_finish(s[0], mve_rows_at(row, 0, 4, left), f));
+        int16x8_t even =
+            vmovnbq_s32(vuninitializedq_s16(), mve_finish(s[0], mve_rows_at(row, 0, 4, left), f));
         even = vmovntq_s32(even, mve_finish(s[2], mve_rows_at(row, 2, 4, left), f));
         int16x8_t odd = vmovnbq_s32(vuninitializedq_s16(), mve_finish(s[1], mve_rows_at(row, 1, 4, left), f));
         odd = vmovntq_s32(odd, mve_finish(s[3], mve_rows_at(row, 3, 4, left), f));
@@ -92,7 +95,8 @@ void qfl_nn_mve_add(const kernel_args *a, const int8_t *x, const int8_t *y, uint
     const op_record *op = a->op;
     const channel_row *q = op_table(a);
     int8_t *dst = op_dst(a);
-    int32_t zero1 = op->src_zero, zero2 = op->src2_zero, m1 = q[0].multiplier, m2 = q[1].multiplier, m = q[2].multiplier;
+    int32_t zero1 = op->src_zero, zero2 = op->src2_zero, m1 = q[0].multiplier, m2 = q[1].multiplier,
+            m = q[2].multiplier;
     int32_t shift1 = q[0].shift, shift2 = q[1].shift, shift = q[2].shift;
     finisher f = finisher_of(op);
     for (uint32_t i = 0; i < n; i += 4) {
@@ -103,7 +107,8 @@ void qfl_nn_mve_add(const kernel_args *a, const int8_t *x, const int8_t *y, uint
     }
 }
 
-void qfl_nn_mve_sums(const int8_t *p, uint32_t rows, uint32_t columns, uint32_t line, uint32_t c, uint32_t first, int32_t sum[4])
+void qfl_nn_mve_sums(const int8_t *p, uint32_t rows, uint32_t columns, uint32_t line, uint32_t c,
+                     uint32_t first, int32_t sum[4])
 {
     mve_pred16_t lanes = vctp32q(c - first);
     int32x4_t s = vdupq_n_s32(0);
@@ -115,7 +120,8 @@ void qfl_nn_mve_sums(const int8_t *p, uint32_t rows, uint32_t columns, uint32_t 
     vstrwq_s32(sum, s);
 }
 
-void qfl_nn_mve_largest(const int8_t *p, uint32_t rows, uint32_t columns, uint32_t line, uint32_t c, int8_t *dst)
+void qfl_nn_mve_largest(const int8_t *p, uint32_t rows, uint32_t columns, uint32_t line, uint32_t c,
+                        int8_t *dst)
 {
     for (uint32_t k = 0; k < c; k += 16) {
         mve_pred16_t lanes = vctp8q(c - k);

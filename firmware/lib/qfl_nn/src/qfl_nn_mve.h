@@ -42,9 +42,11 @@ static inline mve_rows mve_rows_at(const channel_row *row, uint32_t first, uint3
     const uint32x4_t all = {0, 12 * step, 24 * step, 36 * step};
     const int32_t *p = (const int32_t *)(const void *)row;
     uint32x4_t at = vminq_u32(vaddq_n_u32(all, 12 * first), vdupq_n_u32(12 * (left - 1)));
-    int32x4_t shift = vshrq_n_s32(vshlq_n_s32(vldrwq_gather_offset_s32(p + 2, at), 26), 26); /* WIDE is not needed: nothing overflows */
+    int32x4_t shift = vshrq_n_s32(vshlq_n_s32(vldrwq_gather_offset_s32(p + 2, at), 26),
+                                  26); /* WIDE is not needed: nothing overflows */
     int32x4_t down = vminq_s32(shift, vdupq_n_s32(0));
-    mve_rows r = {vldrwq_gather_offset_s32(p, at), vldrwq_gather_offset_s32(p + 1, at), vsubq_s32(shift, down), down};
+    mve_rows r = {vldrwq_gather_offset_s32(p, at), vldrwq_gather_offset_s32(p + 1, at),
+                  vsubq_s32(shift, down), down};
     return r;
 }
 
@@ -52,7 +54,8 @@ static inline mve_rows mve_rows_at(const channel_row *row, uint32_t first, uint3
 static inline int32x4_t mve_finish(int32x4_t acc, mve_rows r, finisher f)
 {
     acc = vqrdmulhq_s32(vshlq_s32(vaddq_s32(acc, r.bias), r.left), r.multiplier);
-    acc = vqaddq_s32(acc, vshrq_n_s32(vandq_s32(acc, r.down), 31)); /* no halves to round where the shift is 0 */
+    acc = vqaddq_s32(acc,
+                     vshrq_n_s32(vandq_s32(acc, r.down), 31)); /* no halves to round where the shift is 0 */
     return mve_clamp(vrshlq_s32(acc, r.down), f);
 }
 
@@ -66,8 +69,10 @@ void qfl_nn_mve_depthwise(const kernel_args *a, const int8_t *const *taps, uint3
 void qfl_nn_mve_add(const kernel_args *a, const int8_t *x, const int8_t *y, uint32_t n);
 
 /* Sums, and largest, of `rows` lines of `columns` pixels of c channels; consecutive lines are `line` bytes apart. */
-void qfl_nn_mve_sums(const int8_t *p, uint32_t rows, uint32_t columns, uint32_t line, uint32_t c, uint32_t first, int32_t sum[4]);
-void qfl_nn_mve_largest(const int8_t *p, uint32_t rows, uint32_t columns, uint32_t line, uint32_t c, int8_t *dst);
+void qfl_nn_mve_sums(const int8_t *p, uint32_t rows, uint32_t columns, uint32_t line, uint32_t c,
+                     uint32_t first, int32_t sum[4]);
+void qfl_nn_mve_largest(const int8_t *p, uint32_t rows, uint32_t columns, uint32_t line, uint32_t c,
+                        int8_t *dst);
 
 #endif
 #endif

@@ -35,7 +35,8 @@ void qfl_nn_average_pool(const kernel_args *a)
 #if QFL_NN_MVE
             for (uint32_t k = 0; k < c; k += 4) {
                 int32_t sum[4];
-                qfl_nn_mve_sums(src + v.first * row + h.first * c, v.end - v.first, h.end - h.first, row, c, k, sum);
+                qfl_nn_mve_sums(src + v.first * row + h.first * c, v.end - v.first, h.end - h.first, row, c,
+                                k, sum);
                 for (uint32_t i = 0; i < 4 && k + i < c; i++)
                     *dst++ = mean(sum[i], count, op);
             }
@@ -69,7 +70,8 @@ static void largest(const int8_t *p, uint32_t rows, uint32_t columns, uint32_t l
             const int8_t *r = q;
             for (uint32_t x = 0; x < columns; x++, r += c) {
                 uint32_t v = load4(r);
-                (void)__ssub8((int8x4_t)v, (int8x4_t)m); /* its GE flags say which bytes of v are not below m's */
+                (void)__ssub8((int8x4_t)v,
+                              (int8x4_t)m); /* its GE flags say which bytes of v are not below m's */
                 m = (uint32_t)__sel((uint8x4_t)v, (uint8x4_t)m);
             }
         }
@@ -120,7 +122,8 @@ void qfl_nn_mean(const kernel_args *a)
             for (uint32_t k = 0; k < c; k++)
                 sum[k] += *p++;
         for (uint32_t k = 0; k < c; k++) {
-            int32_t y = qfl_nn_requantise(sum[k] - (int32_t)n * op->src_zero, op->extra[0], op->extra[1]) + op->dst_zero;
+            int32_t y = qfl_nn_requantise(sum[k] - (int32_t)n * op->src_zero, op->extra[0], op->extra[1]) +
+                        op->dst_zero;
             *dst++ = (int8_t)clamp(y, -128, 127);
         }
     }

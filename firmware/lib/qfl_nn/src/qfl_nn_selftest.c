@@ -113,7 +113,8 @@ static void lay_out(bench *b, const test_case *c)
     op_record *op = &b->op;
     op->code = c->code;
     op->in_h = c->in_h, op->in_w = c->in_w, op->in_c = c->in_c, op->out_c = c->out_c;
-    op->k_h = c->k_h, op->k_w = c->k_w, op->stride_h = op->stride_w = c->stride, op->pad_t = op->pad_l = c->pad;
+    op->k_h = c->k_h, op->k_w = c->k_w, op->stride_h = op->stride_w = c->stride,
+    op->pad_t = op->pad_l = c->pad;
     op->dil_h = op->dil_w = 1, op->multiplier = c->multiplier;
     op->out_h = (uint16_t)outputs(c->in_h, c->k_h, c);
     op->out_w = (uint16_t)outputs(c->in_w, c->k_w, c);
@@ -191,7 +192,8 @@ static void lay_out_rest(bench *b, const test_case *c)
     case OP_STRIDED_SLICE: { /* transposes and turns the channels round */
         if (!LINKED(OP_STRIDED_SLICE))
             break;
-        const int32_t numbers[12] = {c->in_c - 1, 1, 1, c->in_w, c->in_h, c->in_c, 0, 0, c->in_c, c->in_w * c->in_c, -1, 0};
+        const int32_t numbers[12] = {c->in_c - 1, 1, 1,       c->in_w,           c->in_h, c->in_c,
+                                     0,           0, c->in_c, c->in_w * c->in_c, -1,      0};
         op->table = place(b, sizeof numbers, 0);
         op->table_count = 4;
         memcpy(b->mem + op->table, numbers, sizeof numbers);

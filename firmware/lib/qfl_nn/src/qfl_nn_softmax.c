@@ -54,7 +54,8 @@ static void one_row(const op_record *op, const int8_t *x, int8_t *y, uint32_t n)
     for (uint32_t i = 0; i < n; i++) {
         int32_t d = x[i] - max;
         if (d >= op->extra[2])
-            sum += shift_right(exp_negative(high_mul((int32_t)((uint32_t)d << op->extra[1]), op->extra[0])), 12);
+            sum +=
+                shift_right(exp_negative(high_mul((int32_t)((uint32_t)d << op->extra[1]), op->extra[0])), 12);
     }
     int zeros = __builtin_clz((uint32_t)sum);
     int32_t scale = one_over_one_plus((int32_t)(((uint32_t)sum << zeros) - 0x80000000u));

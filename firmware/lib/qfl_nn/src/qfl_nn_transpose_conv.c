@@ -34,14 +34,17 @@ void qfl_nn_transpose_conv(const kernel_args *a)
         for (uint32_t ox = 0; ox < op->out_w; ox++)
             for (uint32_t k = 0; k < op->out_c; k++) {
                 const int8_t *w = weights + k * filter;
-                int32_t acc = rows[k].bias, shift = rows[k].shift < -31 ? rows[k].shift + WIDE : rows[k].shift;
+                int32_t acc = rows[k].bias,
+                        shift = rows[k].shift < -31 ? rows[k].shift + WIDE : rows[k].shift;
                 for (uint32_t ky = 0; ky < op->k_h; ky++) {
                     if (!reached(oy, op->pad_t, ky, op->stride_h, op->in_h, &iy))
                         continue;
                     for (uint32_t kx = 0; kx < op->k_w; kx++)
                         if (reached(ox, op->pad_l, kx, op->stride_w, op->in_w, &ix))
-                            acc += tap(src + (iy * op->in_w + ix) * c, w + (ky * op->k_w + kx) * c, c, op->src_zero);
+                            acc += tap(src + (iy * op->in_w + ix) * c, w + (ky * op->k_w + kx) * c, c,
+                                       op->src_zero);
                 }
-                *dst++ = (int8_t)clamp(requantise(acc, rows[k].multiplier, shift) + op->dst_zero, op->low, op->high);
+                *dst++ = (int8_t)clamp(requantise(acc, rows[k].multiplier, shift) + op->dst_zero, op->low,
+                                       op->high);
             }
 }

@@ -23,42 +23,49 @@ enum {
 typedef struct qfl_flash_info {
     uint32_t size;           /* bytes in the region, a multiple of erase_unit */
     uint32_t erase_unit;     /* bytes erased at once */
-    uint32_t program_unit;   /* bytes programmed at once: 1..256; addresses and lengths are multiples of it */
+    uint32_t program_unit; /* bytes programmed at once: 1..256; addresses and lengths are multiples of it */
     uint32_t worst_erase_ms; /* longest time one erase may take, ms */
-    const uint8_t *map;      /* memory-mapped view of the region, 16-byte aligned, or NULL */
-    uint8_t erased;          /* value of an erased byte, 0xFF on most parts */
-    uint8_t write_once;      /* 1: a program unit may be written once between erases */
-    uint32_t log_size;       /* bytes of the region for the log of rounds, two halves of whole erase units; 0: a reset board
+    const uint8_t *map; /* memory-mapped view of the region, 16-byte aligned, or NULL */
+    uint8_t erased; /* value of an erased byte, 0xFF on most parts */
+    uint8_t write_once; /* 1: a program unit may be written once between erases */
+    uint32_t
+        log_size; /* bytes of the region for the log of rounds, two halves of whole erase units; 0: a reset board
                               * keeps its package only (docs/STORE.md says what a log costs in wear) */
 } qfl_flash_info;
 
 typedef struct qfl_port {
     void *ctx;
-    const char *board;    /* board id as in platformio.ini, e.g. "qemu_m4" */
-    uint32_t ram_bytes;   /* RAM of the part */
+    const char *board; /* board id as in platformio.ini, e.g. "qemu_m4" */
+    uint32_t ram_bytes; /* RAM of the part */
     uint32_t flash_bytes; /* flash of the part */
 
-    void (*poll)(void *ctx);      /* housekeeping; called at least every 10 ms, also between training steps */
-    uint32_t (*ms)(void *ctx);    /* wrapping millisecond clock */
-    uint32_t (*us)(void *ctx);    /* wrapping microsecond clock */
+    void (*poll)(void *ctx); /* housekeeping; called at least every 10 ms, also between training steps */
+    uint32_t (*ms)(void *ctx); /* wrapping millisecond clock */
+    uint32_t (*us)(void *ctx); /* wrapping microsecond clock */
 
     /* Links: 0 is the first serial or BLE link. */
-    int32_t (*link_up)(void *ctx, uint8_t link);     /* 1 connected, 0 not */
-    uint32_t (*link_epoch)(void *ctx, uint8_t link); /* counts reconnections, so that half frames are dropped */
-    uint32_t (*link_mtu)(void *ctx, uint8_t link);   /* bytes taken at once; may change; 20 at first on BLE */
-    int32_t (*link_write)(void *ctx, uint8_t link, const uint8_t *p, uint32_t n); /* copies; returns bytes taken, 0: later */
-    int32_t (*link_read)(void *ctx, uint8_t link, uint8_t *p, uint32_t n);        /* never blocks; returns bytes read */
-    uint32_t (*link_lost)(void *ctx, uint8_t link);  /* bytes lost to ring overflow since start */
+    int32_t (*link_up)(void *ctx, uint8_t link); /* 1 connected, 0 not */
+    uint32_t (*link_epoch)(void *ctx,
+                           uint8_t link); /* counts reconnections, so that half frames are dropped */
+    uint32_t (*link_mtu)(void *ctx, uint8_t link); /* bytes taken at once; may change; 20 at first on BLE */
+    int32_t (*link_write)(void *ctx, uint8_t link, const uint8_t *p,
+                          uint32_t n); /* copies; returns bytes taken, 0: later */
+    int32_t (*link_read)(void *ctx, uint8_t link, uint8_t *p,
+                         uint32_t n); /* never blocks; returns bytes read */
+    uint32_t (*link_lost)(void *ctx, uint8_t link); /* bytes lost to ring overflow since start */
 
     int32_t (*flash_info)(void *ctx, qfl_flash_info *out);
     int32_t (*flash_read)(void *ctx, uint32_t at, uint8_t *p, uint32_t n);
     int32_t (*flash_program)(void *ctx, uint32_t at, const uint8_t *p, uint32_t n);
     int32_t (*flash_erase)(void *ctx, uint32_t at, uint32_t n);
 
-    int32_t (*entropy)(void *ctx, uint8_t *p, uint32_t n); /* random bytes; returns how many are truly random */
-    int32_t (*uid)(void *ctx, uint8_t *p, uint32_t n);     /* the part's unique id, at most n bytes; returns its length */
-    uint32_t (*reset_cause)(void *ctx);                    /* 0 power, 1 pin, 2 software, 3 watchdog, 4 other */
-    void (*sleep)(void *ctx, uint32_t ms); /* idle at most ms, less when a link, sample or timer needs attention */
+    int32_t (*entropy)(void *ctx, uint8_t *p,
+                       uint32_t n); /* random bytes; returns how many are truly random */
+    int32_t (*uid)(void *ctx, uint8_t *p,
+                   uint32_t n); /* the part's unique id, at most n bytes; returns its length */
+    uint32_t (*reset_cause)(void *ctx); /* 0 power, 1 pin, 2 software, 3 watchdog, 4 other */
+    void (*sleep)(void *ctx,
+                  uint32_t ms); /* idle at most ms, less when a link, sample or timer needs attention */
     void (*reboot)(void *ctx);
 
     /*

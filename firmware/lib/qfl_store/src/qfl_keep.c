@@ -5,7 +5,10 @@
 #include "qfl_options.h"
 #include "qfl_sha256.h"
 
-enum { MAGIC = 0x314B4651, RECORD = 8 + QFL_KEEP_BYTES + 8 }; /* "QFK1"; magic, sequence, body, start of a SHA-256 over all that */
+enum {
+    MAGIC = 0x314B4651,
+    RECORD = 8 + QFL_KEEP_BYTES + 8
+}; /* "QFK1"; magic, sequence, body, start of a SHA-256 over all that */
 
 static void put32(uint8_t *p, uint32_t v)
 {
@@ -18,7 +21,10 @@ static uint32_t get32(const uint8_t *p)
     return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
-static uint32_t place(const qfl_flash_info *f, unsigned copy) { return f->size - (QFL_KEEP_UNITS - copy) * f->erase_unit; }
+static uint32_t place(const qfl_flash_info *f, unsigned copy)
+{
+    return f->size - (QFL_KEEP_UNITS - copy) * f->erase_unit;
+}
 
 static void check_of(const uint8_t *record, uint8_t *out)
 {
@@ -44,8 +50,9 @@ QFL_COLD qfl_status qfl_keep_open(qfl_keep *k, const qfl_port *port)
     memset(k, 0, sizeof *k);
     k->port = port;
     qfl_flash_info f;
-    if (port->flash_info(port->ctx, &f) < 0 || f.erase_unit < 256 || f.size / f.erase_unit < 3 * QFL_KEEP_UNITS ||
-        f.program_unit < 1 || f.program_unit > 256 || f.erase_unit % f.program_unit != 0)
+    if (port->flash_info(port->ctx, &f) < 0 || f.erase_unit < 256 ||
+        f.size / f.erase_unit < 3 * QFL_KEEP_UNITS || f.program_unit < 1 || f.program_unit > 256 ||
+        f.erase_unit % f.program_unit != 0)
         return QFL_E_UNSUPPORTED;
     k->usable = 1;
     for (unsigned copy = 0; copy < 2; copy++) {

@@ -7,7 +7,10 @@ enum { MAGIC = 0x324C4651, INTENT = 1, COMMIT = 2 }; /* "QFL2" */
 enum { AT_TYPE = 4, AT_SEQUENCE = 8, AT_LENGTH = 12, AT_SHA = 16, AT_CHECK = 48 };
 
 static uint32_t slot_at(const qfl_store *s, int slot) { return s->slots + (slot > 0 ? s->slot_size : 0); }
-static uint32_t object_at(const qfl_store *s, int slot) { return slot_at(s, slot) + padded(2 * s->record_size, 16); }
+static uint32_t object_at(const qfl_store *s, int slot)
+{
+    return slot_at(s, slot) + padded(2 * s->record_size, 16);
+}
 
 static void check_of(const uint8_t *record, uint8_t *out)
 {
@@ -22,7 +25,8 @@ static int read_record(const qfl_store *s, int slot, uint32_t type, uint8_t *r)
 {
     uint8_t check[QFL_SHA256_BYTES];
     uint32_t at = slot_at(s, slot) + (type == COMMIT ? s->record_size : 0);
-    if (s->port->flash_read(s->port->ctx, at, r, QFL_STORE_RECORD) < 0 || get32(r) != (uint32_t)MAGIC || get32(r + AT_TYPE) != type)
+    if (s->port->flash_read(s->port->ctx, at, r, QFL_STORE_RECORD) < 0 || get32(r) != (uint32_t)MAGIC ||
+        get32(r + AT_TYPE) != type)
         return 0;
     check_of(r, check);
     return memcmp(check, r + AT_CHECK, QFL_STORE_CHECK) == 0 && get32(r + AT_LENGTH) != 0 &&
@@ -40,7 +44,8 @@ static qfl_status write_record(qfl_store *s, uint32_t type, uint32_t sequence)
     memcpy(r + AT_SHA, s->new_sha256, QFL_SHA256_BYTES);
     check_of(r, check);
     memcpy(r + AT_CHECK, check, QFL_STORE_CHECK);
-    return qfl_store_program(s, slot_at(s, s->writing) + (type == COMMIT ? s->record_size : 0), r, s->record_size);
+    return qfl_store_program(s, slot_at(s, s->writing) + (type == COMMIT ? s->record_size : 0), r,
+                             s->record_size);
 }
 
 static int object_ok(const qfl_store *s, int slot, uint32_t length, const uint8_t *sha256)
@@ -55,11 +60,15 @@ static int object_ok(const qfl_store *s, int slot, uint32_t length, const uint8_
 }
 
 /* Of the end mark: one unit behind the object, programmed before its commit. Without it no commit has been tried. */
-static uint32_t mark_at(const qfl_store *s) { return object_at(s, s->writing) + padded(s->new_length, s->flash.program_unit); }
+static uint32_t mark_at(const qfl_store *s)
+{
+    return object_at(s, s->writing) + padded(s->new_length, s->flash.program_unit);
+}
 
 QFL_COLD uint32_t qfl_store_capacity(const qfl_store *s)
 {
-    return s->slot_size / s->flash.program_unit * s->flash.program_unit - padded(2 * s->record_size, 16) - s->flash.program_unit;
+    return s->slot_size / s->flash.program_unit * s->flash.program_unit - padded(2 * s->record_size, 16) -
+           s->flash.program_unit;
 }
 
 static void find_current(qfl_store *s)
@@ -77,7 +86,8 @@ static void find_current(qfl_store *s)
         s->length = get32(r + AT_LENGTH);
         memcpy(s->sha256, r + AT_SHA, QFL_SHA256_BYTES);
     }
-    s->found |= (uint8_t)((s->current >= 0 ? QFL_STORE_PACKAGE : 0) | (newest > s->sequence ? QFL_STORE_CUT_PACKAGE : 0));
+    s->found |= (uint8_t)((s->current >= 0 ? QFL_STORE_PACKAGE : 0) |
+                          (newest > s->sequence ? QFL_STORE_CUT_PACKAGE : 0));
 }
 
 /* Divides the region of s->flash, whose size is then without the record of keys. 0: it cannot be. */
@@ -85,8 +95,8 @@ static int divide(qfl_store *s)
 {
     qfl_flash_info *f = &s->flash;
     uint32_t unit = f->program_unit, erase = f->erase_unit;
-    if (unit < 1 || unit > QFL_STORE_CHUNK || QFL_STORE_CHUNK % unit != 0 || erase < 1024 || erase % QFL_STORE_CHUNK != 0 ||
-        f->size % erase != 0 || f->log_size % (2 * erase) != 0)
+    if (unit < 1 || unit > QFL_STORE_CHUNK || QFL_STORE_CHUNK % unit != 0 || erase < 1024 ||
+        erase % QFL_STORE_CHUNK != 0 || f->size % erase != 0 || f->log_size % (2 * erase) != 0)
         return 0;
     if (f->size / erase >= 3 * QFL_KEEP_UNITS)
         f->size -= QFL_KEEP_UNITS * erase; /* the record of keys is there */
@@ -148,7 +158,8 @@ static uint32_t left_over(const qfl_store *s)
     uint32_t begin = slot_at(s, s->writing), object = object_at(s, s->writing);
     if (s->distrust || !read_record(s, s->writing, INTENT, r) || get32(r + AT_SEQUENCE) != s->sequence + 1 ||
         get32(r + AT_LENGTH) != s->new_length || memcmp(r + AT_SHA, s->new_sha256, QFL_SHA256_BYTES) != 0 ||
-        !qfl_store_blank(s, begin + s->record_size, s->record_size) || !qfl_store_blank(s, mark_at(s), s->flash.program_unit))
+        !qfl_store_blank(s, begin + s->record_size, s->record_size) ||
+        !qfl_store_blank(s, mark_at(s), s->flash.program_unit))
         return 0;
     uint32_t unit = s->flash.erase_unit, last = (object + s->new_length - 1 - begin) / unit;
     while (last > 0 && qfl_store_blank(s, begin + last * unit, unit))
@@ -208,7 +219,8 @@ QFL_COLD uint32_t qfl_store_busy_ms(const qfl_store *s)
 /* Programs the waiting tail, filled up with the erased value. */
 static qfl_status flush_tail(qfl_store *s)
 {
-    uint32_t n = padded(s->tail_n, s->flash.program_unit), at = object_at(s, s->writing) + s->new_have - s->tail_n;
+    uint32_t n = padded(s->tail_n, s->flash.program_unit),
+             at = object_at(s, s->writing) + s->new_have - s->tail_n;
     if (s->tail_n == 0)
         return QFL_OK;
     memset(s->tail + s->tail_n, s->flash.erased, n - s->tail_n);
@@ -218,7 +230,8 @@ static qfl_status flush_tail(qfl_store *s)
 
 QFL_COLD qfl_status qfl_store_write(qfl_store *s, uint32_t offset, const uint8_t *p, uint32_t n)
 {
-    if (s->writing < 0 || s->erase_at < s->erase_end || s->intend || offset != s->new_have || n > s->new_length - s->new_have)
+    if (s->writing < 0 || s->erase_at < s->erase_end || s->intend || offset != s->new_have ||
+        n > s->new_length - s->new_have)
         return QFL_E_STATE;
     while (n != 0) {
         uint32_t k = QFL_STORE_CHUNK - s->tail_n < n ? QFL_STORE_CHUNK - s->tail_n : n;

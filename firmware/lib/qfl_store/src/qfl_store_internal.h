@@ -22,7 +22,10 @@ static inline uint32_t get32(const uint8_t *p)
 
 static inline uint32_t padded(uint32_t n, uint32_t unit) { return (n + unit - 1) / unit * unit; }
 /* Where records and payloads may begin: at program units, and aligned for floats. */
-static inline uint32_t step_of(const qfl_store *s) { return s->flash.program_unit > 16 ? s->flash.program_unit : 16; }
+static inline uint32_t step_of(const qfl_store *s)
+{
+    return s->flash.program_unit > 16 ? s->flash.program_unit : 16;
+}
 
 /* Programs n bytes (whole units) and reads them back. A stretch that reads as erased is left alone. */
 qfl_status qfl_store_program(const qfl_store *s, uint32_t at, const uint8_t *p, uint32_t n);

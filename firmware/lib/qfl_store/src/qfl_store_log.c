@@ -18,8 +18,8 @@ static int read_log(const qfl_store *s, int half, uint32_t at, uint8_t *r, uint3
     uint8_t digest[QFL_SHA256_BYTES];
     qfl_sha256 h;
     uint32_t begin = half_at(s, half) + at;
-    if (at + head_size(s) > s->log_half || s->port->flash_read(s->port->ctx, begin, r, QFL_STORE_LOG_RECORD) < 0 ||
-        get32(r) != (uint32_t)MAGIC)
+    if (at + head_size(s) > s->log_half ||
+        s->port->flash_read(s->port->ctx, begin, r, QFL_STORE_LOG_RECORD) < 0 || get32(r) != (uint32_t)MAGIC)
         return 0;
     *n = get32(r + AT_LENGTH);
     if (*n > s->log_half - at - head_size(s))
@@ -32,10 +32,12 @@ static int read_log(const qfl_store *s, int half, uint32_t at, uint8_t *r, uint3
     return memcmp(digest, r + AT_CHECK, QFL_STORE_CHECK) == 0;
 }
 
-QFL_COLD int qfl_store_log_next(const qfl_store *s, uint32_t *at, uint8_t *type, const uint8_t **p, uint32_t *n)
+QFL_COLD int qfl_store_log_next(const qfl_store *s, uint32_t *at, uint8_t *type, const uint8_t **p,
+                                uint32_t *n)
 {
     uint8_t r[QFL_STORE_LOG_RECORD];
-    if (s->log_current < 0 || !read_log(s, s->log_current, *at, r, n) || get32(r + AT_GENERATION) != s->log_generation)
+    if (s->log_current < 0 || !read_log(s, s->log_current, *at, r, n) ||
+        get32(r + AT_GENERATION) != s->log_generation)
         return 0;
     *type = r[AT_TYPE];
     *p = s->flash.map + half_at(s, s->log_current) + *at + head_size(s);
@@ -65,8 +67,14 @@ QFL_COLD void qfl_store_log_open(qfl_store *s)
         s->found |= QFL_STORE_CUT_LOG;
 }
 
-QFL_COLD uint32_t qfl_store_log_room(const qfl_store *s) { return s->log_end != 0 ? s->log_half - s->log_end : 0; }
-QFL_COLD void qfl_store_log_prepare(qfl_store *s) { s->log_wanted = s->log_half != 0 && s->log_erased < s->log_half; }
+QFL_COLD uint32_t qfl_store_log_room(const qfl_store *s)
+{
+    return s->log_end != 0 ? s->log_half - s->log_end : 0;
+}
+QFL_COLD void qfl_store_log_prepare(qfl_store *s)
+{
+    s->log_wanted = s->log_half != 0 && s->log_erased < s->log_half;
+}
 
 QFL_COLD int qfl_store_log_work(qfl_store *s)
 {
@@ -116,15 +124,16 @@ static qfl_status write_parts(const qfl_store *s, uint32_t at, const qfl_store_p
     return k != 0 ? qfl_store_program(s, at, chunk, n) : QFL_OK;
 }
 
-QFL_COLD qfl_status qfl_store_log_append(qfl_store *s, uint8_t type, const qfl_store_part *parts, uint32_t count)
+QFL_COLD qfl_status qfl_store_log_append(qfl_store *s, uint8_t type, const qfl_store_part *parts,
+                                         uint32_t count)
 {
     uint8_t r[QFL_STORE_CHUNK], digest[QFL_SHA256_BYTES];
     uint32_t n = 0, at = s->log_rolling ? 0 : s->log_end, generation = s->log_generation + s->log_rolling;
     int half = s->log_rolling ? (s->log_current == 0 ? 1 : 0) : s->log_current;
     for (uint32_t i = 0; i < count; i++)
         n += parts[i].n;
-    if (count > PARTS_MAX || (at == 0 && !s->log_rolling) || s->log_half == 0 || at + head_size(s) > s->log_half ||
-        n > s->log_half - at - head_size(s))
+    if (count > PARTS_MAX || (at == 0 && !s->log_rolling) || s->log_half == 0 ||
+        at + head_size(s) > s->log_half || n > s->log_half - at - head_size(s))
         return QFL_E_NOMEM;
     memset(r, s->flash.erased, sizeof r);
     put32(r, MAGIC);

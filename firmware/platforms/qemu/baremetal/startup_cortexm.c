@@ -4,7 +4,8 @@
  */
 #include <stdint.h>
 
-extern uint32_t __data_start[], __data_end[], __data_load[], __bss_start[], __bss_end[], __stack_limit[], __stack_top[];
+extern uint32_t __data_start[], __data_end[], __data_load[], __bss_start[], __bss_end[], __stack_limit[],
+    __stack_top[];
 int main(int argc, char **argv);
 void Reset_Handler(void);
 
@@ -62,14 +63,24 @@ void qfl_irq_samples(void) WEAK;
 #ifndef QFL_IRQ_SAMPLES
 #define QFL_IRQ_SAMPLES (QFL_IRQ_LINK + 2)
 #endif
-enum { LAST_IRQ = QFL_IRQ_LINK > QFL_IRQ_SAMPLES ? QFL_IRQ_LINK : QFL_IRQ_SAMPLES, IRQS = LAST_IRQ + 2 }; /* no other is enabled */
+enum {
+    LAST_IRQ = QFL_IRQ_LINK > QFL_IRQ_SAMPLES ? QFL_IRQ_LINK : QFL_IRQ_SAMPLES,
+    IRQS = LAST_IRQ + 2
+}; /* no other is enabled */
 
 typedef void (*vector)(void);
 #pragma GCC diagnostic ignored "-Woverride-init"
 #pragma GCC diagnostic ignored "-Wpedantic"
 __attribute__((section(".vectors"), used)) const vector qfl_vectors[16 + IRQS] = {
-    (vector)(uintptr_t)__stack_top, Reset_Handler, Fault_Handler, Fault_Handler,
-    [4 ... 14] = Default_Handler, [15] = SysTick_Handler, [16 ... 15 + IRQS] = Default_Handler,
-    [16 + QFL_IRQ_LINK] = qfl_irq_link, [16 + QFL_IRQ_LINK + 1] = qfl_irq_link,
-    [16 + QFL_IRQ_SAMPLES] = qfl_irq_samples, [16 + QFL_IRQ_SAMPLES + 1] = qfl_irq_samples,
+    (vector)(uintptr_t)__stack_top,
+    Reset_Handler,
+    Fault_Handler,
+    Fault_Handler,
+    [4 ... 14] = Default_Handler,
+    [15] = SysTick_Handler,
+    [16 ... 15 + IRQS] = Default_Handler,
+    [16 + QFL_IRQ_LINK] = qfl_irq_link,
+    [16 + QFL_IRQ_LINK + 1] = qfl_irq_link,
+    [16 + QFL_IRQ_SAMPLES] = qfl_irq_samples,
+    [16 + QFL_IRQ_SAMPLES + 1] = qfl_irq_samples,
 };

@@ -10,7 +10,13 @@ extern uint32_t __data_start[], __data_end[], __data_load[], __bss_start[], __bs
 int main(int argc, char **argv);
 void qfl_irq_link(void);
 
-enum { FAULT_MAGIC = 0x4641554C, PAINT = 0xA5A5A5A5, PLIC_CLAIM = 0x0C200004, TEST = 0x00100000, TEST_RESET = 0x7777 };
+enum {
+    FAULT_MAGIC = 0x4641554C,
+    PAINT = 0xA5A5A5A5,
+    PLIC_CLAIM = 0x0C200004,
+    TEST = 0x00100000,
+    TEST_RESET = 0x7777
+};
 
 __attribute__((section(".noinit"))) static uint32_t fault_magic;
 __attribute__((section(".noinit"))) uint32_t qfl_fault_resets;

@@ -4,7 +4,9 @@ from SCons.Script import AlwaysBuild, Default, DefaultEnvironment
 
 env = DefaultEnvironment()
 board = env.BoardConfig()
-prefix = {"arm": "arm-none-eabi-", "riscv32": "riscv64-unknown-elf-", "xtensa": "xtensa-lx106-elf-"}[board.get("build.arch")]
+prefix = {"arm": "arm-none-eabi-", "riscv32": "riscv64-unknown-elf-", "xtensa": "xtensa-lx106-elf-"}[
+    board.get("build.arch")
+]
 env.Replace(
     AR=prefix + "gcc-ar",
     AS=prefix + "gcc",

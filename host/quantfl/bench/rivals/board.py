@@ -22,7 +22,11 @@ from quantfl.core.link import Counters, Link
 from quantfl.errors import DeviceError, LinkError
 
 MESSAGE_MAX, FRAME_MAX, WINDOW = 4160, 256, 16  # as of a board with 96 KiB or more
-_UNANSWERED = (lib.QFL_MSG_TRAIN, lib.QFL_MSG_TRAIN_UPDATE, lib.QFL_MSG_PUT_DATA)  # at once: acknowledged by frames of their own
+_UNANSWERED = (
+    lib.QFL_MSG_TRAIN,
+    lib.QFL_MSG_TRAIN_UPDATE,
+    lib.QFL_MSG_PUT_DATA,
+)  # at once: acknowledged by frames of their own
 _TRAIN = (lib.QFL_MSG_TRAIN, lib.QFL_MSG_TRAIN_UPDATE)
 
 
@@ -202,12 +206,17 @@ class Line:
         if not self._answer:
             raise LinkError(f"board {self.board.index} does not answer request {kind}")
         if self._answer[0] & lib.QFL_MSG_FAILED == lib.QFL_MSG_FAILED:
-            raise DeviceError(f"board {self.board.index} refused request {kind}", int.from_bytes(self._answer[2:3], signed=True))
+            raise DeviceError(
+                f"board {self.board.index} refused request {kind}",
+                int.from_bytes(self._answer[2:3], signed=True),
+            )
         return self._answer[2:]
 
     def put(self, object_: int, data: bytes) -> None:
         """Move a whole object."""
-        self.request(lib.QFL_MSG_PUT_BEGIN, struct.pack("<BI", object_, len(data)) + hashlib.sha256(data).digest())
+        self.request(
+            lib.QFL_MSG_PUT_BEGIN, struct.pack("<BI", object_, len(data)) + hashlib.sha256(data).digest()
+        )
         for at in range(0, len(data), self.host.piece):
             self._whole = at + self.host.piece >= len(data)
             self.request(lib.QFL_MSG_PUT_DATA, struct.pack("<I", at) + data[at : at + self.host.piece])

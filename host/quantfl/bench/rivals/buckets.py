@@ -17,10 +17,12 @@ _LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "
 _WAYS = {
     0: (lambda d: d, lambda d: d),
     1: (lambda d: zlib.compress(d, 9, wbits=-15), lambda d: _whole(zlib.decompressobj(wbits=-15), d)),
-    2: (lambda d: lzma.compress(d, lzma.FORMAT_RAW, filters=_LZMA),
-        lambda d: _whole(lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_LZMA), d)),
+    2: (
+        lambda d: lzma.compress(d, lzma.FORMAT_RAW, filters=_LZMA),
+        lambda d: _whole(lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_LZMA), d),
+    ),
     3: (bz2.compress, lambda d: _whole(bz2.BZ2Decompressor(), d)),
-}  # fmt: skip
+}
 _LONGEST = 1 << 24
 
 
@@ -43,7 +45,11 @@ class Ours:
         c = self.codec
         if c.kind == "fp32":
             return "fp32"
-        options = "".join(name for name, on in ((", per tensor", c.per_tensor), (", means", c.means), (", coded", c.coded)) if on)
+        options = "".join(
+            name
+            for name, on in ((", per tensor", c.per_tensor), (", means", c.means), (", coded", c.coded))
+            if on
+        )
         return f"{c.kind.upper()}({c.step if c.kind == 'dz' else c.levels:g}{options})"
 
     def encode(self, x: np.ndarray, shapes: Shapes, memory: dict, seed: int) -> bytes:

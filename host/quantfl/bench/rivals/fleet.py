@@ -65,27 +65,56 @@ class Fleet:
         config, run = s.config, s.config.run
         self.s, self.rival = s, rival
         self.params = np.ascontiguousarray(s.params, np.float32).copy()
-        self.up, down = Remembered(rival.up), Remembered(Float(32) if isinstance(rival.down, str) else rival.down)
+        self.up, down = (
+            Remembered(rival.up),
+            Remembered(Float(32) if isinstance(rival.down, str) else rival.down),
+        )
         clients = max(1, round(run.participation * config.fleet.size))
         absence = config.fleet.size / clients
-        self.rate = Rate(run.rounds, config.uplink.rate(clients), config.downlink.rate(clients), config.uplink.step,
-                         window=max(5, math.ceil(absence)))  # fmt: skip
+        self.rate = Rate(
+            run.rounds,
+            config.uplink.rate(clients),
+            config.downlink.rate(clients),
+            config.uplink.step,
+            window=max(5, math.ceil(absence)),
+        )
         self.downlink: Chain | Lattice
         if rival.down == "ours":
-            self.downlink = Lattice(s.head, s.params, unit=grid(s.params), absence=absence, dither=config.downlink.dither,
-                                    seed=run.seed)  # fmt: skip
+            self.downlink = Lattice(
+                s.head,
+                s.params,
+                unit=grid(s.params),
+                absence=absence,
+                dither=config.downlink.dither,
+                seed=run.seed,
+            )
         else:
             self.downlink = RivalChain(s.head, down, s.shapes, s.params)
 
         def apply(data: bytes, base: int) -> np.ndarray:
-            return decode(data, sizes(s.shapes)) if rival.down == "ours" else down.decode(data, s.shapes, base)
+            return (
+                decode(data, sizes(s.shapes)) if rival.down == "ours" else down.decode(data, s.shapes, base)
+            )
 
         fits = [replace(config.train.fit(), seed=client_seed(run.seed, i)) for i in range(len(s.clients))]
         self.lines = [
-            Line(RivalBoard(i, s.head, self.params.copy(), s.shapes, x, y, fits[i], Sender(self.up, rival.feedback), apply,
-                            run.seed, watch))
+            Line(
+                RivalBoard(
+                    i,
+                    s.head,
+                    self.params.copy(),
+                    s.shapes,
+                    x,
+                    y,
+                    fits[i],
+                    Sender(self.up, rival.feedback),
+                    apply,
+                    run.seed,
+                    watch,
+                )
+            )
             for i, (x, y) in enumerate(s.clients)
-        ]  # fmt: skip
+        ]
         self._held = [head_hash(self.params)] * len(self.lines)
 
     def _train(self, index: int, round_: int) -> tuple[int, float, bytes]:
@@ -133,11 +162,18 @@ class Fleet:
 
     def record(self, round_: int) -> dict:
         """Accuracy of the global head and bytes of all links so far."""
-        score, books = self.s.head.evaluate(self.params, *self.s.test), [line.counters() for line in self.lines]
+        score, books = (
+            self.s.head.evaluate(self.params, *self.s.test),
+            [line.counters() for line in self.lines],
+        )
         return {
-            "round": round_, "accuracy": score.accuracy, "loss": score.loss, "head": head_hash(self.params),
-            "up_bytes": sum(c.rx_bytes for c in books), "down_bytes": sum(c.tx_bytes for c in books),
-        }  # fmt: skip
+            "round": round_,
+            "accuracy": score.accuracy,
+            "loss": score.loss,
+            "head": head_hash(self.params),
+            "up_bytes": sum(c.rx_bytes for c in books),
+            "down_bytes": sum(c.tx_bytes for c in books),
+        }
 
 
 def history(s: Setting, rival: Rival, watch: Watch | None = None) -> list[dict]:

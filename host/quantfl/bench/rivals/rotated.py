@@ -27,7 +27,9 @@ def lloyd_max(bits: int) -> np.ndarray:
     c = np.linspace(-2, 2, n) if n > 2 else np.array([-0.8, 0.8])
     for _ in range(20000):
         edges = [-math.inf, *((c[1:] + c[:-1]) / 2), math.inf]
-        new = np.array([(pdf(a) - pdf(b)) / (cdf(b) - cdf(a)) for a, b in zip(edges, edges[1:], strict=False)])
+        new = np.array(
+            [(pdf(a) - pdf(b)) / (cdf(b) - cdf(a)) for a, b in zip(edges, edges[1:], strict=False)]
+        )
         done = np.abs(new - c).max() < 1e-12
         c = new
         if done:
@@ -86,7 +88,11 @@ class Eden:
             piece = np.pad(x[at : at + n], (0, size - n))
             square = float(piece @ piece)
             y = hadamard(piece * self._signs(seed, index, size))
-            code = np.searchsorted(edges, y * math.sqrt(size / square)) if square > 0 else np.zeros(size, np.int64)
+            code = (
+                np.searchsorted(edges, y * math.sqrt(size / square))
+                if square > 0
+                else np.zeros(size, np.int64)
+            )
             product = float(y @ centroids[code])
             scales += f32(square / product if product > 0 else 0.0)
             codes.append(code)

@@ -46,7 +46,9 @@ class Float:
 class Int8:
     """Symmetric int8, one float32 scale per tensor: q = round(x / scale), scale = max|x| / 127."""
 
-    source: str = "Jacob et al. 2018 (arXiv 1712.05877), section 2.1, symmetric as TensorFlow Lite's weights are"
+    source: str = (
+        "Jacob et al. 2018 (arXiv 1712.05877), section 2.1, symmetric as TensorFlow Lite's weights are"
+    )
     unbiased: bool = False
 
     def __str__(self) -> str:

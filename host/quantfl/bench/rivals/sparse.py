@@ -7,7 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quantfl.bench.rivals.base import Bits, Shapes, Take, checked, f32, pack, parts, refuse, sizes, to_bytes, unpack
+from quantfl.bench.rivals.base import (
+    Bits,
+    Shapes,
+    Take,
+    checked,
+    f32,
+    pack,
+    parts,
+    refuse,
+    sizes,
+    to_bytes,
+    unpack,
+)
 
 GOLDEN = (math.sqrt(5) + 1) / 2
 
@@ -40,10 +52,12 @@ class Stc:
         if mean == 0:
             return f32(0)
         gaps = (np.diff(at, prepend=-1) - 1).tolist()
-        return f32(mean) + to_bytes("".join(
-            "1" * (g >> b) + "0" + (f"{g & ((1 << b) - 1):0{b}b}" if b else "") + "01"[negative]
-            for g, negative in zip(gaps, (x[at] < 0).tolist(), strict=True)
-        ))  # fmt: skip
+        return f32(mean) + to_bytes(
+            "".join(
+                "1" * (g >> b) + "0" + (f"{g & ((1 << b) - 1):0{b}b}" if b else "") + "01"[negative]
+                for g, negative in zip(gaps, (x[at] < 0).tolist(), strict=True)
+            )
+        )
 
     def decode(self, data: bytes, shapes: Shapes, seed: int) -> np.ndarray:
         n, take = sum(sizes(shapes)), Take(data)

@@ -7,7 +7,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quantfl.bench.rivals.base import Bits, Shapes, Take, checked, f32, gamma, omega, pack, parts, refuse, sizes, to_bytes, unpack
+from quantfl.bench.rivals.base import (
+    Bits,
+    Shapes,
+    Take,
+    checked,
+    f32,
+    gamma,
+    omega,
+    pack,
+    parts,
+    refuse,
+    sizes,
+    to_bytes,
+    unpack,
+)
 
 
 def _buckets(n: int, bucket: int | None) -> list[int]:
@@ -23,7 +37,9 @@ def _round(x: np.ndarray, norm: np.float32, levels: int, rng: np.random.Generato
         return np.zeros(x.size, np.int64)
     away = np.abs(x).astype(np.float64) / float(norm) * levels
     floor = np.floor(away)
-    level = np.minimum(floor + (rng.random(x.size) < away - floor), levels)  # norm is rounded: |x| may exceed it by a hair
+    level = np.minimum(
+        floor + (rng.random(x.size) < away - floor), levels
+    )  # norm is rounded: |x| may exceed it by a hair
     return np.sign(x).astype(np.int64) * level.astype(np.int64)
 
 
@@ -48,7 +64,9 @@ class Qsgd:
         return f"QSGD(s={self.levels}, {self.norm}{bucket})"
 
     def _norm(self, x: np.ndarray) -> np.float32:
-        return np.float32(np.linalg.norm(x.astype(np.float64)) if self.norm == "l2" else np.abs(x).max(initial=0.0))
+        return np.float32(
+            np.linalg.norm(x.astype(np.float64)) if self.norm == "l2" else np.abs(x).max(initial=0.0)
+        )
 
     def encode(self, x: np.ndarray, shapes: Shapes, memory: dict, seed: int) -> bytes:
         x, rng = checked(x, shapes), np.random.default_rng([seed, 1])
@@ -64,7 +82,10 @@ class Qsgd:
 
     def _dense(self, levels: np.ndarray) -> str:
         code = omega if self.elias == "omega" else gamma
-        table = {v: code(abs(v) + 1) + ("" if v == 0 else "01"[v < 0]) for v in range(-self.levels, self.levels + 1)}
+        table = {
+            v: code(abs(v) + 1) + ("" if v == 0 else "01"[v < 0])
+            for v in range(-self.levels, self.levels + 1)
+        }
         return "".join([table[v] for v in levels.tolist()])
 
     def _sparse(self, levels: np.ndarray) -> str:
@@ -72,7 +93,9 @@ class Qsgd:
         at = np.flatnonzero(levels)
         gaps = np.diff(at, prepend=-1).tolist()
         values = levels[at].tolist()
-        return code(len(at) + 1) + "".join([code(g) + "01"[v < 0] + code(abs(v)) for g, v in zip(gaps, values, strict=True)])
+        return code(len(at) + 1) + "".join(
+            [code(g) + "01"[v < 0] + code(abs(v)) for g, v in zip(gaps, values, strict=True)]
+        )
 
     def decode(self, data: bytes, shapes: Shapes, seed: int) -> np.ndarray:
         take, n = Take(data), sum(sizes(shapes))
@@ -138,7 +161,9 @@ class TernGrad:
     deviations are cut off first (which biases them), None: none."""
 
     clip: float | None = 2.5
-    source: str = "TernGrad, Wen et al. 2017 (arXiv 1705.07878): 3.1 ternarising, 3.3 per layer, clipping at 2.5 sigma"
+    source: str = (
+        "TernGrad, Wen et al. 2017 (arXiv 1705.07878): 3.1 ternarising, 3.3 per layer, clipping at 2.5 sigma"
+    )
 
     @property
     def unbiased(self) -> bool:

@@ -17,16 +17,32 @@ specs = ["--specs=" + board.get("build.specs")] if board.get("build.specs", "") 
 env.Append(
     ASFLAGS=cpu,
     ASPPFLAGS=["-x", "assembler-with-cpp"],
-    CCFLAGS=[*cpu, *specs, "-ffunction-sections", "-fdata-sections", "-fno-common", "-fstack-usage", "-g3",
-             "-ffile-prefix-map={}=.".format(env.subst("$PROJECT_DIR"))],
+    CCFLAGS=[
+        *cpu,
+        *specs,
+        "-ffunction-sections",
+        "-fdata-sections",
+        "-fno-common",
+        "-fstack-usage",
+        "-g3",
+        "-ffile-prefix-map={}=.".format(env.subst("$PROJECT_DIR")),
+    ],
     CFLAGS=["-std=c11"],
     CPPDEFINES=[("F_CPU", board.get("build.f_cpu")), *(tuple(d.split("=", 1)) for d in defines)],
     CPPPATH=[str(platform / "baremetal" / folder) for folder in board.get("build.include", "").split()],
-    LINKFLAGS=[*cpu, *specs, "-nostartfiles", "-Wl,--gc-sections", "-Wl,-Map=" + str(build / "firmware.map"),
-               "-Wl,--fatal-warnings", "-Wl,--no-warn-rwx-segments", "-Wl,--defsym=STACK_SIZE=" + stack],
+    LINKFLAGS=[
+        *cpu,
+        *specs,
+        "-nostartfiles",
+        "-Wl,--gc-sections",
+        "-Wl,-Map=" + str(build / "firmware.map"),
+        "-Wl,--fatal-warnings",
+        "-Wl,--no-warn-rwx-segments",
+        "-Wl,--defsym=STACK_SIZE=" + stack,
+    ],
     LIBS=["gcc"],
     LIBPATH=[str(build)],
-)  # fmt: skip
+)
 memory = "".join(
     f"  {name} ({access}) : ORIGIN = {origin}, LENGTH = {length}\n"
     for name, (access, origin, length) in board.get("build.memory").items()
