@@ -31,11 +31,12 @@ async def _plain_session(device: Device, timeout: float) -> AsyncIterator[None]:
         raise
 
 
-async def provision(device: Device, *, owner: bool = True, timeout: float = 10.0) -> str:
+async def provision(device: Device, *, owner: bool = True, reset: bool = False, timeout: float = 10.0) -> str:
     """Give a board its first keys over a plain link, and open a session with them; returns the board's id.
 
-    Done already: nothing is sent. owner: the board takes packages signed by the file's owner only. The device's session must
-    have a key file. SecurityError: the board has a key that is not in the file.
+    Done already: nothing is sent. owner: the board takes packages signed by the file's owner only. reset: the board is known to
+    have lost its keys, so it gets new ones. The device's session must have a key file. SecurityError: the board has a key that
+    is not in the file, or has proved to hold one of the file before and now answers without (somebody may answer in its place).
     """
     ring, session = _ring(device), device.session
     try:
@@ -44,20 +45,25 @@ async def provision(device: Device, *, owner: bool = True, timeout: float = 10.0
         if error.refusal != PEER_PLAIN:
             raise
     else:
-        uid = session.link.peer_uid.hex()
-        await finish_rotation(device)
-        ring.confirm(uid)
-        return uid
+        return _confirm(device)
     async with _plain_session(device, timeout):
         info = await device.hello(timeout, provisioning=True)
         device.require("keys", "keys")
         if not info.uid:
             raise SecurityError(f"{device.name} has no unique id; a key cannot be kept for it")
-        board = ring.prepare(info.uid, "" if device.name == device.url else device.name)
+        board = ring.prepare(info.uid, "" if device.name == device.url else device.name, reset=reset)
         await device.set_keys(board.key, ring.owner if owner else None, timeout=timeout)
         await session.open(timeout)
-    ring.confirm(info.uid)
-    return info.uid
+    return _confirm(device)
+
+
+def _confirm(device: Device) -> str:
+    """Keep the key that the board has just proved to hold, and forget the others; returns the board's id."""
+    uid, held = device.session.link.peer_uid.hex(), device.session.key_held
+    if held is None:
+        raise SecurityError(f"{device.name}: the session has no key")
+    _ring(device).confirm(uid, held)
+    return uid
 
 
 async def rotate(device: Device, *, owner: bool = True, timeout: float = 10.0) -> str:
@@ -65,27 +71,19 @@ async def rotate(device: Device, *, owner: bool = True, timeout: float = 10.0) -
     ring, session = _ring(device), device.session
     await session.open(timeout)
     uid = session.link.peer_uid.hex()
-    if not await finish_rotation(device):
+    board = ring.boards[uid]
+    if board.next is None or session.key_held != board.next:  # else an earlier rotation has reached the board
         new = ring.begin_rotation(uid)
         await device.set_keys(new, ring.owner if owner else None, timeout=timeout)
         await session.open(timeout)  # with the key that the board now holds
-        await finish_rotation(device)
-    return uid
-
-
-async def finish_rotation(device: Device) -> bool:
-    """Forget the old key where the board has proved to hold the new one. True: it has."""
-    ring, held = _ring(device), device.session.key_held
-    uid = device.session.link.peer_uid.hex()
-    board = ring.boards[uid]
-    if board.next is None or held != board.next:
-        return False
-    ring.end_rotation(uid, held)
-    return True
+    return _confirm(device)
 
 
 async def remove(device: Device, *, timeout: float = 10.0) -> str:
-    """Take a board's keys away over a session with them: it talks to anybody afterwards. Returns its id."""
+    """Take a board's keys away over a session with them: it talks to anybody afterwards. Returns its id.
+
+    SecurityError: it answers without a key, though nobody has begun to take its keys away.
+    """
     ring, session = _ring(device), device.session
     try:
         await session.open(timeout)
@@ -94,8 +92,14 @@ async def remove(device: Device, *, timeout: float = 10.0) -> str:
             raise
         async with _plain_session(device, timeout):  # done already, and the answer was lost
             uid = (await device.hello(timeout)).uid
+        if uid not in ring.boards or not ring.boards[uid].leaving:
+            raise SecurityError(
+                f"{device.name} answers without a key: it never had one, was reset, or something on the line answers in its "
+                f"place; nothing was changed. `quantfl keys forget {uid or 'ID'}` drops a board's keys from the file"
+            ) from None
     else:
         uid = session.link.peer_uid.hex()
+        ring.begin_removal(uid)
         await device.set_keys(None, None, timeout=timeout)
-    ring.forget(uid)
+    ring.end_removal(uid)
     return uid

@@ -40,7 +40,7 @@ def list_(file: Path = FILE, as_json: bool = JSON) -> int:
             "uid": b.uid,
             "name": b.name,
             "fingerprint": b.fingerprint,
-            "state": "changing" if b.next else "given" if b.provisioned else "not confirmed",
+            "state": b.state,
         }
         for b in ring.boards.values()
     ]
@@ -68,12 +68,34 @@ def provision(
     urls: list[str] = URLS,
     file: Path = FILE,
     any_package: bool = ANY,
+    reset: bool = typer.Option(
+        False, "--reset", help="You have erased these boards: give them new keys though the file has some."
+    ),
+    yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask, also where others may listen."),
     baud: int = BAUD,
     timeout: float = TIMEOUT,
     as_json: bool = JSON,
 ) -> int:
-    """Give boards without keys their first ones, over a plain link: use a cable that nobody listens on."""
-    return _each(urls, file, baud, as_json, "provision", owner=not any_package, timeout=timeout)
+    """Give boards without keys their first ones. The key travels plainly: use a cable that nobody listens on."""
+    _ask_where_others_listen(urls, yes)
+    options = {"owner": not any_package, "reset": reset, "timeout": timeout}
+    return _each(urls, file, baud, as_json, "provision", **options)
+
+
+def _ask_where_others_listen(urls: list[str], yes: bool) -> None:
+    """A first key crosses the link in clear. Over a radio or a network that is the user's decision. UsageError without it."""
+    import sys
+
+    from quantfl.errors import UsageError
+    from quantfl.link.ports import is_private
+
+    exposed = [url for url in urls if not is_private(url)]
+    if not exposed or yes:
+        return
+    text = f"the first key would cross {', '.join(exposed)} in clear, where others may read or change it"
+    if not sys.stdin.isatty():
+        raise UsageError(f"{text}; use a cable, or --yes if nobody else is on that link")
+    typer.confirm(f"quantfl: {text}. Send it?", abort=True, err=True)
 
 
 @app.command()
@@ -140,6 +162,25 @@ def _each(urls: list[str], file: Path, baud: int, as_json: bool, what: str, **op
             mark = f" {row['fingerprint']}" if row["fingerprint"] else ""
             console().print(f"{row['url']}  board {row['uid']} {done}{mark}", highlight=False)
     return code
+
+
+@app.command()
+def forget(
+    uids: list[str] = typer.Argument(..., help="Ids of boards, as `quantfl keys list` shows them."),
+    file: Path = FILE,
+) -> int:
+    """Drop boards and their keys from the file; the boards keep theirs, and nobody can talk to them any more."""
+    from quantfl.errors import UsageError
+    from quantfl.link.keys import KeyRing
+
+    ring = KeyRing.load(file)
+    unknown = [uid for uid in uids if uid not in ring.boards]
+    if unknown:
+        raise UsageError(f"{file} has no board {unknown[0]}; `quantfl keys list` shows those it has")
+    for uid in uids:
+        ring.forget(uid)
+        typer.echo(f"{file}: board {uid} forgotten")
+    return 0
 
 
 @app.command()

@@ -85,7 +85,9 @@ class Member:
         except SecurityError as error:
             if self.emulated is None or error.refusal != PEER_PLAIN:
                 raise
-            await provision(self.device, timeout=timeout)  # a board of our own, booted anew
+            await provision(
+                self.device, reset=True, timeout=timeout
+            )  # our own board, booted with empty flash
 
     async def bring_up_to_date(self, strategy: FedAvg) -> tuple[int, bytes | None]:
         """Lead the board to the head it shall train from, by the cheapest way; returns that head's hash.

@@ -6,19 +6,26 @@ there are two, of which the board holds one or the other. The owner's signing ke
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
 import stat
 import tomllib
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quantfl.core import crypt, ffi, lib
 from quantfl.errors import PackageError, SecurityError, UsageError
+from quantfl.locks import locked
 
 _HEADER = "# quantfl keys. Whoever has this file can talk to these boards and sign packages for them: keep it secret.\n"
+
+
+TRIED_MOST = 16  # keys kept of a board that were sent and never confirmed
+LOCK_S = 10.0  # seconds to wait for another process's change of the key file, which takes milliseconds
 
 
 class PlainLinkWarning(UserWarning):
@@ -47,18 +54,34 @@ def warn_plain(name: str, uid: str) -> None:
 
 @dataclass(frozen=True)
 class BoardKey:
-    """One board's keys. key: 32 bytes; next: the key that replaces it, once the board has confirmed it."""
+    """One board's keys.
+
+    key: 32 bytes, the key that the board holds or was last sent. next: the key that replaces it, once the board has confirmed
+    it. tried: keys that were sent before and never confirmed; the board may hold one of them. provisioned: the board has proved
+    that it holds `key`. leaving: its keys are being taken away; with provisioned False they have been.
+    """
 
     uid: str
     key: bytes
     next: bytes | None = None
+    tried: tuple[bytes, ...] = ()
     name: str = ""
     provisioned: bool = False
+    leaving: bool = False
 
     @property
     def fingerprint(self) -> str:
         """Tells keys apart without telling them."""
         return crypt.mac(self.key, "quantfl fingerprint 1", size=4).hex()
+
+    @property
+    def state(self) -> str:
+        """What is known of the board's key, for people."""
+        if self.leaving:
+            return "being removed" if self.provisioned else "removed"
+        if self.next is not None:
+            return "changing"
+        return "given" if self.provisioned else "not confirmed"
 
 
 def split_signed(data: bytes) -> tuple[bytes, bytes]:
@@ -136,8 +159,10 @@ class KeyRing:
                 uid,
                 _hex(row["key"]),
                 _hex(row["next"]) if "next" in row else None,
+                tuple(_hex(key) for key in row.get("tried", ())),
                 str(row.get("name", "")),
                 bool(row.get("provisioned", False)),
+                bool(row.get("leaving", False)),
             )
         return cls(path, boards, public, secret)
 
@@ -153,6 +178,10 @@ class KeyRing:
             lines += [f"\n[boards.{board.uid}]\n", f'key = "{board.key.hex()}"\n']
             if board.next is not None:
                 lines += [f'next = "{board.next.hex()}"\n']
+            if board.tried:
+                lines += ["tried = [", ", ".join(f'"{key.hex()}"' for key in board.tried), "]\n"]
+            if board.leaving:
+                lines += ["leaving = true\n"]
             if board.name:
                 lines += [f'name = "{board.name}"\n']
             lines += [f"provisioned = {str(board.provisioned).lower()}\n"]
@@ -176,29 +205,71 @@ class KeyRing:
     def candidates(self, uid: bytes) -> list[bytes]:
         """Keys that the board with this id may hold, likeliest first."""
         board = self.boards.get(uid.hex())
-        return [] if board is None else [k for k in (board.key, board.next) if k is not None]
+        if board is None:
+            return []
+        return [k for k in (board.key, board.next, *board.tried) if k is not None]
 
-    def prepare(self, uid: str, name: str = "") -> BoardKey:
-        """The key to give to a board that has none: new, or the one made for it before. Written before it is sent."""
-        board = self.boards.get(uid) or BoardKey(uid, secrets.token_bytes(crypt.KEY), name=_plain_name(name))
-        return self._put(replace(board, provisioned=False))
+    def prepare(self, uid: str, name: str = "", *, reset: bool = False) -> BoardKey:
+        """A new key to send to a board that answers without one. It is written before it is sent.
 
-    def confirm(self, uid: str) -> None:
-        """The board holds its key."""
-        self._put(replace(self.boards[uid], provisioned=True))
+        A key that was sent once is never sent plainly again: who answered then may not have been the board. Older keys stay in
+        the file, because the board may hold one of them. reset: the caller vouches that this board has lost its keys.
+        SecurityError: the board has proved to hold a key of this file before, and `reset` is not given.
+        """
+        with self._changing():
+            known = self.boards.get(uid)
+            if known is not None and known.provisioned and not reset:
+                raise SecurityError(
+                    f"board {uid} holds a key of {self.path} (fingerprint {known.fingerprint}), but answers without one: it "
+                    f"was reset, or something on the line answers in its place; no key was sent. If you have erased this "
+                    f"board yourself, connect it by cable and use `quantfl keys provision --reset`, which gives it a new key"
+                )
+            old = (
+                () if known is None else (known.key, *(known.next,) * (known.next is not None), *known.tried)
+            )
+            new = BoardKey(
+                uid, secrets.token_bytes(crypt.KEY), tried=old[:TRIED_MOST], name=_plain_name(name)
+            )
+            return self._put(new if name or known is None else replace(new, name=known.name))
+
+    def confirm(self, uid: str, held: bytes) -> None:
+        """The board has proved that it holds the key `held`; all others of it are forgotten."""
+        with self._changing():
+            board = self.boards[uid]
+            self._put(replace(board, key=held, next=None, tried=(), provisioned=True))
 
     def begin_rotation(self, uid: str) -> bytes:
         """A new key for a board, kept beside the old one until the board has it."""
-        board = self.boards[uid]
-        return self._put(replace(board, next=board.next or secrets.token_bytes(crypt.KEY))).next
+        with self._changing():
+            board = self.boards[uid]
+            new = board.next or secrets.token_bytes(crypt.KEY)
+            self._put(replace(board, next=new))
+            return new
 
-    def end_rotation(self, uid: str, held: bytes) -> None:
-        """The board holds `held`; the other key is forgotten."""
-        self._put(replace(self.boards[uid], key=held, next=None, provisioned=True))
+    def begin_removal(self, uid: str) -> None:
+        """The board's keys are about to be taken away."""
+        with self._changing():
+            self._put(replace(self.boards[uid], leaving=True))
+
+    def end_removal(self, uid: str) -> None:
+        """The board has no keys any more. The file keeps the last ones: they open the board, should that have been a lie."""
+        with self._changing():
+            self._put(replace(self.boards[uid], leaving=True, provisioned=False))
 
     def forget(self, uid: str) -> None:
-        if self.boards.pop(uid, None) is not None:
-            self.save()
+        """Drop a board and its keys from the file."""
+        with self._changing():
+            if self.boards.pop(uid, None) is not None:
+                self.save()
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """One change of the file. Another process may have changed it since it was read, so it is read again, under a lock."""
+        lock = self.path.with_name(self.path.name + ".lock")
+        with locked(lock, f"the key file {self.path}", UsageError, timeout=LOCK_S):
+            if self.path.exists():
+                self.boards = KeyRing.load(self.path).boards
+            yield
 
     def _put(self, board: BoardKey) -> BoardKey:
         if self.boards.get(board.uid) != board:

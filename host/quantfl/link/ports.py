@@ -8,8 +8,10 @@ SYN to whatever it is: ports that are no USB serial ports are left alone unless 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fnmatch
 import glob
+import ipaddress
 import os
 import re
 import weakref
@@ -89,6 +91,21 @@ def same_port(url: str) -> str:
         return url
     short = url.removeprefix("\\\\.\\").upper()
     return short if re.fullmatch(r"COM[0-9]+", short) else os.path.realpath(url)
+
+
+def is_private(url: str) -> bool:
+    """Whether a port is a cable or a program on this machine: bytes on it cross no radio and no network."""
+    scheme, _, rest = url.partition("://")
+    if not rest or scheme in ("inproc", "loop", "hwgrep", "spy"):
+        return True
+    if scheme == "id":  # at a USB port, or at one that the user lists
+        return all(is_private(port) for port in listed())
+    if scheme != "socket":
+        return False
+    host = rest.split("/")[0].rpartition(":")[0].strip("[]")
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def candidates() -> list[str]:

@@ -202,7 +202,8 @@ class Session:
         refusal, uid = self.link.refusal, self.link.peer_uid.hex() or "without id"
         file = self.keys.path if self.keys is not None else ""
         text = {
-            PEER_PLAIN: "the board has no key, and no plain link is taken where keys are required; see `quantfl keys provision`",
+            PEER_PLAIN: "the board answers without a key, and no plain link is taken where keys are required. A new board gets "
+            "its key with `quantfl keys provision`; one that had a key was reset, or something on the line answers in its place",
             PEER_KEYED: f"board {uid} talks to holders of its key only: name your key file (--keys, or keys.file of FLEET.toml)",
             KEY_UNKNOWN: f"there is no key for board {uid} in {file}",
             KEY_WRONG: f"what answers as board {uid} does not hold its key of {file}: a false board, or a key given by another file",
