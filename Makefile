@@ -36,8 +36,8 @@ $(VENV)/.demo: $(VENV)/.made pyproject.toml
 	$(BIN)/pip install -q -e '.[demo]'
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.made pyproject.toml | test-tools
-	$(BIN)/pip install -q -e '.[test]'
+$(VENV)/.test: $(VENV)/.made pyproject.toml host/quantfl_lab/pyproject.toml | test-tools
+	$(BIN)/pip install -q -e '.[test]' -e 'host/quantfl_lab[ble]'
 	@touch $@ $(VENV)/.demo
 
 venv: $(VENV)/.demo

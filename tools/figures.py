@@ -210,7 +210,7 @@ BYTES_HEAD = ["up / down", "seeds", "accuracy", "up", "down", "bytes to target",
 
 def bytes_() -> str:
     """Of every task's central setting fp32, the paper's, the rival that needs the fewest bytes with its own downlink, the default."""
-    from quantfl.bench.scheme import DEFAULT, FP32, OWN, PAPER
+    from quantfl_lab.bench.scheme import DEFAULT, FP32, OWN, PAPER
 
     rows, some = bench_rows("bytes"), []
     seeds, ours = min(r["seeds"] for r in rows), [s.name for s in OWN]
@@ -266,7 +266,7 @@ def pictures(rows: list[dict], module: str) -> str:
     """Draw a bench's pictures into docs/ and show them."""
     from importlib import import_module
 
-    files = import_module(f"quantfl.bench.{module}").plots(rows, ROOT / "docs" / "bench")
+    files = import_module(f"quantfl_lab.bench.{module}").plots(rows, ROOT / "docs" / "bench")
     return "\n\n".join(f"![{f.stem}](bench/{f.name})" for f in files)
 
 

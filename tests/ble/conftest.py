@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from quantfl.emulate.ble import BleAdapter, BleBoard, missing
 from quantfl.emulate.native import NativeBoard
+from quantfl_lab.ble.adapter import BleAdapter, BleBoard, missing
 from tests.support import need_board
 
 

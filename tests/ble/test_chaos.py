@@ -13,13 +13,13 @@ import pytest
 
 from quantfl.cli.main import main
 from quantfl.device import Device
-from quantfl.emulate.ble_chaos import FaultyAir, check_air
 from quantfl.errors import UsageError
 from quantfl.fleet import api
 from quantfl.fleet.config import FleetTable
-from quantfl.fleet.torture import command_of, run_schedule
-from quantfl.fleet.torture_ble import air_schedule
 from quantfl.link.chaos import DOWN, UP, parse
+from quantfl_lab.ble.chaos import FaultyAir, check_air
+from quantfl_lab.torture.air import air_schedule
+from quantfl_lab.torture.runs import command_of, run_schedule
 from tests.ble.conftest import run
 from tests.ble.test_rounds import over_ble
 from tests.support import DEMO_MODEL, demo_config, need_digits

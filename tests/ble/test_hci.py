@@ -7,9 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-hci = pytest.importorskip(
-    "bumble.hci", reason="bumble is not installed (pip install 'quantfl[ble-emulation]')"
-)
+hci = pytest.importorskip("bumble.hci", reason="bumble is not installed (pip install 'quantfl-lab[ble]')")
 
 COMPLETE, ENHANCED = 0x01, 0x0A
 
@@ -18,8 +16,8 @@ COMPLETE, ENHANCED = 0x01, 0x0A
 def test_a_connection_and_a_cancelled_one_end_in_the_unmasked_event_and_in_no_other(mask, subevent):
     from bumble.link import LocalLink
 
-    from quantfl.emulate.ble_hci import ADDRESS, KernelController
-    from quantfl.emulate.ble_radio import Peripheral, VirtualPeripheral
+    from quantfl_lab.ble.hci import ADDRESS, KernelController
+    from quantfl_lab.ble.radio import Peripheral, VirtualPeripheral
 
     there, absent = hci.Address("C4:00:00:00:00:01"), hci.Address("C4:00:00:00:00:02")
     seen: list[tuple[int, int]] = []

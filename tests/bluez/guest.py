@@ -40,7 +40,7 @@ class NoImage(Exception):
 
 
 class Guest:
-    """devices: arguments of quantfl.emulate.ble_hci. log: the guest's console."""
+    """devices: arguments of quantfl_lab.ble.hci. log: the guest's console."""
 
     def __init__(self, devices: list[str], log: Path):
         self.devices, self.log = devices, log
@@ -62,7 +62,7 @@ class Guest:
             [
                 sys.executable,
                 "-m",
-                "quantfl.emulate.ble_hci",
+                "quantfl_lab.ble.hci",
                 *sum((["--device", d] for d in self.devices), []),
             ],
             stdin=subprocess.PIPE,
@@ -121,7 +121,7 @@ class Guest:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def meters(self) -> dict:
-        """What the kernel and the boards have sent so far (quantfl.emulate.ble_radio.Meter)."""
+        """What the kernel and the boards have sent so far (quantfl_lab.ble.radio.Meter)."""
         print(file=self._radio.stdin, flush=True)
         return json.loads(self._radio.stdout.readline())
 

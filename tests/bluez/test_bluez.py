@@ -33,7 +33,7 @@ ADDRESSES = [f"C4:00:00:00:00:0{i + 1}" for i in range(BOARDS)]
 @pytest.fixture(scope="module")
 def there(tmp_path_factory):
     """Three boards on a virtual radio in reach of the guest's adapter."""
-    from quantfl.emulate.ble import missing as missing_here
+    from quantfl_lab.ble.adapter import missing as missing_here
 
     reason = missing() or missing_here()
     if reason is not None:

@@ -8,15 +8,15 @@ import shutil
 
 import pytest
 
-from quantfl.bench import bytes as bench_bytes
-from quantfl.bench import engine as bench_engine
-from quantfl.bench import setting as bench_setting
-from quantfl.bench import tasks as bench_tasks
 from quantfl.emulate.base import firmware
 from quantfl.errors import ToolError
 from quantfl.fleet import api, rounds
 from quantfl.fleet.config import DownlinkTable, StartTable, UplinkTable
 from quantfl.strategy import closed_form
+from quantfl_lab.bench import bytes as bench_bytes
+from quantfl_lab.bench import engine as bench_engine
+from quantfl_lab.bench import setting as bench_setting
+from quantfl_lab.bench import tasks as bench_tasks
 from tests.support import need_board, need_digits
 
 pytestmark = pytest.mark.emulated
@@ -60,7 +60,7 @@ def test_engine():
 def test_codec():
     need_digits()
     need_board("qemu_m4")
-    from quantfl.bench import codec
+    from quantfl_lab.bench import codec
 
     rows = codec.run(quick=True)
     for r in rows:
@@ -166,7 +166,7 @@ def test_a_start_that_boards_do_not_bear_out_is_dropped(how, used, tmp_path, mon
 def test_quantisers(monkeypatch, tmp_path):
     need_digits()
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra plot)")
-    from quantfl.bench import quantisers
+    from quantfl_lab.bench import quantisers
 
     monkeypatch.setenv("QUANTFL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(
@@ -201,7 +201,7 @@ def test_quantisers(monkeypatch, tmp_path):
 def test_ablations(monkeypatch, tmp_path):
     need_digits()
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra plot)")
-    from quantfl.bench import ablations, starts
+    from quantfl_lab.bench import ablations, starts
 
     monkeypatch.setenv("QUANTFL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(ablations, "LEVELS", (4, 64))
@@ -228,7 +228,7 @@ def test_ablations(monkeypatch, tmp_path):
 
 
 def test_keys():
-    from quantfl.bench import keys
+    from quantfl_lab.bench import keys
 
     need_board("qemu_m4")
     rows = keys.run(quick=True)

@@ -7,12 +7,12 @@ import shutil
 import numpy as np
 import pytest
 
-from quantfl.bench.engine import count
 from quantfl.core.nn import Engine
 from quantfl.emulate.base import firmware
 from quantfl.errors import ToolError
 from quantfl.package.flatfile import ModelFile
 from quantfl.package.program import compile_program
+from quantfl_lab.bench.engine import count
 from tests.support import DEMO_MODEL, shared_data
 from tests.unit.test_nn_models import MLPERF, structured
 from tests.unit.test_nn_ops import cases, convert, tf

@@ -7,16 +7,16 @@ import asyncio
 import numpy as np
 import pytest
 
-from quantfl.bench.rivals import fleet
-from quantfl.bench.rivals.board import loss_byte
-from quantfl.bench.rivals.buckets import Ours
-from quantfl.bench.rivals.schemes import RIVALS, Rival
-from quantfl.bench.rivals.simple import Float
-from quantfl.bench.setting import setting
 from quantfl.core.codec import Codec
 from quantfl.fleet import api
 from quantfl.fleet.config import DownlinkTable, FleetTable, StartTable, UplinkTable
 from quantfl.messages import loss_of
+from quantfl_lab.bench.setting import setting
+from quantfl_lab.rivals import fleet
+from quantfl_lab.rivals.board import loss_byte
+from quantfl_lab.rivals.buckets import Ours
+from quantfl_lab.rivals.schemes import RIVALS, Rival
+from quantfl_lab.rivals.simple import Float
 from tests.support import DEMO_MODEL, demo_config, need_digits
 
 pytestmark = pytest.mark.emulated

@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
-from quantfl.bench.stack import measured
 from quantfl.device import Device
 from quantfl.emulate import boot_fleet, close_all
 from quantfl.emulate.base import firmware
 from quantfl.emulate.elf import symbols
 from quantfl.errors import ToolError
+from quantfl_lab.bench.stack import measured
 from tests.support import need_board
 
 pytestmark = pytest.mark.emulated

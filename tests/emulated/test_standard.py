@@ -10,7 +10,6 @@ import subprocess
 import pytest
 from typer.testing import CliRunner
 
-from quantfl.bench.flash import STANDARD_MOST, flash_bytes, parts
 from quantfl.cli.main import app
 from quantfl.core import lib
 from quantfl.core.codec import Codec
@@ -18,12 +17,14 @@ from quantfl.core.head import FitConfig, Layer
 from quantfl.device import Device
 from quantfl.emulate import boot_fleet, close_all
 from quantfl.emulate.base import firmware
+from quantfl.emulate.flash import flash_bytes
 from quantfl.errors import DeviceError, RunError, ToolError
 from quantfl.link.keys import KeyRing
 from quantfl.messages import config_bytes
 from quantfl.package.build import SCALES, WINDOWS, build_flags, head_mask, lacking
 from quantfl.package.convert import convert
 from quantfl.provision import provision
+from quantfl_lab.bench.flash import STANDARD_MOST, parts
 from tests.emulated.test_same_bytes import assert_same_ledger, trained
 from tests.support import DEMO_MODEL, ROOT, demo_config, need_board, need_digits
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from quantfl.cli.main import main
-from quantfl.fleet.torture import command_of, keyed, run_schedule, run_schedules
+from quantfl_lab.torture.runs import command_of, keyed, run_schedule, run_schedules
 from tests.support import DEMO_MODEL, need_board
 
 pytestmark = pytest.mark.emulated

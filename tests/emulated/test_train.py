@@ -7,8 +7,6 @@ import asyncio
 import numpy as np
 import pytest
 
-from quantfl.bench.engine import count
-from quantfl.bench.headless import dense_model
 from quantfl.core.codec import Codec
 from quantfl.core.head import FitConfig, dense_layers, head_hash
 from quantfl.core.nn import Engine, device_need
@@ -21,6 +19,8 @@ from quantfl.package.convert import convert, convert_bytes
 from quantfl.package.cost import insns, used_inputs
 from quantfl.package.cut import HeadSpec
 from quantfl.package.program import compile_program, open_package
+from quantfl_lab.bench.engine import count
+from quantfl_lab.bench.headless import dense_model
 from tests.emulated.cases import need_core
 from tests.support import DEMO_MODEL, ROOT, demo_config, need_board, need_digits, shared_data
 
@@ -207,7 +207,7 @@ def test_one_dense_layer_meets_its_bounds():
 def test_dense_layers_of_any_number_of_classes_meet_their_bounds():
     """At most 12 instructions per weight and sample, features none of which is 0, everything counted."""
     need_board("qemu_m4")
-    from quantfl.bench.train import dense
+    from quantfl_lab.bench.train import dense
 
     for features, classes in ((64, 2), (64, 3), (64, 4), (64, 7), (64, 62), (128, 2), (256, 2), (256, 3)):
         row = dense(features, classes)

@@ -176,10 +176,21 @@ def test_the_order_does_not_matter(what, rng):
             assert f"board-{i}" in x.admitted
 
 
+def test_a_claim_nobody_can_check_counts_for_twice_the_median():
+    """One board of ten owned the model by claiming 65,535 samples."""
+    boards = [change(honest(i), samples=20, known=0) for i in range(9)]
+    liar = change(honest(9), samples=65535, known=0)
+    verdict = admission().judge([*boards, liar])
+    assert verdict.admitted["board-9"].samples == 40 and verdict.admitted["board-0"].samples == 20
+    assert admission(max_samples=100).judge([*boards, liar]).admitted["board-9"].samples == 100
+    fed = change(liar, known=65535)  # the host put them there itself
+    assert admission().judge([*boards, fed]).admitted["board-9"].samples == 65535
+
+
 def test_keys_of_the_description():
     base = '[model]\npath = "m.tflite"\n[fleet]\nemulate = "inproc"\n[admission]\n'
     assert parse(base + "max_norm = 3\ntimes_median = 0\nreplays = false").admission.bounds() == Bounds(
-        3.0, 0.0, False
+        3.0, 0.0, None, False
     )
     for wrong in ("max_norm = 0", "times_median = 0.5", "times_median = -1", "max_norms = 1"):
         with pytest.raises(UsageError, match="admission"):

@@ -8,10 +8,10 @@ import math
 import numpy as np
 import pytest
 
-from quantfl.bench import ideal, trellis
-from quantfl.bench.alternatives import DeadZone, Sample
-from quantfl.bench.rivals.buckets import Ours
 from quantfl.core.codec import Codec, Form, dz_write
+from quantfl_lab.bench import ideal, trellis
+from quantfl_lab.bench.alternatives import DeadZone, Sample
+from quantfl_lab.rivals.buckets import Ours
 
 SHAPES = ((64, 10), (10,))
 

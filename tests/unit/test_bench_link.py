@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from quantfl.bench.link import BOARDS, Line, measure, parts
 from quantfl.core.link import UP, Link
+from quantfl_lab.bench.link import BOARDS, Line, measure, parts
 
 
 @pytest.mark.parametrize("board", BOARDS)
@@ -61,8 +61,8 @@ def test_real_time_agrees_with_virtual_time():
 
 
 def test_the_table_fits_a_terminal(monkeypatch, capsys):
-    from quantfl.bench import link
     from quantfl.cli.main import main
+    from quantfl_lab.bench import link
 
     row = measure(board="large", direction="down", baud=921_600, latency_ms=2.0, ber=1e-5)
     monkeypatch.setattr(link, "run", lambda quick: [row, row | {"clock": "real", "retransmitted": 123_456}])

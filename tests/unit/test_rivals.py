@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantfl.bench.rivals.base import Bits, Sender, gamma, omega, pack, to_bytes, unpack
-from quantfl.bench.rivals.buckets import Compressed, Ours
-from quantfl.bench.rivals.rotated import Eden, chunks, hadamard, lloyd_max
-from quantfl.bench.rivals.simple import Float, Int8
-from quantfl.bench.rivals.sparse import PowerSgd, Sign, Stc
-from quantfl.bench.rivals.stochastic import FedPaq, Qsgd, TernGrad
 from quantfl.core.codec import Codec, CodecError
+from quantfl_lab.rivals.base import Bits, Sender, gamma, omega, pack, to_bytes, unpack
+from quantfl_lab.rivals.buckets import Compressed, Ours
+from quantfl_lab.rivals.rotated import Eden, chunks, hadamard, lloyd_max
+from quantfl_lab.rivals.simple import Float, Int8
+from quantfl_lab.rivals.sparse import PowerSgd, Sign, Stc
+from quantfl_lab.rivals.stochastic import FedPaq, Qsgd, TernGrad
 
 ALL = [
     Float(32),

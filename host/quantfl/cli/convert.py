@@ -35,8 +35,8 @@ def command(
 
     Prints what each known board needs and whether it fits. An unsupported operator is named with its layer and a remedy.
     """
-    from quantfl.bench.flash import built
     from quantfl.cli.output import console, print_json
+    from quantfl.emulate.flash import built
     from quantfl.errors import UsageError
     from quantfl.fleet.checkpoint import write_atomic
     from quantfl.package.build import build_flags

@@ -33,6 +33,7 @@ def command(
     as_json: bool = typer.Option(False, "--json", help="Print the list of boards as one JSON line."),
 ) -> int:
     """Boot boards, print their ports, and keep them running until Ctrl-C or until this process ends."""
+    from quantfl.cli.plugins import virtual_radio
     from quantfl.emulate import KINDS, boot_fleet, close_all
     from quantfl.errors import UsageError
 
@@ -56,7 +57,7 @@ def command(
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
     try:
         if ble:
-            adapter = _adapter(boards, chaos)
+            adapter = virtual_radio()(boards, chaos)
             adapter.start()
         _announce(boards, adapter, as_json)
         _feed(boards, shards)
@@ -69,19 +70,6 @@ def command(
         if adapter is not None:
             adapter.stop()
         close_all(boards)
-
-
-def _adapter(boards, chaos: str | None):
-    """A virtual BLE adapter over which the boards advertise under their names."""
-    from quantfl.emulate.ble import BleAdapter, BleBoard
-
-    return BleAdapter(
-        [
-            BleBoard(b.name, int(b.url.rsplit(":", 1)[1]), "radio" if b.kind == "native" else "uart")
-            for b in boards
-        ],
-        chaos=chaos,
-    )
 
 
 def _announce(boards, adapter, as_json: bool) -> None:

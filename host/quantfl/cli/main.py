@@ -10,7 +10,6 @@ import typer
 
 from quantfl import __version__
 from quantfl.cli import (
-    bench,
     convert,
     demo,
     devices,
@@ -22,9 +21,9 @@ from quantfl.cli import (
     push,
     report,
     run,
-    torture,
     trace,
 )
+from quantfl.cli.plugins import add_verbs
 from quantfl.errors import QuantflError
 
 try:  # newer typer carries its own click
@@ -51,13 +50,12 @@ for _verb in (
     report,
     ledger,
     trace,
-    torture,
-    bench,
     demo,
 ):
     app.command(_verb.__name__.rsplit(".", 1)[-1])(_verb.command)
 
 app.add_typer(keys.app, name="keys")
+add_verbs(app)
 
 INTERRUPTED = 130
 

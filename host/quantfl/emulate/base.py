@@ -103,7 +103,7 @@ def boot_fleet(
 ) -> list[Board]:
     """Boot `count` boards named prefix-00, prefix-01 …; each has a unique id made from `seed` and its number.
 
-    ble: native boards run the BLE port; their url is for a radio (quantfl.emulate.ble). battery: what native boards say of their
+    ble: native boards run the BLE port; their url is for a radio (quantfl_lab.ble.adapter). battery: what native boards say of their
     charge, per cent.
     """
     reason = available(kind)

@@ -252,6 +252,7 @@ class AdmissionTable(_Table):
 
     max_norm: Annotated[float, Field(gt=0)] | None = None
     times_median: Annotated[float, Field(ge=0)] = 10.0
+    max_samples: Annotated[float, Field(ge=1)] | None = None
     replays: bool = True
 
     @field_validator("times_median")

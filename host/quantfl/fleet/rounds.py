@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from quantfl.core.codec import CodecError
 from quantfl.core.head import Score
 from quantfl.errors import DeviceError, LinkError, QuantflError, RunError
 from quantfl.fleet.chaos import Unleashed
@@ -29,6 +28,7 @@ from quantfl.messages import Delta
 from quantfl.strategy.admission import Admission, Candidate
 from quantfl.strategy.closed_form import Sums, estimate, rounding_step, solve
 from quantfl.strategy.fedavg import FedAvg
+from quantfl.strategy.statistics_admission import BoardStatistics, admit
 
 EXPLAIN_S = 3.0  # a board that does not show its books by then is asked again after its next delta
 PAYS = 0.6  # a start in closed form is used when it costs at most this part of all rounds
@@ -300,23 +300,25 @@ class Rounds:
         done, failed = await self._ask_all(chosen, ask)
         if self.stopped:
             return None
-        dims = spec.dims or f.strategy.head.dims[0]
-        folds, answered = (Sums(dims, f.strategy.head.dims[1]), Sums(dims, f.strategy.head.dims[1])), []
+        features, classes = f.strategy.head.dims
+        answers = [BoardStatistics(m.name, m.samples if m.feed else 0, done[m]) for m in chosen if m in done]
+        verdict = admit(answers, spec, features, classes, f.config.admission.max_samples)
+        dims = spec.dims or features
+        folds, answered = [Sums(dims, classes), Sums(dims, classes)], []
         for member in chosen:
-            if member not in done:
+            if member.name in verdict.refused:
+                failed[member.name] = verdict.refused[member.name]
+            if member.name not in verdict.statistics:
                 continue
-            try:
-                samples = folds[len(answered) % 2].add(done[member])
-            except CodecError as error:
-                failed[member.name] = f"its sums were refused: {error}"
-                continue
+            sums = verdict.statistics[member.name]
+            folds[len(answered) % 2] = folds[len(answered) % 2] + sums
             member.stats = {
-                "samples": samples,
+                "samples": int(np.rint(sums.counts.sum())),
                 "sums_bytes": len(done[member]),
                 "delta_sha256": _sha(done[member]),
             }
             answered.append(member)
-        found = solve(f.strategy.head, spec, folds) if answered else None
+        found = solve(f.strategy.head, spec, (folds[0], folds[1])) if answered else None
         used = found is not None and (found.trusted or start.how == "closed-form")
         if found is not None and used:
             f.strategy.jump(found.params, rounding_step(f.strategy.head, *folds))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -24,11 +24,16 @@ MEDIAN_OF = 3  # fewer updates than these have no median to be held against
 
 @dataclass(frozen=True)
 class Bounds:
-    """max_norm: largest l2 norm of a delta, None: any. times_median: largest norm in units of the median of the round's
-    non-zero norms, 0: any. replays: whether a delta equal to an earlier one is refused."""
+    """What an update may be.
+
+    max_norm: largest l2 norm of a delta, None: any. times_median: largest norm in units of the median of the round's non-zero
+    norms, 0: any. max_samples: largest weight of a board whose number of samples only the board knows, None: twice the median of
+    the round's claims. replays: whether a delta equal to an earlier one is refused.
+    """
 
     max_norm: float | None = None
     times_median: float = 10.0
+    max_samples: float | None = None
     replays: bool = True
 
 
@@ -85,6 +90,7 @@ class Admission:
             else:
                 verdict.refused[c.name] = reason
         self._outsized(verdict)
+        self._overweight(verdict, {c.name for c in candidates if not c.known})
         for c in candidates:
             if c.name in verdict.admitted and len(c.data) >= SHORT:
                 self._seen.setdefault(_sha(c.data), (c.asked, c.name))
@@ -126,6 +132,17 @@ class Admission:
                 f"too large: norm {norm:.4g}, more than {self.bounds.times_median:g} times the median of "
                 f"the round's {len(norms)} updates"
             )
+
+    def _overweight(self, verdict: Verdict, unknown: set[str]) -> None:
+        """Cap the weights of boards that alone know how many samples they have: one that lies must not outvote the others."""
+        claims = [c.samples for c in verdict.admitted.values()]
+        if not claims:
+            return
+        bound = self.bounds.max_samples
+        most = max(1, int(2 * float(np.median(claims)) if bound is None else bound))
+        for name, contribution in verdict.admitted.items():
+            if name in unknown and contribution.samples > most:
+                verdict.admitted[name] = replace(contribution, samples=most)
 
 
 def _sha(data: bytes) -> str:

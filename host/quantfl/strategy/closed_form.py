@@ -76,8 +76,15 @@ class Sums:
         total.sums, total.counts = self.sums + other.sums, self.counts + other.counts
         return total
 
+    def scaled(self, factor: float) -> Sums:
+        """The statistics of `factor` times as many samples with the same means and covariance."""
+        total = Sums(self.dims, self.classes)
+        total.scatter, total.means = self.scatter * factor, self.means * factor
+        total.sums, total.counts = self.sums * factor, self.counts * factor
+        return total
+
     def add(self, answer: bytes) -> int:
-        """Add one board's answer to STATS; returns its number of samples. CodecError when it is malformed."""
+        """Add one board's answer to STATS; returns its number of samples. CodecError when it is malformed or not finite."""
         if len(answer) < 10:
             raise CodecError("sums of fewer than 10 bytes", lib.QFL_E_FORMAT)
         samples, a, b = struct.unpack_from("<HII", answer)
@@ -87,9 +94,13 @@ class Sums:
         upper = decode(answer[10 : 10 + a], [d * (d + 1) // 2])
         sums = decode(answer[10 + a : 10 + a + b], [d * k])
         counts = decode(answer[10 + a + b :], [k])
-        if (counts < 0).any() or int(counts.sum()) != samples or samples == 0:
+        if not all(np.isfinite(part).all() for part in (upper, sums, counts)):
+            raise CodecError("statistics that are not finite", lib.QFL_E_NONFINITE)
+        if (counts < 0).any() or (counts != np.rint(counts)).any():
+            raise CodecError("counts that are not whole numbers of samples", lib.QFL_E_FORMAT)
+        if int(counts.sum()) != samples or samples == 0:
             raise CodecError(
-                f"counts of {int(counts.sum())} samples where there are {samples}", lib.QFL_E_FORMAT
+                f"counts of {counts.sum():.0f} samples where there are {samples}", lib.QFL_E_FORMAT
             )
         triangle = np.zeros((d, d))
         triangle[np.triu_indices(d)] = upper

@@ -1,0 +1,1 @@
+"""The laboratory of quantfl: benches, rival codecs, torture, virtual radios. The product never imports it."""

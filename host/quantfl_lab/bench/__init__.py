@@ -1,0 +1,1 @@
+"""One module per bench: `run(quick=…)` returns the rows of its table."""

@@ -1,0 +1,1 @@
+"""A BLE adapter without a radio, for an unmodified bleak."""

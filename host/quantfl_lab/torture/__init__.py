@@ -1,0 +1,1 @@
+"""Runs under random faults, each held against a clean one."""
