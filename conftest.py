@@ -1,5 +1,6 @@
 """Fixtures that quantfl itself gives to tests; a second try for tests in real time."""
 
+import hypothesis  # noqa: F401  its plugin imports it at the very end otherwise, at a depth that CPython 3.11's parser cannot bear
 import pytest
 
 pytest_plugins = ["quantfl.emulate.pytest_chaos"]

@@ -88,7 +88,7 @@ def test_differences_on_a_faulty_line_are_explained_and_add_up(seed):
         flip=rng.choice([0, 2e-4]),
         drop=rng.choice([0, 2e-4]),
         dup=rng.choice([0, 2e-4]),
-        give_up=10_000,
+        give_up=255,
     )
     moved = {"swallowed": 0, "added": 0}
     spoil = line.spoil

@@ -131,7 +131,7 @@ def test_faulty_line_delivers_everything_once_and_in_order(seed, down, up):
         drop=rng.choice([0, 1e-4, 2e-3]),
         dup=rng.choice([0, 1e-3]),
         noise=rng.choice([0, 0.02]),
-        give_up=10_000,
+        give_up=255,
     )
     line.connect()
     exchange(line, down, up, 400_000)
@@ -139,7 +139,7 @@ def test_faulty_line_delivers_everything_once_and_in_order(seed, down, up):
 
 
 def test_every_byte_received_is_counted():
-    line = Line(3, flip=0.002, drop=0.001, noise=0.05, give_up=10_000)
+    line = Line(3, flip=0.002, drop=0.001, noise=0.05, give_up=255)
     fed = {"board": 0, "host": 0}
     for name, end in (("board", line.board), ("host", line.host)):
         original = end.feed

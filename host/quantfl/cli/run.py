@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
+
+if TYPE_CHECKING:
+    from quantfl.fleet.config import RunConfig
 
 
 def command(
@@ -45,6 +49,11 @@ def command(
         )
 
 
+def on_virtual_time(conf: RunConfig, board: str | None) -> bool:
+    """Whether a run needs no clock of the machine: all its boards are in this process, so that no time-out can fire early."""
+    return (board or conf.fleet.emulate) == "inproc"
+
+
 def execute(
     conf,
     description: Path,
@@ -60,6 +69,7 @@ def execute(
     from quantfl.cli.output import console, print_json, stderr_console
     from quantfl.errors import UsageError
     from quantfl.fleet import api
+    from quantfl.link.clock import run_virtual
     from quantfl.report.live import LiveTable
     from quantfl.report.summary import print_summary
 
@@ -70,7 +80,8 @@ def execute(
     spec = None if chaos is None else parse(chaos)
     text = description.read_text(encoding="utf-8")
     with LiveTable(stderr_console() if as_json else console(), title=conf.run.name) as live:
-        outcome = asyncio.run(
+        run = run_virtual if on_virtual_time(conf, board) else asyncio.run
+        outcome = run(
             api.run(
                 conf,
                 base=description.parent,

@@ -142,6 +142,7 @@ class Link:
         initiator: bool = True,
         rto_ms: int = 0,
         rto_min_ms: int = 0,
+        rto_calm_ms: int = 0,
         give_up: int = 0,
         quiet_ms: int = 0,
     ):
@@ -153,7 +154,7 @@ class Link:
             rto_min_ms,
             give_up,
         )
-        config.quiet_ms = quiet_ms
+        config.quiet_ms, config.rto_calm_ms = quiet_ms, rto_calm_ms
         #: Messages queued or in flight: a host takes as many as the link can, a board what the firmware has.
         self.queue = queue or (lib.QFL_LINK_QUEUE_MAX if initiator else lib.QFL_LINK_QUEUE)
         config.queue = self.queue

@@ -36,6 +36,8 @@ from quantfl.link.transport import Transport
 QUIET_MS = (
     10_000  # silence after which a board is asked whether it is there; a board takes us for gone after 60 s
 )
+#: Wait for an acknowledgement on a line that loses nothing by itself: silence there means that the board is slow.
+CALM_MS = 4000
 ANSWER, FAILED = lib.QFL_MSG_ANSWER, lib.QFL_MSG_FAILED
 KIND_NAMES = {
     lib.QFL_MSG_INFO: "info",
@@ -84,7 +86,8 @@ class Session:
         keys: KeyRing | None = None,
     ):
         self.transport = transport
-        self.link = link or Link(quiet_ms=QUIET_MS)
+        calm = CALM_MS if getattr(transport, "lossless", False) else 0
+        self.link = link or Link(quiet_ms=QUIET_MS, rto_calm_ms=calm)
         self.keys = keys
         self.key_held: bytes | None = None  # the key that the board has proved to hold
         if keys is not None:

@@ -103,6 +103,11 @@ class SerialTransport:
             self._reader.start()
 
     @property
+    def lossless(self) -> bool:
+        """Whether the line loses nothing by itself: TCP repeats what its network loses."""
+        return self.url.startswith("socket://")
+
+    @property
     def open_s(self) -> float:
         """Seconds that opening may take where the board has to be looked for first."""
         if not self._misplaced:

@@ -63,6 +63,15 @@
 #endif
 
 /*
+ * Milliseconds that a board waits for an acknowledgement before it sends a frame again, on a line that has lost nothing lately.
+ * 0: as measured, at least 500. Larger on ports that lose nothing by themselves, as sockets: a slow host is then not taken for a
+ * lost frame.
+ */
+#ifndef QFL_LINK_CALM_MS
+#define QFL_LINK_CALM_MS 0
+#endif
+
+/*
  * Functions that run once a message, a package or a start, and everything that only they call: compiled for size whatever the
  * optimisation (GCC and Clang). What runs once a byte, weight or sample is not marked.
  */

@@ -38,8 +38,8 @@ enum {
 typedef struct qfl_codec_spec {
     uint8_t kind;    /* qfl_codec_kind */
     uint8_t flags;   /* QFL_CODEC_PER_TENSOR | QFL_CODEC_MEANS | QFL_CODEC_CODED; BU and BQ only */
-    uint16_t
-        levels; /* BU, BQ: L = 4, 8, 16, 32, 64 or 256; DZ: step in 1/16 of the values' rms, 1..1024; FP32: 0 */
+    /* BU, BQ: L = 4, 8, 16, 32, 64 or 256; DZ: step in 1/16 of the values' rms, 1..1024; FP32: 0 */
+    uint16_t levels;
 } qfl_codec_spec;
 
 /* The tensors of a delta, in order; their sizes sum to the number of values. */
@@ -113,9 +113,9 @@ enum {
 typedef struct qfl_codec_dz_form {
     uint8_t code; /* of the step */
     uint8_t agreed; /* the step is not in the delta: the other end knows it */
-    int8_t
-        offset; /* with `agreed`: by how many codes the encoder's own choice would have been coarser, QFL_CODEC_DZ_FINER..QFL_CODEC_DZ_COARSER,
-                     * saturated */
+    /* with `agreed`: by how many codes the encoder's own choice would have been coarser, QFL_CODEC_DZ_FINER..QFL_CODEC_DZ_COARSER,
+       * saturated */
+    int8_t offset;
 } qfl_codec_dz_form;
 
 /* Symbols to bytes. QFL_E_NOMEM: they take more than cap. QFL_E_INVAL: the layout or the code is out of range. */

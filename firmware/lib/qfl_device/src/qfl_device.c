@@ -14,6 +14,7 @@ QFL_COLD void qfl_device_link_config(uint32_t arena, qfl_link_config *c)
 {
     memset(c, 0, sizeof *c);
     c->quiet_ms = QUIET_MS;
+    c->rto_calm_ms = QFL_LINK_CALM_MS;
     c->window = QFL_LINK_WINDOW_MAX;
     c->frame_max = arena >= 24 * 1024 ? 256 : 128;
     c->message_max = arena >= 96 * 1024   ? 4096 + 64

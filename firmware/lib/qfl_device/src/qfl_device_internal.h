@@ -68,8 +68,8 @@ struct qfl_device {
     float residual_step; /* 0: none */
     uint8_t *out; /* encoded frames on their way to the port */
     uint32_t out_cap, out_n, out_at;
-    int8_t
-        *residual; /* [params] what coding has kept back, in 1/QFL_CODEC_RESIDUAL of residual_step; DZ only */
+    /* [params] what coding has kept back, in 1/QFL_CODEC_RESIDUAL of residual_step; DZ only */
+    int8_t *residual;
     float *scratch;
     uint8_t *arena;
     uint32_t arena_size;

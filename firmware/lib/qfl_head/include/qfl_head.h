@@ -47,8 +47,8 @@ typedef struct qfl_head_layer {
     uint16_t in_h, in_w, in_c, out_h, out_w, out_c;
     uint8_t k_h, k_w, stride_h, stride_w, pad_t, pad_l; /* a tap outside of the image counts as 0 */
     uint16_t reserved2;
-    uint32_t
-        kernel; /* SCALES: offset from shape.base of the int8 kernel, [out][k_h][k_w][in] or depthwise [k_h][k_w][channels] */
+    /* SCALES: offset from shape.base of the int8 kernel, [out][k_h][k_w][in] or depthwise [k_h][k_w][channels] */
+    uint32_t kernel;
     uint32_t scales; /* SCALES: offset from shape.base of its float32 scales [out]; a multiple of 4 */
 } qfl_head_layer;
 
@@ -56,8 +56,8 @@ typedef struct qfl_head_layer {
 typedef struct qfl_head_shape {
     uint32_t layers; /* 1..QFL_HEAD_MAX_LAYERS */
     const qfl_head_layer *layer; /* [layers] 4-byte aligned */
-    const uint8_t
-        *base; /* what offsets count from: the package, 4-byte aligned; NULL without SCALES layers */
+    /* what offsets count from: the package, 4-byte aligned; NULL without SCALES layers */
+    const uint8_t *base;
     uint32_t base_size; /* bytes */
 } qfl_head_shape;
 
@@ -69,8 +69,8 @@ typedef struct qfl_head_config {
     uint32_t epochs; /* passes over the local samples, >= 1 */
     uint32_t batch; /* samples per step, >= 1; the last batch of an epoch may be smaller */
     uint32_t seed; /* of the order of samples */
-    uint32_t
-        holdout; /* 0: train on all; k >= 2: every k-th sample (index k-1, 2k-1, ...) is held back for evaluation */
+    /* 0: train on all; k >= 2: every k-th sample (index k-1, 2k-1, ...) is held back for evaluation */
+    uint32_t holdout;
 } qfl_head_config;
 
 /* Cached samples: row i of `q` is the features of sample i, labels[i] < K its class. */

@@ -69,17 +69,20 @@ typedef struct qfl_link_config {
     uint32_t message_max; /* longest message received, bytes; costs as much RAM */
     uint16_t frame_max; /* payload bytes per frame, 16..1024; costs 2 x (frame_max + 33) + 32 bytes of RAM */
     uint8_t window; /* frames in flight, 1..16 */
-    uint8_t
-        queue; /* messages queued or in flight, 1..7, 84 bytes of RAM each; 0: 3, and no other without QFL_INITIATOR */
+    /* messages queued or in flight, 1..7, 84 bytes of RAM each; 0: 3, and no other without QFL_INITIATOR */
+    uint8_t queue;
     uint8_t initiator; /* 1: this end opens sessions (host), 0: it answers (board) */
+    uint8_t give_up; /* retransmissions of one frame after which an initiator is DOWN; 0: 8 */
     uint16_t rto_ms; /* first retransmission time-out, ms; 0: 1000 */
     uint16_t rto_min_ms; /* smallest adapted time-out, ms; 0: 500 */
-    uint16_t give_up; /* retransmissions of one frame after which an initiator is DOWN; 0: 8 */
-    uint32_t
-        quiet_ms; /* silence of the peer after which an initiator asks whether it is there, and a responder takes it for
-                             gone; ms; 0: never */
-    uint32_t *
-        kinds; /* [2][QFL_LINK_KINDS][QFL_LINK_PURPOSES] bytes by kind, zeroed; NULL: only their marks are kept */
+    /* smallest time-out while nothing shows that the line loses frames, ms; 0: as rto_min_ms. For lines that lose
+     * nothing by themselves (TCP, pipes), where silence means that the peer is slow */
+    uint16_t rto_calm_ms;
+    /* silence of the peer after which an initiator asks whether it is there, and a responder takes it for
+       gone; ms; 0: never */
+    uint32_t quiet_ms;
+    /* [2][QFL_LINK_KINDS][QFL_LINK_PURPOSES] bytes by kind, zeroed; NULL: only their marks are kept */
+    uint32_t *kinds;
 } qfl_link_config;
 
 /* Bytes on the wire since qfl_link_init, by purpose, modulo 2^32. Sums of tx_* and rx_* are all bytes moved. */
@@ -97,8 +100,8 @@ typedef struct qfl_link_counters {
     uint32_t rx_noise; /* bytes in no valid frame */
     uint32_t tx_security; /* whatever keys add to frames */
     uint32_t rx_security;
-    uint32_t
-        tx_mark; /* sum of bytes x qfl_link_weight of their kind and purpose: equal marks, equal books by kind */
+    /* sum of bytes x qfl_link_weight of their kind and purpose: equal marks, equal books by kind */
+    uint32_t tx_mark;
     uint32_t rx_mark; /* noise left out */
     uint32_t tx_frames; /* frames, not bytes */
     uint32_t rx_frames; /* valid frames */

@@ -60,8 +60,8 @@ typedef struct tx_message {
 
 typedef struct tx_frame {
     uint32_t at;      /* offset in the message */
-    uint32_t
-        order; /* counts transmissions: a frame sent before an acknowledged one and not acknowledged is lost */
+    /* counts transmissions: a frame sent before an acknowledged one and not acknowledged is lost */
+    uint32_t order;
     uint32_t sent_ms;
     uint16_t n;
     uint8_t slot; /* of the message */
@@ -84,8 +84,8 @@ typedef struct qfl_link_secure {
     const uint8_t *key; /* board's, in the caller's memory */
     uint8_t seed[QFL_CRYPT_KEY];
     uint32_t drawn;
-    uint8_t
-        syn[SYN_KEYED_BYTES]; /* of the last handshake: sent or received; its last bytes are the challenge */
+    /* of the last handshake: sent or received; its last bytes are the challenge */
+    uint8_t syn[SYN_KEYED_BYTES];
     uint8_t synack[SYNACK_MAX];
     uint8_t tx_key[QFL_CRYPT_KEY], rx_key[QFL_CRYPT_KEY];
     uint32_t tx_count; /* frames sealed */
@@ -121,12 +121,12 @@ struct qfl_link {
     uint8_t rx_started; /* at least one frame of the message under way has come */
     uint8_t rx_kind_known;
     uint8_t rx_kind; /* of the message under way, once its first frame has come */
-    uint8_t
-        shaky; /* acknowledgements for which the line still counts as one that loses frames; 0: it has not lost any lately */
+    /* acknowledgements for which the line still counts as one that loses frames; 0: it has not lost any lately */
+    uint8_t shaky;
     uint8_t probed; /* the frames in flight have been probed for, and no acknowledgement has come since */
     uint16_t rx_have; /* bit i: frame rx_next + i has been received */
-    uint16_t
-        tail8; /* smoothed time from a frame to the acknowledgement it brings about, 1/8 ms; 0: not known */
+    /* smoothed time from a frame to the acknowledgement it brings about, 1/8 ms; 0: not known */
+    uint16_t tail8;
 
     uint32_t frame; /* agreed payload bytes per frame */
     uint32_t rx_frames; /* frames of the message under way that have come in order */

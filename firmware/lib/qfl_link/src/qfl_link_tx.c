@@ -322,7 +322,10 @@ static uint32_t until_timeout(const qfl_link *l, uint32_t now_ms)
 {
     if (l->tx_base == l->tx_next)
         return QFL_LINK_NEVER;
-    uint32_t rto = l->rto << (l->backoff < 5 ? l->backoff : 5), busy = qfl_link_peer_busy(l, now_ms);
+    uint32_t rto = l->rto, busy = qfl_link_peer_busy(l, now_ms);
+    if (l->shaky == 0 && rto < l->config.rto_calm_ms)
+        rto = l->config.rto_calm_ms;
+    rto <<= l->backoff < 5 ? l->backoff : 5;
     if (rto > RTO_MAX_MS)
         rto = RTO_MAX_MS;
     uint8_t s = l->tx_base;
@@ -384,7 +387,8 @@ static void check_timeouts(qfl_link *l, uint32_t now_ms)
     }
     f->lost = 1;
     l->backoff++;
-    qfl_link_shaken(l);
+    if (l->config.rto_calm_ms == 0 || l->backoff > 1) /* the peer may have been slow, once */
+        qfl_link_shaken(l);
 }
 
 static uint32_t pull_one(qfl_link *l, uint8_t *out, uint32_t now_ms)

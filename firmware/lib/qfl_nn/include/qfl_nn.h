@@ -36,8 +36,8 @@ typedef struct qfl_nn {
     int32_t feature_zero_point;
     uint32_t recompute;        /* 1: boards cache inputs, and features are computed again for every visit */
     uint32_t head_layers;      /* layers after the cut, 0: nothing to train */
-    const void *
-        head_list; /* their records in the file, QFL_NN_HEAD_LAYER_BYTES each (qfl_head.h), 4-byte aligned, not checked here */
+    /* their records in the file, QFL_NN_HEAD_LAYER_BYTES each (qfl_head.h), 4-byte aligned, not checked here */
+    const void *head_list;
     const float *head_params; /* initial parameters in the file, in the layers' order */
     uint32_t head_param_count; /* floats */
 } qfl_nn;

@@ -28,9 +28,9 @@ typedef struct qfl_flash_info {
     const uint8_t *map; /* memory-mapped view of the region, 16-byte aligned, or NULL */
     uint8_t erased; /* value of an erased byte, 0xFF on most parts */
     uint8_t write_once; /* 1: a program unit may be written once between erases */
-    uint32_t
-        log_size; /* bytes of the region for the log of rounds, two halves of whole erase units; 0: a reset board
-                              * keeps its package only (docs/STORE.md says what a log costs in wear) */
+    /* bytes of the region for the log of rounds, two halves of whole erase units; 0: a reset board
+       * keeps its package only (docs/STORE.md says what a log costs in wear) */
+    uint32_t log_size;
 } qfl_flash_info;
 
 typedef struct qfl_port {
