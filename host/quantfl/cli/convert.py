@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
+
+if TYPE_CHECKING:
+    from quantfl.package.cost import Cost
 
 
 def command(
@@ -122,7 +127,7 @@ def command(
     return 0
 
 
-def _costs(rows: list, train: str, as_json: bool) -> int:
+def _costs(rows: list[Cost], train: str, as_json: bool) -> int:
     from dataclasses import asdict
 
     from rich.table import Table
@@ -162,7 +167,7 @@ def _costs(rows: list, train: str, as_json: bool) -> int:
     return 0
 
 
-def _write(out: Path, data: bytes, write) -> None:
+def _write(out: Path, data: bytes, write: Callable[[Path, bytes], None]) -> None:
     from quantfl.errors import UsageError
 
     try:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from quantfl.link.keys import KeyRing
 
 
 def command(
@@ -63,7 +66,7 @@ def command(
     return code
 
 
-def _lines(row: dict) -> list[str]:
+def _lines(row: dict[str, Any]) -> list[str]:
     """A board for people: who it is, and below what it has and holds; or what is wrong."""
     if "error" in row:
         return [f"{row['url']}  {row['error']}"]
@@ -81,21 +84,23 @@ def _lines(row: dict) -> list[str]:
     return ["  ".join(who), "    " + ", ".join([*holds, *_battery(row)])]
 
 
-def _radio(row: dict) -> list[str]:
+def _radio(row: dict[str, Any]) -> list[str]:
     """Name and signal, of a board reached over BLE."""
     signal = row.get("signal_dbm")
     return [*filter(None, [row.get("name")]), *([] if signal is None else [f"{signal} dBm"])]
 
 
-def _battery(row: dict) -> list[str]:
+def _battery(row: dict[str, Any]) -> list[str]:
     return [] if row.get("battery_percent") is None else [f"battery {row['battery_percent']} %"]
 
 
-async def _ask(urls: list[str], baud: int, timeout: float, keys=None) -> list[dict]:
+async def _ask(
+    urls: list[str], baud: int, timeout: float, keys: KeyRing | None = None
+) -> list[dict[str, Any]]:
     from quantfl.device import Device
     from quantfl.errors import DeviceError, LinkError, SecurityError
 
-    async def one(url: str) -> dict:
+    async def one(url: str) -> dict[str, Any]:
         device = Device(url, baud=baud, keys=keys)
         row: dict[str, Any] = {"url": url}
         try:
@@ -114,7 +119,7 @@ async def _ask(urls: list[str], baud: int, timeout: float, keys=None) -> list[di
     return list(await asyncio.gather(*(one(u) for u in urls)))
 
 
-def _list(baud: int, timeout: float, ble: bool, ask: bool, as_json: bool, keys) -> int:
+def _list(baud: int, timeout: float, ble: bool, ask: bool, as_json: bool, keys: KeyRing | None) -> int:
     from dataclasses import asdict as plain
 
     from quantfl.cli.output import console, print_json, stderr_console
@@ -153,15 +158,15 @@ def _list(baud: int, timeout: float, ble: bool, ask: bool, as_json: bool, keys) 
     if not found:
         console().print("no serial ports on this machine; name a port, or boot boards with `quantfl emulate`")
     for row in boards:
-        what = (
+        state = (
             row["error"] if "error" in row else f"{row['board']}  firmware {row['firmware']}  {row['state']}"
         )
-        text = "  ".join([row["url"], *_radio(row), what, *_battery(row)])
+        text = "  ".join([row["url"], *_radio(row), state, *_battery(row)])
         console().print(text, highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
-async def _ble(baud: int, timeout: float, keys) -> tuple[list[dict], str | None]:
+async def _ble(baud: int, timeout: float, keys: KeyRing | None) -> tuple[list[dict[str, Any]], str | None]:
     """Boards that advertise the serial service, each asked who it is; and a note when there is no Bluetooth here."""
     from quantfl.errors import LinkError, ToolError
     from quantfl.link.ble import scan

@@ -5,8 +5,17 @@ from __future__ import annotations
 import signal
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from quantfl.emulate.base import Board
+
+    #: One board's samples int8 [n, size] and labels [n].
+    _Samples = tuple[np.ndarray, np.ndarray]
 
 
 def command(
@@ -72,7 +81,7 @@ def command(
         close_all(boards)
 
 
-def _announce(boards, adapter, as_json: bool) -> None:
+def _announce(boards: list[Board], adapter: Any, as_json: bool) -> None:
     import json
 
     urls = {b: b.url if adapter is None else f"ble://{b.name}" for b in boards}
@@ -87,7 +96,7 @@ def _announce(boards, adapter, as_json: bool) -> None:
         print(f"{b.name}  {b.kind}  {urls[b]}  samples: {b.samples_url or 'from this process'}", flush=True)
 
 
-def _shards(package: Path, data: str, path: Path | None, split: str, count: int, seed: int):
+def _shards(package: Path, data: str, path: Path | None, split: str, count: int, seed: int) -> list[_Samples]:
     from quantfl.fleet.config import DataTable, FleetTable, ModelTable, RunConfig, RunTable
     from quantfl.fleet.prepare import load_package, shards
 
@@ -100,7 +109,7 @@ def _shards(package: Path, data: str, path: Path | None, split: str, count: int,
     return shards(config, load_package(package), Path.cwd()).clients
 
 
-def _feed(boards, shards) -> None:
+def _feed(boards: list[Board], shards: list[_Samples] | None) -> None:
     """Each board's samples wait in its channel until a package is on it; feeding must not hold up the others."""
     import threading
 
@@ -108,7 +117,7 @@ def _feed(boards, shards) -> None:
         threading.Thread(target=_feed_one, args=(b, part), daemon=True).start()
 
 
-def _feed_one(board, part) -> None:
+def _feed_one(board: Board, part: _Samples) -> None:
     from quantfl.errors import LinkError
 
     while board.alive:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -32,7 +33,7 @@ def command(
     return 0
 
 
-def evaluate(target: Path, data: str | None, data_path: Path | None, samples: int | None) -> dict:
+def evaluate(target: Path, data: str | None, data_path: Path | None, samples: int | None) -> dict[str, Any]:
     """What the verb prints."""
     from quantfl.core.nn import Engine
     from quantfl.data import load
@@ -63,7 +64,7 @@ def evaluate(target: Path, data: str | None, data_path: Path | None, samples: in
     ds = load(data, data_path)
     x = to_int8(ds.x_test[:samples], package.input_scale, package.input_zero_point, package.input_size, data)
     y = ds.y_test[:samples]
-    result: dict = {"target": str(target), "data": ds.name, "test_samples": len(y)}
+    result: dict[str, Any] = {"target": str(target), "data": ds.name, "test_samples": len(y)}
     if package.dims:
         head = package.head
         score = head.evaluate(params if params is not None else package.params, Engine(raw).run_batch(x), y)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from quantfl.link.keys import KeyRing
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Keys of boards, and of the owner who signs packages."
@@ -18,13 +22,18 @@ ANY = typer.Option(False, "--any-package", help="Let the board run packages that
 JSON = typer.Option(False, "--json", help="Print JSON.")
 
 
+def _fingerprint(ring: KeyRing) -> str:
+    """The first half of the owner's public key, in hexadecimal digits."""
+    return "none" if ring.owner is None else ring.owner.hex()[:16]
+
+
 @app.command()
 def make(file: Path = FILE) -> int:
     """Make a key file with a new signing key and no boards; never overwrites one."""
     from quantfl.link.keys import KeyRing
 
     ring = KeyRing.make(file)
-    typer.echo(f"{file}: new key file, owner {ring.owner.hex()[:16]}; keep it secret, and a copy of it safe")
+    typer.echo(f"{file}: new key file, owner {_fingerprint(ring)}; keep it secret, and a copy of it safe")
     return 0
 
 
@@ -57,9 +66,7 @@ def list_(file: Path = FILE, as_json: bool = JSON) -> int:
         table.add_row(*row.values())
     console().print(table)
     sign = "signs packages" if ring.can_sign else "checks packages only"
-    console().print(
-        f"owner {owner['public'][:16] if owner['public'] else 'none'}: this file {sign}", highlight=False
-    )
+    console().print(f"owner {_fingerprint(ring)}: this file {sign}", highlight=False)
     return 0
 
 
@@ -123,7 +130,7 @@ def remove(
     return _each(urls, file, baud, as_json, "remove", timeout=timeout)
 
 
-def _each(urls: list[str], file: Path, baud: int, as_json: bool, what: str, **options) -> int:
+def _each(urls: list[str], file: Path, baud: int, as_json: bool, what: str, **options: Any) -> int:
     from quantfl import provision as actions
     from quantfl.cli.output import console, print_json
     from quantfl.device import Device
@@ -132,7 +139,7 @@ def _each(urls: list[str], file: Path, baud: int, as_json: bool, what: str, **op
 
     ring = KeyRing.load(file)
 
-    async def one(url: str) -> dict:
+    async def one(url: str) -> dict[str, Any]:
         device = Device(url, baud=baud, keys=ring)
         try:
             uid = await getattr(actions, what)(device, **options)
@@ -146,7 +153,7 @@ def _each(urls: list[str], file: Path, baud: int, as_json: bool, what: str, **op
         finally:
             await device.close()
 
-    async def all_() -> list[dict]:
+    async def all_() -> list[dict[str, Any]]:
         return list(await asyncio.gather(*(one(u) for u in urls)))
 
     rows = asyncio.run(all_())
@@ -202,5 +209,5 @@ def sign(
     data = read_file(package)
     open_package(data, str(package))
     write_atomic(out, ring.sign(data))
-    typer.echo(f"{out}: signed by owner {ring.owner.hex()[:16]}")
+    typer.echo(f"{out}: signed by owner {_fingerprint(ring)}")
     return 0

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
 import typer
 
@@ -27,9 +30,9 @@ from quantfl.cli.plugins import add_verbs
 from quantfl.errors import QuantflError
 
 try:  # newer typer carries its own click
-    from typer._click import exceptions as usage
+    usage = import_module("typer._click.exceptions")
 except ImportError:
-    from click import exceptions as usage
+    usage = import_module("click.exceptions")
 
 app = typer.Typer(
     name="quantfl",
@@ -82,10 +85,10 @@ def _complain(message: str) -> None:
     print(f"{red}quantfl: {' '.join(message.split())}{plain}", file=sys.stderr)
 
 
-def _warn_in_red(show):
+def _warn_in_red(show: Callable[..., None]) -> Callable[..., None]:
     """A plain link to a real board is said in red; other warnings as ever."""
 
-    def warn(message, category, *rest, **more) -> None:
+    def warn(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
         if category.__name__ != "PlainLinkWarning":
             show(message, category, *rest, **more)
             return

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def print_json(value: Any) -> None:
@@ -13,14 +16,14 @@ def print_json(value: Any) -> None:
     print()
 
 
-def console():
+def console() -> Console:
     """A rich console on stdout."""
     from rich.console import Console
 
     return Console()
 
 
-def stderr_console():
+def stderr_console() -> Console:
     """A rich console on stderr, for progress beside --json."""
     from rich.console import Console
 

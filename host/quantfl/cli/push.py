@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from quantfl.link.keys import KeyRing
 
 
 def command(
@@ -76,13 +80,15 @@ def _check_order(package: str, urls: list[str]) -> None:
         )
 
 
-async def _push(data: bytes, urls: list[str], baud: int, timeout: float, keys) -> list[dict]:
+async def _push(
+    data: bytes, urls: list[str], baud: int, timeout: float, keys: KeyRing | None
+) -> list[dict[str, Any]]:
     from quantfl.device import Device
     from quantfl.errors import QuantflError
 
     sha = hashlib.sha256(data).hexdigest()
 
-    async def one(url: str) -> dict:
+    async def one(url: str) -> dict[str, Any]:
         device = Device(url, baud=baud, keys=keys, patience=timeout)  # time to plug a cable in again
         try:
             await device.open(min(timeout, 10.0))

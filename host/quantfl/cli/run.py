@@ -55,7 +55,7 @@ def on_virtual_time(conf: RunConfig, board: str | None) -> bool:
 
 
 def execute(
-    conf,
+    conf: RunConfig,
     description: Path,
     folder: Path,
     *,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from quantfl.core import ffi, lib, status_text
@@ -27,7 +29,7 @@ class InprocBoard:
         self._uid = ffi.from_buffer("uint8_t[]", uid)
         _check(lib.qfl_inproc_init(self._board, flash, ram, self._uid, len(uid)))
         self._out = ffi.new("uint8_t[]", _READ)
-        self._samples: tuple | None = None
+        self._samples: tuple[Any, ...] | None = None
         self._device = None
         self.boot()
 
@@ -52,7 +54,7 @@ class InprocBoard:
 
     def write(self, data: bytes) -> int:
         """Bytes from the host; returns how many the board's ring took."""
-        return lib.qfl_inproc_host_write(self._board, ffi.from_buffer("uint8_t[]", data), len(data))
+        return int(lib.qfl_inproc_host_write(self._board, ffi.from_buffer("uint8_t[]", data), len(data)))
 
     def read(self) -> bytes:
         """Bytes the board has sent."""
@@ -71,7 +73,7 @@ class InprocBoard:
     @property
     def samples(self) -> int:
         """Samples cached."""
-        return lib.qfl_device_samples(self._device)
+        return int(lib.qfl_device_samples(self._device))
 
     def counters(self) -> Counters:
         """The board's own books of its link."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -65,7 +66,7 @@ class Codec:
             self.levels,
         )
 
-    def _spec(self):
+    def _spec(self) -> Any:
         spec = ffi.new("qfl_codec_spec *")
         spec.kind, spec.flags, spec.levels = self.fields
         return spec
@@ -85,7 +86,7 @@ class Codec:
         return bytes(ffi.buffer(out, size[0]))
 
 
-def _layout(tensors: Sequence[int], values: int):
+def _layout(tensors: Sequence[int], values: int) -> Any:
     if sum(tensors) != values:
         raise ValueError(f"tensors of {sum(tensors)} values in all, but {values} given")
     layout = ffi.new("qfl_codec_layout *")
@@ -129,14 +130,14 @@ def is_dz(data: bytes) -> bool:
 
 def dz_value(code: int) -> float:
     """The step with this code: m * 2^e, code = 4 * (e + 40) + m - 4."""
-    return lib.qfl_codec_dz_value(code)
+    return float(lib.qfl_codec_dz_value(code))
 
 
 def dz_step(x: np.ndarray, steps: float) -> int:
     """Code of the largest step not above `steps` times the root mean square of x; steps in sixteenths, at most 64."""
     with np.errstate(over="ignore"):  # the largest step then
         x = np.ascontiguousarray(x, np.float32)
-    return lib.qfl_codec_dz_step(ffi.from_buffer("float[]", x), x.size, round(16 * steps))
+    return int(lib.qfl_codec_dz_step(ffi.from_buffer("float[]", x), x.size, round(16 * steps)))
 
 
 def dz_with_feedback(x: np.ndarray, columns: int, residual: np.ndarray, kept: float, code: int) -> np.ndarray:

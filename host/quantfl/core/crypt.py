@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from quantfl.core import ffi, lib
 
 KEY, NONCE, TAG, SIGNATURE = (
@@ -12,13 +14,13 @@ KEY, NONCE, TAG, SIGNATURE = (
 )
 
 
-def _sized(data: bytes, size: int, what: str):
+def _sized(data: bytes, size: int, what: str) -> Any:
     if len(data) != size:
         raise ValueError(f"{what} has {len(data)} bytes, not {size}")
     return ffi.from_buffer("uint8_t[]", data)
 
 
-def _buffer(data: bytes):
+def _buffer(data: bytes) -> Any:
     """A writable copy; never of length 0, so that its address is valid."""
     out = ffi.new("uint8_t[]", len(data) or 1)
     ffi.buffer(out)[: len(data)] = data
@@ -95,4 +97,4 @@ def check(public_key: bytes, label: str, message: bytes, signature: bytes) -> bo
         len(message),
         _sized(signature, SIGNATURE, "the signature"),
     )
-    return status == 0
+    return bool(status == 0)

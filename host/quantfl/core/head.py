@@ -6,13 +6,14 @@ import hashlib
 import struct
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from quantfl.core import ffi, lib, status_text
 
-_KEEP: WeakKeyDictionary = WeakKeyDictionary()  # what shapes point to
+_KEEP: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # what shapes point to
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class Head:
     base: bytes = field(default=b"", repr=False, compare=False)
 
     @cached_property
-    def _shape(self):
+    def _shape(self) -> Any:
         layers = self.layers or dense_layers(self.dims)
         if not 1 <= len(layers) <= lib.QFL_HEAD_MAX_LAYERS:
             raise ValueError(f"a head of {len(layers)} layers: 1 to {lib.QFL_HEAD_MAX_LAYERS} are possible")
@@ -170,12 +171,12 @@ class Head:
 
     @property
     def params(self) -> int:
-        return lib.qfl_head_param_count(self._shape)
+        return int(lib.qfl_head_param_count(self._shape))
 
     @property
     def scratch_bytes(self) -> int:
         """RAM that a fit takes beside parameters, momentum and features."""
-        return lib.qfl_head_scratch_size(self._shape)
+        return int(lib.qfl_head_scratch_size(self._shape))
 
     @property
     def one_dense(self) -> bool:
@@ -198,7 +199,7 @@ class Head:
         """Sizes of kernel and bias of every layer, in order: the layout of a delta."""
         return tuple(n for layer in self.layers or dense_layers(self.dims) for n in layer.tensors)
 
-    def _data(self, features: np.ndarray, labels: np.ndarray):
+    def _data(self, features: np.ndarray, labels: np.ndarray) -> tuple[Any, Any]:
         features = np.ascontiguousarray(features, np.int8)
         labels = np.ascontiguousarray(labels, np.uint16)
         if features.ndim != 2 or features.shape[1] != self.dims[0] or labels.shape != features.shape[:1]:
@@ -211,10 +212,10 @@ class Head:
         data.scale, data.zero_point = self.scale, self.zero_point
         return data, keep
 
-    def _scratch(self):
+    def _scratch(self) -> Any:
         return ffi.new("float[]", lib.qfl_head_scratch_size(self._shape) // 4)
 
-    def _floats(self, w: np.ndarray):
+    def _floats(self, w: np.ndarray) -> Any:
         if w.dtype != np.float32 or w.shape != (self.params,) or not w.flags.c_contiguous:
             raise ValueError(f"parameters must be a contiguous float32 vector of {self.params}")
         return ffi.from_buffer("float[]", w)
@@ -305,4 +306,4 @@ class Head:
 
 def head_hash(params: np.ndarray) -> int:
     """How messages name a head: the first four bytes of its SHA-256 (qfl_device_head_hash)."""
-    return int.from_bytes(hashlib.sha256(np.ascontiguousarray(params, "<f4")).digest()[:4], "little")
+    return int.from_bytes(hashlib.sha256(np.ascontiguousarray(params, "<f4").data).digest()[:4], "little")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +54,7 @@ class Counters:
     rx_bad_frames: int = 0
 
     @classmethod
-    def of(cls, c) -> Counters:
+    def of(cls, c: Any) -> Counters:
         """From the C structure."""
         return cls(*(getattr(c, name) for name in _NAMES))
 
@@ -99,7 +100,7 @@ class Counters:
         c = ffi.new("qfl_link_counters *")
         for name in _NAMES:
             setattr(c, name, getattr(self, name))
-        return lib.qfl_device_books(c, 0)
+        return int(lib.qfl_device_books(c, 0))
 
 
 _NAMES = tuple(f.name for f in fields(Counters))
@@ -118,7 +119,7 @@ def unpack_counters(body: bytes) -> tuple[Counters, int, int]:
     return Counters(**dict(zip(BOOKS, values, strict=True))), lost, boot
 
 
-def _exactly(data: bytes, size: int):
+def _exactly(data: bytes, size: int) -> Any:
     if len(data) != size:
         raise ValueError(f"{len(data)} bytes where {size} are needed")
     return ffi.from_buffer("uint8_t[]", data)
@@ -174,7 +175,7 @@ class Link:
         self._out = ffi.new("uint8_t[]", _PULL)
         self._frame_room = lib.qfl_link_pull_size(config)
         self._key = None
-        self._bodies: list = []  # bodies in flight are referenced by the C side until acknowledged
+        self._bodies: list[Any] = []  # bodies in flight are referenced by the C side until acknowledged
 
     def connect(self, nonce: int, now: int) -> None:
         """Open a new session; the old one's messages are dropped."""
@@ -201,7 +202,7 @@ class Link:
         self._key = held  # the C side refers to a board's key
         if status != lib.QFL_E_AUTH:
             _check(status)
-        return status == 0
+        return bool(status == 0)
 
     def reject(self) -> None:
         """In state NAMED: no key we have fits."""
@@ -222,31 +223,31 @@ class Link:
     @property
     def refusal(self) -> int:
         """Why the session did not come up: PEER_PLAIN, PEER_KEYED, KEY_UNKNOWN, KEY_WRONG."""
-        return lib.qfl_link_get_refusal(self._link)
+        return int(lib.qfl_link_get_refusal(self._link))
 
     @property
     def state(self) -> int:
-        return lib.qfl_link_get_state(self._link)
+        return int(lib.qfl_link_get_state(self._link))
 
     @property
     def pending(self) -> int:
         """Messages queued or not yet acknowledged in full."""
-        return lib.qfl_link_pending(self._link)
+        return int(lib.qfl_link_pending(self._link))
 
     @property
     def peer_message_max(self) -> int:
         """Longest message the peer takes, bytes."""
-        return lib.qfl_link_peer_message_max(self._link)
+        return int(lib.qfl_link_peer_message_max(self._link))
 
     @property
     def window(self) -> int:
         """Agreed frames in flight."""
-        return lib.qfl_link_window(self._link)
+        return int(lib.qfl_link_window(self._link))
 
     @property
     def frame_size(self) -> int:
         """Agreed payload bytes per frame."""
-        return lib.qfl_link_frame_size(self._link)
+        return int(lib.qfl_link_frame_size(self._link))
 
     @property
     def piece(self) -> int:
@@ -262,7 +263,9 @@ class Link:
 
     def feed(self, data: bytes, now: int) -> int:
         """Take received bytes; stops when a message is complete. Returns how many were taken."""
-        return lib.qfl_link_feed(self._link, ffi.from_buffer("uint8_t[]", data), len(data), now & 0xFFFFFFFF)
+        return int(
+            lib.qfl_link_feed(self._link, ffi.from_buffer("uint8_t[]", data), len(data), now & 0xFFFFFFFF)
+        )
 
     def peek(self) -> int | None:
         """First byte of the complete message, if any: its kind. It stays until `message`."""
@@ -311,11 +314,11 @@ class Link:
 
     def peer_busy(self, now: int) -> int:
         """Milliseconds for which the peer has announced to be busy, 0: it is not."""
-        return lib.qfl_link_peer_busy(self._link, now & 0xFFFFFFFF)
+        return int(lib.qfl_link_peer_busy(self._link, now & 0xFFFFFFFF))
 
     def wait(self, now: int) -> int:
         """Milliseconds until `pull` has something to do by itself, NEVER when only new bytes or messages matter."""
-        return lib.qfl_link_wait(self._link, now & 0xFFFFFFFF)
+        return int(lib.qfl_link_wait(self._link, now & 0xFFFFFFFF))
 
     def counters(self) -> Counters:
         c = ffi.new("qfl_link_counters *")
@@ -331,7 +334,7 @@ class Link:
     @property
     def unbooked(self) -> int:
         """Bytes received and not booked yet: of a piece whose end has not come."""
-        return lib.qfl_link_unbooked(self._link)
+        return int(lib.qfl_link_unbooked(self._link))
 
     def kinds(self) -> np.ndarray:
         """Bytes by direction (0: sent, 1: received), kind of message and purpose: uint32 [2, 16, 7], modulo 2^32."""
@@ -340,7 +343,7 @@ class Link:
 
 def crc32(data: bytes, crc: int = 0) -> int:
     """CRC-32/ISO-HDLC as the firmware computes it."""
-    return lib.qfl_link_crc32(crc, ffi.from_buffer("uint8_t[]", data), len(data))
+    return int(lib.qfl_link_crc32(crc, ffi.from_buffer("uint8_t[]", data), len(data)))
 
 
 def cobs_encode(data: bytes) -> bytes:

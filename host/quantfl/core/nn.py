@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from quantfl.core import ffi, lib, status_text
@@ -17,7 +19,7 @@ class _Memory:
         self.p = self._keep + ((-at) % 16) + offset
         self.size = size
 
-    def buffer(self, at: int = 0, size: int | None = None):
+    def buffer(self, at: int = 0, size: int | None = None) -> Any:
         return ffi.buffer(self.p + at, self.size - at if size is None else size)
 
 
@@ -38,16 +40,16 @@ class Engine:
 
     @property
     def op_count(self) -> int:
-        return self.nn.op_count
+        return int(self.nn.op_count)
 
     @property
     def cut_op(self) -> int:
-        return self.nn.cut_op
+        return int(self.nn.cut_op)
 
     @property
     def arena_size(self) -> int:
         """Bytes of RAM for activations."""
-        return self.nn.arena_size
+        return int(self.nn.arena_size)
 
     def set_input(self, x: np.ndarray) -> None:
         """x: int8 with input_size elements."""

@@ -6,6 +6,7 @@ import io
 import pickle
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ _SAFE = {
 class _Unpickler(pickle.Unpickler):
     """Arrays and plain containers only: a pickle from the net must not run code."""
 
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _SAFE:
             raise pickle.UnpicklingError(f"it refers to {module}.{name}")
         return super().find_class(module, name)
@@ -89,10 +90,11 @@ def load_cifar(path: Path | None, classes: int) -> Dataset:
         parts = _pickled(folder, train, key), _pickled(folder, test, key)
     else:
         packed = [
-            next(iter(sorted(folder.glob(f"cifar{classes}_{part}*_jpeg.npz"))), None)
+            archive
             for part in ("train", "test")
+            for archive in sorted(folder.glob(f"cifar{classes}_{part}*_jpeg.npz"))[:1]
         ]
-        if None in packed:
+        if len(packed) != 2:
             raise DataError(
                 f"{folder}: holds neither CIFAR-{classes}'s python batches ({train[0]}, ...) nor packed JPEGs"
             )

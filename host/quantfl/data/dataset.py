@@ -88,7 +88,8 @@ def _lazy(module: str, function: str, **options: object) -> Callable[[Path | Non
     """A loader whose module is imported when it is used."""
 
     def load_it(path: Path | None) -> Dataset:
-        return getattr(import_module(f"quantfl.data.{module}"), function)(path, **options)
+        found: Dataset = getattr(import_module(f"quantfl.data.{module}"), function)(path, **options)
+        return found
 
     return load_it
 

@@ -31,7 +31,8 @@ def _mel() -> np.ndarray:
 def _dct() -> np.ndarray:
     """[40, 10]"""
     n, k = np.arange(BANDS)[:, None], np.arange(COEFFICIENTS)[None]
-    return 2.0 * np.cos(np.pi * k * (2 * n + 1) / (2 * BANDS)) / np.sqrt(2.0 * BANDS)
+    matrix: np.ndarray = 2.0 * np.cos(np.pi * k * (2 * n + 1) / (2 * BANDS)) / np.sqrt(2.0 * BANDS)
+    return matrix
 
 
 def resample(audio: np.ndarray, rate: int) -> np.ndarray:
@@ -54,4 +55,5 @@ def mfcc(audio: np.ndarray, rate: int = RATE) -> np.ndarray:
     frames = np.stack([x[i * STEP : i * STEP + FRAME] for i in range(FRAMES)])
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(FRAME) / FRAME)
     spectrum = np.abs(np.fft.rfft(frames * window, FFT))
-    return (np.log(spectrum @ _mel() + 1e-6) @ _dct()).astype(np.float32)[..., None]
+    coefficients: np.ndarray = np.log(spectrum @ _mel() + 1e-6) @ _dct()
+    return coefficients.astype(np.float32)[..., None]

@@ -19,4 +19,6 @@ def to_int8(x: np.ndarray, scale: float, zero_point: int, size: int, source: str
         )
     if not np.isfinite(flat).all():
         raise DataError(f"{source}: NaN or infinity among the samples")
-    return np.clip(np.rint(flat.astype(np.float64) / scale) + zero_point, -128, 127).astype(np.int8)
+    steps: np.ndarray = np.rint(flat.astype(np.float64) / scale) + zero_point
+    clipped: np.ndarray = np.clip(steps, -128, 127).astype(np.int8)
+    return clipped

@@ -30,7 +30,11 @@ def load_fsdd(path: Path | None) -> Dataset:
     )
 
 
-def _packed(path: Path):
+#: MFCCs, and int64 [n] each: digit, speaker, take.
+_Clips = tuple[list[np.ndarray], np.ndarray, np.ndarray, np.ndarray]
+
+
+def _packed(path: Path) -> _Clips:
     try:
         with np.load(path, allow_pickle=False) as z:
             start, audio, rate = z["start"].astype(np.int64), z["audio"], int(z["sample_rate"])
@@ -57,7 +61,7 @@ def read_wav(path: Path) -> tuple[np.ndarray, int]:
         raise DataError(f"{path}: not a wav file ({error})") from None
 
 
-def _recordings(folder: Path):
+def _recordings(folder: Path) -> _Clips:
     inner = folder / "recordings"
     files = sorted((inner if inner.is_dir() else folder).glob("[0-9]_*_*.wav"))
     if not files:

@@ -11,9 +11,10 @@ import socket
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -114,7 +115,8 @@ def boot_fleet(
     from quantfl.emulate.qemu import QemuBoard
 
     native = partial(NativeBoard, ble=ble, battery=battery)
-    make = {"native": native, "inproc": InprocBoardHandle}.get(kind) or partial(QemuBoard, kind=kind)
+    makers: dict[str, Callable[..., Board]] = {"native": native, "inproc": InprocBoardHandle}
+    make = makers.get(kind) or partial(QemuBoard, kind=kind)
     boards: list[Board] = []
     try:
         for i in range(count):
@@ -139,7 +141,7 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def spawn(command: list[str], **kwargs) -> subprocess.Popen:
+def spawn(command: list[str], **kwargs: Any) -> subprocess.Popen[Any]:
     """A child process that does not outlive us and does not get our Ctrl-C."""
     try:
         return subprocess.Popen(command, preexec_fn=die_with_parent, start_new_session=True, **kwargs)

@@ -28,7 +28,7 @@ class InprocBoardHandle:
     def __init__(self, name: str, *, uid: bytes | None = None, ram: int | None = None):
         self.name = name
         self.url = f"inproc://{name}-{next(_names)}"
-        self.samples_url = None
+        self.samples_url: str | None = None
         self.board = InprocBoard(uid or name.encode()[:16], **({"ram": ram} if ram else {}))
         self.alive = False
         self.lock = threading.Lock()  # the board works in one thread at a time
@@ -68,7 +68,7 @@ class InprocTransport:
     def __init__(self, url: str):
         self.url = url
         self._handle: InprocBoardHandle | None = None
-        self._task: asyncio.Task | None = None
+        self._task: asyncio.Task[None] | None = None
         self._out = bytearray()
         self._wake = asyncio.Event()
 
@@ -77,14 +77,16 @@ class InprocTransport:
         if handle is None:
             raise LinkError(f"cannot open {self.url}: no such board in this process")
         self._handle = handle
-        self._task = asyncio.create_task(self._pump(on_bytes, on_lost))
+        self._task = asyncio.create_task(self._pump(handle, on_bytes, on_lost))
 
     def write(self, data: bytes) -> None:
         self._out += data
         self._wake.set()
 
-    async def _pump(self, on_bytes: Callable[[bytes], None], on_lost: Callable[[str], None]) -> None:
-        loop, handle, jumps = asyncio.get_running_loop(), self._handle, virtual()
+    async def _pump(
+        self, handle: InprocBoardHandle, on_bytes: Callable[[bytes], None], on_lost: Callable[[str], None]
+    ) -> None:
+        loop, jumps = asyncio.get_running_loop(), virtual()
         while handle.alive:
             self._wake.clear()
             took = handle.board.write(bytes(self._out[:8192])) if self._out else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from typing import Any
 
 import numpy as np
 
@@ -40,9 +41,10 @@ class NativeBoard:
             battery,
         )
         self.program = program or str(firmware("native", "program"))
-        self.url, self.samples_url = "", None
+        self.url = ""
+        self.samples_url: str | None = None
         self._ports = (0, 0)
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen[Any] | None = None
 
     @property
     def alive(self) -> bool:
@@ -71,12 +73,13 @@ class NativeBoard:
             command += ["--battery", str(self.battery)]
         if self.flash:
             command += ["--flash", self.flash]
-        self._process = spawn(
+        process = self._process = spawn(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        line = self._process.stdout.readline()
+        assert process.stdout is not None and process.stderr is not None  # they are pipes
+        line = process.stdout.readline()
         if not line:
-            raise ToolError(f"the native board did not start: {self._process.stderr.read().strip()}")
+            raise ToolError(f"the native board did not start: {process.stderr.read().strip()}")
         ports = json.loads(line)
         self._ports = (ports["port"], ports["samples"])
         self.url = f"socket://127.0.0.1:{ports['port']}"
@@ -87,7 +90,8 @@ class NativeBoard:
             self._process.kill()
             self._process.wait()
             for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-                pipe.close()
+                if pipe is not None:
+                    pipe.close()
             self._process = None
 
     def kill(self) -> None:
@@ -101,4 +105,6 @@ class NativeBoard:
         self.start()
 
     def feed(self, x: np.ndarray, labels: np.ndarray) -> int:
+        if self.samples_url is None:
+            raise ToolError(f"{self.name} has not been started")
         return send_samples(self.samples_url, x, labels)

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -86,8 +87,9 @@ class QemuBoard:
             raise ToolError(f"{kind}: QEMU cannot keep this board's flash in a file")
         self.elf = elf or str(firmware(kind, "firmware.elf"))
         self.arguments: tuple[str, ...] = ()  # more of QEMU's, for tests
-        self.url, self.samples_url = "", None
-        self._process: subprocess.Popen | None = None
+        self.url = ""
+        self.samples_url: str | None = None
+        self._process: subprocess.Popen[Any] | None = None
         self._sockets: list[socket.socket] = []
         self._qmp: socket.socket | None = None
         self._folder: Path | None = None
@@ -152,7 +154,7 @@ class QemuBoard:
                 "-object",
                 f"memory-backend-file,id=fl,size={machine.memory},mem-path={Path(self.flash).absolute()},share=on",
             ]
-        self._process = spawn(
+        process = self._process = spawn(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -168,12 +170,15 @@ class QemuBoard:
         try:
             self._command("qmp_capabilities")
         except (OSError, ValueError):
-            self._process.kill()
-            message = self._process.stderr.read().decode(errors="replace").strip().splitlines()
+            process.kill()
+            assert process.stderr is not None  # it is a pipe
+            message = process.stderr.read().decode(errors="replace").strip().splitlines()
             raise ToolError(f"QEMU did not start: {(message or ['no message'])[0]}") from None
 
-    def _command(self, name: str, **arguments) -> dict:
+    def _command(self, name: str, **arguments: Any) -> dict[str, Any]:
         """One QMP command; events and the greeting are skipped."""
+        if self._qmp is None:
+            raise self._not_started()
         self._qmp.sendall(json.dumps({"execute": name, "arguments": arguments}).encode() + b"\n")
         buffer = b""
         while True:
@@ -182,10 +187,18 @@ class QemuBoard:
                 raise ValueError("QEMU closed its control channel")
             buffer += data
             for line in buffer.split(b"\n")[:-1]:
-                answer = json.loads(line)
+                answer: dict[str, Any] = json.loads(line)
                 if "return" in answer or "error" in answer:
                     return answer
             buffer = buffer.rsplit(b"\n", 1)[1]
+
+    def _not_started(self) -> ToolError:
+        return ToolError(f"{self.name} has not been started")
+
+    def _running(self) -> subprocess.Popen[Any]:
+        if self._process is None:
+            raise self._not_started()
+        return self._process
 
     def stop(self) -> None:
         self.kill()
@@ -214,16 +227,18 @@ class QemuBoard:
 
     def pause(self) -> None:
         """Stop the board's clock; `resume` lets it go on."""
-        os.kill(self._process.pid, signal.SIGSTOP)
+        os.kill(self._running().pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        os.kill(self._process.pid, signal.SIGCONT)
+        os.kill(self._running().pid, signal.SIGCONT)
 
     def feed(self, x: np.ndarray, labels: np.ndarray) -> int:
         if self.samples_url is not None:
             return send_samples(self.samples_url, x, labels)
         records = sample_records(x, labels)
         self._batch += 1
+        if self._folder is None:
+            raise self._not_started()
         part = self._folder / "samples.part"
         part.write_bytes(struct.pack("<I", self._batch) + records)
         part.replace(self._folder / "samples")  # the board sees the old batch or the new one
@@ -250,6 +265,6 @@ class QemuBoard:
 
     def cpu_seconds(self) -> float:
         """Processor time the emulator has used."""
-        text = Path(f"/proc/{self._process.pid}/stat").read_text()
+        text = Path(f"/proc/{self._running().pid}/stat").read_text()
         fields = text.rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -35,6 +35,9 @@ def _kind_names() -> tuple[str, ...]:
 
 #: Name of each kind of message; LINK: bytes of no message (handshake, noise). UNSEEN: known from the board's books only.
 KINDS = _kind_names()
+
+
+_Group = TypeVar("_Group")
 
 
 @dataclass(frozen=True)
@@ -159,10 +162,10 @@ class Ledger:
         return [str(n) for n in self.notes if not n.explained]
 
     def grouped(
-        self, by: Callable[[Key], object], *, first: int = 0, last: int | None = None
-    ) -> dict[object, Traffic]:
+        self, by: Callable[[Key], _Group], *, first: int = 0, last: int | None = None
+    ) -> dict[_Group, Traffic]:
         """Traffic summed over rows of rounds first..last with the same by(key), in the order of the keys."""
-        out: dict[object, Traffic] = defaultdict(Traffic)
+        out: dict[_Group, Traffic] = defaultdict(Traffic)
         for key, traffic in sorted(self.rows.items()):
             if key.round >= first and (last is None or key.round <= last):
                 out[by(key)] += traffic

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from quantfl.core import ffi, lib
 
@@ -49,11 +50,11 @@ class Board:
                 "erased": 0xFF,
             },
         )
-        return lib.qfl_store_room(info)
+        return int(lib.qfl_store_room(info))
 
 
 def _emulated(
-    name: str, core: str, arena: int, *, ram: int = 256 * _K, flash: int = 4096 * _K, **more
+    name: str, core: str, arena: int, *, ram: int = 256 * _K, flash: int = 4096 * _K, **more: Any
 ) -> Board:
     return Board(
         name,

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ class Converted:
     arena_size: int
     sha256: str
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "bytes": len(self.package),
@@ -44,7 +45,7 @@ class Converted:
         }
 
 
-def _cut_json(c: cutting.Cut) -> dict:
+def _cut_json(c: cutting.Cut) -> dict[str, Any]:
     return {
         "op": c.op,
         "layer": c.layer,

@@ -161,7 +161,13 @@ def _layer(model: ModelFile, op: Op) -> Layer | None:
     )
     kind = kinds[op.name]
     layer = Layer(
-        kind, tuple(d[:3]), tuple(d[3:6]), tuple(d[6:8]), tuple(d[8:10]), tuple(d[10:12]), fused or "linear"
+        kind,
+        (d[0], d[1], d[2]),
+        (d[3], d[4], d[5]),
+        (d[6], d[7]),
+        (d[8], d[9]),
+        (d[10], d[11]),
+        fused or "linear",
     )
     overlap = any(
         s < k and n != 1 for s, k, n in zip(layer.stride, layer.kernel, layer.out_shape[:2], strict=True)
@@ -191,7 +197,9 @@ def _padded(model: ModelFile, op: Op, stage: Stage) -> Stage | None:
     if len(shape) != 4 or p[[0, 3]].any() or p[:, 0].max() > 255:
         return None
     return Stage(
-        stage.op, op, replace(stage.layer, in_shape=tuple(shape[1:]), pad=(int(p[1, 0]), int(p[2, 0])))
+        stage.op,
+        op,
+        replace(stage.layer, in_shape=(shape[1], shape[2], shape[3]), pad=(int(p[1, 0]), int(p[2, 0]))),
     )
 
 

@@ -100,10 +100,8 @@ def export(
         x_scale, x_zero = _write_outputs(
             model, patch, stage, following, _range(outputs[i], layer.activation != "linear")
         )
-    out = bytes(patch.out)
-    if keep_metadata:
-        out = _package_again(out, package, params)
-    return out
+    exported = bytes(patch.out)
+    return _package_again(exported, package, params) if keep_metadata else exported
 
 
 def _package_again(data: bytes, package: Package, params: np.ndarray) -> bytes:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tflite
@@ -21,7 +23,7 @@ from quantfl.errors import PackageError, QuantflError
 METADATA_NAME = "quantfl"
 ALIGN = 64
 _OP_NAMES = {v: k for k, v in vars(tflite.BuiltinOperator).items() if not k.startswith("_")}
-_DTYPES = {
+_DTYPES: dict[int, np.dtype[Any]] = {
     tflite.TensorType.FLOAT32: np.dtype(np.float32),
     tflite.TensorType.INT32: np.dtype(np.int32),
     tflite.TensorType.UINT8: np.dtype(np.uint8),
@@ -47,6 +49,13 @@ class Tensor:
     offset: int
 
     @property
+    def content(self) -> np.ndarray:
+        """The constant content. PackageError for a tensor that has none."""
+        if self.data is None:
+            raise PackageError(f"tensor {self.name} is not constant")
+        return self.data
+
+    @property
     def size(self) -> int:
         return int(np.prod(self.shape, dtype=np.int64))
 
@@ -70,7 +79,7 @@ class Op:
     name: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    options: object  # generated accessor of the operator's options, None when it has none
+    options: Any  # generated accessor of the operator's options, None when it has none
 
 
 _OPTIONS = {
@@ -97,7 +106,7 @@ _OPTIONS = {
 
 
 @contextlib.contextmanager
-def damage(name: str):
+def damage(name: str) -> Iterator[None]:
     """What the generated accessors raise on damaged bytes (struct.error, IndexError, TypeError …) becomes PackageError."""
     try:
         yield
@@ -244,7 +253,7 @@ def _table_fields(data: bytes, pos: int) -> dict[int, int]:
 
 
 def _follow(data: bytes, at: int) -> int:
-    return at + struct.unpack_from("<I", data, at)[0]
+    return at + int(struct.unpack_from("<I", data, at)[0])
 
 
 def _vector(data: bytes, at: int) -> list[int]:

@@ -29,7 +29,8 @@ def samples(path: Path) -> np.ndarray:
             return raw
         for key in ("x", "x_train", *raw.files):
             if key in raw.files:
-                return raw[key]
+                found: np.ndarray = raw[key]
+                return found
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         fail("usage", f"{path}: not a .npy or .npz file of plain arrays ({error})")
     fail("usage", f"{path}: holds no array")

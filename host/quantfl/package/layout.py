@@ -25,6 +25,8 @@ LONGEST = 1_000_000
 _PLACED = 8  # divisions that are tried out, each with its groups turned in three ways
 _TRIED, _TRIES = 6, 100  # of these, how many are placed in how many orders of their blocks
 _SCRATCH = 1 << 32  # keys of scratch: _SCRATCH + operator
+#: Tensor -> (first byte, end, number of the step) of each access.
+_Uses = dict[int, list[tuple[int, int, int]]]
 
 
 @dataclass(frozen=True)
@@ -167,12 +169,21 @@ def _blocks(
     return blocks, place_of
 
 
-def _share(net: Net, i: int, buffers, reads, writes, place_of: dict[int, int]) -> None:
+def _share(
+    net: Net,
+    i: int,
+    buffers: dict[int, int],
+    reads: _Uses,
+    writes: _Uses,
+    place_of: dict[int, int],
+) -> None:
     """The output of element-wise operator i takes the place of an input whose bytes nobody reads after they are overwritten."""
     y, r = net.writes[i][0], net.records[i]
     for t in (r.x, r.x2):
-        t = None if t is None else net.root[t]
-        if t is None or t in buffers or net.size[t] != net.size[y] or net.features in (t, y):
+        if t is None:
+            continue
+        t = net.root[t]
+        if t in buffers or net.size[t] != net.size[y] or net.features in (t, y):
             continue
         others = [read for u in place_of if place_of[u] == place_of[t] for read in reads[u]]
         if all(when <= n or high <= a or b <= low for a, b, n in writes[y] for low, high, when in others):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import tflite
@@ -46,10 +47,12 @@ class MovementOperators(BaseOperators):
     def op_split(self, op: Op, r: Record) -> None:
         x, axis = self.src(op, 1), self.tensor(op, 0, constant=True)
         r.x = x.index
-        self.join(op, r, x, op.outputs, int(axis.data.reshape(-1)[0]))
+        self.join(op, r, x, op.outputs, int(axis.content.reshape(-1)[0]))
 
     def op_split_v(self, op: Op, r: Record) -> None:
-        self.join(op, r, self.src(op), op.outputs, int(self.tensor(op, 2, constant=True).data.reshape(-1)[0]))
+        self.join(
+            op, r, self.src(op), op.outputs, int(self.tensor(op, 2, constant=True).content.reshape(-1)[0])
+        )
 
     def strided(self, op: Op, r: Record, base: int, extents: list[int], strides: list[int]) -> None:
         """A copy of extents along strides (in elements) from `base`; the last dimension is the innermost."""
@@ -73,7 +76,7 @@ class MovementOperators(BaseOperators):
     def op_transpose(self, op: Op, r: Record) -> None:
         x, y = self.src(op), self.dst(op)
         self.same_quantisation(op, x, y)
-        order = [int(v) for v in self.tensor(op, 1, constant=True).data.reshape(-1)]
+        order = [int(v) for v in self.tensor(op, 1, constant=True).content.reshape(-1)]
         if sorted(order) != list(range(len(x.shape))):
             raise self.unsupported(op, f"{order} is no order of the dimensions of {x.shape}")
         steps = self.natural(x.shape)
@@ -82,7 +85,7 @@ class MovementOperators(BaseOperators):
     def op_slice(self, op: Op, r: Record) -> None:
         x, y = self.src(op), self.dst(op)
         self.same_quantisation(op, x, y)
-        begin = [int(v) for v in self.tensor(op, 1, constant=True).data.reshape(-1)]
+        begin = [int(v) for v in self.tensor(op, 1, constant=True).content.reshape(-1)]
         self.section(op, r, x, y, begin, [1] * len(begin), list(y.shape))
 
     def section(
@@ -103,7 +106,7 @@ class MovementOperators(BaseOperators):
         x, y, o = self.src(op), self.dst(op), op.options
         self.same_quantisation(op, x, y)
         begin, end, by = (
-            [int(v) for v in self.tensor(op, i, constant=True).data.reshape(-1)] for i in (1, 2, 3)
+            [int(v) for v in self.tensor(op, i, constant=True).content.reshape(-1)] for i in (1, 2, 3)
         )
         if (
             o.EllipsisMask()
@@ -114,7 +117,9 @@ class MovementOperators(BaseOperators):
             raise self.unsupported(
                 op, "an ellipsis or a new axis is not supported", "name every dimension of the slice"
             )
-        first, extents, steps = [], [], []
+        first: list[int] = []
+        extents: list[int] = []
+        steps: list[int] = []
         for i, n in enumerate(x.shape):
             if i >= len(begin):
                 first, extents, steps = [*first, 0], [*extents, n], [*steps, 1]
@@ -143,7 +148,7 @@ class MovementOperators(BaseOperators):
         r.table = self.table(np.array(rows + [0] * (3 * r.table_count - len(rows))).reshape(-1, 3))
 
     @staticmethod
-    def nearest(i: int, inputs: int, outputs: int, options) -> int:
+    def nearest(i: int, inputs: int, outputs: int, options: Any) -> int:
         """Input position of output position i, in single precision as tflite-micro has it (GetNearestNeighbor)."""
         corners, half = options.AlignCorners(), options.HalfPixelCenters()
         less = 1 if corners and outputs > 1 else 0

@@ -83,9 +83,9 @@ class Record:
     # in_h in_w in_c out_h out_w out_c k_h k_w stride_h stride_w pad_t pad_l dil_h dil_w multiplier flags
     dims: list[int] = field(default_factory=lambda: [0] * 16)
     extra: list[int] = field(default_factory=lambda: [0] * 4)
-    # For the planner: tensors behind src and src2 (None: the operator's first input, none), and the tensors whose places fill the
+    # For the planner: tensors behind src (-1: the operator's first input) and src2 (None: there is none), and the tensors whose places fill the
     # table of a CONCATENATION or SPLIT.
-    x: int | None = None
+    x: int = -1
     x2: int | None = None
     pieces: tuple[int, ...] = ()
     own_weights: bool = False  # they lie in the program's tables, not in the user's file
@@ -185,7 +185,8 @@ class BaseOperators:
             )
         if max(t.shape) > 65535:
             raise self.unsupported(op, f"tensor {t.name} is too large: {t.shape}")
-        return t.shape[1:]  # type: ignore[return-value]
+        _, height, width, channels = t.shape
+        return height, width, channels
 
     def requant(self, op: Op, x: Tensor, w: Tensor, y: Tensor, channels: int) -> list[tuple[int, int]]:
         if w.dtype != np.int8 or len(w.scales) not in (1, channels) or (w.zero_points != 0).any():
@@ -204,7 +205,7 @@ class BaseOperators:
         b = self.tensor(op, i, constant=True)
         if b.dtype != np.int32 or b.size != channels:
             raise self.unsupported(op, f"bias {b.name} is not int32 with {channels} values")
-        return b.data.reshape(-1).astype(np.int64)
+        return b.content.reshape(-1).astype(np.int64)
 
     def conv_table(self, op: Op, w: np.ndarray, x: Tensor, bias: np.ndarray, q: list[tuple[int, int]]) -> int:
         """w [channels, k]: rows (bias - zero * sum of weights, multiplier, shift). Wide channels are marked (WIDE)."""
@@ -242,12 +243,19 @@ class BaseOperators:
     def op_conv_2d(self, op: Op, r: Record) -> None:
         x, w, y = self.src(op), self.tensor(op, 1, constant=True), self.dst(op)
         channels = w.shape[0]
-        self.window(op, r, x, y, w.shape[1:3], (op.options.DilationHFactor(), op.options.DilationWFactor()))
+        self.window(
+            op,
+            r,
+            x,
+            y,
+            (w.shape[1], w.shape[2]),
+            (op.options.DilationHFactor(), op.options.DilationWFactor()),
+        )
         if w.shape[3] != r.dims[2] or channels != r.dims[5]:
             raise self.unsupported(op, f"grouped convolution (weights {w.shape} on {r.dims[2]} channels)")
         table = self.conv_table(
             op,
-            w.data.reshape(channels, -1),
+            w.content.reshape(channels, -1),
             x,
             self.bias(op, 2, channels),
             self.requant(op, x, w, y, channels),
@@ -262,11 +270,18 @@ class BaseOperators:
     def op_depthwise_conv_2d(self, op: Op, r: Record) -> None:
         x, w, y = self.src(op), self.tensor(op, 1, constant=True), self.dst(op)
         channels = w.shape[3]
-        self.window(op, r, x, y, w.shape[1:3], (op.options.DilationHFactor(), op.options.DilationWFactor()))
+        self.window(
+            op,
+            r,
+            x,
+            y,
+            (w.shape[1], w.shape[2]),
+            (op.options.DilationHFactor(), op.options.DilationWFactor()),
+        )
         multiplier = channels // max(1, r.dims[2])
         if multiplier * r.dims[2] != channels or channels != r.dims[5] or w.shape[0] != 1:
             raise self.unsupported(op, f"weights {w.shape} do not fit {r.dims[2]} channels")
-        taps = w.data.reshape(-1, channels).T
+        taps = w.content.reshape(-1, channels).T
         table = self.conv_table(op, taps, x, self.bias(op, 2, channels), self.requant(op, x, w, y, channels))
         self.weights(r, w, table, channels)
         r.dims[14] = multiplier
@@ -281,7 +296,7 @@ class BaseOperators:
         if len(w.shape) != 2 or x.size != w.shape[1] or y.size != w.shape[0] or max(w.shape) > 65535:
             raise self.unsupported(op, f"weights {w.shape} do not fit {x.size} inputs and {y.size} outputs")
         table = self.conv_table(
-            op, w.data, x, self.bias(op, 2, w.shape[0]), self.requant(op, x, w, y, w.shape[0])
+            op, w.content, x, self.bias(op, 2, w.shape[0]), self.requant(op, x, w, y, w.shape[0])
         )
         self.weights(r, w, table, w.shape[0])
         r.low, r.high = activation(op.options.FusedActivationFunction(), y, self.m.label(op))
@@ -294,7 +309,7 @@ class BaseOperators:
         if y.size != rows * channels or max(rows, *w.shape) > 65535:
             raise self.unsupported(op, f"weights {w.shape} do not fit {x.shape} and {y.shape}")
         table = self.conv_table(
-            op, w.data, x, self.bias(op, 2, channels), self.requant(op, x, w, y, channels)
+            op, w.content, x, self.bias(op, 2, channels), self.requant(op, x, w, y, channels)
         )
         self.weights(r, w, table, channels)
         r.code = CODES["CONV_2D"]
@@ -330,7 +345,7 @@ class BaseOperators:
 
         Height and width of an image or the time axis of a 1-D network are one group; other axes are taken when they lie side by side.
         """
-        dims = {int(a) % len(x.shape) for a in axes.data.reshape(-1)}
+        dims = {int(a) % len(x.shape) for a in axes.content.reshape(-1)}
         real = [i for i, n in enumerate(x.shape) if n != 1]  # axes of one element change nothing
         gone = [i for i in real if i in dims]
         if gone and [i for i in real if gone[0] <= i <= gone[-1]] != gone:
@@ -374,8 +389,8 @@ class BaseOperators:
                 or fill.zero_point != y.zero_point
             ):
                 raise self.unsupported(op, "its padding value is not an int8 of the same scale")
-            r.y_zero = int(fill.data.reshape(-1)[0])
-        shape, out, p = x.shape, y.shape, pads.data.reshape(-1, 2)
+            r.y_zero = int(fill.content.reshape(-1)[0])
+        shape, out, p = x.shape, y.shape, pads.content.reshape(-1, 2)
         if len(shape) == len(out) == len(p) == 3:  # a 1-D network
             shape, out, p = (1, *shape), (1, *out), np.concatenate([[[0, 0]], p])
         images = len(shape) == len(out) == len(p) == 4

@@ -74,7 +74,7 @@ class Compiler(ElementwiseOperators, MovementOperators):
                 raise PackageError(
                     f"{self.m.label(op)} is damaged ({type(error).__name__}: {error})"
                 ) from None
-            r.x = op.inputs[0] if r.x is None else r.x
+            r.x = op.inputs[0] if r.x < 0 else r.x
             x, y = self.m.tensors[r.x], self.m.tensors[op.outputs[0]]
             r.src_size, r.dst_size, r.src_zero = x.size, y.size, x.zero_point
             r.dst_zero = y.zero_point if r.y_zero is None else r.y_zero

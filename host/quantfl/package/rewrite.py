@@ -12,7 +12,7 @@ import struct
 import numpy as np
 import tflite
 
-from quantfl.package.flatfile import ALIGN, ModelFile, _follow, _table_fields, _vector, damage
+from quantfl.package.flatfile import ALIGN, ModelFile, Op, _follow, _table_fields, _vector, damage
 
 # Fields that hold offsets, by schema.fbs.
 _MODEL_OFFSETS = (1, 2, 3, 4, 5, 6, 7)
@@ -60,7 +60,7 @@ class _Prefix:
         self.later = [(p, t) for p, t in self.later if p != position]
         self.point(position, target)
 
-    def vector(self, count: int, fmt: str, values: tuple = ()) -> int:
+    def vector(self, count: int, fmt: str, values: tuple[int | float, ...] = ()) -> int:
         """A vector of `count` elements; returns the position of its length."""
         size = struct.calcsize(fmt)
         self.align(max(4, size))
@@ -160,10 +160,10 @@ def _bias_tensor(p: _Prefix, model: ModelFile, index: int, buffer: int) -> int:
     return tensor[-1]
 
 
-def _bias_buffer(p: _Prefix, model: ModelFile, op) -> int:
+def _bias_buffer(p: _Prefix, model: ModelFile, op: Op) -> int:
     content = bytes(4 * model.tensors[op.outputs[0]].shape[-1])
     if len(op.inputs) > 2 and op.inputs[2] >= 0:
-        content = model.tensors[op.inputs[2]].data.astype("<i4").tobytes()
+        content = model.tensors[op.inputs[2]].content.astype("<i4").tobytes()
     table = p.table([(0, "I", 0)])
     p.out.extend(bytes((12 - len(p.out)) % 16))  # the content begins at a multiple of 16
     p.point(table[0], p.vector(len(content), "B", tuple(content)))

@@ -112,6 +112,12 @@ class Net:
             self.features = self.root[m.ops[self.cut].inputs[0]]
         self.row_ops = [self._row_op(i) for i in range(len(self.records))]
 
+    def row_op(self, i: int) -> RowOp:
+        """How operator i runs on some of its rows; only for operators that can."""
+        op = self.row_ops[i]
+        assert op is not None
+        return op
+
     def _new(self, t: int, op: int) -> None:
         self.root[t], self.size[t], self.first[t], self.last[t] = (
             t,
@@ -216,7 +222,7 @@ class _Group:
         self.rows = {i: net.rows[net.writes[i][0]] for i in self.ops}
         self.readers: dict[int, list[tuple[int, Reach]]] = defaultdict(list)
         for i in self.ops:
-            for reach in net.row_ops[i].reaches:
+            for reach in net.row_op(i).reaches:
                 self.readers[reach.tensor].append((i, reach))
         self.done = dict.fromkeys(self.ops, 0)
         #: Tensors that live in the group only, the row that is at the start of their buffers, and the rows that these hold.
@@ -244,7 +250,7 @@ class _Group:
                     [(t, self.size(t, sizes) - b, self.size(t, sizes) - a) for t, a, b in list]
                     for list in (step.reads, step.writes)
                 )
-                if step.rows is not None:
+                if step.op is not None and step.rows is not None:
                     step.rows = self.rows[step.op] - step.rows[1], self.rows[step.op] - step.rows[0]
         return steps, sizes
 
@@ -277,7 +283,7 @@ class _Group:
 
     def snap(self, i: int, b: int) -> int:
         """The end of a stretch of rows of operator i, moved to where its record can end."""
-        op, n = self.net.row_ops[i], self.rows[i]
+        op, n = self.net.row_op(i), self.rows[i]
         if self.net.records[i].code == _PAD:
             reach, m = op.reaches[0], self.net.rows[op.reaches[0].tensor]
             pad = n - m - reach.pad if self.up else reach.pad
@@ -308,7 +314,7 @@ class _Group:
                 if old[2] > old[1]:
                     yield Step(None, None, [old], [self.bytes(t, self.start[t], begin)])
             self.capacity[t] = max(self.capacity[t], end - self.start[t])
-        reads = [self.bytes(x.tensor, *self.needed(i, x, begin, end)) for x in net.row_ops[i].reaches]
+        reads = [self.bytes(x.tensor, *self.needed(i, x, begin, end)) for x in net.row_op(i).reaches]
         self.done[i] = end
         yield Step(i, (begin, end), reads, [self.bytes(t, begin, end)])
 
@@ -316,12 +322,12 @@ class _Group:
 def slice_record(net: Net, step: Step) -> Record:
     """The record of some rows of an operator, but for the offsets of its tensors."""
     assert step.op is not None and step.rows is not None
-    r, op = net.records[step.op], net.row_ops[step.op]
+    r, op = net.records[step.op], net.row_op(step.op)
     (a, b), d = step.rows, list(op.dims)
     sizes = [high - low for _, low, high in (*step.reads, *step.writes)]
     if r.code not in ELEMENTWISE:
         reach = op.reaches[0]
         low, high = net.needed(reach, a, b)
         d[0], d[3], d[10] = high - low, b - a, low - (a * reach.stride - reach.pad)
-    second = {"src2_size": sizes[1]} if r.x2 is not None else {}
-    return replace(r, dims=d, extra=list(r.extra), src_size=sizes[0], dst_size=sizes[-1], **second)
+    second = sizes[1] if r.x2 is not None else r.src2_size
+    return replace(r, dims=d, extra=list(r.extra), src_size=sizes[0], src2_size=second, dst_size=sizes[-1])

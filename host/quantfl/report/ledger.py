@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
@@ -14,14 +15,14 @@ from quantfl.link.ledger import Key, Ledger, Traffic
 
 COLUMNS = ("payload", "framing", "acknowledgement", "retransmission", "handshake", "security", "noise")
 _SHORT = {"acknowledgement": "ack", "retransmission": "retrans."}
-_BY: dict[str, Callable[[Key], object]] = {
+_BY: dict[str, Callable[[Key], str | int]] = {
     "link": lambda k: k.board,
     "round": lambda k: k.round,
     "kind": lambda k: k.kind,
 }
 
 
-def rows(ledger: Ledger, *, first: int = 0) -> list[dict]:
+def rows(ledger: Ledger, *, first: int = 0) -> list[dict[str, Any]]:
     """Every row: round, link, direction, kind, bytes by purpose, total."""
     return [
         {"round": k.round, "link": k.board, "direction": k.way, "kind": k.kind, **asdict(t), "total": t.total}
@@ -30,7 +31,7 @@ def rows(ledger: Ledger, *, first: int = 0) -> list[dict]:
     ]
 
 
-def table(ledger: Ledger, by: str, *, first: int = 0) -> list[dict]:
+def table(ledger: Ledger, by: str, *, first: int = 0) -> list[dict[str, Any]]:
     """Rows summed by "link", "round" or "kind", one per direction."""
     if by == "all":
         return rows(ledger, first=first)
@@ -67,7 +68,7 @@ def print_table(ledger: Ledger, by: str, console: Console, *, first: int = 0) ->
 
 def energies(
     ledger: Ledger, *, radio: str | None = None, nj_per_bit: float | None = None, first: int = 0
-) -> dict[str, dict]:
+) -> dict[str, dict[str, Any]]:
     """link -> radio, nJ per bit, joules up and down, at the board's end. radio, nj_per_bit: instead of the link's own."""
     out = {}
     for name, (up, down) in ledger.per_board(rounds_only=bool(first)).items():
@@ -81,18 +82,19 @@ def energies(
     return out
 
 
-def print_energy(energy: dict[str, dict], ledger: Ledger, console: Console) -> None:
+def print_energy(energy: dict[str, dict[str, Any]], ledger: Ledger, console: Console) -> None:
     shown = Table(
         title="energy at the board's end of each link (estimate, docs/LEDGER.md)", padding=(0, 1, 0, 0)
     )
-    for column, justify in (
+    justified: tuple[tuple[str, JustifyMethod], ...] = (
         ("link", "left"),
         ("radio", "left"),
         ("nJ/bit", "right"),
         ("up mJ", "right"),
         ("down mJ", "right"),
         ("total mJ", "right"),
-    ):
+    )
+    for column, justify in justified:
         shown.add_column(column, justify=justify, no_wrap=True)
     for name, e in energy.items():
         up, down = 1000 * e["joules_up"], 1000 * e["joules_down"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, Group, JustifyMethod
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -33,7 +33,7 @@ class LiveTable:
         self.console = console or Console()
         self.title = title
         self.boards: dict[str, dict[str, Any]] = {}
-        self.rounds: list[dict] = []
+        self.rounds: list[dict[str, Any]] = []
         self.text = ""
         self._started = time.monotonic()
         self._live: Live | None = None
@@ -65,7 +65,7 @@ class LiveTable:
     def warn(self, text: str) -> None:
         self.console.print(f"[yellow]warning:[/] {text}", highlight=False)
 
-    def round_done(self, record: dict) -> None:
+    def round_done(self, record: dict[str, Any]) -> None:
         self.rounds.append(record)
         if self._live is None:
             accuracy = f"{record['accuracy']:.4f}" if "accuracy" in record else "-"
@@ -93,7 +93,7 @@ class LiveTable:
                 f"{r['seconds']:.1f} s",
             )
         boards = Table(title="boards", expand=False)
-        for column, justify in (
+        justified: tuple[tuple[str, JustifyMethod], ...] = (
             ("board", "left"),
             ("state", "left"),
             ("samples", "right"),
@@ -101,7 +101,8 @@ class LiveTable:
             ("up", "right"),
             ("down", "right"),
             ("time", "right"),
-        ):
+        )
+        for column, justify in justified:
             boards.add_column(column, justify=justify)
         shown = list(self.boards.items())
         for name, b in shown[:24]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from quantfl.errors import ToolError
 
@@ -38,7 +39,7 @@ def accuracy_plot(path: Path, curves: dict[str, list[tuple[int, float]]], *, tit
     plt.close(figure)
 
 
-def curve_of(history: list[dict]) -> list[tuple[int, float]]:
+def curve_of(history: list[dict[str, Any]]) -> list[tuple[int, float]]:
     """Points of one run: bytes of the rounds only (set-up left out), from the first round on."""
     if not history:
         return []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 
@@ -9,7 +11,7 @@ from quantfl.link.ledger import PURPOSES
 from quantfl.report.live import kib
 
 
-def late_answers(history: list[dict]) -> dict[str, int]:
+def late_answers(history: list[dict[str, Any]]) -> dict[str, int]:
     """Answers to earlier requests, by board, that came when nobody waited for them any more: counted and not used."""
     found: dict[str, int] = {}
     for record in history:
@@ -19,7 +21,7 @@ def late_answers(history: list[dict]) -> dict[str, int]:
     return found
 
 
-def print_summary(summary: dict, console: Console | None = None) -> None:
+def print_summary(summary: dict[str, Any], console: Console | None = None) -> None:
     """Accuracy before and after, bytes per link and purpose, the same for plain float32, where all was written."""
     console = console or Console()
     before, after = summary["accuracy_before"], summary["accuracy"]
