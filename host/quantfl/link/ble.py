@@ -13,12 +13,20 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 from weakref import WeakKeyDictionary
 
 from quantfl.errors import LinkError, ToolError, UsageError
 from quantfl.link.ble_model import PACKET, layers
 from quantfl.link.ble_turns import GRACE_S, QUIET_S, SETTLE_S, Turns
+
+if TYPE_CHECKING:
+    from bleak import BleakClient
+    from bleak.backends.characteristic import BleakGATTCharacteristic
+    from bleak.backends.device import BLEDevice
+    from bleak.backends.scanner import AdvertisementData
 
 SERVICE = "6e400001-b5a3-f393-e0a9-e50e24dcca9e"
 RX = "6e400002-b5a3-f393-e0a9-e50e24dcca9e"  # host to board: write without response
@@ -31,7 +39,7 @@ NOTIFY_S = 5.0  # for the board to take the subscription: the operating system a
 ATTEMPTS = 3  # to connect to a board that does not simply fail to answer
 
 
-def _bleak():
+def _bleak() -> ModuleType:
     try:
         import bleak
     except ImportError:
@@ -54,7 +62,7 @@ def reason(error: BaseException) -> str:
     return text.removeprefix("[org.bluez.Error.Failed] ") or name
 
 
-async def value_size(characteristic) -> int:
+async def value_size(characteristic: BleakGATTCharacteristic) -> int:
     """Bytes in a write without response. bluetoothd (5.66) signals no MTU of a characteristic that it knew before it connected, for
     example because another process had used the board: bleak then says 20, so the property is asked for."""
     size = characteristic.max_write_without_response_size
@@ -91,17 +99,17 @@ class Adapter:
         self.packet = PACKET
         self.connecting = asyncio.Lock()
         self.signals: dict[str, int] = {}  # address -> dBm as last advertised
-        self._wanted: dict[asyncio.Future, str] = {}
-        self._scan: asyncio.Task | None = None
+        self._wanted: dict[asyncio.Future[BLEDevice], str] = {}
+        self._scan: asyncio.Task[None] | None = None
 
     @classmethod
     def current(cls) -> Adapter:
         """The running loop's."""
         return cls._of_loop.setdefault(asyncio.get_running_loop(), cls())
 
-    async def find(self, target: str, timeout: float):
+    async def find(self, target: str, timeout: float) -> BLEDevice:
         """The BLEDevice that advertises this name or address. LinkError when none does within `timeout` s."""
-        found = asyncio.get_running_loop().create_future()
+        found: asyncio.Future[BLEDevice] = asyncio.get_running_loop().create_future()
         self._wanted[found] = target
         if self._scan is None or self._scan.done():
             self._scan = asyncio.create_task(self._scan_for_all())
@@ -115,12 +123,12 @@ class Adapter:
             self._wanted.pop(found, None)
 
     async def _scan_for_all(self) -> None:
-        def match(device, *names: str | None) -> None:
+        def match(device: BLEDevice, *names: str | None) -> None:
             for future, target in self._wanted.items():
                 if not future.done() and (target in names or target.upper() == device.address.upper()):
                     future.set_result(device)
 
-        def seen(device, advertisement) -> None:
+        def seen(device: BLEDevice, advertisement: AdvertisementData) -> None:
             self.signals[device.address] = advertisement.rssi
             match(device, advertisement.local_name, device.name)
 
@@ -171,13 +179,19 @@ class BleTransport:
         self.parted = False  # it was connected, until another board had its turn
         self._moved = 0.0
         self._adapter: Adapter | None = None
-        self._device = None
-        self._client = None
+        self._device: BLEDevice | None = None
+        self._client: BleakClient | None = None
         self._lost: Callable[[str], None] | None = None
         self._out = bytearray()
         self._wake = asyncio.Event()
-        self._writer: asyncio.Task | None = None
-        self._closing: asyncio.Task | None = None  # disconnects what has failed
+        self._writer: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None  # disconnects what has failed
+
+    @property
+    def _shared(self) -> Adapter:
+        """The adapter, which `turn` has found."""
+        assert self._adapter is not None
+        return self._adapter
 
     async def turn(self, timeout: float) -> float:
         """Wait for a place at the adapter, at most `timeout` s; returns how long. LinkError when the board does not advertise."""
@@ -217,7 +231,7 @@ class BleTransport:
                     await asyncio.sleep(0.2 * attempt)
         except BaseException:
             self._device = None  # looked for anew next time: it may have another address, or be gone
-            self._adapter.turns.give_back(self)
+            self._shared.turns.give_back(self)
             raise
         finally:
             self._opening = False
@@ -228,13 +242,15 @@ class BleTransport:
         if not client.is_connected:
             self._fail("the board ended the connection")
 
-    async def _connect(self, on_bytes: Callable[[bytes], None]):
+    async def _connect(
+        self, on_bytes: Callable[[bytes], None]
+    ) -> tuple[BleakClient, BleakGATTCharacteristic]:
         """One attempt: the connected client and the characteristic to write to."""
         client = _bleak().BleakClient(
             self._device, disconnected_callback=self._on_disconnected, timeout=CONNECT_S
         )
         try:
-            async with self._adapter.connecting:
+            async with self._shared.connecting:
                 await client.connect()
             rx, tx = (client.services.get_characteristic(u) for u in (RX, TX))
             if rx is None or tx is None:
@@ -246,9 +262,9 @@ class BleTransport:
             raise
         return client, rx
 
-    async def _give_up(self, client) -> None:
+    async def _give_up(self, client: BleakClient) -> None:
         await self._disconnect(client)
-        self._adapter.turns.give_back(self)
+        self._shared.turns.give_back(self)
 
     def _on_value(self, value: bytes, on_bytes: Callable[[bytes], None]) -> None:
         self.received[len(value)] += 1
@@ -259,7 +275,7 @@ class BleTransport:
         self._out += data
         self._wake.set()
 
-    async def _write_all(self, client, characteristic) -> None:
+    async def _write_all(self, client: BleakClient, characteristic: BleakGATTCharacteristic) -> None:
         try:
             least = await value_size(characteristic)
             while True:
@@ -274,7 +290,7 @@ class BleTransport:
         except Exception as error:  # as above
             self._fail(reason(error))
 
-    def _on_disconnected(self, client) -> None:
+    def _on_disconnected(self, client: BleakClient) -> None:
         if client is self._client:
             self._fail("the board ended the connection, or is out of reach")
 
@@ -285,7 +301,7 @@ class BleTransport:
         if client is not None and client.is_connected:
             self._closing = asyncio.create_task(self._give_up(client))
         elif client is not None:
-            self._adapter.turns.give_back(self)
+            self._shared.turns.give_back(self)
         if lost is not None:
             lost(why)
 
@@ -295,7 +311,7 @@ class BleTransport:
             writer.cancel()
 
     @staticmethod
-    async def _disconnect(client) -> None:
+    async def _disconnect(client: BleakClient) -> None:
         with contextlib.suppress(Exception):
             async with asyncio.timeout(CONNECT_S):
                 await client.disconnect()
@@ -351,9 +367,12 @@ class BleTransport:
 
     async def describe(self) -> dict[str, str | int | None]:
         """What `quantfl devices` shows besides the hello: address, signal as last advertised in dBm, battery where known."""
-        found = {
-            "address": self._device.address,
-            "signal_dbm": self._adapter.signals.get(self._device.address),
+        if self._device is None:
+            return {}
+        address = self._device.address
+        found: dict[str, str | int | None] = {
+            "address": address,
+            "signal_dbm": self._shared.signals.get(address),
         }
         level = await self.battery()
         return found if level is None else found | {"battery_percent": level}
@@ -361,7 +380,7 @@ class BleTransport:
     def carried(self) -> dict[tuple[str, str], tuple[int, bool]]:
         """(way, layer) -> bytes since the beginning, and whether they are modelled (quantfl.link.ble_model)."""
         packet = self._adapter.packet if self._adapter is not None else PACKET
-        out = {}
+        out: dict[tuple[str, str], tuple[int, bool]] = {}
         for way, lengths in (("down", self.sent), ("up", self.received)):
             found = layers(lengths, packet)
             out |= {

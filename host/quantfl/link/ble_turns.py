@@ -41,7 +41,7 @@ class _Waiter:
     yields: int
     number: int
     holder: Holder = field(compare=False)
-    granted: asyncio.Future = field(compare=False)
+    granted: asyncio.Future[None] = field(compare=False)
     not_before: float = field(compare=False, default=0.0)
 
 
@@ -53,7 +53,7 @@ class Turns:
         self._holders: dict[Holder, bool] = {}  # -> is being disconnected
         self._queue: list[_Waiter] = []
         self._numbers = itertools.count()
-        self._task: asyncio.Task | None = None
+        self._task: asyncio.Task[None] | None = None
 
     def holds(self, holder: Holder) -> bool:
         return holder in self._holders and not self._holders[holder]
@@ -108,7 +108,7 @@ class Turns:
 
     async def _look(self) -> None:
         """While anybody waits: take places back from those that do not use them, longest holders first."""
-        ending: set[asyncio.Task] = set()
+        ending: set[asyncio.Task[None]] = set()
         while self._queue:
             wanted = (
                 len(self._due()) - sum(self._holders.values()) - max(0, self.connections - len(self._holders))

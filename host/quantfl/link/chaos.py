@@ -14,7 +14,7 @@ import fnmatch
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +58,11 @@ class Fault:
     first: int = 0
     last: int = 1 << 30
     way: str | None = None
+
+    @property
+    def number(self) -> float:
+        """The value of a fault that is no lie."""
+        return float(self.value)
 
     def on(self, round_: int) -> bool:
         return self.first <= round_ <= self.last
@@ -134,7 +139,7 @@ def _fault(item: str) -> Fault:
         raise UsageError(f"--chaos: there is no fault {name!r}; there are {', '.join([*LINE, *BOARD])}")
     if way and (name in BOARD or kind == "count"):
         raise UsageError(f"--chaos: {item!r}: {name} has no direction")
-    fields: dict = {"probability": 1.0 if kind != "count" else 1.0 / ONE_IN}
+    fields: dict[str, Any] = {"probability": 1.0 if kind != "count" else 1.0 / ONE_IN}
     for w in when:
         key, has_key, bounds = w.partition("=")
         if not has_key:
@@ -210,7 +215,7 @@ class FaultyTransport:
         self._queue: dict[str, list[tuple[float, bytes]]] = {DOWN: [], UP: []}
         self._free = {DOWN: 0.0, UP: 0.0}  # when the line moves again
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._tasks: set[asyncio.Task] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._sinks: dict[str, Callable[[bytes], None]] = {}
         self._on_lost: Callable[[str], None] | None = None
         self._open = False
@@ -275,7 +280,7 @@ class FaultyTransport:
     def _strikes(self, way: str, name: str) -> Fault | None:
         """A fault with a rate that is drawn for this frame."""
         for f in self._faults(way, name):
-            if self._rng[way].random() < (f.value if LINE[name] == "rate" else f.probability):
+            if self._rng[way].random() < (f.number if LINE[name] == "rate" else f.probability):
                 self.lines[way].faults[name] += 1
                 return f
         return None
@@ -341,7 +346,7 @@ class FaultyTransport:
         line.added += max(0, len(spoiled) - len(frame))
         line.swallowed += max(0, len(frame) - len(spoiled))
         if stalled := self._strikes(way, "stall"):
-            self._free[way] = max(self._free[way], monotonic()) + stalled.value
+            self._free[way] = max(self._free[way], monotonic()) + stalled.number
         if not self._late[way] and self._strikes(way, "reorder"):
             self._late[way] = spoiled
             self._timer(f"late {way}", 0.05, lambda: self._give_late(way))
@@ -396,7 +401,7 @@ class FaultyTransport:
             self._timers.pop(name).cancel()
         self._timers[name] = asyncio.get_running_loop().call_later(max(0.0, delay), call)
 
-    def _spawn(self, work) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -406,8 +411,11 @@ class FaultyTransport:
         self._lost("chaos: the line was broken")
 
     def _reset(self) -> None:
+        reset = self.reset
+        assert reset is not None  # this fault strikes only where somebody can reset the board
+
         async def work() -> None:
-            await asyncio.get_running_loop().run_in_executor(None, self.reset)
+            await asyncio.get_running_loop().run_in_executor(None, reset)
             if self._open:
                 self.lines[UP].added += len(BOOT)
                 self._give(UP, BOOT)

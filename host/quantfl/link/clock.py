@@ -10,7 +10,9 @@ import asyncio
 import selectors
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
 
 
 def monotonic() -> float:
@@ -35,7 +37,7 @@ class _Jump(selectors.SelectSelector):
     loop: VirtualLoop
     busy = 0  # turns of the loop since time last passed
 
-    def select(self, timeout: float | None = None) -> list:
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
         if ready or timeout == 0:
             self.busy += 1
@@ -64,7 +66,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self.now
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future:  # type: ignore[override]
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, func: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
         """At once, in this thread: a thread's progress has no place in virtual time."""
         future = self.create_future()
         try:
@@ -74,7 +78,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return future
 
 
-def run_virtual(main: Coroutine) -> Any:
+def run_virtual(main: Coroutine[Any, Any, _T]) -> _T:
     """asyncio.run on a VirtualLoop."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from quantfl.core import crypt, ffi, lib
 from quantfl.errors import PackageError, SecurityError, UsageError
@@ -92,10 +93,11 @@ def split_signed(data: bytes) -> tuple[bytes, bytes]:
 
 def is_signed_by(owner: bytes, data: bytes) -> bool:
     """Whether a package carries the signature of the holder of this public key: the boards' own check."""
-    return lib.qfl_device_check_signed(_key(owner), ffi.from_buffer("uint8_t[]", data), len(data)) == 0
+    status = lib.qfl_device_check_signed(_key(owner), ffi.from_buffer("uint8_t[]", data), len(data))
+    return bool(status == 0)
 
 
-def _key(data: bytes):
+def _key(data: bytes) -> Any:
     if len(data) != crypt.KEY:
         raise ValueError(f"a key has {len(data)} bytes, not {crypt.KEY}")
     return ffi.from_buffer("uint8_t[]", data)
@@ -140,7 +142,7 @@ class KeyRing:
             raise UsageError(f"{path}: not a key file of this version") from None
 
     @classmethod
-    def _parse(cls, path: Path, raw: dict) -> KeyRing:
+    def _parse(cls, path: Path, raw: dict[str, Any]) -> KeyRing:
         if raw["format"] != 1:
             raise ValueError
         owner = raw.get("owner", {})
@@ -224,9 +226,9 @@ class KeyRing:
                     f"was reset, or something on the line answers in its place; no key was sent. If you have erased this "
                     f"board yourself, connect it by cable and use `quantfl keys provision --reset`, which gives it a new key"
                 )
-            old = (
-                () if known is None else (known.key, *(known.next,) * (known.next is not None), *known.tried)
-            )
+            old: tuple[bytes, ...] = ()
+            if known is not None:
+                old = (known.key, *(() if known.next is None else (known.next,)), *known.tried)
             new = BoardKey(
                 uid, secrets.token_bytes(crypt.KEY), tried=old[:TRIED_MOST], name=_plain_name(name)
             )

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from quantfl.core import lib
 from quantfl.core.link import cobs_decode
@@ -142,7 +142,7 @@ class Frame:
             [*parts, *([self.kind] if self.kind else []), *([self.detail] if self.detail else [])]
         )
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         return {k: v for k, v in asdict(self).items() if v not in (None, "", False)}
 
 
@@ -162,7 +162,7 @@ def _kind(first: int) -> str:
 
 def decode(at: float, link: str, direction: str, piece: bytes, starts: dict[tuple[str, str], bool]) -> Frame:
     """starts: by link and direction, whether the next DATA frame begins a message; updated."""
-    common = {"time": at, "link": link, "direction": direction, "bytes": len(piece)}
+    common: dict[str, Any] = {"time": at, "link": link, "direction": direction, "bytes": len(piece)}
     try:
         plain = cobs_decode(piece.strip(b"\0"))
     except ValueError:
@@ -249,7 +249,9 @@ def read(path: Path) -> Iterator[Frame]:
         or struct.unpack_from("<I", data, 8)[0] != _BLOCK
     ):
         raise UsageError(f"{path} is no trace of quantfl (no pcapng file, or one of the other byte order)")
-    at, links, starts = 0, [], {}
+    at = 0
+    links: list[str] = []
+    starts: dict[tuple[str, str], bool] = {}
     while at + 12 <= len(data):
         kind, size = struct.unpack_from("<II", data, at)
         if size < 12 or size % 4 or at + size > len(data):

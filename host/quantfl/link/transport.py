@@ -76,7 +76,7 @@ class SerialTransport:
         self._reader: threading.Thread | None = None
         self._fd: int | None = None
         self._out: asyncio.Queue[bytes] | None = None
-        self._writer: asyncio.Task | None = None
+        self._writer: asyncio.Task[None] | None = None
         self._lost: Callable[[str], None] | None = None
 
     async def open(self, on_bytes: Callable[[bytes], None], on_lost: Callable[[str], None]) -> None:
@@ -91,10 +91,11 @@ class SerialTransport:
             raise LinkError(
                 f"cannot open {self.place}: {_reason(error)}; check the port and its cable or address"
             ) from None
-        ports.claim(self.place)
+        if self.place is not None:
+            ports.claim(self.place)
         self._port, self._lost = port, on_lost
         self._out = asyncio.Queue()
-        self._writer = asyncio.create_task(self._write_all())
+        self._writer = asyncio.create_task(self._write_all(port, self._out))
         self._fd = _pollable(port)
         if self._fd is not None:
             loop.add_reader(self._fd, self._on_readable, on_bytes)
@@ -124,6 +125,8 @@ class SerialTransport:
         self._misplaced = self.uid is not None
 
     def _open_port(self) -> serial.SerialBase:
+        if self.place is None:  # `open` has looked for it
+            raise ValueError("nobody knows at which port this board is")
         port = serial.serial_for_url(self.place, do_not_open=True)
         port.baudrate = self.baud
         local = "://" not in self.place
@@ -144,28 +147,31 @@ class SerialTransport:
         return port
 
     def _on_readable(self, on_bytes: Callable[[bytes], None]) -> None:
+        port = self._port
+        if port is None:  # closed meanwhile
+            return
         try:
-            data = self._port.read(65536)
+            data = port.read(65536)
         except (serial.SerialException, OSError, TypeError) as error:
             self._fail(_reason(error))
             return
         if data:
             on_bytes(data)
-        elif self._closed_by_peer():
+        elif self._closed_by_peer(port):
             self._fail("the peer closed the connection")
 
-    def _closed_by_peer(self) -> bool:
+    def _closed_by_peer(self, port: serial.SerialBase) -> bool:
         """A readable socket or terminal without bytes has reached its end."""
         try:
-            return os.fstat(self._fd) is not None and not self._port.in_waiting
+            return (self._fd is None or os.fstat(self._fd) is not None) and not _waiting(port)
         except OSError:
             return True
 
     def _read_all(self, loop: asyncio.AbstractEventLoop, on_bytes: Callable[[bytes], None]) -> None:
         port = self._port
-        while self._port is port:
+        while port is not None and self._port is port:
             try:
-                data = port.read(max(1, port.in_waiting))
+                data = port.read(max(1, _waiting(port)))
             except (serial.SerialException, OSError, TypeError, AttributeError) as error:
                 with contextlib.suppress(RuntimeError):
                     loop.call_soon_threadsafe(self._fail, _reason(error))
@@ -178,21 +184,22 @@ class SerialTransport:
         if self._out is not None:
             self._out.put_nowait(data)
 
-    async def _write_all(self) -> None:
+    async def _write_all(self, port: serial.SerialBase, out: asyncio.Queue[bytes]) -> None:
         loop = asyncio.get_running_loop()
         try:
             while True:
-                data = await self._out.get()
-                while not self._out.empty():
-                    data += self._out.get_nowait()
+                data = await out.get()
+                while not out.empty():
+                    data += out.get_nowait()
                 # A full line blocks pyserial's write; other boards must not wait for it.
-                await loop.run_in_executor(None, self._port.write, data)
+                await loop.run_in_executor(None, port.write, data)
         except (serial.SerialException, OSError) as error:
             self._fail(_reason(error))
 
     def _fail(self, reason: str) -> None:
         lost, self._lost = self._lost, None
-        ports.release(self.place)
+        if self.place is not None:
+            ports.release(self.place)
         self._stop_reading()
         if lost is not None:
             lost(reason)
@@ -217,6 +224,11 @@ class SerialTransport:
         if port is not None:
             with contextlib.suppress(serial.SerialException, OSError):
                 await asyncio.get_running_loop().run_in_executor(None, port.close)
+
+
+def _waiting(port: serial.SerialBase) -> int:
+    """Bytes that can be read at once. Every port has the property; the stub of their base class lacks it."""
+    return int(port.in_waiting)  # type: ignore[attr-defined]
 
 
 def _pollable(port: serial.SerialBase) -> int | None:
