@@ -533,7 +533,7 @@ def main() -> None:
         block = f"<!-- figures:{name} -->\n{FIGURES[name]()}\n<!-- end -->"
         pattern = rf"<!-- figures:{name} -->.*?<!-- end -->"
         for page in PAGES:
-            page.write_text(re.sub(pattern, lambda _: block, page.read_text(), flags=re.S))  # noqa: B023
+            page.write_text(re.sub(pattern, lambda _: block, page.read_text(), flags=re.DOTALL))  # noqa: B023
         print(name)
 
 

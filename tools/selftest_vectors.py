@@ -13,7 +13,7 @@ from pathlib import Path
 from quantfl.core import ffi, lib
 
 SOURCE = Path(__file__).resolve().parents[1] / "firmware" / "lib" / "qfl_nn" / "src" / "qfl_nn_selftest.c"
-ROW = re.compile(r"^    \{OP_\w+, [\d, ]+?, (0x[0-9A-F]{8}|0)\},$", re.M)
+ROW = re.compile(r"^    \{OP_\w+, [\d, ]+?, (0x[0-9A-F]{8}|0)\},$", re.MULTILINE)
 
 
 def main() -> int:

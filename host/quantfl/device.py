@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import struct
 from collections.abc import Callable
+from typing import Any
 
 import cbor2
 
@@ -131,7 +132,8 @@ class Device:
 
     async def _reopen(self, timeout: float) -> None:
         """Open the session again; at a port of this machine another board may answer by now, which is not asked anything."""
-        session, transport = self.session, self.session.transport
+        session = self.session
+        transport: Any = session.transport  # a serial port knows more than a Transport must
         known = getattr(transport, "uid", None)
         try:
             await session.open(timeout)

@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common import quantise, seeded_tensorflow, tflite_accuracy  # noqa: E402
+from common import quantise, seeded_tensorflow, tflite_accuracy
 
-from quantfl.data.activity import CHANNELS, CLASSES, WINDOW, load_activity  # noqa: E402
+from quantfl.data.activity import CHANNELS, CLASSES, WINDOW, load_activity
 
 SEED = 11
 

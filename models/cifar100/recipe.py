@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common import quantise, seeded_tensorflow  # noqa: E402
+from common import quantise, seeded_tensorflow
 
-from quantfl.data.cifar import load_cifar  # noqa: E402
+from quantfl.data.cifar import load_cifar
 
 SEED, CLASSES = 7, 100
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common import quantise, seeded_tensorflow, tflite_accuracy  # noqa: E402
+from common import quantise, seeded_tensorflow, tflite_accuracy
 
-from quantfl.data.dataset import digits_arrays, load_digits  # noqa: E402
+from quantfl.data.dataset import digits_arrays, load_digits
 
 SEED = 7
 

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common import pretrain, recipe_arguments, seeded_tensorflow  # noqa: E402
+from common import pretrain, recipe_arguments, seeded_tensorflow
 
-from quantfl.data.speech import load_fsdd  # noqa: E402
+from quantfl.data.speech import load_fsdd
 
 SEED, EPOCHS, CLASSES = 6, 6, 10
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common import augmented, glyph_backbone, quantise, seeded_tensorflow, tflite_accuracy  # noqa: E402
+from common import augmented, glyph_backbone, quantise, seeded_tensorflow, tflite_accuracy
 
-from quantfl.data.femnist import load_femnist  # noqa: E402
+from quantfl.data.femnist import load_femnist
 
 SEED = 3
 

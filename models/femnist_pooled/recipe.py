@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common import augmented, quantise, seeded_tensorflow, tflite_accuracy  # noqa: E402
+from common import augmented, quantise, seeded_tensorflow, tflite_accuracy
 
 SEED, CLASSES = 5, 62
 

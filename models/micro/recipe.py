@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common import quantise, seeded_tensorflow, tflite_accuracy  # noqa: E402
-from digits.recipe import pretraining_data  # noqa: E402
+from common import quantise, seeded_tensorflow, tflite_accuracy
+from digits.recipe import pretraining_data
 
-from quantfl.data.dataset import load_digits  # noqa: E402
+from quantfl.data.dataset import load_digits
 
 SEED = 5
 

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common import pretrain, recipe_arguments, seeded_tensorflow  # noqa: E402
+from common import pretrain, recipe_arguments, seeded_tensorflow
 
-from quantfl.data.idx import load_mnist  # noqa: E402
+from quantfl.data.idx import load_mnist
 
 SEED, EPOCHS = 1, 4
 

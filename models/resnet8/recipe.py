@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common import pretrain, recipe_arguments, seeded_tensorflow  # noqa: E402
+from common import pretrain, recipe_arguments, seeded_tensorflow
 
-from quantfl.data.cifar import load_cifar  # noqa: E402
+from quantfl.data.cifar import load_cifar
 
 SEED, EPOCHS, CLASSES = 4, 10, 10
 

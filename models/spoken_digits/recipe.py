@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common import quantise, seeded_tensorflow  # noqa: E402
+from common import quantise, seeded_tensorflow
 
-from quantfl.data.speech import load_fsdd  # noqa: E402
+from quantfl.data.speech import load_fsdd
 
 SEED, CLASSES = 7, 10
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
+import operator
 import os
 import shutil
 import socket
@@ -63,7 +65,7 @@ class Guest:
                 sys.executable,
                 "-m",
                 "quantfl_lab.ble.hci",
-                *sum((["--device", d] for d in self.devices), []),
+                *functools.reduce(operator.iadd, (["--device", d] for d in self.devices), []),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -126,8 +126,7 @@ def test_samples_come_through_nonsense_and_wrong_lengths_are_counted(kind, packa
             with socket.create_connection(("127.0.0.1", int(board.samples_url.rsplit(":", 1)[1]))) as s:
                 for at in range(0, len(stream), 37):
                     s.sendall(stream[at : at + 37])
-                status = await device.wait_samples(63, timeout=20)
-            return status
+                return await device.wait_samples(63, timeout=20)
 
     try:
         status = asyncio.run(go())

@@ -33,7 +33,7 @@ def open_input(package: bytes) -> int:
 
 
 @pytest.fixture(scope="module")
-def kernel_cases(tf):  # noqa: F811
+def kernel_cases(tf):
     """Each generated model twice: as the host plans it, and with every tensor at an odd address."""
     found = []
     for name, shape, build in (*cases(), *(c[:3] for c in more_cases()[::3])):
@@ -151,7 +151,7 @@ def test_halves_are_rounded_alike(core, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["qemu_m3", "qemu_m7", "qemu_m33", "qemu_m55", "qemu_rv32imc"])
-def test_rounds(kind, in_process, tmp_path):  # noqa: F811
+def test_rounds(kind, in_process, tmp_path):
     """Three rounds of three boards: deltas, head and ledger equal those of boards inside this process."""
     need_board(kind)
     deltas, params, rows = trained(kind, tmp_path / "run")

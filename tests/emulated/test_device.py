@@ -199,7 +199,7 @@ def test_updates_evaluation_and_heads(board, package):
                 with pytest.raises(StaleHead) as stale:
                     await device.update(12345, data)  # leads elsewhere: nothing changes
                 assert stale.value.head == head_hash(params)
-                with pytest.raises(DeviceError, match="do not parse|another head"):
+                with pytest.raises(DeviceError, match=r"do not parse|another head"):
                     await device.update(1, data[:-1])
                 after = await device.evaluate()
                 await device.put_head(p.params.tobytes())
@@ -263,7 +263,7 @@ def test_a_broken_push_goes_on_where_it_stopped(board, package):
         first = Device(url, patience=0.2)
         await first.open()
         await first.hello()
-        with pytest.raises(Exception, match="."):
+        with pytest.raises(Exception, match=r"."):
             await first.push(package, timeout=3)
         await first.close()
         async with Device(board.url) as device:

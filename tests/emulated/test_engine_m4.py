@@ -43,8 +43,8 @@ def inputs_for(data: bytes, random: int) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize("name,shape,build", cases(), ids=[c[0] for c in cases()])
-def test_generated_models(tf, name, shape, build):  # noqa: F811
+@pytest.mark.parametrize(("name", "shape", "build"), cases(), ids=[c[0] for c in cases()])
+def test_generated_models(tf, name, shape, build):
     data = convert(tf, shape, build, sum(map(ord, name)))
     same(data, inputs_for(data, 10))
 

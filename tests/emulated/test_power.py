@@ -158,7 +158,7 @@ def test_a_push_goes_on_where_a_power_cut_broke_it_off(kind, package, tmp_path):
                 ):  # three messages ahead of what the board has, which keeps whole units of flash
                     board.kill()
 
-            with pytest.raises(Exception, match="."):
+            with pytest.raises(Exception, match=r"."):
                 await device.push(package, timeout=3, progress=progress)
 
     async def whole():

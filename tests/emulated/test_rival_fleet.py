@@ -41,7 +41,7 @@ BU = Ours(Codec("bu", 64))
 SHARED = [({"codec": "fp32"}, Rival("fp32", Float(32), Float(32))), ({"codec": "bu"}, Rival("BU", BU, BU))]
 
 
-@pytest.mark.parametrize("codec, rival", SHARED)
+@pytest.mark.parametrize(("codec", "rival"), SHARED)
 def test_same_run_as_the_boards_own(codec, rival):
     need_digits()
     c = config(**codec)

@@ -163,10 +163,9 @@ def honest_until_train(delta: bytes):
 
     def lie(kind, number, body):
         if kind == lib.QFL_MSG_INFO:
-            info = {
-                k: 1
-                for k in ("protocol", "ram", "flash", "arena", "store", "state", "reset", "lost", "uptime_ms")
-            }
+            info = dict.fromkeys(
+                ("protocol", "ram", "flash", "arena", "store", "state", "reset", "lost", "uptime_ms"), 1
+            )
             info |= {"firmware": "x", "board": "liar", "uid": b"u", "samples": 5, "capacity": 9}
             if held["sha"]:
                 info |= {"package": held["sha"], "head": 1}

@@ -52,7 +52,7 @@ def in_process(tmp_path_factory):
 @pytest.mark.parametrize("kind", ["native", "qemu_m4"])
 def test_three_rounds_are_identical_everywhere(kind, in_process, tmp_path):
     need_board(kind)
-    deltas, params, rows = trained(kind, tmp_path / "run")
+    deltas, params, _rows = trained(kind, tmp_path / "run")
     assert deltas == in_process[0]
     assert params == in_process[1]
     assert len(params) == 4 * 1290 and np.isfinite(np.frombuffer(params, np.float32)).all()

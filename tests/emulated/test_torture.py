@@ -33,7 +33,7 @@ def test_two_thousand_schedules_on_inproc_boards(batch):
     hold(batch * BATCH, BATCH, "inproc", boards=3, rounds=3)
 
 
-@pytest.mark.parametrize("kind,first,count,jobs", [("native", 0, 24, 12), ("qemu_m4", 100, 24, 6)])
+@pytest.mark.parametrize(("kind", "first", "count", "jobs"), [("native", 0, 24, 12), ("qemu_m4", 100, 24, 6)])
 def test_dozens_of_schedules_on_boards_of_their_own(kind, first, count, jobs):
     need_board(kind)
     hold(first, count, kind, boards=2, rounds=3, jobs=jobs)

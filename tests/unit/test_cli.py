@@ -84,7 +84,7 @@ def test_bad_inputs_have_one_line_and_their_exit_code(capsys, tmp_path, package)
 
 
 def test_absent_ports_are_named(capsys, package):
-    code, out, err = call(
+    code, out, _err = call(
         capsys, "devices", "socket://127.0.0.1:1", "/dev/ttyNOTHING", "--timeout", "1", "--json"
     )
     assert code == 5

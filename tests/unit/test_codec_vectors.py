@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import struct
 import subprocess
@@ -166,8 +167,8 @@ def by_the_book_dz(data: bytes, tensors: tuple[int, ...], agreed: int) -> list[f
                     flag = d.bit(block[left + 2 * above[-1] + 4 * above[-2]])
                     above.append(flag)
                 for i in range(n):
-                    up = [0, 0] + columns.setdefault((at + i) % 256, []) if row != size else [0, 0]
-                    near = [v != 0 for v in (up[-1], up[-2], *([0, 0] + here)[:-3:-1])]
+                    up = [0, 0, *columns.setdefault((at + i) % 256, [])] if row != size else [0, 0]
+                    near = [v != 0 for v in (up[-1], up[-2], *([0, 0, *here])[:-3:-1])]
                     symbol = 0
                     implied = row != size and i == n - 1 and not any(here[at:])
                     if (flag or row == size) and (
@@ -217,7 +218,7 @@ def by_the_book_buckets(data: bytes, tensors: tuple[int, ...]) -> list[np.float3
             values = table
         elif kind == 3:
             edges = [lo, *table, hi]
-            values = [a + (b - a) * f32(0.5) for a, b in zip(edges, edges[1:], strict=False)]
+            values = [a + (b - a) * f32(0.5) for a, b in itertools.pairwise(edges)]
         else:
             values = [lo + (f32(i) + f32(0.5)) * ((hi - lo) / f32(levels)) for i in range(levels)]
         if coded:

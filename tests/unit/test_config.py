@@ -16,7 +16,7 @@ def test_defaults_fill_in():
 
 
 @pytest.mark.parametrize(
-    "text,words",
+    ("text", "words"),
     [
         ("[model\n", ["F.toml", "line 1"]),
         ("", ["model", "is missing"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -27,7 +28,7 @@ def make(dims: tuple[int, ...], seed: int = 1, n: int = 12):
 def layers(dims, w):
     """Kernel [in, out] and bias of each layer as float64 views of a parameter vector."""
     at, out = 0, []
-    for i, o in zip(dims, dims[1:], strict=False):
+    for i, o in itertools.pairwise(dims):
         out.append((w[at : at + i * o].reshape(i, o), w[at + i * o : at + (i + 1) * o]))
         at += (i + 1) * o
     return out
@@ -87,7 +88,9 @@ def test_gradient_and_loss_equal_backpropagation_in_float64(dims):
 
 
 @pytest.mark.parametrize("dims", [(16, 10), (5, 8, 4)])
-@pytest.mark.parametrize("momentum,decay,prox", [(0, 0, 0), (0.9, 0, 0), (0.5, 0.01, 0), (0.9, 0.01, 0.1)])
+@pytest.mark.parametrize(
+    ("momentum", "decay", "prox"), [(0, 0, 0), (0.9, 0, 0), (0.5, 0.01, 0), (0.9, 0.01, 0.1)]
+)
 def test_fit_equals_sgd_in_float64(dims, momentum, decay, prox):
     head, w, q, y = make(dims, n=23)
     config = FitConfig(lr=0.05, momentum=momentum, weight_decay=decay, prox=prox, epochs=3, batch=5, seed=9)

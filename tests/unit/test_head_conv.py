@@ -282,7 +282,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_damaged_lists_are_refused(name):
     layers = BAD[name]
-    with pytest.raises(ValueError, match="out of range|layers"):
+    with pytest.raises(ValueError, match=r"out of range|layers"):
         _ = Head((math.prod(layers[0].in_shape), 3), 1.0, 0, tuple(layers)).params
 
 

@@ -299,7 +299,7 @@ def pieces_of(end: Link, now: int) -> list[bytes]:
     return list(iter(lambda: end.pull_some(now), b""))
 
 
-@pytest.mark.parametrize("each, count", [(10, 7), (150, 5)])  # messages of one frame and of three
+@pytest.mark.parametrize(("each", "count"), [(10, 7), (150, 5)])  # messages of one frame and of three
 def test_behind_a_lost_frame_all_others_come_again_once(each, count):
     """Frames without a place are repeated in order and before anything new, however often the board says so."""
     line = Line(8)
@@ -443,7 +443,7 @@ def test_a_board_notices_a_dead_host():
 
 def test_no_word_of_an_acknowledgement_does_harm():
     """All second bytes and lengths an ACK may have, in a plain session."""
-    for n in range(0, 12):
+    for n in range(12):
         for what in range(256):
             line = Line(2)
             line.connect()

@@ -195,7 +195,7 @@ def test_the_bytes_are_those_of_the_document():
 
 
 @pytest.mark.parametrize(
-    "host, board, keys, refusal",
+    ("host", "board", "keys", "refusal"),
     [
         (KEY, OTHER, {UID: [KEY]}, KEY_WRONG),
         (KEY, KEY, {UID: [OTHER, bytes(32)]}, KEY_WRONG),

@@ -208,8 +208,8 @@ def all_cases():
         return []
 
 
-@pytest.mark.parametrize("name,shape,build,needs", all_cases(), ids=[c[0] for c in all_cases()])
-def test_equals_tflite_micro(tf, name, shape, build, needs):  # noqa: F811
+@pytest.mark.parametrize(("name", "shape", "build", "needs"), all_cases(), ids=[c[0] for c in all_cases()])
+def test_equals_tflite_micro(tf, name, shape, build, needs):
     from quantfl.package.flatfile import ModelFile
 
     data = convert(tf, shape, build, sum(map(ord, name)))
@@ -221,7 +221,7 @@ def test_equals_tflite_micro(tf, name, shape, build, needs):  # noqa: F811
 
 
 @pytest.mark.parametrize("name", ["MobileNetV2", "MobileNetV3Small"])
-def test_keras_applications_equal_tflite_micro(tf, name):  # noqa: F811
+def test_keras_applications_equal_tflite_micro(tf, name):
     """Random weights, but statistics as after training: without them activations fade, and tflite-micro aborts at the SOFTMAX."""
     from quantfl.package.flatfile import ModelFile
 
@@ -264,7 +264,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_not_supported_is_refused_by_name(tf, name):  # noqa: F811
+def test_what_is_not_supported_is_refused_by_name(tf, name):
     """By operator, layer and remedy, when the model is converted; never on a board."""
     from quantfl.errors import UnsupportedError
     from quantfl.package.program import compile_program
@@ -292,11 +292,11 @@ def test_softmax_of_an_untrained_network_is_refused():
         if fits:
             assert compare(data, structured(4, 20), "softmax") > 0
         else:
-            with pytest.raises(UnsupportedError, match="SOFTMAX.*layer.*scale.*train the model"):
+            with pytest.raises(UnsupportedError, match=r"SOFTMAX.*layer.*scale.*train the model"):
                 compile_program(data)
 
 
-def test_float_edges(tf):  # noqa: F811
+def test_float_edges(tf):
     """TFLite's default keeps float32 inputs and outputs around an int8 model: boards take and give the int8 inside."""
     from quantfl.core.nn import Engine
     from quantfl.package.convert import convert_bytes

@@ -112,7 +112,7 @@ def cases():
     return out
 
 
-@pytest.mark.parametrize("name,shape,build", cases(), ids=[c[0] for c in cases()])
+@pytest.mark.parametrize(("name", "shape", "build"), cases(), ids=[c[0] for c in cases()])
 @pytest.mark.parametrize("per_channel", [True, False], ids=["channel", "tensor"])
 def test_generated_model_equals_tflite_micro(tf, name, shape, build, per_channel):
     if not per_channel and not name.startswith(("conv", "depth", "dense")):

@@ -52,7 +52,7 @@ def test_head_is_the_dequantised_last_layer():
 
 
 @pytest.mark.parametrize(
-    "name,dims",
+    ("name", "dims"),
     [("pretrainedResnet_quant", (64, 10)), ("kws_ref_model", (64, 12)), ("vww_96_int8", (256, 2))],
 )
 def test_cut_of_mlperf_tiny(name, dims):
@@ -64,7 +64,7 @@ def test_cut_of_mlperf_tiny(name, dims):
 def test_cut_of_a_deep_tail_and_by_name():
     data = (shared_data("models/mlperf_tiny") / "ad01_int8.tflite").read_bytes()
     done = convert_bytes(data, source="ad")
-    assert [c.dims for c in done.cuts][0] == (128, 640) and len(done.cuts) == 8
+    assert next(c.dims for c in done.cuts) == (128, 640) and len(done.cuts) == 8
     assert done.cut.dims == (128, 640)  # more than 16,384 parameters: only the last layer by default
     second = convert_bytes(data, source="ad", cut=str(done.cuts[1].op))
     assert second.cut.dims == (128, 128, 640)
@@ -307,7 +307,7 @@ def test_possible_cuts_start_with_the_smallest_head():
 
 
 @pytest.mark.parametrize(
-    "cut_op,train",
+    ("cut_op", "train"),
     [("1", "all"), ("2", "all"), ("3", "all"), ("2", "scales"), ("1", "scales+head"), ("3", "scales+head")],
 )
 def test_export_of_trained_convolutions(cut_op, train):
@@ -362,5 +362,5 @@ def test_a_last_layer_of_one_output_is_refused():
     data = (
         shared_data("models/tflite_micro") / "examples__hello_world__models__hello_world_int8.tflite"
     ).read_bytes()
-    with pytest.raises(UnsupportedError, match="one output.*an output per class"):
+    with pytest.raises(UnsupportedError, match=r"one output.*an output per class"):
         convert_bytes(data, source="hello")

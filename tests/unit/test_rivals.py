@@ -144,7 +144,7 @@ def test_those_called_biased_are(q):
     assert not q.unbiased and ((decoded.mean(0) - x) ** 2).sum() > 2 * spread / 100
 
 
-@pytest.mark.parametrize("bits, expected", [(1, 0.571), (2, 0.133), (3, 0.036), (4, 0.0096)])
+@pytest.mark.parametrize(("bits", "expected"), [(1, 0.571), (2, 0.133), (3, 0.036), (4, 0.0096)])
 def test_eden_error_on_gaussian_values(bits, expected):
     """1/(1 - D) - 1 for Lloyd-Max distortion D, as theorem 2.3 has it."""
     shapes = ((1 << 14,),)
@@ -154,7 +154,7 @@ def test_eden_error_on_gaussian_values(bits, expected):
     assert expected == pytest.approx(1 / (1 - d) - 1, rel=0.05)
 
 
-@pytest.mark.parametrize("bits, expected", [(1, 0.3634), (2, 0.1175), (3, 0.03454), (4, 0.009497)])
+@pytest.mark.parametrize(("bits", "expected"), [(1, 0.3634), (2, 0.1175), (3, 0.03454), (4, 0.009497)])
 def test_lloyd_max(bits, expected):
     """Max 1960, table 1."""
     z, c = np.random.default_rng(1).standard_normal(400_000), lloyd_max(bits)

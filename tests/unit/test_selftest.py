@@ -147,7 +147,7 @@ def test_the_host_refuses_a_board_that_fails(monkeypatch):
             )
 
         monkeypatch.setattr(device.session, "request", failing)
-        with pytest.raises(DeviceError, match="board-00 fails its self-test .kernel case 7."):
+        with pytest.raises(DeviceError, match=r"board-00 fails its self-test .kernel case 7."):
             await device.hello()
         await device.close()
 

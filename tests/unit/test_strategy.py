@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -199,9 +201,7 @@ def test_the_lattice_gets_finer_an_octave_at_a_time():
     for i in range(30):
         s.step(i + 1, answers(s, rng, scale=0.02 * 0.7**i if i < 25 else 0.5))
         codes.append(s.downlink.versions[-1].code)
-    assert all(c % 4 == 0 for c in codes) and all(
-        a - b in (0, 4) for a, b in zip(codes, codes[1:], strict=False)
-    )
+    assert all(c % 4 == 0 for c in codes) and all(a - b in (0, 4) for a, b in itertools.pairwise(codes))
     assert dz_value(codes[-1]) >= grid(origin())
 
 
@@ -388,7 +388,7 @@ def test_the_lattice_may_get_coarser_while_no_board_has_been_away_for_long():
     assert (
         codes[1] > codes[0] + 8
         and max(codes[4:]) <= codes[3]
-        and all(a >= b for a, b in zip(codes[3:], codes[4:], strict=False))
+        and all(a >= b for a, b in itertools.pairwise(codes[3:]))
     )
 
 

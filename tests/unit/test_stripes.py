@@ -82,7 +82,7 @@ def test_any_division_of_generated_nets_gives_the_bytes_of_tflite_micro(part, mo
 
 
 @pytest.mark.parametrize(
-    "name,arena",
+    ("name", "arena"),
     [
         ("pretrainedResnet_quant", 0.6 * 54_996),
         ("vww_96_int8", 0.55 * 100_708),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import shutil
 import struct
@@ -53,7 +54,7 @@ def test_every_byte_on_the_wire_is_in_the_trace(tmp_path):
         sum(f.payload for f in frames if f.type == "DATA" and f.direction == trace.SENT)
         == counters.tx_payload
     )
-    assert all(a.time <= b.time for a, b in zip(frames, frames[1:], strict=False))
+    assert all(a.time <= b.time for a, b in itertools.pairwise(frames))
 
 
 def test_the_command(tmp_path, capsys):

@@ -48,7 +48,7 @@ class Builder:
             self.codes.append(code)
         op = schema.OperatorT()
         op.opcodeIndex, op.inputs, op.outputs = (
-            (kinds + [kind]).index(kind),
+            ([*kinds, kind]).index(kind),
             np.array(inputs, np.int32),
             np.array(outputs, np.int32),
         )

@@ -69,7 +69,7 @@ def toolchain(packages: Path, name: str, prefix: str) -> str | None:
     found = subprocess.run(
         [gcc, "-dumpfullversion"], capture_output=True, text=True, check=True
     ).stdout.strip()
-    major, minor, patch = (int(v) for v in (found.split(".") + ["0", "0"])[:3])
+    major, minor, patch = (int(v) for v in ([*found.split("."), "0", "0"])[:3])
     root = packages / name
     if root.exists():
         shutil.rmtree(root)

@@ -1,12 +1,14 @@
 """PlatformIO development platform for emulated boards."""
 
+from typing import ClassVar
+
 from platformio.platform.base import PlatformBase
 
 
 class QemuPlatform(PlatformBase):
     """Chooses the toolchain by the board's architecture."""
 
-    TOOLCHAINS = {
+    TOOLCHAINS: ClassVar = {
         "arm": "toolchain-gccarmnoneeabi",
         "riscv32": "toolchain-riscv",
         "xtensa": "toolchain-xtensa",

@@ -31,8 +31,7 @@ def _headers() -> list[Path]:
 
 
 def _includes() -> list[str]:
-    dirs = sorted({str(h.parent) for h in _headers()})
-    return dirs
+    return sorted({str(h.parent) for h in _headers()})
 
 
 def _cdef() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import struct
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -127,7 +128,7 @@ def dense_layers(dims: tuple[int, ...]) -> tuple[Layer, ...]:
     last = len(dims) - 2
     return tuple(
         Layer("conv", (1, 1, i), (1, 1, o), activation="linear" if n == last else "relu")
-        for n, (i, o) in enumerate(zip(dims, dims[1:], strict=False))
+        for n, (i, o) in enumerate(itertools.pairwise(dims))
     )
 
 

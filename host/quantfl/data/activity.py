@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import zipfile
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def windows(path: Path) -> tuple[np.ndarray, ...]:
     if start[0] != 0 or (np.diff(start) < 0).any() or start[-1] > len(x) or len(start) != len(subject) + 1:
         raise DataError(f"{path}: its recordings' ranges are damaged")
     rows = []
-    for r, (a, b) in enumerate(zip(start, start[1:], strict=False)):
+    for r, (a, b) in enumerate(itertools.pairwise(start)):
         n = (b - a) // 2
         half = x[a : a + 2 * n].reshape(n, 2, CHANNELS).mean(1)
         marks = label[a : a + 2 * n : 2]

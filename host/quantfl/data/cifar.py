@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import pickle
 import zipfile
 from pathlib import Path
@@ -69,7 +70,7 @@ def jpegs(path: Path) -> tuple[np.ndarray, np.ndarray]:
             blob, offset, y = z["jpeg"].tobytes(), z["offset"].astype(np.int64), z["label"].astype(np.int64)
         images = [
             np.asarray(Image.open(io.BytesIO(blob[a:b])).convert("RGB"))
-            for a, b in zip(offset, offset[1:], strict=False)
+            for a, b in itertools.pairwise(offset)
         ]
         x = np.stack(images)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import wave
 import zipfile
 from pathlib import Path
@@ -38,7 +39,7 @@ def _packed(path: Path) -> _Clips:
     try:
         with np.load(path, allow_pickle=False) as z:
             start, audio, rate = z["start"].astype(np.int64), z["audio"], int(z["sample_rate"])
-            clips = [mfcc(audio[a:b], rate) for a, b in zip(start, start[1:], strict=False)]
+            clips = [mfcc(audio[a:b], rate) for a, b in itertools.pairwise(start)]
             return (
                 clips,
                 z["digit"].astype(np.int64),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from quantfl.errors import RunError
 from quantfl.fleet.checkpoint import RunFolder, write_atomic
@@ -29,7 +31,7 @@ from quantfl.link.chaos import Chaos
 class Outcome:
     """summary: as in summary.json. interrupted: ended by Ctrl-C or `stop` before its last round."""
 
-    summary: dict
+    summary: dict[str, Any]
     interrupted: bool
 
 
@@ -109,12 +111,12 @@ async def quiet_run(config: RunConfig, base: Path) -> Rounds:
     return rounds
 
 
-async def history(config: RunConfig, *, base: Path) -> list[dict]:
+async def history(config: RunConfig, *, base: Path) -> list[dict[str, Any]]:
     """The history of a quiet run."""
     return (await quiet_run(config, base)).history
 
 
-async def plain_run(config: RunConfig, base: Path, progress: Progress) -> dict:
+async def plain_run(config: RunConfig, base: Path, progress: Progress) -> dict[str, Any]:
     """The same run with float32 both ways on in-process boards: measured by the same links and ledger."""
     progress.phase("the same rounds over plain float32, in-process, for comparison")
     fleet = FleetTable(emulate="inproc", boards=config.fleet.size)
@@ -132,7 +134,7 @@ async def plain_run(config: RunConfig, base: Path, progress: Progress) -> dict:
 
 
 @contextlib.contextmanager
-def _stop_on_interrupt(rounds: Rounds):
+def _stop_on_interrupt(rounds: Rounds) -> Iterator[None]:
     """Ctrl-C and SIGTERM end the run after what is complete; a second Ctrl-C ends the process."""
     loop = asyncio.get_running_loop()
     handled = []

@@ -78,7 +78,8 @@ class Liar:
                 )
             if fault.name == "lie" and message[0] in _TRAINED and len(message) > 7:
                 self.chaos.told.setdefault(self.name, set()).add(self.chaos.round)
-                return getattr(self, f"_{fault.value}")(message)
+                lied: bytes = getattr(self, f"_{fault.value}")(message)
+                return lied
         return message
 
     def _coded(self, scale: float, tensors: Sequence[int] | None = None) -> bytes:

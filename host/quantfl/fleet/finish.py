@@ -6,7 +6,9 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +62,7 @@ def stock_accuracy(model: bytes, x: np.ndarray, y: np.ndarray) -> tuple[float, s
 
 
 @contextlib.contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """Interpreters write to the process's stdout; --json must not be disturbed."""
 
     sys.stdout.flush()
@@ -79,9 +81,9 @@ def finish(
     rounds: Rounds,
     books: dict[str, str],
     *,
-    plain: dict | None = None,
-    own: dict | None = None,
-) -> dict:
+    plain: dict[str, Any] | None = None,
+    own: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """Write model.tflite, accuracy.png and summary.json into the run's folder; returns the summary.
 
     plain: the same run over plain float32, as `plain_summary` returns it. own: boards' own heads (Rounds.own_heads).
@@ -142,7 +144,7 @@ def _shown(path: Path) -> Path:
     return path
 
 
-def plain_summary(rounds: Rounds) -> dict:
+def plain_summary(rounds: Rounds) -> dict[str, Any]:
     """What a run over plain float32 leaves for the comparison: bytes of its rounds, accuracy, curve."""
     up, down = rounds.ledger.total(first=1)
     scored = [r for r in rounds.history if "accuracy" in r]

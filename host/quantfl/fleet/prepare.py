@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -89,7 +90,7 @@ def key_ring(config: RunConfig, base: Path) -> KeyRing | None:
     return KeyRing.make(path) if config.fleet.emulate and not path.exists() else KeyRing.load(path)
 
 
-def evaluator(package: Package, features: np.ndarray, labels: np.ndarray):
+def evaluator(package: Package, features: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], Score]:
     """A function that scores global parameters float32 [params] on the host's test features."""
     head = package.head
 
@@ -255,14 +256,16 @@ def make_member(
     """One client of a run: its data, seed and configuration; board: emulated, None: at the port the description names."""
     from quantfl.emulate.base import send_samples
 
-    feed, expected = None, 0
+    feed: Callable[[], int] | None = None
+    expected = 0
     if board is not None:
+        assert data is not None  # emulated boards have no sensor of their own
         name, url = board.name, board.url
         feed, expected = partial(board.feed, *data), len(data[1])
     else:
         table = config.fleet.board[index]
         name, url = table.name or table.url, table.url
-        if table.samples:
+        if table.samples and data is not None:
             feed, expected = partial(send_samples, table.samples, *data), len(data[1])
     seed = client_seed(config.run.seed, index)
     message = config_bytes(

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import unquote
 from weakref import WeakKeyDictionary
 
@@ -92,7 +92,7 @@ async def value_size(characteristic: BleakGATTCharacteristic) -> int:
 class Adapter:
     """What the BLE links of one event loop share: turns, one scan for all, one connection attempt at a time."""
 
-    _of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Adapter] = WeakKeyDictionary()
+    _of_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, Adapter]] = WeakKeyDictionary()
 
     def __init__(self) -> None:
         self.turns = Turns()

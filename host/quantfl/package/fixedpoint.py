@@ -19,7 +19,7 @@ def quantize_multiplier(real: float) -> tuple[int, int]:
     if real == 0.0:
         return 0, 0
     fraction, shift = math.frexp(real)
-    q = int(math.floor(fraction * (1 << 31) + 0.5))
+    q = math.floor(fraction * (1 << 31) + 0.5)
     if q == 1 << 31:
         q, shift = q // 2, shift + 1
     return (0, 0) if shift < -31 else (q, shift)

@@ -52,9 +52,9 @@ def main(model_path: str, calibration: str, out: str) -> None:
         if Path(model_path).is_dir():
             loaded = tf.saved_model.load(model_path)
             signature = loaded.signatures["serving_default"]
-            entry = list(signature.structured_input_signature[1].values())[0]
+            entry = next(iter(signature.structured_input_signature[1].values()))
             shape, call = entry.shape[1:], signature
-            name = list(signature.structured_input_signature[1])[0]
+            name = next(iter(signature.structured_input_signature[1]))
             function = tf.function(
                 lambda v: call(**{name: v}), input_signature=[tf.TensorSpec((1, *shape), tf.float32)]
             )

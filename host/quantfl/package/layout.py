@@ -6,6 +6,7 @@ that may be worth having; the best few are placed (`plan.py`) and the cheapest i
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -195,7 +196,7 @@ def _pieces(made: list[tuple[int, int, int]], used: list[tuple[int, int, int]], 
     """When which bytes are in use: from the first write to the last read."""
     ends = sorted({v for low, high, _ in made + used for v in (low, high)})
     pieces: list[Piece] = []
-    for a, b in zip(ends, ends[1:], strict=False):
+    for a, b in itertools.pairwise(ends):
         written = [n for low, high, n in made if low <= a < high]
         if not written:  # rows that nobody needs
             continue

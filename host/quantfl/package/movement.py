@@ -154,7 +154,7 @@ class MovementOperators(BaseOperators):
         less = 1 if corners and outputs > 1 else 0
         scale = np.float32(inputs - less) / np.float32(outputs - less)
         at = (np.float32(i) + np.float32(0.5 if half else 0.0)) * scale
-        found = int(math.floor(at + 0.5)) if corners else int(math.floor(at))
+        found = math.floor(at + 0.5) if corners else math.floor(at)
         return max(0, min(found, inputs - 1))
 
     def op_transpose_conv(self, op: Op, r: Record) -> None:

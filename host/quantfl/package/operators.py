@@ -123,7 +123,7 @@ def activation(kind: int, out: Tensor, what: str) -> tuple[int, int]:
     if kind == tflite.ActivationFunctionType.RELU:
         return max(-128, zero), 127
     if kind == tflite.ActivationFunctionType.RELU6:
-        return max(-128, zero), min(127, int(math.floor(6.0 / scale + 0.5)) + zero)
+        return max(-128, zero), min(127, math.floor(6.0 / scale + 0.5) + zero)
     raise UnsupportedError(f"{what}: fused activation {kind} is not supported; use ReLU, ReLU6 or none")
 
 
@@ -302,6 +302,7 @@ class BaseOperators:
         r.low, r.high = activation(op.options.FusedActivationFunction(), y, self.m.label(op))
         r.dims[2], r.dims[5] = w.shape[1], w.shape[0]
         r.scratch_size = 2 * (-(-w.shape[1] // 4) * 4)
+        return None
 
     def dense_over_rows(self, op: Op, r: Record, x: Tensor, w: Tensor, y: Tensor) -> None:
         """A dense layer on every row of its input (Keras' Dense on a sequence): a 1x1 convolution, with the same rounding."""
@@ -440,7 +441,7 @@ class BaseOperators:
                 f"its input scale {x.scale:.3g} is out of range",
                 "train the model: its outputs are all alike",
             )
-        radius = int(math.floor(31.0 * (1 << 26) / (1 << left)))
+        radius = math.floor(31.0 * (1 << 26) / (1 << left))
         r.dims[5] = x.shape[-1]
         r.extra[:3] = [q, left, -radius]
 
@@ -455,7 +456,7 @@ class BaseOperators:
         if six:
             # tflite-micro's stand-alone RELU6 clamps in the input's quantisation and does not rescale.
             self.same_quantisation(op, x, y)
-            r.low, r.high = x.zero_point, min(127, int(math.floor(6.0 / x.scale + 0.5)) + x.zero_point)
+            r.low, r.high = x.zero_point, min(127, math.floor(6.0 / x.scale + 0.5) + x.zero_point)
             r.extra[:2] = [1 << 30, 1]
         else:
             r.low, r.high = max(-128, y.zero_point), 127

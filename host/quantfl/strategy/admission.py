@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -73,7 +74,7 @@ class Admission:
         self.codecs = {codec, lib.QFL_CODEC_DZ_AGREED} if codec == lib.QFL_CODEC_DZ else {codec}
         self._seen: dict[str, tuple[int, str]] = {}  # SHA-256 of accepted deltas -> round and board
 
-    def remember(self, history: Iterable[dict]) -> None:
+    def remember(self, history: Iterable[dict[str, Any]]) -> None:
         """Deltas of earlier rounds, from a run's history."""
         for record in history:
             for name, board in record.get("boards", {}).items():
@@ -85,10 +86,10 @@ class Admission:
         verdict, candidates = Verdict(), list(candidates)
         for c in sorted(candidates, key=lambda c: c.name):
             reason, contribution = self._alone(c)
-            if reason is None:
+            if contribution is not None:
                 verdict.admitted[c.name] = contribution
             else:
-                verdict.refused[c.name] = reason
+                verdict.refused[c.name] = str(reason)
         self._outsized(verdict)
         self._overweight(verdict, {c.name for c in candidates if not c.known})
         for c in candidates:

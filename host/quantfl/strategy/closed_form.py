@@ -109,7 +109,7 @@ class Sums:
         self.means += (sums / np.maximum(counts, 1)) @ sums.T
         self.sums += sums
         self.counts += counts
-        return samples
+        return int(samples)
 
 
 def _discriminant(s: Sums, ridge: float) -> tuple[np.ndarray, np.ndarray]:
@@ -139,7 +139,8 @@ def _squared_error(ridge: float, seen: Sums, held: Sums) -> float:
     first = float((kernel * (gram @ kernel)).sum()) + m_total * float(constant @ constant)
     first += 2 * float(held.sums.sum(1) @ kernel @ constant)
     second = float((kernel * held.sums).sum()) + float(constant @ m)
-    return (first - 2 * second + m_total) / m_total
+    error: float = (first - 2 * second + m_total) / m_total
+    return error
 
 
 def choose_ridge(folds: tuple[Sums, Sums]) -> float:
@@ -176,7 +177,8 @@ def calibration(ridge: float, folds: tuple[Sums, Sums]) -> float:
     if min(f.counts.sum() for f in folds) == 0:
         return 1.0
     both = [max(0.0, _calibration(ridge, a, b)) for a, b in (folds, folds[::-1])]
-    return min(1.0, (both[0] * both[1]) ** 0.5)
+    mean: float = (both[0] * both[1]) ** 0.5
+    return min(1.0, mean)
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,8 @@ def rounding_step(head: Head, *sums: Sums) -> float:
     square = sum(
         float(np.trace(s.scatter)) + float((s.sums**2 / np.maximum(s.counts, 1)).sum()) for s in sums
     )
-    return LOGIT_ERROR * (12 / (1 + square / max(1.0, total) * head.scale**2)) ** 0.5
+    step: float = LOGIT_ERROR * (12 / (1 + square / max(1.0, total) * head.scale**2)) ** 0.5
+    return step
 
 
 def estimate(

@@ -6,6 +6,7 @@ each other), without running the backbone anew for every scheme and seed.
 
 from __future__ import annotations
 
+import itertools
 from functools import cache
 
 import flatbuffers
@@ -59,7 +60,7 @@ def dense_model(dims: tuple[int, ...], scale: float, zero: int) -> bytes:
     int8, int32 = tflite.TensorType.INT8, tflite.TensorType.INT32
     buffers, tensors, ops = [b""], [], []
     tensors.append(_tensor(b, (1, dims[0]), int8, 0, scale, zero))
-    for layer, (i, o) in enumerate(zip(dims, dims[1:], strict=False)):
+    for layer, (i, o) in enumerate(itertools.pairwise(dims)):
         given, last = len(tensors) - 1, layer == len(dims) - 2
         buffers += [bytes(i * o), bytes(4 * o)]
         tensors.append(_tensor(b, (o, i), int8, len(buffers) - 2, 0.01, 0))

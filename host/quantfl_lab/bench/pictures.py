@@ -44,7 +44,7 @@ def draw(
             if a is not None and b is not None and (a > 0 or not x.log) and (b > 0 or not y.log)
         ]
         if points:
-            style = dict(linewidth=2.2, zorder=3) if s.emphasis else dict(linewidth=1, alpha=0.8)
+            style = {"linewidth": 2.2, "zorder": 3} if s.emphasis else {"linewidth": 1, "alpha": 0.8}
             axes.plot(
                 *zip(*points, strict=True),
                 linestyle="-" if s.line else "none",

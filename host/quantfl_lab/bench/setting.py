@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ class Setting:
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """Of the head's tensors: kernel and bias per layer."""
         dims = self.head.dims
-        return tuple(s for i, o in zip(dims, dims[1:], strict=False) for s in ((i, o), (o,)))
+        return tuple(s for i, o in itertools.pairwise(dims) for s in ((i, o), (o,)))
 
 
 def setting(config: RunConfig, base: Path, train: int | None = None) -> Setting:

@@ -7,6 +7,7 @@ et al. 2015). Whether the paper trains all layers is not known to us; its title 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -87,10 +88,7 @@ def _domain(task: str) -> Domain:
 
 def _he(rng: np.random.Generator, dims: tuple[int, ...]) -> np.ndarray:
     """Random parameters [params] of a head: kernels N(0, 2 / in), biases 0."""
-    parts = [
-        (rng.standard_normal((i, o)) * np.sqrt(2 / i), np.zeros(o))
-        for i, o in zip(dims, dims[1:], strict=False)
-    ]
+    parts = [(rng.standard_normal((i, o)) * np.sqrt(2 / i), np.zeros(o)) for i, o in itertools.pairwise(dims)]
     return np.concatenate([np.concatenate([k.reshape(-1), b]) for k, b in parts]).astype(np.float32)
 
 

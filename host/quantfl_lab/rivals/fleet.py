@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -40,7 +41,7 @@ class Setting:
     @property
     def shapes(self) -> Shapes:
         dims = self.head.dims
-        return tuple(s for i, o in zip(dims, dims[1:], strict=False) for s in ((i, o), (o,)))
+        return tuple(s for i, o in itertools.pairwise(dims) for s in ((i, o), (o,)))
 
 
 class RivalChain(Chain):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,9 +28,7 @@ def lloyd_max(bits: int) -> np.ndarray:
     c = np.linspace(-2, 2, n) if n > 2 else np.array([-0.8, 0.8])
     for _ in range(20000):
         edges = [-math.inf, *((c[1:] + c[:-1]) / 2), math.inf]
-        new = np.array(
-            [(pdf(a) - pdf(b)) / (cdf(b) - cdf(a)) for a, b in zip(edges, edges[1:], strict=False)]
-        )
+        new = np.array([(pdf(a) - pdf(b)) / (cdf(b) - cdf(a)) for a, b in itertools.pairwise(edges)])
         done = np.abs(new - c).max() < 1e-12
         c = new
         if done:
