@@ -97,13 +97,14 @@ fuzz-quick: $(VENV)/.test
 fuzz: $(VENV)/.test
 	nice $(BIN)/python tests/fuzz/run.py $(T) --runs $(N)
 
-# Style and types: what `make format` would change is an error here.
+# Style and types: what `make format` would change is an error here. `.ci/run` and the pre-commit hooks run the same checks.
 C_STYLE := $(shell git ls-files 'firmware/*.[ch]' 'tests/*.[ch]' ':!firmware/lib/monocypher')
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check -q .
-	$(BIN)/clang-format --dry-run -Werror $(C_STYLE)
+	@$(BIN)/clang-format --dry-run -Werror $(C_STYLE)
+	$(BIN)/mypy
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix -q .

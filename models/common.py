@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from quantfl.data.dataset import Dataset
 
-def seeded_tensorflow(seed: int, *, onednn: bool = False):
+
+def seeded_tensorflow(seed: int, *, onednn: bool = False) -> Any:
     """TensorFlow with fixed seeds, deterministic kernels and one thread: the same weights on the same kind of CPU.
 
     onednn: with oneDNN's kernels, which train convolutions up to 2.5 times as fast and round otherwise on another kind of CPU.
@@ -27,7 +33,7 @@ def seeded_tensorflow(seed: int, *, onednn: bool = False):
     return tf
 
 
-def quantise(tf, net, calibration: np.ndarray) -> bytes:
+def quantise(tf: Any, net: Any, calibration: np.ndarray) -> bytes:
     """The full int8 .tflite of a Keras model, with a fixed batch of 1, calibrated on the samples given."""
     shape = net.inputs[0].shape[1:]
     entry = tf.keras.Input(batch_shape=(1, *shape))
@@ -37,10 +43,10 @@ def quantise(tf, net, calibration: np.ndarray) -> bytes:
     converter.representative_dataset = lambda: ([s[None].astype(np.float32)] for s in calibration)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = converter.inference_output_type = tf.int8
-    return converter.convert()
+    return bytes(converter.convert())
 
 
-def tflite_accuracy(tf, data: bytes, x: np.ndarray, y: np.ndarray) -> float:
+def tflite_accuracy(tf: Any, data: bytes, x: np.ndarray, y: np.ndarray) -> float:
     """Accuracy of a full int8 .tflite in TensorFlow Lite's interpreter."""
     interpreter = tf.lite.Interpreter(model_content=data)
     interpreter.allocate_tensors()
@@ -55,7 +61,7 @@ def tflite_accuracy(tf, data: bytes, x: np.ndarray, y: np.ndarray) -> float:
     return correct / len(y)
 
 
-def glyph_backbone(layers) -> list:
+def glyph_backbone(layers: Any) -> list[Any]:
     """conv 3x3/2 (16), separable (32), separable/2 (64), average pool 2, dense 128: 0.4 M multiply-accumulates."""
     return [
         layers.Input((28, 28, 1)),
@@ -90,10 +96,8 @@ def augmented(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[np.ndarray, np.n
     return np.concatenate(copies), np.tile(y, 4)
 
 
-def recipe_arguments(doc: str | None, epochs: int, sizes: tuple[int, ...] = ()):
+def recipe_arguments(doc: str | None, epochs: int, sizes: tuple[int, ...] = ()) -> argparse.Namespace:
     """The command line that recipes share: --out, --data, --epochs, --samples and, where there is a choice, --size."""
-    import argparse
-
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="where to write the int8 .tflite")
     parser.add_argument("--data", type=Path, help="folder of the data set's files")
@@ -107,10 +111,10 @@ def recipe_arguments(doc: str | None, epochs: int, sizes: tuple[int, ...] = ()):
 
 
 def pretrain(
-    tf,
-    net,
-    load,
-    args,
+    tf: Any,
+    net: Any,
+    load: Callable[[Path | None], Dataset],
+    args: argparse.Namespace,
     *,
     lr: float = 2e-3,
     batch: int = 64,
@@ -118,7 +122,7 @@ def pretrain(
     resize: int | None = None,
     flip: bool = False,
     shift: int = 0,
-    small=None,
+    small: Any = None,
 ) -> bytes:
     """Train `net`, quantise it, print the accuracy reached, write args.out. load: gives the data set, asked only when there is
     something to train; without, the graph is quantised on noise.
@@ -139,7 +143,7 @@ def pretrain(
     x, y, x_test, y_test = ds.x_train, ds.y_train, ds.x_test, ds.y_test
     keep = np.random.default_rng(2).permutation(len(y))[: args.samples]
     x, y = x[keep], y[keep]
-    how = {"batch": batch, "warm": warm, "flip": flip, "shift": shift}
+    how: dict[str, Any] = {"batch": batch, "warm": warm, "flip": flip, "shift": shift}
     if small is None:
         net, told = (
             fit(tf, net, x, y, args.epochs, args.out, lr=lr, resize=resize, **how),
@@ -175,9 +179,12 @@ def pretrain(
     return data
 
 
-def _scaled(tf, images: np.ndarray, resize: int | None) -> np.ndarray:
+def _scaled(tf: Any, images: np.ndarray, resize: int | None) -> np.ndarray:
     images = images.astype(np.float32)
-    return images if resize is None else tf.image.resize(images, (resize, resize)).numpy()
+    if resize is None:
+        return images
+    larger: np.ndarray = tf.image.resize(images, (resize, resize)).numpy()
+    return larger
 
 
 def _moved(images: np.ndarray, offsets: np.ndarray, s: int) -> np.ndarray:
@@ -188,8 +195,8 @@ def _moved(images: np.ndarray, offsets: np.ndarray, s: int) -> np.ndarray:
 
 
 def fit(
-    tf,
-    net,
+    tf: Any,
+    net: Any,
     x: np.ndarray,
     y: np.ndarray,
     epochs: int,
@@ -201,7 +208,7 @@ def fit(
     flip: bool,
     shift: int,
     resize: int | None = None,
-):
+) -> Any:
     """The trained network. After each epoch it is kept with its optimiser in training-*.keras beside `out`: a run of the same network,
     data and settings goes on from there, with the batches that it would have seen. Delete the file to begin anew.
     """
@@ -231,7 +238,7 @@ def fit(
         done = int(net.optimizer.iterations) // steps
         print(f"{kept.name}: goes on after epoch {done} of {epochs}", flush=True)
 
-    def batches():
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         rng = np.random.default_rng(3)
         for epoch in range(epochs):
             order = rng.permutation(len(y))
@@ -245,7 +252,7 @@ def fit(
                 part = part if offsets is None else _moved(part, offsets, shift)
                 yield _scaled(tf, part, resize), y[order[at : at + batch]]
 
-    def keep(epoch: int, logs=None) -> None:
+    def keep(epoch: int, logs: Any = None) -> None:
         part = kept.with_name(f"part.{kept.name}")
         net.save(part)
         part.replace(kept)

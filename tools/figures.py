@@ -16,13 +16,14 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Columns of the ledger that these runs leave empty.
 LEFT_OUT = ("noise", "security")
 
 
-def quantfl(*argv: str) -> object:
+def quantfl(*argv: str) -> Any:
     done = subprocess.run(
         [sys.executable, "-m", "quantfl.cli.main", *argv, "--json"], capture_output=True, text=True, cwd=ROOT
     )
@@ -36,7 +37,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(r) + " |" for r in rows])
 
 
-def picture(summary: dict) -> None:
+def picture(summary: dict[str, Any]) -> None:
     """The demo's closing summary as an SVG."""
     from rich.console import Console
 
@@ -178,7 +179,7 @@ def link() -> str:
     )
 
 
-def _alike(a: dict, b: dict) -> bool:
+def _alike(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return all(a[k] == b[k] for k in ("link", "direction", "baud", "latency_ms", "ber"))
 
 
@@ -187,11 +188,14 @@ SAVED: dict[
 ] = {}  # benches whose rows come from a file: `quantfl bench NAME --json > FILE` of a longer run
 
 
-def bench_rows(name: str) -> list[dict]:
-    return json.loads(SAVED[name].read_text()) if name in SAVED else quantfl("bench", name)
+def bench_rows(name: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = (
+        json.loads(SAVED[name].read_text()) if name in SAVED else quantfl("bench", name)
+    )
+    return rows
 
 
-def _bytes_row(r: dict) -> list[str]:
+def _bytes_row(r: dict[str, Any]) -> list[str]:
     return [
         r["scheme"],
         str(r["seeds"]),
@@ -254,15 +258,15 @@ def _share(value: float) -> str:
     return f"{round(value, 4) + 0.0:.1%}"
 
 
-def _code(row: dict) -> str:
+def _code(row: dict[str, Any]) -> str:
     """BU(8), means, coded"""
     if row["levels"] is None:
-        return row["codec"]
+        return str(row["codec"])
     kind, *options = row["codec"].split(", ")
     return ", ".join([f"{kind}({row['levels']})", *options, *(["coded"] if row["coded"] else [])])
 
 
-def pictures(rows: list[dict], module: str) -> str:
+def pictures(rows: list[dict[str, Any]], module: str) -> str:
     """Draw a bench's pictures into docs/ and show them."""
     from importlib import import_module
 

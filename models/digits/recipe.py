@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def pretraining_data() -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([x, *shifted]), np.tile(y, 5)
 
 
-def build(tf):
+def build(tf: Any) -> Any:
     """conv 3x3 (16), conv 3x3 stride 2 (32), depthwise 3x3, conv 1x1 (32), average pool: 128 features, dense 10."""
     layers = tf.keras.layers
     return tf.keras.Sequential(

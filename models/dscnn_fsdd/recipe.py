@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import pretrain, recipe_arguments, seeded_tensorflow
@@ -17,12 +18,12 @@ from quantfl.data.speech import load_fsdd
 SEED, EPOCHS, CLASSES = 6, 6, 10
 
 
-def build(tf):
+def build(tf: Any) -> Any:
     """conv 10x4/2 (64), four separable blocks (64), global average pool, dense 10."""
     layers = tf.keras.layers
     x = entry = layers.Input((49, 10, 1))
 
-    def unit(x, layer):
+    def unit(x: Any, layer: Any) -> Any:
         return layers.ReLU()(layers.BatchNormalization(momentum=0.9)(layer(x)))
 
     x = unit(x, layers.Conv2D(64, (10, 4), 2, padding="same", use_bias=False))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import augmented, quantise, seeded_tensorflow, tflite_accuracy
@@ -18,7 +19,7 @@ from common import augmented, quantise, seeded_tensorflow, tflite_accuracy
 SEED, CLASSES = 5, 62
 
 
-def build(tf):
+def build(tf: Any) -> Any:
     """conv 3x3/2 (16), separable (32), separable/2 (64), separable (64), global average pool, dense 62."""
     layers = tf.keras.layers
     return tf.keras.Sequential(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from quantfl.data.dataset import load_digits
 SEED = 5
 
 
-def build(tf):
+def build(tf: Any) -> Any:
     """conv 3x3 stride 2 (4), conv 3x3 stride 2 (12): 48 features, dense 10: 4.8 thousand multiply-accumulates."""
     layers = tf.keras.layers
     return tf.keras.Sequential(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import pretrain, recipe_arguments, seeded_tensorflow
@@ -16,7 +17,7 @@ from quantfl.data.idx import load_mnist
 SEED, EPOCHS = 1, 4
 
 
-def build(tf):
+def build(tf: Any) -> Any:
     """conv 3x3 (8), max pool 2, conv 3x3 (16), max pool 2, dense 10."""
     layers = tf.keras.layers
     return tf.keras.Sequential(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import pretrain, recipe_arguments, seeded_tensorflow
@@ -21,13 +22,13 @@ SEED, EPOCHS, CLASSES = 2, 10, 10
 BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
 
 
-def build(tf, size: int, width: float = 0.25):
+def build(tf: Any, size: int, width: float = 0.25) -> Any:
     """A 32-pixel image enters with stride 1, a 96-pixel one with stride 2, as in the paper."""
     layers = tf.keras.layers
     x = entry = layers.Input((size, size, 3))
     x = layers.Rescaling(1 / 127.5, -1.0)(x)
 
-    def unit(x, layer):
+    def unit(x: Any, layer: Any) -> Any:
         return layers.ReLU(6.0)(layers.BatchNormalization(momentum=0.9)(layer(x)))
 
     x = unit(x, layers.Conv2D(int(32 * width), 3, 1 if size == 32 else 2, padding="same", use_bias=False))
@@ -41,7 +42,7 @@ def build(tf, size: int, width: float = 0.25):
 if __name__ == "__main__":
     args = recipe_arguments(__doc__, EPOCHS, (32, 96))
     tf = seeded_tensorflow(SEED, onednn=True)
-    how = {"lr": 5e-3, "batch": 128, "warm": 0.2, "flip": True, "shift": 3}
+    how: dict[str, Any] = {"lr": 5e-3, "batch": 128, "warm": 0.2, "flip": True, "shift": 3}
     if args.size == 96:
         how |= {"small": build(tf, 32), "resize": 96}
     pretrain(tf, build(tf, args.size), lambda path: load_cifar(path, 10), args, **how)

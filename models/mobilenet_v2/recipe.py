@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import pretrain, recipe_arguments, seeded_tensorflow
@@ -34,14 +35,14 @@ def _channels(n: float) -> int:
     return rounded + 8 if rounded < 0.9 * n else rounded
 
 
-def build(tf, size: int, width: float = 0.35):
+def build(tf: Any, size: int, width: float = 0.35) -> Any:
     """A 32-pixel image is halved one time less than in the paper: the 24-channel group keeps its size."""
     layers = tf.keras.layers
     x = entry = layers.Input((size, size, 3))
     x = layers.Rescaling(1 / 127.5, -1.0)(x)
     small = size == 32
 
-    def unit(x, layer, relu=True):
+    def unit(x: Any, layer: Any, relu: bool = True) -> Any:
         x = layers.BatchNormalization(momentum=0.9)(layer(x))
         return layers.ReLU(6.0)(x) if relu else x
 
@@ -63,7 +64,7 @@ def build(tf, size: int, width: float = 0.35):
 if __name__ == "__main__":
     args = recipe_arguments(__doc__, EPOCHS, (32, 96))
     tf = seeded_tensorflow(SEED, onednn=True)
-    how = {"lr": 5e-3, "batch": 128, "warm": 0.2, "flip": True, "shift": 3}
+    how: dict[str, Any] = {"lr": 5e-3, "batch": 128, "warm": 0.2, "flip": True, "shift": 3}
     if args.size == 96:
         how |= {"small": build(tf, 32), "resize": 96}
     pretrain(tf, build(tf, args.size), lambda path: load_cifar(path, 10), args, **how)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import pretrain, recipe_arguments, seeded_tensorflow
@@ -16,13 +17,13 @@ from quantfl.data.cifar import load_cifar
 SEED, EPOCHS, CLASSES = 4, 10, 10
 
 
-def build(tf):
+def build(tf: Any) -> Any:
     """conv 3x3 (16), three residual blocks of 16, 32/2 and 64/2 channels, global average pool, dense 10; 12.5 M products."""
     layers = tf.keras.layers
     x = entry = layers.Input((32, 32, 3))
     x = layers.Rescaling(1 / 127.5, -1.0)(x)
 
-    def unit(x, channels, stride):
+    def unit(x: Any, channels: int, stride: int) -> Any:
         return layers.BatchNormalization(momentum=0.9)(layers.Conv2D(channels, 3, stride, padding="same")(x))
 
     x = layers.ReLU()(unit(x, 16, 1))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from quantfl.data.speech import load_fsdd
 SEED, CLASSES = 7, 10
 
 
-def weights_of(tf, path: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+def weights_of(tf: Any, path: Path) -> list[tuple[np.ndarray, np.ndarray]]:
     """Kernel and bias of every convolution of the .tflite, in order, in Keras's layout; some kernels are int8 with scales."""
     plain = tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     interpreter = tf.lite.Interpreter(model_path=str(path), experimental_op_resolver_type=plain)

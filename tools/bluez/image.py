@@ -135,7 +135,8 @@ class Cpio:
     """A cpio archive in the `newc` form (kernel documentation, initramfs buffer format)."""
 
     def __init__(self) -> None:
-        self.data, self.number, self.folders = bytearray(), 0, set()
+        self.data, self.number = bytearray(), 0
+        self.folders: set[str] = set()
 
     def add(self, name: str, body: bytes, mode: int) -> None:
         parent = name.rpartition("/")[0]

@@ -101,7 +101,7 @@ def main() -> None:
     packages, platforms = core / "packages", core / "platforms"
     for folder in (packages, platforms):
         folder.mkdir(parents=True, exist_ok=True)
-    done = [scons(packages), native(platforms)]
+    done: list[str | None] = [scons(packages), native(platforms)]
     for name, prefix in (
         ("toolchain-gccarmnoneeabi", "arm-none-eabi-"),
         ("toolchain-riscv", "riscv64-unknown-elf-"),
