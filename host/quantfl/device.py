@@ -19,10 +19,10 @@ from quantfl.core.codec import KINDS as CODECS
 from quantfl.core.head import Score
 from quantfl.core.link import Counters, unpack_counters
 from quantfl.errors import DeviceError, LinkError, SecurityError
-from quantfl.link.books import Comparison, compare
 from quantfl.link.clock import monotonic
 from quantfl.link.keys import KeyRing, is_emulated, warn_plain
 from quantfl.link.session import Answer, Session
+from quantfl.link.traffic import Comparison, compare
 from quantfl.link.transport import BAUD, open_transport
 from quantfl.messages import (
     CODEC_AT,
@@ -434,7 +434,7 @@ class Device:
 
     async def update(self, result: int, data: bytes, *, timeout: float = 10.0) -> None:
         """Lead the board to head `result` by a coded delta. StaleHead when the delta is for another head than it holds."""
-        if len(data) + 7 > self.session.link.peer_message_max:
+        if len(data) + lib.QFL_UPDATE_HEAD_BYTES > self.session.link.peer_message_max:
             await self._put(lib.QFL_OBJECT_UPDATE, data, "an update", timeout, None)
             body = struct.pack("<BI", lib.QFL_UPDATE_STAGED, result)
         else:

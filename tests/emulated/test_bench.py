@@ -10,7 +10,7 @@ import pytest
 
 from quantfl.emulate.base import firmware
 from quantfl.errors import ToolError
-from quantfl.fleet import api, rounds
+from quantfl.fleet import api, initialise
 from quantfl.fleet.config import DownlinkTable, StartTable, UplinkTable
 from quantfl.strategy import closed_form
 from quantfl_lab.bench import bytes as bench_bytes
@@ -103,7 +103,7 @@ def test_bytes(monkeypatch, tmp_path):
     kept = {p: p.read_text() for p in (tmp_path / "bench" / "runs").glob("*.json")}
     assert len(kept) == len(rows)
     for path in list(kept)[:2]:
-        path.unlink()  # as when the bench was broken off: only these are made again, and alike
+        path.unlink()  # as when the bench was broken off: only these are made again, and similarity
     assert bench_bytes.run(quick=True) == first
     assert {p: p.read_text() for p in kept} == kept
     wrong = next(iter(kept))
@@ -165,7 +165,7 @@ def test_a_start_that_boards_do_not_bear_out_is_dropped(how, used, tmp_path, mon
     need_digits()
     monkeypatch.setenv("QUANTFL_CACHE", str(tmp_path))
     monkeypatch.setattr(closed_form, "TRUSTED", 1.1)  # which no head reaches
-    monkeypatch.setattr(rounds, "PAYS", 100.0)
+    monkeypatch.setattr(initialise, "PAYS", 100.0)
     config = bench_tasks.task(bench_tasks.DIGITS, "dirichlet:0.3", 1.0, central=True, rounds=2).config
     config = config.model_copy(
         update={"start": StartTable(how=how), "fleet": config.fleet.model_copy(update={"boards": 3})}

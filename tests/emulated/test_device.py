@@ -20,7 +20,7 @@ from quantfl.core.head import FitConfig, Head, head_hash
 from quantfl.device import Device
 from quantfl.emulate import boot_fleet, close_all
 from quantfl.errors import DeviceError
-from quantfl.link.books import compare
+from quantfl.link.traffic import compare
 from quantfl.messages import StaleHead, config_bytes
 from quantfl.package.convert import convert
 from quantfl.package.program import open_package

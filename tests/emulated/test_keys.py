@@ -17,7 +17,7 @@ from quantfl.emulate import boot_fleet, close_all
 from quantfl.errors import DeviceError, LinkError, PackageError, SecurityError, UsageError
 from quantfl.fleet import api
 from quantfl.fleet.checkpoint import RunFolder
-from quantfl.fleet.prepare import load_package
+from quantfl.fleet.setup import load_package
 from quantfl.link import keys as keys_module
 from quantfl.link.chaos import parse
 from quantfl.link.keys import KeyRing, PlainLinkWarning, is_signed_by, split_signed

@@ -48,7 +48,7 @@ def test_eight_boards_learn_and_the_exported_model_scores_the_same(tmp_path):
     assert plain > 4 * (s["ledger"]["rounds_up_total"] + s["ledger"]["rounds_down_total"])
     folder = RunFolder(tmp_path / "r")
     lines = [json.loads(line) for line in folder.history.read_text().splitlines()]
-    assert [r["round"] for r in lines] == list(range(31)) and 0.0 < lines[-1]["alike"] < 1.0
+    assert [r["round"] for r in lines] == list(range(31)) and 0.0 < lines[-1]["similarity"] < 1.0
     assert folder.plot.read_bytes()[:4] == b"\x89PNG"
     for board in s["ledger"]["boards"].values():
         # An emulator that the machine stalls for half a second is sent a frame again; that is all that may be.
@@ -65,7 +65,7 @@ def test_a_checkpoint_of_another_format_is_refused_in_a_line(tmp_path):
         arrays = {k: z[k] for k in z.files}
     meta = json.loads(bytes(arrays["meta"])) | {"format": 3}
     np.savez(folder.checkpoint, **(arrays | {"meta": np.frombuffer(json.dumps(meta).encode(), np.uint8)}))
-    with pytest.raises(RunError, match="has format 3, this quantfl writes 4; start the run anew"):
+    with pytest.raises(RunError, match="has format 3, this quantfl writes 5; start the run anew"):
         folder.load()
 
 
@@ -104,7 +104,7 @@ def test_a_board_killed_in_a_round_costs_only_its_own_contribution(kind, tmp_pat
     assert all("\n" not in reason for r in history[1:] for reason in r["failed"].values())
 
 
-class Liar(threading.Thread):
+class ByzantineClient(threading.Thread):
     """A board that speaks the link but answers `lie(kind, number, body)`; None: garbage bytes instead of frames."""
 
     def __init__(self, lie):
@@ -201,7 +201,7 @@ LIES = {
 def test_a_board_that_answers_garbage_is_reported_and_left_out(name, tmp_path):
     need_board("native")
     boards = boot_fleet("native", 2)
-    liar = Liar(LIES[name])
+    liar = ByzantineClient(LIES[name])
     try:
         run_with_boards([*boards, liar], None, tmp_path / "r", run={"rounds": 2, "deadline_s": 3.0})
     finally:
@@ -299,8 +299,8 @@ def test_a_host_killed_at_any_time_resumes_to_the_same_bytes(kind, tmp_path):
     killed = RunFolder(out).load()
     assert kills >= 4 and killed.round == calm.round == 6
     assert killed.params.tobytes() == calm.params.tobytes()
-    assert {k: v.tobytes() for k, v in killed.downlink_arrays.items()} == {
-        k: v.tobytes() for k, v in calm.downlink_arrays.items()
+    assert {k: v.tobytes() for k, v in killed.strategy.arrays.items()} == {
+        k: v.tobytes() for k, v in calm.strategy.arrays.items()
     }
     assert (out / "model.tflite").read_bytes() == (tmp_path / "calm" / "model.tflite").read_bytes()
     deltas = [

@@ -50,7 +50,6 @@ def test_the_checks_can_fail(monkeypatch):
     """A lie that is let through, a byte that is not booked, a head that is off: each is seen."""
     from quantfl.link.ledger import Ledger
     from quantfl.strategy.admission import Admission
-    from quantfl.strategy.fedavg import FedAvg
 
     spec = "board-01: lie=huge"
     assert run_schedule(3, str(DEMO_MODEL), spec=spec).problems == []
@@ -66,14 +65,16 @@ def test_the_checks_can_fail(monkeypatch):
         record = Ledger.record
         m.setattr(Ledger, "record", lambda self, r, b, table: record(self, r, b, table // 2 * 2))
         assert any("ledger" in p for p in run_schedule(3, str(DEMO_MODEL), spec="drop=0.01").problems)
+    from quantfl.strategy.composed import ComposedStrategy
+
     with monkeypatch.context() as m:
-        step, calls = FedAvg.step, []
+        step, calls = ComposedStrategy.step, []
 
         def wrong(self, round_, contributions):
             calls.append(1)
             return step(self, round_, contributions[:-1] if len(calls) == 2 else contributions)
 
-        m.setattr(FedAvg, "step", wrong)
+        m.setattr(ComposedStrategy, "step", wrong)
         assert any(
             "clean run" in p or "deltas give" in p
             for p in run_schedule(3, str(DEMO_MODEL), spec="dup=0.01").problems

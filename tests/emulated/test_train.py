@@ -156,11 +156,11 @@ def test_a_personal_run_reports_own_heads(tmp_path):
     train = {"holdout": 5, "personal": True}
     config = demo_config(run={"rounds": 3}, fleet={"boards": 3, "emulate": "inproc"}, train=train)
     outcome = asyncio.run(api.run(config, base=DEMO_MODEL.parent, folder=tmp_path / "run", kind="inproc"))
-    own = outcome.summary["own_heads"]
+    own = outcome.summary["personalised_heads"]
     assert len(own) == 3 and all(b["held"] > 0 and b["in_use"] >= b["global"] for b in own.values())
     plain = demo_config(run={"rounds": 3}, fleet={"boards": 3, "emulate": "inproc"}, train={"holdout": 5})
     other = asyncio.run(api.run(plain, base=DEMO_MODEL.parent, folder=tmp_path / "plain", kind="inproc"))
-    assert other.summary["own_heads"] == {} and other.summary["head"] == outcome.summary["head"]
+    assert other.summary["personalised_heads"] == {} and other.summary["head"] == outcome.summary["head"]
 
 
 @pytest.mark.parametrize("model", ["digits", "activity", "femnist_pooled"])

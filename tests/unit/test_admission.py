@@ -15,9 +15,9 @@ from quantfl.core.head import Head
 from quantfl.errors import UsageError
 from quantfl.fleet.config import parse
 from quantfl.strategy.admission import SHORT, Admission, Bounds, Candidate
-from quantfl.strategy.downlink import Chain
-from quantfl.strategy.fedavg import FedAvg
-from quantfl.strategy.rate import Rate, Span
+from quantfl.strategy.composed import ComposedStrategy
+from quantfl.strategy.downlink import SharedDownlink
+from quantfl.strategy.rate_control import AdaptiveRate, StepSchedule
 
 DIMS = (12, 4)
 HEAD = Head(DIMS, 0.1, 0)
@@ -26,8 +26,10 @@ SIZE = sum(HEAD.tensors)
 
 def admission(codec: str = "fp32", **bounds) -> Admission:
     made = Codec(codec)
-    rate = Rate(9, Span(4.0, 4.0), Span(4.0, 4.0), 4.0, window=5, budget=None)
-    strategy = FedAvg(HEAD, np.zeros(SIZE, np.float32), Chain(HEAD, made, np.zeros(SIZE, np.float32)), rate)
+    rate = AdaptiveRate(9, StepSchedule(4.0, 4.0), StepSchedule(4.0, 4.0), 4.0, window=5, budget=None)
+    strategy = ComposedStrategy(
+        HEAD, np.zeros(SIZE, np.float32), SharedDownlink(HEAD, made, np.zeros(SIZE, np.float32)), rate
+    )
     return Admission(Bounds(**bounds), made.fields[0], strategy.read)
 
 

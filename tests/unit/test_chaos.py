@@ -14,7 +14,7 @@ from quantfl.cli.main import main
 from quantfl.core import lib
 from quantfl.core.codec import Codec, CodecError, decode
 from quantfl.errors import LinkError, UsageError
-from quantfl.fleet.chaos import Unleashed
+from quantfl.fleet.chaos import FaultInjector
 from quantfl.link.chaos import BOARD, BOOT, DOWN, LIES, LINE, UP, Fault, FaultyTransport, parse
 from quantfl.link.clock import VirtualLoop, monotonic, run_virtual
 from tests.support import demo_toml
@@ -203,7 +203,7 @@ def test_the_line_adds_up_whatever_goes_through(seed, chunks):
 def test_lines_of_boards_differ_but_repeat():
     async def go(name: str) -> bytes:
         wire = Wire()
-        u = Unleashed(parse("flip=0.01,seed=5"), (4,), Codec("bu"))
+        u = FaultInjector(parse("flip=0.01,seed=5"), (4,), Codec("bu"))
         u.session(name, wire, None)
         await u.lines[name].open(lambda data: None, lambda reason: None)
         u.lines[name].write(b"".join(FRAMES))
@@ -233,7 +233,7 @@ TENSORS = (40, 8)
 
 def lied(lie: str, codec: str, rounds: int = 2) -> list[tuple[bytes, bytes]]:
     """(true, told) answers of a board in rounds 1 and on."""
-    u = Unleashed(parse(f"b: {lie}"), TENSORS, Codec(codec))
+    u = FaultInjector(parse(f"b: {lie}"), TENSORS, Codec(codec))
     session = u.session("b", Wire(), None)
     out = []
     for round_ in range(1, rounds + 1):
@@ -269,7 +269,7 @@ def test_lies_are_what_they_say(lie, codec):
 
 def test_lies_only_where_and_when_asked():
     assert lied("lie=huge@round=2", "bu")[0][0] == lied("lie=huge@round=2", "bu")[0][1]
-    u = Unleashed(parse("b: full"), TENSORS, Codec("bu"))
+    u = FaultInjector(parse("b: full"), TENSORS, Codec("bu"))
     session = u.session("b", Wire(), None)
     other = bytes((lib.QFL_MSG_INFO | 0x80, 1)) + b"body"
     assert session.tamper(other) == other

@@ -207,7 +207,7 @@ def test_a_board_that_moves_to_another_com_port(windows):
 
 def test_a_run_over_com_ports(windows, capsys, tmp_path):
     need_digits()
-    from quantfl.fleet.prepare import load_package, shards
+    from quantfl.fleet.setup import load_package, shards
 
     package = tmp_path / "p.qfl.tflite"
     package.write_bytes(convert(DEMO_MODEL).package)

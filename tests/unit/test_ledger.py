@@ -19,8 +19,8 @@ from quantfl.core.link import PURPOSES, Counters
 from quantfl.errors import RunError
 from quantfl.fleet import ledger_store
 from quantfl.fleet.checkpoint import RunFolder
-from quantfl.link.books import compare
 from quantfl.link.ledger import KINDS, UNSEEN, Carried, Key, Ledger, Traffic, unseen
+from quantfl.link.traffic import compare
 from tests.unit.test_link import Line, exchange
 
 kinds = st.lists(st.tuples(st.integers(0, 63), st.binary(max_size=500)), max_size=8)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from quantfl.core.head import Head
 from quantfl.core.nn import Engine
 from quantfl.errors import PackageError, QuantflError, UnsupportedError
-from quantfl.fleet.finish import stock_accuracy
+from quantfl.fleet.finalise import stock_accuracy
 from quantfl.package import cut, fit, plan
 from quantfl.package.convert import convert, convert_bytes
 from quantfl.package.export import export

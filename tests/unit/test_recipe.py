@@ -33,7 +33,7 @@ def test_the_recipe_rebuilds_the_shipped_model(tmp_path):
     assert [(t.shape, t.dtype) for t in a.tensors] == [(t.shape, t.dtype) for t in b.tensors]
     from quantfl.data.dataset import load_digits
     from quantfl.data.quantise import to_int8
-    from quantfl.fleet.finish import stock_accuracy
+    from quantfl.fleet.finalise import stock_accuracy
 
     ds = load_digits(None)
     for images in (ds.x_test, np.rot90(ds.x_test, -1, axes=(1, 2))):

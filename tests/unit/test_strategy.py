@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from quantfl.core.head import Head, head_hash
 from quantfl.errors import RunError
 from quantfl.fleet.config import DownlinkTable, UplinkTable
 from quantfl.package.program import grid, snap
-from quantfl.strategy.downlink import FRAME, KEPT, Chain, Lattice
-from quantfl.strategy.fedavg import FedAvg
-from quantfl.strategy.rate import FINEST_START, Rate, Span, likeness
+from quantfl.strategy.base import Snapshot
+from quantfl.strategy.composed import ComposedStrategy
+from quantfl.strategy.downlink import FRAME, KEPT, DitheredDownlink, SharedDownlink
+from quantfl.strategy.rate_control import FINEST_START, AdaptiveRate, StepSchedule, update_similarity
 
 HEAD = Head((24, 5), 0.1, 0)
 
@@ -25,20 +27,24 @@ def origin(seed: int = 1) -> np.ndarray:
     return snap((np.random.default_rng(seed).normal(size=HEAD.params) * 0.3).astype(np.float32))
 
 
-def rate(rounds: int = 20, **options) -> Rate:
-    return Rate(rounds, Span(4.0, 2.0), Span(4.0, 3.0), 4.0, **options)
+def rate(rounds: int = 20, **options) -> AdaptiveRate:
+    return AdaptiveRate(rounds, StepSchedule(4.0, 2.0), StepSchedule(4.0, 3.0), 4.0, **options)
 
 
-def chain(codec: Codec, **options) -> FedAvg:
-    return FedAvg(HEAD, origin(), Chain(HEAD, codec, origin()), rate(), **options)
+def chain(codec: Codec, **options) -> ComposedStrategy:
+    return ComposedStrategy(HEAD, origin(), SharedDownlink(HEAD, codec, origin()), rate(), **options)
 
 
-def lattice(absence: float = 4.0, dither: float = 0.6, **options) -> FedAvg:
-    how = Lattice(HEAD, origin(), unit=grid(origin()), absence=absence, dither=dither, seed=9)
-    return FedAvg(HEAD, origin(), how, rate(), **options)
+def lattice(rounds_away: float = 4.0, dither: float = 0.6, **options) -> ComposedStrategy:
+    how = DitheredDownlink(
+        HEAD, origin(), unit=grid(origin()), rounds_away=rounds_away, dither=dither, seed=9
+    )
+    return ComposedStrategy(HEAD, origin(), how, rate(), **options)
 
 
-def answers(s: FedAvg, rng, count: int = 3, scale: float = 0.01, codec: Codec | None = None) -> list:
+def answers(
+    s: ComposedStrategy, rng, count: int = 3, scale: float = 0.01, codec: Codec | None = None
+) -> list:
     """Contributions of `count` clients."""
     codec = codec or Codec("fp32")
     return [
@@ -95,11 +101,11 @@ def test_a_board_that_follows_holds_the_bytes_the_host_names(kind):
     board = origin()
     for round_ in range(1, 9):
         s.step(round_, answers(s, rng))
-        way = s.lead(3, head_hash(board))
+        way = s.plan(3, head_hash(board))
         board = follow(board, way)
         assert board.tobytes() == way.params.tobytes() and head_hash(board) == way.result
-        assert s.lead(3, way.result).updates == ()
-        assert s.lead(3, 12345).updates is None and s.lead(3, None).updates is None
+        assert s.plan(3, way.result).updates == ()
+        assert s.plan(3, 12345).updates is None and s.plan(3, None).updates is None
 
 
 @pytest.mark.parametrize("codec", CODECS[1:], ids=str)
@@ -109,7 +115,7 @@ def test_what_a_chain_left_out_goes_out_later(codec):
     s.step(1, answers(s, rng))
     away = [np.abs(s.params - s.downlink.shared).max()]
     for _ in range(4):
-        s.downlink.advance(s.params, 1.0)
+        s.downlink.publish(s.params, 1.0)
         away.append(np.abs(s.params - s.downlink.shared).max())
     assert away[-1] <= away[0] / 16
 
@@ -118,13 +124,13 @@ def test_what_a_chain_left_out_goes_out_later(codec):
 @settings(max_examples=40, deadline=None)
 def test_a_board_any_rounds_behind_gets_one_update_that_lands_exactly(seed, rounds, dither, index):
     s, rng = lattice(dither=0.6 if dither else 0.0), np.random.default_rng(seed)
-    held = follow(origin(), s.lead(index, head_hash(origin())))
+    held = follow(origin(), s.plan(index, head_hash(origin())))
     away_at = int(rng.integers(rounds))
     for i in range(rounds):
         if i == away_at:
-            held = follow(held, s.lead(index, head_hash(held)))
+            held = follow(held, s.plan(index, head_hash(held)))
         s.step(i + 1, answers(s, rng, scale=0.01 * 0.8**i))
-    way = s.lead(index, head_hash(held))
+    way = s.plan(index, head_hash(held))
     assert way.updates is not None and len(way.updates) <= 1
     held = follow(held, way)
     assert held.tobytes() == way.params.tobytes()
@@ -138,7 +144,7 @@ def test_a_chain_of_updates_or_the_head_whichever_is_cheaper(seed, rounds):
     for i in range(rounds):
         s.step(i + 1, answers(s, rng))
         costs.append(len(s.downlink.updates[-1].data) + FRAME)
-    way = s.lead(0, head_hash(held))
+    way = s.plan(0, head_hash(held))
     whole = 4 * HEAD.params + 64
     if sum(costs) < whole:
         assert way.updates is not None and len(way.updates) == rounds
@@ -153,10 +159,10 @@ def test_versions_that_were_dropped_lead_to_the_whole_head_and_the_first_one_sta
     for i in range(KEPT + 40):
         s.step(i + 1, answers(s, rng))
         if i == 3:
-            early = follow(origin(), s.lead(7, head_hash(origin())))
+            early = follow(origin(), s.plan(7, head_hash(origin())))
     assert len(s.downlink.versions) == KEPT
-    assert s.lead(7, head_hash(early)).updates is None  # too long ago
-    way = s.lead(7, head_hash(origin()))  # a board that was reset holds the package's head
+    assert s.plan(7, head_hash(early)).updates is None  # too long ago
+    way = s.plan(7, head_hash(origin()))  # a board that was reset holds the package's head
     assert follow(origin(), way).tobytes() == way.params.tobytes()
 
 
@@ -167,14 +173,14 @@ def test_memory_does_not_grow_with_the_boards():
     for i in range(6):
         s.step(i + 1, answers(s, rng))
         for index in range(i, 600, 6):
-            heads[index] = follow(origin(), s.lead(index, head_hash(origin())))
-    arrays, _ = s.downlink.state()
+            heads[index] = follow(origin(), s.plan(index, head_hash(origin())))
+    arrays = s.downlink.state().arrays
     assert sum(a.size for a in arrays.values()) == 7 * HEAD.params
     known = [v for versions in s.downlink._known.values() for v in versions.values()]
     assert len(known) <= 600 and all(isinstance(v, int) for v in known)
     s.downlink._known.clear()  # a host that was restarted knows nothing of the boards
     for index in (0, 5, 17, 400):
-        way = s.lead(index, head_hash(heads[index]))
+        way = s.plan(index, head_hash(heads[index]))
         assert way.updates is not None
         assert follow(heads[index], way).tobytes() == way.params.tobytes()
 
@@ -211,18 +217,17 @@ def test_a_restored_strategy_goes_on_alike(kind):
     boards = [origin() for _ in range(4)]
     for i in range(6):
         a.step(i + 1, answers(a, rng))
-        boards[i % 4] = follow(boards[i % 4], a.lead(i % 4, head_hash(boards[i % 4])))
+        boards[i % 4] = follow(boards[i % 4], a.plan(i % 4, head_hash(boards[i % 4])))
     b = KINDS[kind]()
-    b.params = a.params.copy()
-    arrays, meta = a.downlink.state()
-    b.downlink.restore({k: v.copy() for k, v in arrays.items()}, meta)
-    b.rate.restore(a.rate.state())
+    kept = a.state()
+    values = json.loads(json.dumps(dict(kept.values)))  # as a checkpoint keeps it
+    b.restore(Snapshot({k: v.copy() for k, v in kept.arrays.items()}, values))
     assert b.hash == a.hash and b.rate == a.rate
     for i in range(6, 12):
         c = answers(a, rng)
         assert a.step(i + 1, c) and b.step(i + 1, c)
         for index, held in enumerate(boards):
-            ways = a.lead(index, head_hash(held)), b.lead(index, head_hash(held))
+            ways = a.plan(index, head_hash(held)), b.plan(index, head_hash(held))
             assert ways[0].updates == ways[1].updates and ways[0].result == ways[1].result
             if index == i % 4:
                 boards[index] = follow(held, ways[0])
@@ -233,12 +238,12 @@ def test_a_start_in_closed_form_moves_all_boards():
     for kind in ("lattice", "bu64"):
         s, rng = KINDS[kind](), np.random.default_rng(9)
         target = (rng.normal(size=HEAD.params) * 0.5).astype(np.float32)
-        s.jump(target, 0.02)
+        s.reset(target, 0.02)
         assert s.params.tobytes() == target.tobytes()
-        board = follow(origin(), s.lead(2, head_hash(origin())))
+        board = follow(origin(), s.plan(2, head_hash(origin())))
         assert np.abs(board - target).max() <= 0.05
         s.step(2, answers(s, rng))
-        way = s.lead(2, head_hash(board))
+        way = s.plan(2, head_hash(board))
         assert follow(board, way).tobytes() == way.params.tobytes()
 
 
@@ -254,16 +259,16 @@ def test_sums_of_symbols_do_not_depend_on_the_order_of_clients(seed, clients):
         c = s.read(data, int(rng.integers(1, 100)), agreed=120 if code == 120 else 0)
         contributions.append(c)
         exact += c.samples * decode(data, HEAD.tensors, c.agreed).astype(np.float64)
-    mean = s.mean(contributions)
+    mean = s.aggregator.mean(contributions)
     shuffled = [contributions[i] for i in rng.permutation(clients)]
-    assert s.mean(shuffled).tobytes() == mean.tobytes()
+    assert s.aggregator.mean(shuffled).tobytes() == mean.tobytes()
     np.testing.assert_allclose(mean, exact / sum(c.samples for c in contributions), rtol=1e-9, atol=1e-12)
 
 
 def test_a_round_without_answers_changes_nothing():
     s = lattice()
     before = s.params.tobytes(), len(s.downlink.versions)
-    assert s.step(1, []) is False and s.mean([]) is None
+    assert s.step(1, []) is False and s.aggregator.mean([]) is None
     assert (s.params.tobytes(), len(s.downlink.versions)) == before
 
 
@@ -285,8 +290,8 @@ def test_nonsense_is_refused():
 
 def test_a_head_beyond_what_float32_adds_exactly_goes_whole():
     s = lattice()
-    s.jump(np.full(HEAD.params, 2.0**23 * grid(origin()), np.float32), 1.0)
-    assert s.lead(0, head_hash(origin())).updates is None
+    s.reset(np.full(HEAD.params, 2.0**23 * grid(origin()), np.float32), 1.0)
+    assert s.plan(0, head_hash(origin())).updates is None
 
 
 def test_steps_go_from_coarse_to_fine():
@@ -306,18 +311,18 @@ def test_a_plateau_of_the_loss_makes_steps_finer():
         falling.observe([100], 3.0 * 0.9**i)
         flat.observe([100], 1.0)
         flat.observe([], float("nan"))  # not a loss
-    assert falling.lift == 0.0 and flat.lift > 0.0
+    assert falling.plateau_boost == 0.0 and flat.plateau_boost > 0.0
     assert flat.uplink_code(30) <= falling.uplink_code(30) and flat.downlink_steps(
         30
     ) < falling.downlink_steps(30)
     for _ in range(200):
         flat.observe([100], 1.0)
-    assert flat.lift == 1.0 and flat.fineness(2) == 1.0
+    assert flat.plateau_boost == 1.0 and flat.progress(2) == 1.0
 
 
 @given(st.integers(2, 6), st.integers(0, 999))
 @settings(max_examples=60, deadline=None)
-def test_likeness_is_that_of_all_pairs_of_deltas(clients, seed):
+def test_similarity_is_that_of_all_pairs_of_deltas(clients, seed):
     rng = np.random.default_rng(seed)
     deltas, weights = (
         rng.normal(size=(clients, 40)) + rng.normal(size=40) * rng.uniform(0, 2),
@@ -327,39 +332,39 @@ def test_likeness_is_that_of_all_pairs_of_deltas(clients, seed):
     pairs = [(i, j) for i in range(clients) for j in range(clients) if i != j]
     inner = sum(weights[i] * weights[j] * (deltas[i] @ deltas[j]) for i, j in pairs)
     parallel = sum(weights[i] * weights[j] * norms[i] * norms[j] for i, j in pairs)
-    assert likeness(weights @ deltas / weights.sum(), weights, norms) == pytest.approx(
+    assert update_similarity(weights @ deltas / weights.sum(), weights, norms) == pytest.approx(
         inner / parallel, abs=1e-9
     )
 
 
-def test_likeness_from_parallel_to_nothing_shared_to_not_known():
+def test_similarity_from_parallel_to_nothing_shared_to_not_known():
     one, other = np.eye(2) * 3.0
-    assert likeness(one, [1, 5, 2], [3.0, 3.0, 3.0]) == pytest.approx(1.0)
-    assert likeness((one + other) / 2, [4, 4], [3.0, 3.0]) == pytest.approx(0.0)
+    assert update_similarity(one, [1, 5, 2], [3.0, 3.0, 3.0]) == pytest.approx(1.0)
+    assert update_similarity((one + other) / 2, [4, 4], [3.0, 3.0]) == pytest.approx(0.0)
     assert (
-        likeness(one, [7], [3.0]) is None
-        and likeness(one / 2, [1, 1], [3.0, 0.0]) is None
-        and likeness(one, [], []) is None
+        update_similarity(one, [7], [3.0]) is None
+        and update_similarity(one / 2, [1, 1], [3.0, 0.0]) is None
+        and update_similarity(one, [], []) is None
     )
 
 
-def test_steps_follow_how_alike_the_first_deltas_are_unless_they_are_given():
-    def steps(alike: float | None, fixed: bool = False) -> list[float]:
+def test_steps_follow_the_similarity_of_the_first_deltas_unless_they_are_given():
+    def steps(similarity: float | None, fixed: bool = False) -> list[float]:
         up, down = ({"step": 8.0, "step_end": 2.0}, {"step": 10.0, "step_end": 2.0}) if fixed else ({}, {})
-        r = Rate(11, UplinkTable(**up).rate(10), DownlinkTable(**down).rate(10), 8.0)
-        r.observe([100], None, alike)
+        r = AdaptiveRate(11, UplinkTable(**up).schedule(10), DownlinkTable(**down).schedule(10), 8.0)
+        r.observe([100], None, similarity)
         r.observe([100], None, 0.3)  # only the first says anything
         return [2 ** ((r.uplink_code(i) - 100) / 4) * 8.0 for i in (2, 11)] + [
             r.downlink_steps(i) for i in (1, 11)
         ]
 
-    usual, alike, apart = steps(0.3), steps(0.9), steps(0.04)
+    usual, similarity, apart = steps(0.3), steps(0.9), steps(0.04)
     assert steps(None) == usual and usual[2:] == [10.0, pytest.approx(2.0)]
     assert (
-        alike[0] < usual[0]
-        and alike[2] == 10.0 * FINEST_START
-        and alike[1] == usual[1]
-        and alike[3] == usual[3]
+        similarity[0] < usual[0]
+        and similarity[2] == 10.0 * FINEST_START
+        and similarity[1] == usual[1]
+        and similarity[3] == usual[3]
     )
     assert apart[0] > 1.9 * usual[0] and apart[1] < usual[1] and apart[2:] == [16.0, pytest.approx(2.0)]
     assert steps(-0.1) == steps(0.0) == apart  # as wide as it gets
@@ -378,12 +383,12 @@ def test_a_saturated_choice_of_a_boards_own_says_nothing():
 
 def test_the_lattice_may_get_coarser_while_no_board_has_been_away_for_long():
     """A first small movement must not fix a fine step for good; boards led before follow to the coarser lattice."""
-    s, rng = lattice(absence=4.0), np.random.default_rng(12)
+    s, rng = lattice(rounds_away=4.0), np.random.default_rng(12)
     codes, boards = [], [origin() for _ in range(3)]
     for i in range(8):
         s.step(i + 1, answers(s, rng, scale=0.001 if i in (0, 5) else 0.1))
         codes.append(s.downlink.versions[-1].code)
-        boards[i % 3] = follow(boards[i % 3], s.lead(i % 3, head_hash(boards[i % 3])))
+        boards[i % 3] = follow(boards[i % 3], s.plan(i % 3, head_hash(boards[i % 3])))
         assert (boards[i % 3] == s.downlink.board_head(i % 3)).all()
     assert (
         codes[1] > codes[0] + 8
@@ -398,32 +403,36 @@ def test_a_budget_makes_steps_coarser_while_it_would_be_overrun():
     for r in (tight, ample):
         r.observe([100], None)
         for i in range(1, 6):
-            last = 400.0 / r.coarser**0.75  # what a round costs, as SLOPE says
+            last = 400.0 / r.budget_scale**0.75  # what a round costs, as SLOPE says
             spent[id(r)] += last
             r.spend(i, spent[id(r)], last)
-    assert tight.coarser > 2.0 and ample.coarser == 1.0
+    assert tight.budget_scale > 2.0 and ample.budget_scale == 1.0
     assert tight.uplink_code(6) > ample.uplink_code(6)
     assert not tight.exhausted(999.0) and tight.exhausted(1000.0) and not rate().exhausted(1e12)
 
 
 def test_few_clients_a_round_code_finer_unless_told_how():
     """Their rounding errors do not cancel in the mean."""
-    assert UplinkTable().rate(4) == UplinkTable().rate(100) == Span(8.0, 1.6, (16.0, 1.0))
-    assert UplinkTable().rate(1) == Span(4.0, 0.8, (8.0, 0.5)) and DownlinkTable().rate(1) == Span(
-        5.0, 1.0, (8.0, 1.0)
-    )
-    assert UplinkTable(step_end=1.2).rate(4) == Span(8.0, 1.2, (16.0, 1.2))
-    assert UplinkTable(step=8.0, step_end=1.2).rate(1) == Span(8.0, 1.2)
-    assert UplinkTable(step=1.0).rate(1) == Span(1.0, 0.8) and UplinkTable(step=0.5).rate(1) == Span(0.5, 0.5)
+    assert UplinkTable().schedule(4) == UplinkTable().schedule(100) == StepSchedule(8.0, 1.6, (16.0, 1.0))
+    assert UplinkTable().schedule(1) == StepSchedule(4.0, 0.8, (8.0, 0.5)) and DownlinkTable().schedule(
+        1
+    ) == StepSchedule(5.0, 1.0, (8.0, 1.0))
+    assert UplinkTable(step_end=1.2).schedule(4) == StepSchedule(8.0, 1.2, (16.0, 1.2))
+    assert UplinkTable(step=8.0, step_end=1.2).schedule(1) == StepSchedule(8.0, 1.2)
+    assert UplinkTable(step=1.0).schedule(1) == StepSchedule(1.0, 0.8) and UplinkTable(step=0.5).schedule(
+        1
+    ) == StepSchedule(0.5, 0.5)
 
 
 def test_a_lattice_of_a_silent_first_round_is_no_finer_than_any_other():
     """Nothing has moved: that says nothing about how fine the lattice has to be."""
     origin = np.zeros(HEAD.params, np.float32)
     moved = np.random.default_rng(3).normal(size=HEAD.params).astype(np.float32)
-    silent, plain = (Lattice(HEAD, origin, unit=2.0**-16, absence=4, dither=0.6, seed=1) for _ in range(2))
-    silent.advance(origin, 4.0)
-    assert silent.lead(0, head_hash(origin)).updates == ()
-    silent.advance(moved, 4.0)
-    plain.advance(moved, 4.0)
+    silent, plain = (
+        DitheredDownlink(HEAD, origin, unit=2.0**-16, rounds_away=4, dither=0.6, seed=1) for _ in range(2)
+    )
+    silent.publish(origin, 4.0)
+    assert silent.plan(0, head_hash(origin)).updates == ()
+    silent.publish(moved, 4.0)
+    plain.publish(moved, 4.0)
     assert dz_value(silent.versions[-1].code) >= dz_value(plain.versions[-1].code) / 2 >= 1.0

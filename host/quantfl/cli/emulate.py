@@ -98,7 +98,7 @@ def _announce(boards: list[Board], adapter: Any, as_json: bool) -> None:
 
 def _shards(package: Path, data: str, path: Path | None, split: str, count: int, seed: int) -> list[_Samples]:
     from quantfl.fleet.config import DataTable, FleetTable, ModelTable, RunConfig, RunTable
-    from quantfl.fleet.prepare import load_package, shards
+    from quantfl.fleet.setup import load_package, shards
 
     config = RunConfig(
         model=ModelTable(path=str(package)),

@@ -40,7 +40,7 @@ def evaluate(target: Path, data: str | None, data_path: Path | None, samples: in
     from quantfl.data.quantise import to_int8
     from quantfl.errors import UsageError
     from quantfl.fleet.checkpoint import RunFolder
-    from quantfl.fleet.finish import stock_accuracy
+    from quantfl.fleet.finalise import stock_accuracy
     from quantfl.package.flatfile import METADATA_NAME, ModelFile, read_file
     from quantfl.package.program import compile_program, open_package, original_of
 

@@ -9,7 +9,7 @@ import pytest
 from quantfl.core.codec import Codec
 from quantfl.device import Device
 from quantfl.emulate.base import Board
-from quantfl.fleet.chaos import Unleashed
+from quantfl.fleet.chaos import FaultInjector
 from quantfl.link.chaos import parse
 from quantfl.link.transport import open_transport
 
@@ -28,7 +28,7 @@ def faulty_device() -> Callable[..., Device]:
         url, name, reset = (
             (board, board, None) if isinstance(board, str) else (board.url, board.name, board.reset)
         )
-        unleashed = Unleashed(parse(spec), tensors, codec or Codec("bu"))
-        return Device(url, name=name, session=unleashed.session(name, open_transport(url), reset))
+        injector = FaultInjector(parse(spec), tensors, codec or Codec("bu"))
+        return Device(url, name=name, session=injector.session(name, open_transport(url), reset))
 
     return make

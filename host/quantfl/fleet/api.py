@@ -21,9 +21,9 @@ from quantfl.fleet.config import (
     StartTable,
     UplinkTable,
 )
-from quantfl.fleet.finish import finish, plain_summary
-from quantfl.fleet.prepare import Prepared, prepare
+from quantfl.fleet.finalise import finalise, plain_summary
 from quantfl.fleet.rounds import Progress, Rounds, Silent
+from quantfl.fleet.setup import RunSetup, set_up_run
 from quantfl.link.chaos import Chaos
 
 
@@ -75,7 +75,7 @@ async def run(
                 raise RunError(
                     f"{folder} was started with another description; resume it with the one in it (FLEET.toml)"
                 )
-    prepared = prepare(
+    prepared = set_up_run(
         config, base=base, folder=place, progress=progress, state=state, kind=kind, chaos=chaos
     )
     rounds = Rounds(prepared.federation, state)
@@ -88,19 +88,19 @@ async def run(
             rounds.score_start()
             rounds.checkpoint()
             await rounds.run()
-        own = await rounds.own_heads()
+        own = await rounds.personalised_heads()
         books = await rounds.close_books()
         rounds.checkpoint()
     finally:
         await prepared.close()
     plain = await plain_run(config, base, progress) if compare and not rounds.stopped else None
     progress.phase("writing the model and the summary")
-    return Outcome(finish(prepared, rounds, books, plain=plain, own=own), rounds.stopped)
+    return Outcome(finalise(prepared, rounds, books, plain=plain, own=own), rounds.stopped)
 
 
 async def quiet_run(config: RunConfig, base: Path) -> Rounds:
     """All rounds of a description, with nothing written or shown; the finished Rounds hold history and ledger."""
-    prepared: Prepared = prepare(config, base=base, folder=None, progress=Silent())
+    prepared: RunSetup = set_up_run(config, base=base, folder=None, progress=Silent())
     rounds = Rounds(prepared.federation)
     try:
         await rounds.set_up()

@@ -19,7 +19,7 @@ _ANSWER, _REFUSED = lib.QFL_MSG_ANSWER, lib.QFL_MSG_ANSWER | lib.QFL_MSG_FAILED
 _TRAINED = {lib.QFL_MSG_TRAIN | _ANSWER, lib.QFL_MSG_TRAIN_UPDATE | _ANSWER}
 
 
-class Unleashed:
+class FaultInjector:
     """The chaos of one run. tensors, codec: of the deltas its boards send, so that lies can be well-formed."""
 
     def __init__(self, chaos: Chaos, tensors: Sequence[int], codec: Codec):
@@ -47,7 +47,7 @@ class Unleashed:
         session = Session(line, nonce_seed=random.Random(seed).getrandbits(32), keys=keys)
         own = tuple(f for f in faults if f.name in ("lie", "full"))
         if own:
-            session.tamper = Liar(self, name, own)
+            session.tamper = ByzantineClient(self, name, own)
         return session
 
     def faults(self) -> dict[str, dict[str, int]]:
@@ -58,10 +58,10 @@ class Unleashed:
         }
 
 
-class Liar:
+class ByzantineClient:
     """Changes a board's messages after the link has taken them, as a board would that lies over a sound link."""
 
-    def __init__(self, chaos: Unleashed, name: str, faults: tuple[Fault, ...]):
+    def __init__(self, chaos: FaultInjector, name: str, faults: tuple[Fault, ...]):
         self.chaos, self.name, self.faults = chaos, name, faults
         self.rng = np.random.default_rng([chaos.chaos.seed, *name.encode()])
         self.first: bytes | None = None  # the first delta it sent

@@ -12,14 +12,16 @@ import os
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from quantfl.errors import RunError
 from quantfl.fleet import ledger_store
 from quantfl.link.ledger import Ledger
+from quantfl.strategy.base import Snapshot
 
-FORMAT = 4
+FORMAT = 5
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -34,18 +36,22 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 @dataclass
 class State:
-    """All that a run needs to go on after `round`: the head float32 [params], what the downlink and the rate control remember,
-    history, ledger."""
+    """All that a run needs to go on after `round`. strategy: whatever the strategy keeps, the global head among it."""
 
     round: int
-    params: np.ndarray
     package_sha256: str
-    config: dict
-    downlink_arrays: dict[str, np.ndarray] = field(default_factory=dict)
-    downlink_meta: dict = field(default_factory=dict)
-    rate: dict = field(default_factory=dict)
-    history: list[dict] = field(default_factory=list)
+    config: dict[str, Any]
+    strategy: Snapshot = field(default_factory=Snapshot)
+    history: list[dict[str, Any]] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
+
+    @property
+    def params(self) -> np.ndarray:
+        """The global head, float32 [params]. RunError: the strategy keeps none under this name."""
+        head = self.strategy.part("head").arrays.get("params")
+        if head is None:
+            raise RunError("the checkpoint holds no global head")
+        return head
 
 
 class RunFolder:
@@ -88,14 +94,12 @@ class RunFolder:
             "round": state.round,
             "package_sha256": state.package_sha256,
             "config": state.config,
-            "downlink": state.downlink_meta,
-            "rate": state.rate,
+            "strategy": dict(state.strategy.values),
             "history": state.history,
         }
         np.savez(
             buffer,
-            params=state.params,
-            **{f"downlink_{k}": v for k, v in state.downlink_arrays.items()},
+            **{f"strategy/{k}": v for k, v in state.strategy.arrays.items()},
             meta=np.frombuffer(json.dumps(meta).encode(), np.uint8),
         )
         write_atomic(self.checkpoint, buffer.getvalue())
@@ -106,9 +110,8 @@ class RunFolder:
         try:
             with np.load(self.checkpoint, allow_pickle=False) as z:
                 meta = json.loads(bytes(z["meta"]))
-                params = z["params"].copy()
                 arrays = {
-                    k.removeprefix("downlink_"): z[k].copy() for k in z.files if k.startswith("downlink_")
+                    k.removeprefix("strategy/"): z[k].copy() for k in z.files if k.startswith("strategy/")
                 }
         except FileNotFoundError:
             raise RunError(f"{self.path} holds no checkpoint: start the run without --resume") from None
@@ -118,14 +121,5 @@ class RunFolder:
             raise RunError(
                 f"{self.checkpoint} has format {meta['format']}, this quantfl writes {FORMAT}; start the run anew"
             )
-        return State(
-            meta["round"],
-            params,
-            meta["package_sha256"],
-            meta["config"],
-            arrays,
-            meta["downlink"],
-            meta["rate"],
-            meta["history"],
-            ledger_store.load(self.ledger),
-        )
+        snapshot, ledger = Snapshot(arrays, meta["strategy"]), ledger_store.load(self.ledger)
+        return State(meta["round"], meta["package_sha256"], meta["config"], snapshot, meta["history"], ledger)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -19,9 +19,11 @@ from quantfl.errors import UsageError
 from quantfl.link.ble_turns import DEFAULT_CONNECTIONS
 from quantfl.link.energy import RADIOS, joules
 from quantfl.link.ports import same_port
+from quantfl.strategy import registry
 from quantfl.strategy.admission import Bounds
+from quantfl.strategy.base import Strategy
 from quantfl.strategy.closed_form import StatsSpec
-from quantfl.strategy.rate import Span
+from quantfl.strategy.rate_control import DOWNLINK, UPLINK, StepSchedule, schedule
 
 
 class _Table(BaseModel):
@@ -36,6 +38,7 @@ class RunTable(_Table):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
     participation: Annotated[float, Field(gt=0, le=1)] = 1.0
     min_boards: Annotated[int, Field(ge=1)] = 1
+    wait_s: Annotated[float, Field(ge=0)] = 120.0
     deadline_s: Annotated[float, Field(gt=0)] = 60.0
     setup_s: Annotated[float, Field(gt=0)] = 120.0
     evaluate_every: Annotated[int, Field(ge=1)] = 1
@@ -144,15 +147,20 @@ class TrainTable(_Table):
         return FitConfig(**self.model_dump(exclude={"personal"}))
 
 
+Default = tuple[float, float, tuple[float, float]]
+
+
 class CodecTable(_Table):
     """[uplink] and [downlink]: how deltas are coded in that direction."""
+
+    default: ClassVar[Default] = UPLINK
 
     codec: Literal["fp32", "bu", "bq", "dz"] = "dz"
     levels: int = 64
     per_tensor: bool = False
     means: bool = False
     coded: bool = False
-    step: Annotated[float, Field(ge=0.0625, le=64)] = 8.0
+    step: Annotated[float, Field(ge=0.0625, le=64)] | None = None
     step_end: Annotated[float, Field(ge=0.0625, le=64)] | None = None
 
     @field_validator("levels")
@@ -169,43 +177,29 @@ class CodecTable(_Table):
         return self
 
     def make(self) -> Codec:
-        return Codec(self.codec, self.levels, self.per_tensor, self.means, self.step, self.coded)
+        """The codec of this direction. Its step is the one given, else the first of the default schedule."""
+        step = self.default[0] if self.step is None else self.step
+        return Codec(self.codec, self.levels, self.per_tensor, self.means, step, self.coded)
 
-    def span(self, end: float, wide: tuple[float, float], clients: int) -> Span:
-        """Steps from the first round to the last; end: where step_end is not given; wide: Span's. Fewer than four clients a round
-        cancel less of each other's rounding errors in their mean: what is not given is finer then. Where the first step is not given,
-        steps follow how alike the boards are (quantfl.strategy.rate); what is given stays."""
-        finer = min(1.0, (clients / 4) ** 0.5)
-        if "step" in self.model_fields_set:
-            return Span(
-                self.step, self.step_end if self.step_end is not None else min(self.step, end * finer)
-            )
-        step = self.step * finer
-        last, finest = (
-            (min(step, end * finer), wide[1] * finer)
-            if self.step_end is None
-            else (self.step_end, self.step_end)
-        )
-        return Span(step, last, (wide[0] * finer, finest))
+    def schedule(self, clients: int) -> StepSchedule:
+        """Steps from the first round to the last. clients: in a round. What is not given is the rate control's to choose."""
+        return schedule(self.default, self.step, self.step_end, clients)
 
 
 class UplinkTable(CodecTable):
     """[uplink]. keep: part of a board's residual that is left per round it sat out."""
 
-    keep: Annotated[float, Field(ge=0, le=1)] = 1.0
+    default: ClassVar[Default] = UPLINK
 
-    def rate(self, clients: int) -> Span:
-        return self.span(1.6, (16.0, 1.0), clients)
+    keep: Annotated[float, Field(ge=0, le=1)] = 1.0
 
 
 class DownlinkTable(CodecTable):
     """[downlink]. dither: spread of the boards' roundings in steps, 0: all boards hold the same head."""
 
-    step: Annotated[float, Field(ge=0.0625, le=64)] = 10.0
-    dither: Annotated[float, Field(ge=0, le=1)] = 0.8
+    default: ClassVar[Default] = DOWNLINK
 
-    def rate(self, clients: int) -> Span:
-        return self.span(2.0, (16.0, 2.0), clients)
+    dither: Annotated[float, Field(ge=0, le=1)] = 0.8
 
 
 class StartTable(_Table):
@@ -273,10 +267,36 @@ class KeysTable(_Table):
 
 
 class StrategyTable(_Table):
-    """[strategy]: how deltas become a new head."""
+    """[strategy]: how deltas become a new head. Keys beside name and weighting are the strategy's own."""
 
-    name: Literal["fedavg"] = "fedavg"
-    server_lr: Annotated[float, Field(gt=0, le=100)] = 1.0
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = "fedavg"
+    weighting: Literal["samples", "equal"] = "samples"
+
+    @model_validator(mode="after")
+    def _options(self) -> StrategyTable:
+        try:
+            self.options()
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            key, known = _key(first["loc"]), ", ".join(registry.find(self.name).options.model_fields)
+            if first["type"] == "extra_forbidden":
+                meant = _meant(("strategy", key))
+                text = f"strategy.{key} is no key of {self.name}{meant}; its keys are {known}"
+                raise ValueError(text) from None
+            raise ValueError(f"strategy.{key}: {first['msg']} (got {first.get('input')!r})") from None
+        return self
+
+    def options(self) -> registry.Options:
+        """The strategy's own keys, with its defaults."""
+        return registry.find(self.name).options.model_validate(self.model_extra or {})
+
+    def make(self, parts: registry.Parts) -> Strategy:
+        """The strategy, from the parts of a run."""
+        return registry.find(self.name).make(parts, self.options())
 
 
 class RunConfig(_Table):

@@ -35,7 +35,7 @@ def print_summary(summary: dict[str, Any], console: Console | None = None) -> No
             f"exported int8 model in {summary['interpreter']}: accuracy {summary['exported_accuracy']:.4f}",
             highlight=False,
         )
-    if own := summary.get("own_heads"):
+    if own := summary.get("personalised_heads"):
         held = max(1, sum(b["held"] for b in own.values()))
         console.print(
             f"heads of their own: {sum(b['own'] for b in own.values())} of {len(own)} boards; of the samples held back "

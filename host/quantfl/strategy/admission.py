@@ -17,7 +17,7 @@ import numpy as np
 
 from quantfl.core import lib
 from quantfl.core.codec import CodecError
-from quantfl.strategy.fedavg import Contribution
+from quantfl.strategy.base import Contribution
 
 SHORT = 16  # bytes: that of two honest deltas so short one may equal the other is no wonder, so they are never replays
 MEDIAN_OF = 3  # fewer updates than these have no median to be held against
@@ -69,7 +69,7 @@ class Admission:
     """Judges the updates of one round after another. codec: first nibble of a coded delta as the run's boards send it."""
 
     def __init__(self, bounds: Bounds, codec: int, read: Callable[..., Contribution]):
-        """read: decodes a delta and raises CodecError (FedAvg.read)."""
+        """read: decodes a delta and raises CodecError (Strategy.read)."""
         self.bounds, self.read = bounds, read
         self.codecs = {codec, lib.QFL_CODEC_DZ_AGREED} if codec == lib.QFL_CODEC_DZ else {codec}
         self._seen: dict[str, tuple[int, str]] = {}  # SHA-256 of accepted deltas -> round and board

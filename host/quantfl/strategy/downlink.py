@@ -1,13 +1,13 @@
-"""How boards are led to the global head: by coded updates that every board applies with the same code.
+"""Downlinks: how clients are led to the global head, by coded updates that every board applies with the same code.
 
-`Chain` (fp32, bu, bq): all boards share one head; what coding loses stays at the host and goes out with a later round (error
-feedback at the server, as in DoubleSqueeze, Tang et al. 2019). A board that sat k rounds out gets the k updates, or the head.
+`SharedDownlink` (fp32, bu, bq): all clients share one head. What coding loses stays at the host and goes out with a later round (error
+feedback at the server, as in DoubleSqueeze, Tang et al. 2019). A client that sat k rounds out gets the k updates, or the whole head.
 
-`Lattice` (dz): the host keeps the global head unrounded. A board's head lies on a lattice of step S around the first head, near
-the global one: origin + S * floor((global - origin) / S + 1/2 + dither). The dither is fixed per board and weight, so the
-boards' rounding errors differ and cancel in their mean (non-subtractive dither: Schuchman 1964). A board's head is a function of
-its index and of the version it was last led to, so a board that sat k rounds out gets one coarse update, and the host's memory is
-that of the versions, however many boards there are. Without dither all boards at a version hold the same head.
+`DitheredDownlink` (dz): the host keeps the global head unrounded. A client's head lies on a grid of step S around the first head, near
+the global one: origin + S * floor((global - origin) / S + 1/2 + dither). The dither is fixed per client and weight, so that the clients'
+rounding errors differ and cancel in their mean (non-subtractive dither: Schuchman 1964). A client's head is a function of its index
+and of the version it was last led to. So a client that sat k rounds out gets one coarse update, and the host remembers versions only,
+however many clients there are. Without dither all clients at a version hold the same head.
 """
 
 from __future__ import annotations
@@ -18,38 +18,20 @@ import numpy as np
 
 from quantfl.core.codec import Codec, Form, decode, dz_step, dz_value, dz_write
 from quantfl.core.head import Head, head_hash
+from quantfl.strategy.base import Snapshot, SyncPlan, Update
 
 KEPT = 64  # versions of the head from which a board can be led to the present one by an update
 FRAME = 30  # bytes that one more update costs beside its data
 
 
-@dataclass(frozen=True)
-class Update:
-    """The coded delta that leads a board from head `base` to head `result` (hashes)."""
-
-    base: int
-    result: int
-    data: bytes
-
-
-@dataclass(frozen=True)
-class Lead:
-    """The cheapest way to a board's next head: its hash and parameters float32 [params], and the updates to apply in turn; None:
-    there is no way but the whole head."""
-
-    result: int
-    params: np.ndarray
-    updates: tuple[Update, ...] | None
-
-
-def _way(result: int, params: np.ndarray, updates: list[Update] | None) -> Lead:
+def _cheapest(result: int, params: np.ndarray, updates: list[Update] | None) -> SyncPlan:
     whole = params.nbytes + 64 * (1 + params.nbytes // 4096)
     if updates is not None and sum(len(u.data) + FRAME for u in updates) >= whole:
         updates = None
-    return Lead(result, params, None if updates is None else tuple(updates))
+    return SyncPlan(result, params, None if updates is None else tuple(updates))
 
 
-class Chain:
+class SharedDownlink:
     """One head for all boards, led from version to version by one coded update per round."""
 
     def __init__(self, head: Head, codec: Codec, origin: np.ndarray):
@@ -57,18 +39,18 @@ class Chain:
         self.shared = np.ascontiguousarray(origin, np.float32).copy()
         self.updates: list[Update] = []
 
-    def advance(self, params: np.ndarray, steps: float) -> None:
+    def publish(self, params: np.ndarray, steps: float) -> None:
         """The global head is now `params` [params]; codes what the boards lack. steps: not used."""
         base, before = head_hash(self.shared), self.shared
         data = self.codec.encode(params.astype(np.float64) - before, self.head.tensors)
         self.shared = (before + decode(data, self.head.tensors)).astype(np.float32)
         self.updates = [*self.updates[-(KEPT - 1) :], Update(base, head_hash(self.shared), data)]
 
-    def jump(self, params: np.ndarray, step: float) -> None:
+    def reset(self, params: np.ndarray, step: float) -> None:
         """As advance."""
-        self.advance(params, 0.0)
+        self.publish(params, 0.0)
 
-    def lead(self, index: int, held: int | None) -> Lead:
+    def plan(self, index: int, held: int | None) -> SyncPlan:
         """The way from head `held` (its hash) to the present one."""
         wanted = result = head_hash(self.shared)
         chain: list[Update] = []
@@ -77,20 +59,19 @@ class Chain:
                 break
             chain.insert(0, update)
             wanted = update.base
-        return _way(result, self.shared, chain if wanted == held else None)
+        return _cheapest(result, self.shared, chain if wanted == held else None)
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict]:
-        """Arrays and plain data of a checkpoint."""
-        meta = {"updates": [[u.base, u.result, len(u.data)] for u in self.updates]}
-        return {
-            "shared": self.shared,
-            "updates": np.frombuffer(b"".join(u.data for u in self.updates), np.uint8),
-        }, meta
+    def state(self) -> Snapshot:
+        """The shared head and the updates that lead to it."""
+        blob = np.frombuffer(b"".join(u.data for u in self.updates), np.uint8)
+        updates = [[u.base, u.result, len(u.data)] for u in self.updates]
+        return Snapshot({"shared": self.shared, "updates": blob}, {"updates": updates})
 
-    def restore(self, arrays: dict[str, np.ndarray], meta: dict) -> None:
-        self.shared, blob, at = arrays["shared"].copy(), bytes(arrays["updates"]), 0
+    def restore(self, snapshot: Snapshot) -> None:
+        """Take up what `state` returned."""
+        self.shared, blob, at = snapshot.arrays["shared"].copy(), bytes(snapshot.arrays["updates"]), 0
         self.updates = []
-        for base, result, n in meta["updates"]:
+        for base, result, n in snapshot.values["updates"]:
             self.updates.append(Update(base, result, blob[at : at + n]))
             at += n
 
@@ -103,39 +84,39 @@ class _Version:
     code: int
 
 
-class Lattice:
+class DitheredDownlink:
     """Heads near the global one, on a lattice of their own per board.
 
-    origin: the first head, on a grid of `unit`. absence: rounds between two of a board's turns, in the mean. dither: 0..1, the
+    origin: the first head, on a grid of `unit`. rounds_away: rounds between two contacts with a client, in the mean. dither: 0..1, the
     spread of the boards' roundings in steps. seed: of the dither.
     """
 
     def __init__(
-        self, head: Head, origin: np.ndarray, *, unit: float, absence: float, dither: float, seed: int
+        self, head: Head, origin: np.ndarray, *, unit: float, rounds_away: float, dither: float, seed: int
     ):
         self.head, self.origin = head, np.ascontiguousarray(origin, np.float32).copy()
-        self.unit, self.absence, self.dither, self.seed = unit, max(1, round(absence)), dither, seed
+        self.unit, self.rounds_away, self.dither, self.seed = unit, max(1, round(rounds_away)), dither, seed
         self.versions = [_Version(self.origin, 0)]
         self._known: dict[int, dict[int, int]] = {}  # board -> hash -> number of a version
         self._first = 0  # number of versions[0]
         self._base = 0  # position from which movement is measured
-        self._early = self.absence  # advances after which the step only ever gets finer
+        self._early = self.rounds_away  # advances after which the step only ever gets finer
 
-    def advance(self, params: np.ndarray, steps: float) -> None:
+    def publish(self, params: np.ndarray, steps: float) -> None:
         """The global head is now `params` [params]. steps: of the lattice, in units of the root mean square of how far it moves
         while a board is away. While no board has been away for long the first movements tell too little of that: till then the
         step may become coarser as well."""
         last = self.versions[-1]
-        rounds = min(len(self.versions) - self._base, self.absence)
+        rounds = min(len(self.versions) - self._base, self.rounds_away)
         then = self.versions[len(self.versions) - rounds]
-        moved = (params.astype(np.float64) - then.params) * (self.absence / rounds) ** 0.5
+        moved = (params.astype(np.float64) - then.params) * (self.rounds_away / rounds) ** 0.5
         code = dz_step(moved, steps) if moved.any() else last.code
         if last.code and not (self._early > 0 and code - code % 4 > last.code):
             code = last.code if code > last.code - 4 else last.code - 4  # an octave at a time
         self._early -= 1
         self._append(params, code)
 
-    def jump(self, params: np.ndarray, step: float) -> None:
+    def reset(self, params: np.ndarray, step: float) -> None:
         """The global head is now `params` [params], which has nothing to do with earlier ones; step: of the lattice from now on."""
         self._append(params, dz_step(np.full(1, step), 1.0))
         self._base, self._early = len(self.versions) - 1, 0
@@ -157,7 +138,7 @@ class Lattice:
         return code
 
     def _shift(self, index: int, version: _Version) -> np.ndarray:
-        """Lattice coordinates [params] of a board's head at a version, in its own step."""
+        """DitheredDownlink coordinates [params] of a board's head at a version, in its own step."""
         if version.code == 0:
             return np.zeros(self.origin.size, np.int64)
         away = (version.params.astype(np.float64) - self.origin) / dz_value(version.code)
@@ -188,7 +169,7 @@ class Lattice:
                 return position
         return None
 
-    def lead(self, index: int, held: int | None) -> Lead:
+    def plan(self, index: int, held: int | None) -> SyncPlan:
         """The way for board `index` from head `held` (its hash) to its present one."""
         now = self.versions[-1]
         shift = self._shift(index, now)
@@ -200,25 +181,28 @@ class Lattice:
             result: self._number(len(self.versions) - 1)
         }
         if position is None:
-            return _way(result, params, None)
+            return _cheapest(result, params, None)
         if held == result:
-            return _way(result, params, [])
+            return _cheapest(result, params, [])
         if np.abs(params).max() >= 2**23 * self.unit:
-            return _way(result, params, None)  # beyond what float32 adds up exactly
+            return _cheapest(result, params, None)  # beyond what float32 adds up exactly
         then = self.versions[position]
         code = now.code if then.code == 0 else min(now.code, then.code)
         scale = [0 if v.code == 0 else 2 ** ((v.code - code) // 4) for v in (now, then)]
         symbols = shift * scale[0] - self._shift(index, then) * scale[1]
         data = dz_write(symbols.astype(np.int32), Form(code), self.head.tensors)
-        return _way(result, params, [Update(held, result, data)])
+        return _cheapest(result, params, [Update(held, result, data)])
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict]:
-        """Arrays and plain data of a checkpoint."""
+    def state(self) -> Snapshot:
+        """The versions and their steps."""
         arrays = {"versions": np.stack([v.params for v in self.versions])}
-        return arrays, {"codes": [v.code for v in self.versions], "base": self._base, "early": self._early}
+        return Snapshot(
+            arrays, {"codes": [v.code for v in self.versions], "base": self._base, "early": self._early}
+        )
 
-    def restore(self, arrays: dict[str, np.ndarray], meta: dict) -> None:
-        self.versions = [
-            _Version(p.copy(), c) for p, c in zip(arrays["versions"], meta["codes"], strict=True)
-        ]
-        self._known, self._first, self._base, self._early = {}, 0, meta["base"], meta["early"]
+    def restore(self, snapshot: Snapshot) -> None:
+        """Take up what `state` returned."""
+        values = snapshot.values
+        rows = zip(snapshot.arrays["versions"], values["codes"], strict=True)
+        self.versions = [_Version(p.copy(), c) for p, c in rows]
+        self._known, self._first, self._base, self._early = {}, 0, values["base"], values["early"]

@@ -23,10 +23,10 @@ from quantfl.core.nn import Engine
 from quantfl.data import load, split
 from quantfl.data.quantise import to_int8
 from quantfl.device import Device
+from quantfl.fleet.board_client import BoardClient
 from quantfl.fleet.config import RunConfig
-from quantfl.fleet.member import Member
-from quantfl.fleet.prepare import client_seed, evaluator, load_package, make_strategy, run_id
 from quantfl.fleet.rounds import Federation, Rounds, Silent
+from quantfl.fleet.setup import client_seed, evaluator, load_package, make_strategy, run_id
 from quantfl.link.clock import run_virtual
 from quantfl.link.session import Session
 from quantfl.messages import config_bytes
@@ -186,7 +186,7 @@ def _feed(board: InprocBoard, x: np.ndarray, y: np.ndarray) -> int:
 def federation(s: Setting) -> Federation:
     """All of a run but its rounds, over boards in this process; call it inside a running event loop."""
     config, run = s.config, s.config.run
-    members = []
+    clients = []
     for index, (x, y) in enumerate(s.clients):
         name = f"board-{index:02d}"
         board = InprocBoard(name.encode(), flash=FLASH)
@@ -202,8 +202,8 @@ def federation(s: Setting) -> Federation:
             seed=client_seed(run.seed, index),
             keep=config.uplink.keep,
         )
-        members.append(
-            Member(
+        clients.append(
+            BoardClient(
                 index,
                 name,
                 Device(name, session=session),
@@ -220,7 +220,7 @@ def federation(s: Setting) -> Federation:
         s.package.data,
         s.package.sha256,
         strategy,
-        members,
+        clients,
         evaluator(s.package, *s.test),
         None,
         Silent(),
@@ -235,7 +235,7 @@ async def _rounds(s: Setting) -> list[dict]:
         rounds.score_start()
         await rounds.run()
     finally:
-        await asyncio.gather(*(m.device.close() for m in f.members), return_exceptions=True)
+        await asyncio.gather(*(m.device.close() for m in f.clients), return_exceptions=True)
     return rounds.history
 
 

@@ -13,7 +13,7 @@ from quantfl.core.head import FitConfig, head_hash
 from quantfl.device import Device
 from quantfl.emulate import boot_fleet, close_all
 from quantfl.emulate.base import ROOT
-from quantfl.fleet.prepare import load_package
+from quantfl.fleet.setup import load_package
 from quantfl.link.keys import KeyRing
 from quantfl.messages import config_bytes
 from quantfl.provision import provision

@@ -224,8 +224,8 @@ class Line:
         self.request(lib.QFL_MSG_PUT_END)
 
     def update(self, result: int, data: bytes) -> None:
-        """Lead the board to head `result`."""
-        if len(data) + 7 > self.host.peer_message_max:
+        """SyncPlan the board to head `result`."""
+        if len(data) + lib.QFL_UPDATE_HEAD_BYTES > self.host.peer_message_max:
             self.put(lib.QFL_OBJECT_UPDATE, data)
             self.request(lib.QFL_MSG_UPDATE, struct.pack("<BI", lib.QFL_UPDATE_STAGED, result))
         else:

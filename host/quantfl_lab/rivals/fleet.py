@@ -14,11 +14,11 @@ from quantfl.core.codec import Codec, decode
 from quantfl.core.head import Head, head_hash
 from quantfl.errors import DeviceError, RunError
 from quantfl.fleet.config import RunConfig
-from quantfl.fleet.prepare import client_seed
 from quantfl.fleet.rounds import select
+from quantfl.fleet.setup import client_seed
 from quantfl.package.program import grid
-from quantfl.strategy.downlink import KEPT, Chain, Lattice, Update
-from quantfl.strategy.rate import Rate, likeness
+from quantfl.strategy.downlink import KEPT, DitheredDownlink, SharedDownlink, Update
+from quantfl.strategy.rate_control import AdaptiveRate, update_similarity
 from quantfl_lab.rivals.base import Quantiser, Remembered, Sender, Shapes, sizes
 from quantfl_lab.rivals.board import Line, RivalBoard, uplink_seed
 from quantfl_lab.rivals.schemes import Rival
@@ -44,15 +44,15 @@ class Setting:
         return tuple(s for i, o in itertools.pairwise(dims) for s in ((i, o), (o,)))
 
 
-class RivalChain(Chain):
-    """Chain whose updates a rival codes; the hash of the head they change is the randomness both ends share."""
+class RivalDownlink(SharedDownlink):
+    """SharedDownlink whose updates a rival codes; the hash of the head they change is the randomness both ends share."""
 
     def __init__(self, head: Head, quantiser: Quantiser, shapes: Shapes, origin: np.ndarray):
         super().__init__(head, Codec("fp32"), origin)
         self.quantiser, self.shapes = quantiser, shapes
         self.memory: dict = {}
 
-    def advance(self, params: np.ndarray, steps: float) -> None:
+    def publish(self, params: np.ndarray, steps: float) -> None:
         base, before = head_hash(self.shared), self.shared
         data = self.quantiser.encode(params - before, self.shapes, self.memory, base)
         self.shared = (before + self.quantiser.decode(data, self.shapes, base)).astype(np.float32)
@@ -72,25 +72,25 @@ class Fleet:
         )
         clients = max(1, round(run.participation * config.fleet.size))
         absence = config.fleet.size / clients
-        self.rate = Rate(
+        self.rate = AdaptiveRate(
             run.rounds,
-            config.uplink.rate(clients),
-            config.downlink.rate(clients),
-            config.uplink.step,
+            config.uplink.schedule(clients),
+            config.downlink.schedule(clients),
+            config.uplink.make().step,
             window=max(5, math.ceil(absence)),
         )
-        self.downlink: Chain | Lattice
+        self.downlink: SharedDownlink | DitheredDownlink
         if rival.down == "ours":
-            self.downlink = Lattice(
+            self.downlink = DitheredDownlink(
                 s.head,
                 s.params,
                 unit=grid(s.params),
-                absence=absence,
+                rounds_away=absence,
                 dither=config.downlink.dither,
                 seed=run.seed,
             )
         else:
-            self.downlink = RivalChain(s.head, down, s.shapes, s.params)
+            self.downlink = RivalDownlink(s.head, down, s.shapes, s.params)
 
         def apply(data: bytes, base: int) -> np.ndarray:
             return (
@@ -119,14 +119,17 @@ class Fleet:
         self._held = [head_hash(self.params)] * len(self.lines)
 
     def _train(self, index: int, round_: int) -> tuple[int, float, bytes]:
-        """Lead a board to its head as quantfl.fleet.member does, and let it train."""
-        line, way = self.lines[index], self.downlink.lead(index, self._held[index])
+        """SyncPlan a board to its head as quantfl.fleet.board_client does, and let it train."""
+        line, way = self.lines[index], self.downlink.plan(index, self._held[index])
         update = None
         if way.updates is None:
             line.put(lib.QFL_OBJECT_HEAD, way.params.astype("<f4").tobytes())
         else:
             for i, u in enumerate(way.updates):
-                if i < len(way.updates) - 1 or len(u.data) + 7 > line.host.peer_message_max:
+                if (
+                    i < len(way.updates) - 1
+                    or len(u.data) + lib.QFL_UPDATE_HEAD_BYTES > line.host.peer_message_max
+                ):
                     line.update(u.result, u.data)
                 else:
                     update = u.data
@@ -154,10 +157,10 @@ class Fleet:
             params = (self.params + self.rival.server_lr * (total / weight)).astype(np.float32)
         if not np.isfinite(params).all():
             raise RunError(f"round {round_}: the aggregated head is not finite")
-        self.rate.observe([], loss / weight, likeness(total / weight, weights, norms))
+        self.rate.observe([], loss / weight, update_similarity(total / weight, weights, norms))
         self.params = params
-        self.downlink.advance(params, self.rate.downlink_steps(round_))
-        if isinstance(self.downlink, RivalChain) and not self.rival.down_feedback:
+        self.downlink.publish(params, self.rate.downlink_steps(round_))
+        if isinstance(self.downlink, RivalDownlink) and not self.rival.down_feedback:
             self.params = self.downlink.shared.copy()
         return self.record(round_) | {"train_loss": loss / weight, "boards": boards}
 

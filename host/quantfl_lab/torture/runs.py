@@ -33,11 +33,13 @@ from quantfl.core import crypt
 from quantfl.core.head import Score
 from quantfl.emulate import Board, boot_fleet, close_all
 from quantfl.errors import DeviceError, LinkError, QuantflError
-from quantfl.fleet.chaos import Unleashed
+from quantfl.fleet.board_client import BoardClient
+from quantfl.fleet.chaos import FaultInjector
+from quantfl.fleet.client import Client
 from quantfl.fleet.config import RunConfig
-from quantfl.fleet.member import Member
-from quantfl.fleet.prepare import load_package, make_member, make_strategy
-from quantfl.fleet.rounds import EXPLAIN_S, Federation, Rounds, Silent
+from quantfl.fleet.observers import EXPLAIN_S
+from quantfl.fleet.rounds import Federation, Rounds, Silent
+from quantfl.fleet.setup import load_package, make_client, make_strategy
 from quantfl.link.chaos import DOWN, LIES, UP, Chaos, parse
 from quantfl.link.clock import monotonic, run_virtual
 from quantfl.link.keys import BoardKey, KeyRing
@@ -157,20 +159,26 @@ class _Watched(Rounds):
 
     def __init__(self, federation: Federation):
         super().__init__(federation)
-        self.judged: list[tuple[list[Candidate], Verdict]] = []
+        self._judged: dict[int, tuple[list[Candidate], Verdict]] = {}  # by round: the attempt that counted
         judge = self.admission.judge
 
         def watch(candidates) -> Verdict:
             candidates = list(candidates)
-            self.judged.append((candidates, judge(candidates)))
-            return self.judged[-1][1]
+            verdict = judge(candidates)
+            self._judged[self.round + 1] = candidates, verdict
+            return verdict
 
         self.admission.judge = watch  # type: ignore[method-assign]
 
-    def choose(self, round_: int) -> list[Member]:
+    @property
+    def judged(self) -> list[tuple[list[Candidate], Verdict]]:
+        """What admission saw and said, of every round that counted."""
+        return [self._judged[r] for r in range(1, self.round + 1)]
+
+    def choose(self, round_: int, attempt: int = 0) -> list[Client]:
         if self.script is None:
-            return super().choose(round_)
-        return [m for m in self.f.members if m.name in self.script[round_ - 1]]
+            return super().choose(round_, attempt)
+        return [m for m in self.clients if m.name in self.script[round_ - 1]]
 
 
 def _federation(
@@ -178,14 +186,14 @@ def _federation(
 ) -> Federation:
     rng = np.random.default_rng(config.run.seed)
     head = package.head
-    unleashed = None if chaos is None else Unleashed(chaos, head.tensors, config.uplink.make())
-    members = []
+    injector = None if chaos is None else FaultInjector(chaos, head.tensors, config.uplink.make())
+    clients = []
     for i, board in enumerate(boards):
         x = rng.integers(-128, 128, (SAMPLES, package.input_size), np.int8)
         labels = rng.integers(0, package.dims[-1], SAMPLES).astype(np.uint16)
-        members.append(make_member(i, config, board, (x, labels), package, unleashed, keys))
+        clients.append(make_client(i, config, board, (x, labels), package, injector, keys))
         if keys is not None:  # no secret here: a schedule shall repeat byte by byte
-            members[-1].device.session.link.secure(hashlib.sha256(b"%d/%d" % (config.run.seed, i)).digest())
+            clients[-1].device.session.link.secure(hashlib.sha256(b"%d/%d" % (config.run.seed, i)).digest())
     strategy = make_strategy(config, head, package.params)
     to_push = package.data if keys is None else keys.sign(package.data)
     return Federation(
@@ -193,11 +201,11 @@ def _federation(
         to_push,
         package.sha256,
         strategy,
-        members,
+        clients,
         lambda _: Score(1, 0, 0.0),
         None,
         Silent(),
-        unleashed,
+        injector,
     )
 
 
@@ -207,13 +215,13 @@ async def _settle(rounds: _Watched, air: Air | None = None) -> None:
     f.chaos.quiet()
     if air is not None:
         await air.hush()
-    await asyncio.sleep(5.0 if f.members[0].emulated.kind == "inproc" else 1.0)
+    await asyncio.sleep(5.0 if f.clients[0].emulated.kind == "inproc" else 1.0)
 
-    async def one(member: Member) -> str | None:
-        device = member.device
+    async def one(client: BoardClient) -> str | None:
+        device = client.device
         try:
             if not device.session.up:
-                await member.connect(8.0)
+                await client.connect(8.0)
             for _attempt in range(
                 4
             ):  # until both books were of one moment: only then do the next ones begin there
@@ -222,19 +230,19 @@ async def _settle(rounds: _Watched, air: Air | None = None) -> None:
                     break
             second = await device.compare(10.0)
         except (LinkError, DeviceError) as error:
-            return f"{member.name} is not reached once the faults have ended: {error}"
+            return f"{client.name} is not reached once the faults have ended: {error}"
         if not first.steady:
-            return f"{member.name}: books were never of one moment on a clean line"
+            return f"{client.name}: books were never of one moment on a clean line"
         if not first.explained:
-            return f"{member.name}: not explained: {first.text()}"
+            return f"{client.name}: not explained: {first.text()}"
         if not second.balanced:
-            return f"{member.name}: books differ on a clean line: {second.text()}"
+            return f"{client.name}: books differ on a clean line: {second.text()}"
         return None
 
-    rounds.found = [p for p in await asyncio.gather(*(one(m) for m in f.members)) if p]
+    rounds.found = [p for p in await asyncio.gather(*(one(m) for m in f.clients)) if p]
     await asyncio.sleep(0.2)
-    for m in f.members:
-        rounds._book(rounds.round, m)
+    for m in f.clients:
+        rounds.traffic.record(rounds.round, m)
 
 
 async def _under_chaos(
@@ -261,7 +269,7 @@ async def _under_chaos(
         await _settle(rounds, air)
         return rounds
     finally:
-        await asyncio.gather(*(m.device.close() for m in rounds.f.members), return_exceptions=True)
+        await asyncio.gather(*(m.device.close() for m in rounds.f.clients), return_exceptions=True)
 
 
 async def _clean(
@@ -275,41 +283,41 @@ async def _clean(
         await rounds.run()
         return rounds
     finally:
-        await asyncio.gather(*(m.device.close() for m in rounds.f.members), return_exceptions=True)
+        await asyncio.gather(*(m.device.close() for m in rounds.f.clients), return_exceptions=True)
 
 
 def _check_bytes(rounds: _Watched, boards: list[Board]) -> list[str]:
     found = []
     totals = rounds.ledger.grouped(lambda k: (k.board, k.way))
-    for member, board in zip(rounds.f.members, boards, strict=True):
-        line, link = rounds.f.chaos.lines[member.name], member.device.session.link
+    for client, board in zip(rounds.f.clients, boards, strict=True):
+        line, link = rounds.f.chaos.lines[client.name], client.device.session.link
         for way in (DOWN, UP):
             w = line.lines[way]
             if w.taken + w.added != w.given + w.swallowed + line.held(way):
-                found.append(f"{member.name} {way}: the line itself does not add up: {w}")
+                found.append(f"{client.name} {way}: the line itself does not add up: {w}")
         c = link.counters()
         booked = {
-            way: totals[member.name, way].total if (member.name, way) in totals else 0 for way in (DOWN, UP)
+            way: totals[client.name, way].total if (client.name, way) in totals else 0 for way in (DOWN, UP)
         }
         if booked[DOWN] != c.tx_bytes or booked[UP] != c.rx_bytes:
-            found.append(f"{member.name}: ledger {booked}, counters {c.tx_bytes} down {c.rx_bytes} up")
+            found.append(f"{client.name}: ledger {booked}, counters {c.tx_bytes} down {c.rx_bytes} up")
         if c.tx_bytes != line.lines[DOWN].taken:
             found.append(
-                f"{member.name}: {c.tx_bytes} bytes booked as sent, {line.lines[DOWN].taken} written"
+                f"{client.name}: {c.tx_bytes} bytes booked as sent, {line.lines[DOWN].taken} written"
             )
         if c.rx_bytes + link.unbooked != line.lines[UP].given:
             found.append(
-                f"{member.name}: {c.rx_bytes} + {link.unbooked} bytes booked as received, {line.lines[UP].given} came"
+                f"{client.name}: {c.rx_bytes} + {link.unbooked} bytes booked as received, {line.lines[UP].given} came"
             )
         if board.kind == "inproc" and not any(w.faults["reset"] for w in line.lines.values()):
             b = board.board.counters()
             if b.tx_bytes != line.lines[UP].taken:
                 found.append(
-                    f"{member.name}: the board booked {b.tx_bytes} bytes as sent, {line.lines[UP].taken} came out of it"
+                    f"{client.name}: the board booked {b.tx_bytes} bytes as sent, {line.lines[UP].taken} came out of it"
                 )
             if not 0 <= line.lines[DOWN].given - b.rx_bytes <= 1100:  # all but a piece whose end has not come
                 found.append(
-                    f"{member.name}: the board booked {b.rx_bytes} bytes as received, {line.lines[DOWN].given} went in"
+                    f"{client.name}: the board booked {b.rx_bytes} bytes as received, {line.lines[DOWN].given} went in"
                 )
     found += [f"not explained: {n}" for n in rounds.ledger.imbalances]
     return found
@@ -319,7 +327,7 @@ def _check_heads(rounds: _Watched, again: _Watched | None) -> list[str]:
     found = []
     heads = [r["head"] for r in rounds.history]
     told = rounds.f.chaos.told
-    replay = any(f.value == "replay" for m in rounds.f.members for f in rounds.f.chaos.chaos.faults(m.name))
+    replay = any(f.value == "replay" for m in rounds.f.clients for f in rounds.f.chaos.chaos.faults(m.name))
     seen: set[str] = set()
     for record in rounds.history[1:]:
         shares = {n: record["boards"][n] for n in record["contributors"]}
@@ -368,14 +376,14 @@ def _nothing_lost(rounds: _Watched) -> bool:
     return (
         not resets
         and not any(r["failed"] for r in rounds.history[1:])
-        and all(m.ready for m in rounds.f.members)
+        and all(m.ready for m in rounds.f.clients)
     )
 
 
 def _replay_came_first(rounds: _Watched) -> bool:
     """Whether a replayed delta was aggregated because the host had never seen it before: its own round's answer had come too late.
     Nothing tells it from an honest one then, and a clean run knows nothing of it."""
-    if not any(f.value == "replay" for m in rounds.f.members for f in rounds.f.chaos.chaos.faults(m.name)):
+    if not any(f.value == "replay" for m in rounds.f.clients for f in rounds.f.chaos.chaos.faults(m.name)):
         return False
     told = rounds.f.chaos.told
     return any(

@@ -54,6 +54,8 @@ typedef enum qfl_object {
 } qfl_object;
 
 enum {
+    /* of an UPDATE or TRAIN_UPDATE request before the coded delta: kind, number, head u32, flags or step u8 */
+    QFL_UPDATE_HEAD_BYTES = 7,
     QFL_CONFIG_BYTES = 35,
     QFL_CONFIG_PERSONAL = 1, /* bit of the codec's flags in CONFIG: a head of the board's own */
     QFL_EVAL_HELD = 1, /* EVAL: only samples held back */

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import numpy as np
 from quantfl.core.nn import Engine
 from quantfl.errors import ToolError
 from quantfl.fleet.checkpoint import write_atomic
-from quantfl.fleet.prepare import Prepared
 from quantfl.fleet.rounds import Rounds, ledger_summary
+from quantfl.fleet.setup import RunSetup
 from quantfl.package.export import export
 from quantfl.package.flatfile import ModelFile
 from quantfl.package.program import compile_program, entry_of
@@ -76,8 +77,8 @@ def _quiet() -> Iterator[None]:
         os.close(saved)
 
 
-def finish(
-    prepared: Prepared,
+def finalise(
+    prepared: RunSetup,
     rounds: Rounds,
     books: dict[str, str],
     *,
@@ -86,7 +87,7 @@ def finish(
 ) -> dict[str, Any]:
     """Write model.tflite, accuracy.png and summary.json into the run's folder; returns the summary.
 
-    plain: the same run over plain float32, as `plain_summary` returns it. own: boards' own heads (Rounds.own_heads).
+    plain: the same run over plain float32, as `plain_summary` returns it. own: boards' own heads (Rounds.personalised_heads).
     """
     f, folder = prepared.federation, prepared.federation.folder
     history = rounds.history
@@ -95,9 +96,11 @@ def finish(
     accuracy, interpreter = stock_accuracy(model, prepared.test_inputs, prepared.test[1])
     summary = {
         "name": f.config.run.name,
-        "boards_used": f"{len(f.members)} {prepared.kind} boards",
+        "boards_used": f"{len(f.clients)} {prepared.kind} boards",
         "rounds": rounds.round,
         "rounds_asked": f.config.run.rounds,
+        "contributors": dict(sorted(Counter(n for r in history for n in r.get("contributors", ())).items())),
+        "repeated_rounds": {str(r["round"]): r["attempts"] for r in history if "attempts" in r},
         "accuracy_before": scored[0]["accuracy"],
         "accuracy": scored[-1]["accuracy"],
         "loss": scored[-1]["loss"],
@@ -110,7 +113,7 @@ def finish(
         "books_differ": books,
         "chaos": None if f.chaos is None else {"spec": f.chaos.chaos.text, "faults": f.chaos.faults()},
         "fp32": plain,
-        "own_heads": own or {},
+        "personalised_heads": own or {},
         "late": late_answers(history),
         "files": {},
     }

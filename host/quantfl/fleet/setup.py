@@ -1,4 +1,4 @@
-"""From a run's description to a federation ready to run: package, data, boards, members."""
+"""From a run's description to a federation ready to run: package, data, boards, clients."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from quantfl.data.quantise import to_int8
 from quantfl.device import Device
 from quantfl.emulate import Board, best_kind, boot_fleet, close_all
 from quantfl.errors import DataError, RunError
-from quantfl.fleet.chaos import Unleashed
+from quantfl.fleet.board_client import BoardClient
+from quantfl.fleet.chaos import FaultInjector
 from quantfl.fleet.checkpoint import RunFolder, State
 from quantfl.fleet.config import RunConfig
-from quantfl.fleet.member import Member
 from quantfl.fleet.rounds import Federation, Progress
 from quantfl.link import ble
 from quantfl.link.chaos import Chaos
@@ -32,13 +32,14 @@ from quantfl.messages import config_bytes
 from quantfl.package.convert import convert
 from quantfl.package.flatfile import METADATA_NAME, ModelFile, read_file
 from quantfl.package.program import Package, grid, open_package
-from quantfl.strategy.downlink import Chain, Lattice
-from quantfl.strategy.fedavg import FedAvg
-from quantfl.strategy.rate import Rate
+from quantfl.strategy.base import Downlink, Strategy
+from quantfl.strategy.downlink import DitheredDownlink, SharedDownlink
+from quantfl.strategy.rate_control import AdaptiveRate
+from quantfl.strategy.registry import Parts
 
 
 @dataclass
-class Prepared:
+class RunSetup:
     """A federation and what has to be cleaned up after it. test: features int8 [n, F] and labels [n] at the host."""
 
     federation: Federation
@@ -49,7 +50,7 @@ class Prepared:
     boards: list[Board] = field(default_factory=list)
 
     async def close(self) -> None:
-        await asyncio.gather(*(m.device.close() for m in self.federation.members), return_exceptions=True)
+        await asyncio.gather(*(m.device.close() for m in self.federation.clients), return_exceptions=True)
         close_all(self.boards)
 
 
@@ -139,30 +140,31 @@ def shards(config: RunConfig, package: Package, base: Path) -> Shards:
     return Shards(clients, quantise(ds.x_test[keep]), ds.y_test[keep])
 
 
-def make_strategy(config: RunConfig, head: Head, params: np.ndarray) -> FedAvg:
-    """The strategy of a description from the first head's parameters."""
+def make_strategy(config: RunConfig, head: Head, params: np.ndarray) -> Strategy:
+    """The strategy of a description, from the first head's parameters float32 [params]."""
     run, down = config.run, config.downlink
-    clients = max(1, round(run.participation * config.fleet.size))
-    absence = config.fleet.size / clients
-    rate = Rate(
+    per_round = max(1, round(run.participation * config.fleet.size))
+    rounds_away = config.fleet.size / per_round
+    rate = AdaptiveRate(
         run.rounds,
-        config.uplink.rate(clients),
-        down.rate(clients),
-        config.uplink.step,
-        window=max(5, math.ceil(absence)),
+        config.uplink.schedule(per_round),
+        down.schedule(per_round),
+        config.uplink.make().step,
+        window=max(5, math.ceil(rounds_away)),
         budget=config.budget.limit(),
     )
+    downlink: Downlink
     if down.codec == "dz":
         unit = grid(params, head.tensors)
-        how: Chain | Lattice = Lattice(
-            head, params, unit=unit, absence=absence, dither=down.dither, seed=run.seed
+        downlink = DitheredDownlink(
+            head, params, unit=unit, rounds_away=rounds_away, dither=down.dither, seed=run.seed
         )
     else:
-        how = Chain(head, down.make(), params)
-    return FedAvg(head, params, how, rate, config.strategy.server_lr)
+        downlink = SharedDownlink(head, down.make(), params)
+    return config.strategy.make(Parts(head, params, downlink, rate, config.strategy.weighting))
 
 
-def prepare(
+def set_up_run(
     config: RunConfig,
     *,
     base: Path,
@@ -171,10 +173,10 @@ def prepare(
     state: State | None = None,
     kind: str | None = None,
     chaos: Chaos | None = None,
-) -> Prepared:
+) -> RunSetup:
     """Load, split, boot. base: folder that relative paths in the description start from. state: to go on from.
 
-    kind overrides fleet.emulate. chaos: faults between host and boards. Boards are booted here and closed by Prepared.close.
+    kind overrides fleet.emulate. chaos: faults between host and boards. Boards are booted here and closed by RunSetup.close.
     """
     progress.phase("reading the model")
     if state is not None and folder is not None:
@@ -210,22 +212,25 @@ def prepare(
     head = package.head
     strategy = make_strategy(config, head, package.params)
     if state is not None:
-        strategy.params = state.params.copy()
-        strategy.rate.restore(state.rate)
-        strategy.downlink.restore(state.downlink_arrays, state.downlink_meta)
+        try:
+            strategy.restore(state.strategy)
+        except (KeyError, ValueError, TypeError, IndexError) as error:
+            raise RunError(
+                f"the checkpoint is not one of strategy {config.strategy.name!r} ({error!r})"
+            ) from None
     names = [b.name for b in boards] or [t.name or t.url for t in config.fleet.board]
-    unleashed = None
+    injector = None
     if chaos is not None:
         chaos.check(names)
-        unleashed = Unleashed(chaos, head.tensors, config.uplink.make())
-    members = [
-        make_member(
+        injector = FaultInjector(chaos, head.tensors, config.uplink.make())
+    clients = [
+        make_client(
             i,
             config,
             boards[i] if boards else None,
             data.clients[i] if fed else None,
             package,
-            unleashed,
+            injector,
             keys,
         )
         for i in range(config.fleet.size)
@@ -235,24 +240,24 @@ def prepare(
         to_push,
         package.sha256,
         strategy,
-        members,
+        clients,
         evaluator(package, features, data.y_test),
         folder,
         progress,
-        unleashed,
+        injector,
     )
-    return Prepared(federation, package, kind, (features, data.y_test), data.x_test, boards)
+    return RunSetup(federation, package, kind, (features, data.y_test), data.x_test, boards)
 
 
-def make_member(
+def make_client(
     index: int,
     config: RunConfig,
     board: Board | None,
     data: tuple[np.ndarray, np.ndarray] | None,
     package: Package,
-    chaos: Unleashed | None = None,
+    chaos: FaultInjector | None = None,
     keys: KeyRing | None = None,
-) -> Member:
+) -> BoardClient:
     """One client of a run: its data, seed and configuration; board: emulated, None: at the port the description names."""
     from quantfl.emulate.base import send_samples
 
@@ -279,7 +284,7 @@ def make_member(
     session = None
     if chaos is not None:
         session = chaos.session(name, open_transport(url), board.reset if board is not None else None, keys)
-    return Member(
+    return BoardClient(
         index,
         name,
         Device(url, name=name, session=session, keys=keys),

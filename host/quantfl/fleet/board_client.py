@@ -1,4 +1,4 @@
-"""One board as a member of a fleet: set up, kept up to date, asked for its delta; failures stay its own."""
+"""A board on a link as a client of a fleet: set up, kept up to date, asked for its delta; failures stay its own."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from quantfl.core import lib
 from quantfl.core.link import PEER_PLAIN
 from quantfl.device import Device
 from quantfl.errors import DeviceError, SecurityError
-from quantfl.link.books import Comparison
 from quantfl.link.clock import monotonic
+from quantfl.link.ledger import Ledger
+from quantfl.link.traffic import Comparison, Counters
 from quantfl.messages import Delta, StaleHead
 from quantfl.provision import provision
-from quantfl.strategy.fedavg import FedAvg
+from quantfl.strategy.base import Strategy
 
 Feed = Callable[[], int]
 
 
 @dataclass(eq=False)
-class Member:
+class BoardClient:
     """A client of the run.
 
     index: its place in the fleet, which decides its data, its seed and the order of aggregation. feed: puts its samples
@@ -43,9 +44,61 @@ class Member:
     samples: int = 0
     fed_bytes: int = 0
     reason: str | None = None
-    late: int = 0  # answers that came when nobody waited for them any more
+    late: int = 0  # answers, so far, that came when nobody waited for them any more
     stats: dict[str, Any] = field(default_factory=dict)
-    comparison: Comparison | None = None  # of both ends' books at the last set-up
+    set_up_comparison: Comparison | None = None  # of both ends' traffic counters at the last set-up
+
+    @property
+    def known_samples(self) -> int:
+        """Samples that the host itself has put there; 0: only the board knows how many it has."""
+        return self.samples if self.feed else 0
+
+    @property
+    def reachable(self) -> bool:
+        """Whether its link is up, or given up for another board's turn only."""
+        return self.device.session.reachable
+
+    @property
+    def boot(self) -> int | None:
+        """Changes when its traffic counters have begun anew; None: not known."""
+        return self.device.boot
+
+    def has(self, part: str) -> bool:
+        """Whether its firmware has an optional part."""
+        return self.device.has(part)
+
+    def release_turn(self) -> None:
+        """Nothing more is wanted of it for now: its place at a shared adapter may go to another board."""
+        self.device.session.rest()
+
+    def record_traffic(self, ledger: Ledger, round_: int) -> tuple[int, int]:
+        """Book what its link has moved since the last call; returns the totals (up, down) since the run began, in bytes."""
+        up, down = ledger.record(round_, self.name, self.device.session.link.kinds())
+        carried = getattr(self.device.session.transport, "carried", None)
+        if carried is not None:  # a transport that knows what its own layers add
+            ledger.record_carried(round_, self.name, carried())
+        return up.total, down.total
+
+    def late_answers(self) -> int:
+        """Answers that have come too late since the last call."""
+        new, self.late = self.device.session.late - self.late, self.device.session.late
+        return new
+
+    def compared_traffic(self) -> tuple[Counters, Counters]:
+        """(ours, its) running counters when they were last compared."""
+        return self.device.compared
+
+    def expected_traffic(self) -> Counters:
+        """Its running counters as they must stand now, if nothing went wrong since they were last seen."""
+        return self.device.expected_books()
+
+    async def compare_traffic(self, timeout: float) -> Comparison:
+        """Compare both ends' counters since the last comparison."""
+        return await self.device.compare(timeout)
+
+    async def statistics(self, request: bytes, *, timeout: float) -> bytes:
+        """The sufficient statistics of its features, coded."""
+        return await self.device.sums(request, timeout=timeout)
 
     async def set_up(self, package: bytes, *, timeout: float, progress: Callable[[str], None]) -> None:
         """Connect, greet, push the package unless it is there, feed samples, configure. Repeatable."""
@@ -61,7 +114,7 @@ class Member:
         info = await self.device.hello(min(left(), 5.0))
         for codec in self.codecs:
             self.device.require_codec(codec)
-        self.comparison = await self.device.compare(min(left(), 5.0))
+        self.set_up_comparison = await self.device.compare(min(left(), 5.0))
         progress("pushing")
         await self.device.push(package, timeout=left())
         info = self.device.info or info
@@ -89,13 +142,13 @@ class Member:
                 self.device, reset=True, timeout=timeout
             )  # our own board, booted with empty flash
 
-    async def bring_up_to_date(self, strategy: FedAvg) -> tuple[int, bytes | None]:
-        """Lead the board to the head it shall train from, by the cheapest way; returns that head's hash.
+    async def bring_up_to_date(self, strategy: Strategy) -> tuple[int, bytes | None]:
+        """SyncPlan the board to the head it shall train from, by the cheapest way; returns that head's hash.
 
         Also returns the coded delta that leads there when it may go with the TRAIN request, None when nothing is left to do.
         Otherwise coded updates go one by one, or the whole head when that is shorter or there is no other way.
         """
-        way = strategy.lead(self.index, self.head)
+        way = strategy.plan(self.index, self.head)
         if way.updates is None:
             await self.device.put_head(way.params.tobytes())
             self.head = way.result
@@ -106,13 +159,13 @@ class Member:
         if not way.updates:
             return way.result, None
         last = way.updates[-1]
-        if len(last.data) + 7 > self.device.session.link.peer_message_max:
+        if len(last.data) + lib.QFL_UPDATE_HEAD_BYTES > self.device.session.link.peer_message_max:
             await self.device.update(last.result, last.data)
             self.head = last.result
             return way.result, None
         return way.result, last.data
 
-    async def contribute(self, round_: int, strategy: FedAvg, *, timeout: float) -> Delta:
+    async def contribute(self, round_: int, strategy: Strategy, *, timeout: float) -> Delta:
         """One round: bring the board to its head, let it train, return its delta."""
         deadline = monotonic() + timeout
         step = strategy.rate.uplink_code(round_) if self.agreed_steps else 0

@@ -1,0 +1,182 @@
+"""Observers of the round loop: what it reports, the ledger, the budget, and the checkpoint."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from quantfl.errors import DeviceError, LinkError
+from quantfl.fleet.checkpoint import RunFolder, State
+from quantfl.fleet.client import Client
+from quantfl.fleet.config import RunConfig
+from quantfl.link.ledger import Ledger, unseen
+from quantfl.link.traffic import Counters
+from quantfl.strategy.base import Strategy
+
+EXPLAIN_S = 3.0  # a board that does not show its counters by then is asked again after its next delta
+
+
+class Progress(Protocol):
+    """What a run reports while it goes on; quantfl.report.live shows it."""
+
+    def phase(self, text: str) -> None: ...
+    def board(self, name: str, **fields: Any) -> None: ...
+    def round_done(self, record: dict[str, Any]) -> None: ...
+    def warn(self, text: str) -> None: ...
+
+
+class Silent:
+    """A Progress that shows nothing."""
+
+    def phase(self, text: str) -> None:
+        pass
+
+    def board(self, name: str, **fields: Any) -> None:
+        pass
+
+    def round_done(self, record: dict[str, Any]) -> None:
+        pass
+
+    def warn(self, text: str) -> None:
+        pass
+
+
+class TrafficObserver:
+    """Keeps the ledger: books every client's traffic, and explains where a board's counters differ from ours."""
+
+    def __init__(self, ledger: Ledger, progress: Progress):
+        self.ledger, self.progress = ledger, progress
+        self._peers: dict[str, tuple[Counters, int]] = dict(ledger.peers)  # as the last host left them
+
+    def record(self, round_: int, client: Client) -> tuple[int, int]:
+        """Book what a client's links have moved; returns (up, down) since the run began, in bytes."""
+        up, down = client.record_traffic(self.ledger, round_)
+        self.progress.board(client.name, up=up, down=down)
+        return up, down
+
+    def after_set_up(self, round_: int, client: Client) -> None:
+        """What the counters say of a board that has just been set up: of a reset, or of the time when no host was there."""
+        found, peer = client.set_up_comparison, self._peers.pop(client.name, None)
+        if peer is None:
+            if found is not None and not found.balanced:
+                self.note(round_, client, found.text(), found.explained)
+            return
+        counters, boot = peer
+        if client.boot != boot:
+            text = "it was reset while no host was there; what moved then and was not booked is lost"
+            self.note(round_, client, text, True)
+            return
+        for key, traffic in unseen(client.name, round_, counters, *client.compared_traffic()).items():
+            self.ledger.add(key, traffic)
+
+    def note(self, round_: int, client: Client, text: str, explained: bool) -> None:
+        """Write a difference into the ledger and say it."""
+        self.progress.warn(str(self.ledger.note(round_, client.name, text, explained)))
+
+    async def explain(self, round_: int, client: Client) -> None:
+        """A board's digest of its counters differs from ours: fetch them and say where and why."""
+        try:
+            async with asyncio.timeout(EXPLAIN_S):
+                found = await client.compare_traffic(EXPLAIN_S)
+        except (LinkError, DeviceError, TimeoutError) as error:
+            text = f"round {round_}, {client.name}: its traffic counters differ and could not be fetched: {error}"
+            self.progress.warn(text)
+            return
+        if not found.balanced:
+            self.note(round_, client, found.text(), found.explained)
+
+    async def close(self, round_: int, clients: list[Client]) -> dict[str, str]:
+        """Compare the counters of every board that answers; returns board -> what differs and no counted fault explains."""
+        differing: dict[str, str] = {}
+
+        async def one(client: Client) -> None:
+            try:
+                compared = await client.compare_traffic(5.0)
+            except (LinkError, DeviceError):
+                return
+            if not compared.balanced:
+                self.note(round_, client, compared.text(), compared.explained)
+            if not compared.explained:
+                differing[client.name] = compared.text()
+            state = "balance" if compared.balanced else "explained" if compared.explained else "differ"
+            self.progress.board(client.name, books=state)
+
+        await asyncio.gather(*(one(c) for c in clients if c.reachable))
+        for client in clients:
+            self.record(round_, client)
+        return differing
+
+    def remember_peers(self, clients: list[Client]) -> None:
+        """Keep how every board's counters must stand, for the host that resumes the run."""
+        for client in clients:
+            if client.boot is not None:
+                self.ledger.peers[client.name] = client.expected_traffic(), client.boot
+
+
+class BudgetObserver:
+    """Tells the rate control what links have cost, and ends the run when the budget is used up.
+
+    Noise does not count: a board, or whoever disturbs its line, would otherwise end the run of all.
+    """
+
+    def __init__(self, strategy: Strategy, ledger: Ledger, links: int, rounds: int, progress: Progress):
+        self.strategy, self.ledger, self.links = strategy, ledger, links
+        self.rounds, self.progress = rounds, progress
+        self.over: str | None = None  # why the run ends before its last round
+
+    def per_link(self, first: int) -> float:
+        """Bytes since round `first`, without noise: the mean over the fleet's links."""
+        return sum(t.total - t.noise for t in self.ledger.total(first=first)) / self.links
+
+    def after_round(self, round_: int) -> None:
+        """Book a round with the rate control."""
+        self.strategy.rate.spend(round_, self.per_link(1), self.per_link(round_))
+        self.check(round_)
+
+    def check(self, round_: int) -> None:
+        """End the run where nothing is left to spend."""
+        rate = self.strategy.rate
+        if rate.exhausted(self.per_link(1)) and round_ < self.rounds:
+            budget = rate.budget or 0.0
+            self.over = (
+                f"the budget of {budget:,.0f} bytes per link is used up after round {round_} of {self.rounds}"
+            )
+            self.progress.warn(self.over)
+
+
+class CheckpointObserver:
+    """Writes the state after every complete round; a run killed at any moment resumes from there."""
+
+    def __init__(self, folder: RunFolder | None, config: RunConfig, package_sha256: str, strategy: Strategy):
+        self.folder, self.config = folder, config
+        self.package_sha256, self.strategy = package_sha256, strategy
+
+    def save(self, round_: int, history: list[dict[str, Any]], ledger: Ledger) -> None:
+        """Write the state after round `round_`. RunError: it cannot be written."""
+        if self.folder is not None:
+            snapshot, config = self.strategy.state(), self.config.model_dump(mode="json")
+            self.folder.save(State(round_, self.package_sha256, config, snapshot, history, ledger))
+
+
+def ledger_summary(ledger: Ledger) -> dict[str, Any]:
+    """Bytes per board and in all, as they go into summary.json."""
+    up, down = ledger.total()
+    up_rounds, down_rounds = ledger.total(first=1)
+    return {
+        "up": asdict(up),
+        "down": asdict(down),
+        "up_total": up.total,
+        "down_total": down.total,
+        "rounds_up": asdict(up_rounds),
+        "rounds_down": asdict(down_rounds),
+        "rounds_up_total": up_rounds.total,
+        "rounds_down_total": down_rounds.total,
+        "boards": {
+            b: {"up": asdict(u), "down": asdict(d), "up_total": u.total, "down_total": d.total}
+            for b, (u, d) in ledger.per_board().items()
+        },
+        "samples_fed": ledger.samples,
+        "notes": [str(n) for n in ledger.notes],
+        "imbalances": ledger.imbalances,
+    }

@@ -1,0 +1,114 @@
+"""A strategy composed of the four parts of `quantfl.strategy.base`. FedAvg (McMahan et al. 2017) is its plainest form."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from quantfl.core import lib
+from quantfl.core.codec import CodecError, decode, dz_read, dz_value, is_dz
+from quantfl.core.head import Head, head_hash
+from quantfl.errors import RunError
+from quantfl.strategy.aggregators import WeightedMean
+from quantfl.strategy.base import (
+    Aggregator,
+    Contribution,
+    Downlink,
+    RateControl,
+    ServerOptimizer,
+    Snapshot,
+    SyncPlan,
+)
+from quantfl.strategy.rate_control import update_similarity
+from quantfl.strategy.server_optimizers import ServerSgd
+
+
+class ComposedStrategy:
+    """The global head, float32 [params], unrounded, and the four parts that move it."""
+
+    def __init__(
+        self,
+        head: Head,
+        params: np.ndarray,
+        downlink: Downlink,
+        rate: RateControl,
+        *,
+        aggregator: Aggregator | None = None,
+        optimizer: ServerOptimizer | None = None,
+    ):
+        self.head, self.downlink, self.rate = head, downlink, rate
+        self.params = np.ascontiguousarray(params, np.float32).copy()
+        self.aggregator: Aggregator = aggregator or WeightedMean(head)
+        self.optimizer: ServerOptimizer = optimizer or ServerSgd()
+
+    @property
+    def hash(self) -> int:
+        """Hash of the global head."""
+        return head_hash(self.params)
+
+    def plan(self, index: int, held: int | None) -> SyncPlan:
+        """How client `index` gets from the head `held` (its hash) to the one to train from."""
+        return self.downlink.plan(index, held)
+
+    def read(self, data: bytes, samples: int, *, agreed: int = 0, loss: float | None = None) -> Contribution:
+        """A client's coded delta, checked. CodecError when it is malformed or of another shape."""
+        if samples < 1:
+            raise CodecError("a delta trained on no samples", 0)
+        if not is_dz(data):
+            norm = float(np.linalg.norm(decode(data, self.head.tensors).astype(np.float64)))
+            return Contribution(samples, data, 0, 0, loss, norm)
+        symbols, form = dz_read(data, self.head.tensors, agreed)
+        norm = float(np.linalg.norm(symbols.astype(np.float64))) * (dz_value(form.code) if form.code else 0.0)
+        told = form.code and (
+            not form.agreed or lib.QFL_CODEC_DZ_FINER < form.offset < lib.QFL_CODEC_DZ_COARSER
+        )
+        own = form.code + form.offset if told else 0  # at the offset's ends it is saturated
+        return Contribution(samples, data, agreed if form.agreed else 0, own, loss, norm)
+
+    def step(self, round_: int, contributions: list[Contribution]) -> bool:
+        """Aggregate round `round_` and take the step; False when there is nothing to aggregate."""
+        mean = self.aggregator.mean(contributions)
+        if mean is None:
+            return False
+        norms = [c.norm for c in contributions]
+        similarity = update_similarity(mean, [c.samples for c in contributions], norms)
+        if self.head.centred is not None and any(is_dz(c.data) for c in contributions):
+            # Boards take the mean over classes out of the last layer's delta; what coding added to all classes alike goes too.
+            first, classes = self.head.centred
+            rows = mean[first:].reshape(-1, classes)
+            rows -= rows.mean(axis=1, keepdims=True)
+        before = self.optimizer.state()
+        with np.errstate(over="ignore", invalid="ignore"):
+            params = self.optimizer.step(self.params, mean)
+        if not np.isfinite(params).all():
+            self.optimizer.restore(before)
+            raise RunError("the aggregated head is not finite; lower train.lr or strategy.server_lr")
+        losses = [(c.samples, c.loss) for c in contributions if c.loss is not None]
+        loss = sum(n * v for n, v in losses) / sum(n for n, _ in losses) if losses else None
+        self.rate.observe([c.own_code for c in contributions if c.own_code], loss, similarity)
+        self.params = params
+        self.downlink.publish(params, self.rate.downlink_steps(round_))
+        return True
+
+    def reset(self, params: np.ndarray, step: float) -> None:
+        """The global head is now `params` [params], whatever it was; clients may miss it by `step` in each parameter."""
+        self.params = np.ascontiguousarray(params, np.float32).copy()
+        self.downlink.reset(self.params, step)
+
+    def state(self) -> Snapshot:
+        """The head and the state of all parts."""
+        parts = {
+            "head": Snapshot({"params": self.params}),
+            "aggregator": self.aggregator.state(),
+            "optimizer": self.optimizer.state(),
+            "downlink": self.downlink.state(),
+            "rate": self.rate.state(),
+        }
+        return Snapshot.joined(parts)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Take up what `state` returned."""
+        self.params = snapshot.part("head").arrays["params"].copy()
+        self.aggregator.restore(snapshot.part("aggregator"))
+        self.optimizer.restore(snapshot.part("optimizer"))
+        self.downlink.restore(snapshot.part("downlink"))
+        self.rate.restore(snapshot.part("rate"))
