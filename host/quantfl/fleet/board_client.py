@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quantfl.core import lib
-from quantfl.core.link import PEER_PLAIN
+from quantfl.core.link import PEER_PLAIN, Counters
 from quantfl.device import Device
 from quantfl.errors import DeviceError, SecurityError
 from quantfl.link.clock import monotonic
 from quantfl.link.ledger import Ledger
-from quantfl.link.traffic import Comparison, Counters
+from quantfl.link.traffic import Comparison
 from quantfl.messages import Delta, StaleHead
 from quantfl.provision import provision
 from quantfl.strategy.base import Strategy

@@ -12,10 +12,11 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from quantfl.core.link import Counters
 from quantfl.errors import QuantflError
 from quantfl.link.clock import monotonic
 from quantfl.link.ledger import Ledger
-from quantfl.link.traffic import Comparison, Counters
+from quantfl.link.traffic import Comparison
 from quantfl.messages import Delta
 from quantfl.strategy.base import Strategy
 

@@ -6,12 +6,12 @@ import asyncio
 from dataclasses import asdict
 from typing import Any, Protocol
 
+from quantfl.core.link import Counters
 from quantfl.errors import DeviceError, LinkError
 from quantfl.fleet.checkpoint import RunFolder, State
 from quantfl.fleet.client import Client
 from quantfl.fleet.config import RunConfig
 from quantfl.link.ledger import Ledger, unseen
-from quantfl.link.traffic import Counters
 from quantfl.strategy.base import Strategy
 
 EXPLAIN_S = 3.0  # a board that does not show its counters by then is asked again after its next delta

@@ -20,7 +20,8 @@ class ServerAdam(ServerAdaptive):
 
     def second_moment(self, v: np.ndarray, square: np.ndarray) -> np.ndarray:
         """The next v, float64 [params]."""
-        return self.beta2 * v + (1 - self.beta2) * square
+        moved: np.ndarray = self.beta2 * v + (1 - self.beta2) * square
+        return moved
 
 
 class FedAdamOptions(Options):

@@ -71,7 +71,7 @@ class StepSchedule:
         elif self.limits is not None:
             start = min(max(start, self.limits[0]), start * spread)
             end = max(min(end, self.limits[1]), end / spread)
-        return start * (end / start) ** progress
+        return float(start * (end / start) ** progress)
 
 
 def update_similarity(mean: np.ndarray, weights: Sequence[float], norms: Sequence[float]) -> float | None:
@@ -111,7 +111,7 @@ class AdaptiveRate:
     def progress(self, round_: int) -> float:
         """0..1 for round `round_` (1 is the first)."""
         done = (round_ - 1) / max(1, self.rounds - 1)
-        return min(1.0, done**LATE + self.plateau_boost)
+        return float(min(1.0, done**LATE + self.plateau_boost))
 
     @property
     def spread(self) -> float:

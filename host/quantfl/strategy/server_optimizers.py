@@ -92,7 +92,8 @@ class ServerAdagrad(ServerAdaptive):
 
     def second_moment(self, v: np.ndarray, square: np.ndarray) -> np.ndarray:
         """The next v."""
-        return v + square
+        moved: np.ndarray = v + square
+        return moved
 
 
 class ServerYogi(ServerAdaptive):
