@@ -12,8 +12,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-import cbor2
-
+from quantfl.board_info import parse_info, uid_of
 from quantfl.core import lib, status_text
 from quantfl.core.codec import KINDS as CODECS
 from quantfl.core.head import Score
@@ -26,8 +25,6 @@ from quantfl.link.traffic import Comparison, compare
 from quantfl.link.transport import BAUD, open_transport
 from quantfl.messages import (
     CODEC_AT,
-    KEPT,
-    RESETS,
     STATES,
     Delta,
     DeviceInfo,
@@ -35,7 +32,6 @@ from quantfl.messages import (
     Rest,
     StaleHead,
     loss_of,
-    uid_of,
 )
 from quantfl.package.build import PARTS, codec_linked, codec_name, lacking
 
@@ -196,30 +192,11 @@ class Device:
         if answer.status < 0:
             raise self._refused(answer, "to describe itself")
         try:
-            raw = cbor2.loads(answer.body)
-            self.info = DeviceInfo(
-                protocol=int(raw["protocol"]),
-                firmware=str(raw["firmware"]),
-                board=str(raw["board"]),
-                uid=bytes(raw["uid"]).hex(),
-                state=STATES.get(raw["state"], "unknown"),
-                reset=RESETS.get(raw["reset"], "other"),
-                package=bytes(raw["package"]).hex() if "package" in raw else None,
-                head=int(raw["head"]) if "head" in raw else None,
-                battery_percent=charge if (charge := int(raw.get("battery", -1))) in range(101) else None,
-                kept=tuple(text for bit, text in enumerate(KEPT) if int(raw.get("kept", 0)) >> bit & 1),
-                **{
-                    k: int(raw[k])
-                    for k in ("ram", "flash", "arena", "store", "uptime_ms", "lost", "operators", "selftest")
-                },
-                **{
-                    k: int(raw.get(k, 0))
-                    for k in ("params", "features", "classes", "samples", "capacity", "keys")
-                },
-                **{k: int(raw[k]) for k in ("codecs", "kinds", "parts") if k in raw},
-            )
-        except (cbor2.CBORDecodeError, KeyError, TypeError, ValueError):
-            raise self._garbled("the hello") from None
+            self.info = parse_info(answer.body)
+        except ValueError as error:
+            raise DeviceError(
+                f"{self.name} describes itself in a way that makes no sense ({error}); is it a quantfl board, of this version?"
+            ) from None
         if hasattr(self.session.transport, "know"):
             self.session.transport.know(self.info.uid)
         if not self.session.link.sealed and not provisioning and not is_emulated(self.info.board):

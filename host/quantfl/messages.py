@@ -6,8 +6,6 @@ import hashlib
 import struct
 from dataclasses import dataclass, replace
 
-import cbor2
-
 from quantfl.core import lib
 from quantfl.core.codec import Codec
 from quantfl.core.head import FitConfig
@@ -98,14 +96,6 @@ class Delta:
     balanced: bool
     step: int = 0
     head: int = 0
-
-
-def uid_of(info: bytes) -> str:
-    """The unique id, as hex, in an answer to INFO; empty when it makes no sense."""
-    try:
-        return bytes(cbor2.loads(info)["uid"]).hex()
-    except (cbor2.CBORDecodeError, KeyError, TypeError, ValueError):
-        return ""
 
 
 class StaleHead(DeviceError):

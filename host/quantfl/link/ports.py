@@ -18,8 +18,6 @@ import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
-import cbor2
-
 from quantfl.core import lib
 from quantfl.errors import LinkError, SecurityError
 
@@ -131,6 +129,7 @@ def release(url: str) -> None:
 
 async def identify(url: str, *, baud: int, timeout: float = PROBE_S) -> str | None:
     """The unique id, as hex, of the board at a port; None when no board answers. Costs a session and INFO, in nobody's ledger."""
+    from quantfl.board_info import uid_of
     from quantfl.link.session import Session
     from quantfl.link.transport import SerialTransport
 
@@ -138,10 +137,10 @@ async def identify(url: str, *, baud: int, timeout: float = PROBE_S) -> str | No
     try:
         await session.open(timeout)
         answer = await session.request(lib.QFL_MSG_INFO, timeout=timeout)
-        return bytes(cbor2.loads(answer.body)["uid"]).hex() if answer.status == 0 else None
+        return uid_of(answer.body) or None if answer.status == 0 else None
     except SecurityError:
         return session.link.peer_uid.hex() or None  # it has keys, and has said who it is
-    except (LinkError, cbor2.CBORDecodeError, KeyError, TypeError, ValueError):
+    except LinkError:
         return None
     finally:
         await session.close()
