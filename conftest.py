@@ -7,8 +7,9 @@ pytest_plugins = ["quantfl.emulate.pytest_chaos"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Boards in emulators and radios run in real time, which a crowded machine stops for seconds now and then: what fails there once
-    and passes alone is reported as rerun. Tests of bytes and of virtual time get no second try."""
+    """Boards in emulators and radios run in real time, which a crowded machine stops for seconds now and
+    then: what fails there once and passes alone is reported as rerun. Tests of bytes and of virtual time get
+    no second try."""
     for item in items:
         real_time = item.get_closest_marker("emulated") or "tests/ble" in str(item.path)
         if real_time and "two_thousand" not in item.name and "same_bytes" not in str(item.path):

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
 
 def seeded_tensorflow(seed: int, *, onednn: bool = False) -> Any:
-    """TensorFlow with fixed seeds, deterministic kernels and one thread: the same weights on the same kind of CPU.
+    """TensorFlow with fixed seeds, deterministic kernels and one thread: the same weights on the same kind of
+    CPU.
 
-    onednn: with oneDNN's kernels, which train convolutions up to 2.5 times as fast and round otherwise on another kind of CPU.
+    onednn: with oneDNN's kernels, which train convolutions up to 2.5 times as fast and round otherwise on
+    another kind of CPU.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1" if onednn else "0")
@@ -62,7 +64,8 @@ def tflite_accuracy(tf: Any, data: bytes, x: np.ndarray, y: np.ndarray) -> float
 
 
 def glyph_backbone(layers: Any) -> list[Any]:
-    """conv 3x3/2 (16), separable (32), separable/2 (64), average pool 2, dense 128: 0.4 M multiply-accumulates."""
+    """conv 3x3/2 (16), separable (32), separable/2 (64), average pool 2, dense 128: 0.4 M
+    multiply-accumulates."""
     return [
         layers.Input((28, 28, 1)),
         layers.Rescaling(1 / 255.0),
@@ -97,7 +100,8 @@ def augmented(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[np.ndarray, np.n
 
 
 def recipe_arguments(doc: str | None, epochs: int, sizes: tuple[int, ...] = ()) -> argparse.Namespace:
-    """The command line that recipes share: --out, --data, --epochs, --samples and, where there is a choice, --size."""
+    """The command line that recipes share: --out, --data, --epochs, --samples and, where there is a choice,
+    --size."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="where to write the int8 .tflite")
     parser.add_argument("--data", type=Path, help="folder of the data set's files")
@@ -124,12 +128,13 @@ def pretrain(
     shift: int = 0,
     small: Any = None,
 ) -> bytes:
-    """Train `net`, quantise it, print the accuracy reached, write args.out. load: gives the data set, asked only when there is
-    something to train; without, the graph is quantised on noise.
+    """Train `net`, quantise it, print the accuracy reached, write args.out. load: gives the data set, asked
+    only when there is something to train; without, the graph is quantised on noise.
 
-    lr: peak of Adam's learning rate, reached after the share `warm` of the steps, then a cosine to 0. resize: images are scaled up
-    to so many pixels (bilinear). flip: mirrored images too. shift: moved by up to so many pixels. small: the same layers for the
-    images as they are, trained first; `net` then starts from its weights and sees a tenth as many epochs at a quarter of lr.
+    lr: peak of Adam's learning rate, reached after the share `warm` of the steps, then a cosine to 0. resize:
+    images are scaled up to so many pixels (bilinear). flip: mirrored images too. shift: moved by up to so
+    many pixels. small: the same layers for the images as they are, trained first; `net` then starts from its
+    weights and sees a tenth as many epochs at a quarter of lr.
     """
     started = time.monotonic()
     if args.epochs == 0:
@@ -165,16 +170,19 @@ def pretrain(
         ]
     )
     print(
-        f"{ds.name}, {len(y):,} training samples, {told}: float accuracy {score:.4f} on {len(y_test):,} test samples"
+        f"{ds.name}, {len(y):,} training samples, {told}: float accuracy {score:.4f} on {len(y_test):,} "
+        "test samples"
     )
     data = quantise(tf, net, _scaled(tf, x[:300], resize))
     args.out.write_bytes(data)
     exact = tflite_accuracy(tf, data, _scaled(tf, x_test[:1000], resize), y_test[:1000])
     print(
-        f"{args.out.name}: {len(data):,} bytes; int8 accuracy {exact:.4f} on {len(y_test[:1000]):,} test samples"
+        f"{args.out.name}: {len(data):,} bytes; int8 accuracy {exact:.4f} on {len(y_test[:1000]):,} test "
+        "samples"
     )
     print(
-        f"this run: {(time.monotonic() - started) / 60:.1f} minutes, {time.process_time() / 60:.1f} of them on the processor"
+        f"this run: {(time.monotonic() - started) / 60:.1f} minutes, {time.process_time() / 60:.1f} of "
+        "them on the processor"
     )
     return data
 
@@ -209,8 +217,9 @@ def fit(
     shift: int,
     resize: int | None = None,
 ) -> Any:
-    """The trained network. After each epoch it is kept with its optimiser in training-*.keras beside `out`: a run of the same network,
-    data and settings goes on from there, with the batches that it would have seen. Delete the file to begin anew.
+    """The trained network. After each epoch it is kept with its optimiser in training-*.keras beside `out`: a
+    run of the same network, data and settings goes on from there, with the batches that it would have seen.
+    Delete the file to begin anew.
     """
     steps = len(y) // batch
     if not steps:
@@ -233,7 +242,8 @@ def fit(
             net = tf.keras.models.load_model(kept)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SystemExit(
-                f"{kept}: not the training that was kept ({str(error).splitlines()[0]}): delete it to begin anew"
+                f"{kept}: not the training that was kept ({str(error).splitlines()[0]}): delete it to "
+                "begin anew"
             ) from None
         done = int(net.optimizer.iterations) // steps
         print(f"{kept.name}: goes on after epoch {done} of {epochs}", flush=True)

@@ -50,6 +50,7 @@ def demo_toml(
     """A description beside nothing: the model is named by its absolute path."""
     path.write_text(
         f'[run]\nname = "t"\nrounds = {rounds}\nseed = 3\n[model]\npath = "{DEMO_MODEL}"\n'
-        f'[fleet]\nemulate = "{emulate}"\nboards = {boards}\n[train]\nlr = 0.003\nmomentum = 0.9\nepochs = 2\n{extra}'
+        f'[fleet]\nemulate = "{emulate}"\nboards = {boards}\n'
+        f"[train]\nlr = 0.003\nmomentum = 0.9\nepochs = 2\n{extra}"
     )
     return path

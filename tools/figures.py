@@ -77,10 +77,14 @@ def demo() -> str:
     mine = ledger["rounds_up_total"] + ledger["rounds_down_total"]
     theirs = plain["rounds_up_total"] + plain["rounds_down_total"]
     text = (
-        f"What the demo ends with ({s['boards_used']}, {s['rounds']} rounds): accuracy {s['accuracy_before']:.3f} → "
-        f"{s['accuracy']:.3f} on {s['test_samples']} test images, {s['exported_accuracy']:.3f} as int8 model in {s['interpreter']}; "
-        f"plain float32 exchange of the same rounds reaches {plain['accuracy']:.3f} with {theirs:,} bytes, here {mine:,}: "
-        f"{theirs / mine:.1f}× fewer.\n\n![the demo's summary](docs/demo.svg)\n\n![accuracy against bytes](docs/demo.png)\n\n"
+        f"What the demo ends with ({s['boards_used']}, {s['rounds']} rounds): accuracy "
+        f"{s['accuracy_before']:.3f} → "
+        f"{s['accuracy']:.3f} on {s['test_samples']} test images, {s['exported_accuracy']:.3f} as int8 "
+        f"model in {s['interpreter']}; "
+        f"plain float32 exchange of the same rounds reaches {plain['accuracy']:.3f} with {theirs:,} "
+        f"bytes, here {mine:,}: "
+        f"{theirs / mine:.1f}× fewer.\n\n![the demo's summary](docs/demo.svg)\n\n![accuracy against "
+        "bytes](docs/demo.png)\n\n"
         "Two of its links, in bytes:\n\n"
     )
     return text + table(
@@ -92,10 +96,13 @@ def engine() -> str:
     rows = quantfl("bench", "engine")
     small = {r["firmware"]: r["bytes"] for r in quantfl("bench", "flash")}.get("standard_m4")
     text = (
-        "`quantfl bench engine`: executed instructions (not cycles) of one inference on an emulated Cortex-M4F, outputs compared "
-        "with tflite-micro; in brackets the share of what tflite-micro takes with CMSIS-NN (portable: with its reference kernels; "
+        "`quantfl bench engine`: executed instructions (not cycles) of one inference on an emulated "
+        "Cortex-M4F, outputs compared "
+        "with tflite-micro; in brackets the share of what tflite-micro takes with CMSIS-NN (portable: "
+        "with its reference kernels; "
         "Cortex-M55 with Helium: of what the DSP kernels take there), "
-        f"counted the same way. The engine with all operators and the bench: {rows[0]['code_bytes']:,} bytes of code; the whole "
+        f"counted the same way. The engine with all operators and the bench: {rows[0]['code_bytes']:,} "
+        "bytes of code; the whole "
         f"firmware with all operators, training, codecs, link and keys: {rows[0]['firmware_bytes']:,}"
         + (f"; the standard build ([docs/PORTING.md](docs/PORTING.md)): {small:,}.\n\n" if small else ".\n\n")
     )
@@ -140,14 +147,17 @@ def link() -> str:
         r for r in found if r["clock"] == "virtual" and r["latency_ms"] != 2 and r["ber"] in (0, 1e-5)
     ]  # the whole is long
     checks = [
-        f"{r['direction']}, {r['latency_ms']:g} ms, bit error rate {r['ber']:g}: {r['utilisation']:.1%} of the line"
+        f"{r['direction']}, {r['latency_ms']:g} ms, bit error rate {r['ber']:g}: {r['utilisation']:.1%} "
+        "of the line"
         f" ({next(v for v in rows if _alike(v, r))['utilisation']:.1%} in virtual time)"
         for r in found
         if r["clock"] == "real"
     ]
     text = (
-        "`quantfl bench link`: the boards' and the host's own C on a serial line in virtual time. line used: share of the time in "
-        "which the line carried bytes of use. Three of the lines once more in real time, paced between two sockets: "
+        "`quantfl bench link`: the boards' and the host's own C on a serial line in virtual time. line "
+        "used: share of the time in "
+        "which the line carried bytes of use. Three of the lines once more in real time, paced between "
+        "two sockets: "
         f"{'; '.join(checks)}.\n\n"
     )
     return text + table(
@@ -213,7 +223,8 @@ BYTES_HEAD = ["up / down", "seeds", "accuracy", "up", "down", "bytes to target",
 
 
 def bytes_() -> str:
-    """Of every task's central setting fp32, the paper's, the rival that needs the fewest bytes with its own downlink, the default."""
+    """Of every task's central setting fp32, the paper's, the rival that needs the fewest bytes with its own
+    downlink, the default."""
     from quantfl_lab.bench.scheme import DEFAULT, FP32, OWN, PAPER
 
     rows, some = bench_rows("bytes"), []
@@ -229,8 +240,10 @@ def bytes_() -> str:
             best = min(rivals, key=lambda r: r["bytes_to_target"])
             some += [here[FP32.name], here[PAPER.name], best, here[DEFAULT.name]]
     text = (
-        "`quantfl bench bytes`: bytes on the wire per link, everything counted, over all rounds and until the accuracy reaches "
-        f"fp32's final one minus half a point; mean of {seeds} seeds. Of the rivals the one that gets there with the "
+        "`quantfl bench bytes`: bytes on the wire per link, everything counted, over all rounds and until "
+        "the accuracy reaches "
+        f"fp32's final one minus half a point; mean of {seeds} seeds. Of the rivals the one that gets "
+        "there with the "
         "fewest; all of them: [docs/BENCH.md](docs/BENCH.md).\n\n"
     )
     body = [[f"{r['task']}, {r['split']}, {r['participation']:.0%} a round", *_bytes_row(r)] for r in some]
@@ -368,7 +381,8 @@ def ablations() -> str:
                 *(
                     "diverges"
                     if r["diverged"]
-                    else f"{r['bits_per_weight']:.2f}, {r['accuracy']:.4f}, {round(100 * r['below_fp32'], 2) + 0.0:.2f}"
+                    else f"{r['bits_per_weight']:.2f}, {r['accuracy']:.4f}, "
+                    f"{round(100 * r['below_fp32'], 2) + 0.0:.2f}"
                     for r in (pairs[task, family, name, on] for on in (False, True))
                 ),
             ]
@@ -452,7 +466,8 @@ def alternatives() -> str:
     )
     return (
         f"One message (bits per weight, NMSE, share of DZ's bits saved at that loss):\n\n{told}\n\n"
-        f"Whole runs, mean of {runs[0]['seeds']} seeds, one step from begin to end, error feedback, our downlink (8 to 2 rms, dither "
+        f"Whole runs, mean of {runs[0]['seeds']} seeds, one step from begin to end, error feedback, our "
+        "downlink (8 to 2 rms, dither "
         f"0.6):\n\n{whole}"
     )
 

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Writes the known answers of the boards' self-test (firmware/lib/qfl_nn/src/qfl_nn_selftest.c) from this machine's portable kernels.
+"""Writes the known answers of the boards' self-test (firmware/lib/qfl_nn/src/qfl_nn_selftest.c) from this
+machine's portable kernels.
 
-Run it after changing the cases, with the extension built (`make firmware`); `--check` only says whether they are up to date.
+Run it after changing the cases, with the extension built (`make firmware`); `--check` only says whether they
+are up to date.
 """
 
 from __future__ import annotations

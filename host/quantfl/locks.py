@@ -1,7 +1,8 @@
 """Locks between processes: one owner for a key file, a run's folder and a board's port.
 
-A lock is an advisory lock of the operating system on a small file (`filelock`), so that it ends with its process, however that
-ends. The file holds who has the lock, as one JSON object, for the message that a second process prints.
+A lock is an advisory lock of the operating system on a small file (`filelock`), so that it ends with its
+process, however that ends. The file holds who has the lock, as one JSON object, for the message that a second
+process prints.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ _TEXT_MAX = 4096  # bytes read of a lock file: anybody may have written it
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock. pid: its process; host: the machine; command: its command line; since: UTC, ISO 8601."""
+    """Who holds a lock. pid: its process; host: the machine; command: its command line; since: UTC, ISO
+    8601."""
 
     pid: int
     host: str
@@ -61,7 +63,8 @@ def holder_of(path: Path) -> Holder | None:
 
 
 class Lock:
-    """A lock on the file `path`, for one process at a time. `acquire` and `release` may be nested within the process."""
+    """A lock on the file `path`, for one process at a time. `acquire` and `release` may be nested within the
+    process."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -127,8 +130,8 @@ def _ports_folder() -> Path:
 def acquire_port(port: str) -> Holder | None:
     """Make this process the owner of a board's port. Returns None, or the process that owns it.
 
-    port: the normalised URL of the link. Within one process a port may be acquired several times; each needs a release. Where
-    the lock cannot be made (a read-only temporary folder) the port is used without one.
+    port: the normalised URL of the link. Within one process a port may be acquired several times; each needs
+    a release. Where the lock cannot be made (a read-only temporary folder) the port is used without one.
     """
     name = hashlib.sha256(port.encode()).hexdigest()[:32]
     with _guard:

@@ -1,4 +1,5 @@
-"""Giving boards their keys: first keys over a plain link, new ones over a link with the old. The key file is written first.
+"""Giving boards their keys: first keys over a plain link, new ones over a link with the old. The key file is
+written first.
 
 Whatever breaks in between, the file holds the key that the board holds, and the same command goes on.
 """
@@ -22,7 +23,8 @@ def _ring(device: Device) -> KeyRing:
 
 @contextlib.asynccontextmanager
 async def _plain_session(device: Device, timeout: float) -> AsyncIterator[None]:
-    """A session without keys. Where what it is for fails it is closed, so that nothing else ever goes over it."""
+    """A session without keys. Where what it is for fails it is closed, so that nothing else ever goes over
+    it."""
     await device.session.open(timeout, plain=True)
     try:
         yield
@@ -34,9 +36,10 @@ async def _plain_session(device: Device, timeout: float) -> AsyncIterator[None]:
 async def provision(device: Device, *, owner: bool = True, reset: bool = False, timeout: float = 10.0) -> str:
     """Give a board its first keys over a plain link, and open a session with them; returns the board's id.
 
-    Done already: nothing is sent. owner: the board takes packages signed by the file's owner only. reset: the board is known to
-    have lost its keys, so it gets new ones. The device's session must have a key file. SecurityError: the board has a key that
-    is not in the file, or has proved to hold one of the file before and now answers without (somebody may answer in its place).
+    Done already: nothing is sent. owner: the board takes packages signed by the file's owner only. reset: the
+    board is known to have lost its keys, so it gets new ones. The device's session must have a key file.
+    SecurityError: the board has a key that is not in the file, or has proved to hold one of the file before
+    and now answers without (somebody may answer in its place).
     """
     ring, session = _ring(device), device.session
     try:
@@ -67,7 +70,8 @@ def _confirm(device: Device) -> str:
 
 
 async def rotate(device: Device, *, owner: bool = True, timeout: float = 10.0) -> str:
-    """Give a board a new key over a session with the old one, and open a session with the new one; returns the board's id."""
+    """Give a board a new key over a session with the old one, and open a session with the new one; returns
+    the board's id."""
     ring, session = _ring(device), device.session
     await session.open(timeout)
     uid = session.link.peer_uid.hex()
@@ -94,8 +98,10 @@ async def remove(device: Device, *, timeout: float = 10.0) -> str:
             uid = (await device.hello(timeout)).uid
         if uid not in ring.boards or not ring.boards[uid].leaving:
             raise SecurityError(
-                f"{device.name} answers without a key: it never had one, was reset, or something on the line answers in its "
-                f"place; nothing was changed. `quantfl keys forget {uid or 'ID'}` drops a board's keys from the file"
+                f"{device.name} answers without a key: it never had one, was reset, or something on the "
+                "line answers in its "
+                f"place; nothing was changed. `quantfl keys forget {uid or 'ID'}` drops a board's keys "
+                "from the file"
             ) from None
     else:
         uid = session.link.peer_uid.hex()

@@ -1,7 +1,8 @@
-"""A 1-D CNN on accelerometer and gyroscope windows, pre-trained on the phones of eight subjects, for the watches of others.
+"""A 1-D CNN on accelerometer and gyroscope windows, pre-trained on the phones of eight subjects, for the
+watches of others.
 
-1.28 s at 50 Hz, six channels; 64 features, head 64→5. Needs the activity recordings as packed in the shared data (or --data
-FOLDER, QUANTFL_DATA).
+1.28 s at 50 Hz, six channels; 64 features, head 64→5. Needs the activity recordings as packed in the shared
+data (or --data FOLDER, QUANTFL_DATA).
 
     python models/activity/recipe.py --out models/activity/activity_int8.tflite
 """

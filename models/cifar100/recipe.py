@@ -1,7 +1,8 @@
-"""MLPerf Tiny's ResNet8, trained by its authors on CIFAR-10, with a fresh head for CIFAR-100's hundred classes (64→100).
+"""MLPerf Tiny's ResNet8, trained by its authors on CIFAR-10, with a fresh head for CIFAR-100's hundred
+classes (64→100).
 
-The network is mlcommons/tiny's benchmark/training/image_classification/trained_models/pretrainedResnet.h5 (Apache-2.0); CIFAR-100
-(docs/DATA.md) is used for calibration only.
+The network is mlcommons/tiny's benchmark/training/image_classification/trained_models/pretrainedResnet.h5
+(Apache-2.0); CIFAR-100 (docs/DATA.md) is used for calibration only.
 
     python models/cifar100/recipe.py --resnet pretrainedResnet.h5 --out models/cifar100/cifar100_int8.tflite
 """

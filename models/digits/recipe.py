@@ -1,8 +1,10 @@
-"""The demo's model: a small CNN pre-trained on upright digits, to be fine-tuned where the camera is mounted sideways.
+"""The demo's model: a small CNN pre-trained on upright digits, to be fine-tuned where the camera is mounted
+sideways.
 
-Domain of pre-training: 600 of scikit-learn's handwritten digits (8x8), upright, with small shifts. Domain of the fleet:
-the other 1,197, turned by a quarter (`quantfl.data`, data set "digits"). The features carry over, the head does not: the
-int8 model scores far lower on turned digits until the fleet has trained its head. No download is needed.
+Domain of pre-training: 600 of scikit-learn's handwritten digits (8x8), upright, with small shifts. Domain of
+the fleet: the other 1,197, turned by a quarter (`quantfl.data`, data set "digits"). The features carry over,
+the head does not: the int8 model scores far lower on turned digits until the fleet has trained its head. No
+download is needed.
 
     python models/digits/recipe.py --out models/digits/digits_int8.tflite
 """
@@ -33,7 +35,8 @@ def pretraining_data() -> tuple[np.ndarray, np.ndarray]:
 
 
 def build(tf: Any) -> Any:
-    """conv 3x3 (16), conv 3x3 stride 2 (32), depthwise 3x3, conv 1x1 (32), average pool: 128 features, dense 10."""
+    """conv 3x3 (16), conv 3x3 stride 2 (32), depthwise 3x3, conv 1x1 (32), average pool: 128 features, dense
+    10."""
     layers = tf.keras.layers
     return tf.keras.Sequential(
         [

@@ -1,5 +1,5 @@
-"""DS-CNN on MFCC (Zhang et al. 2017, as in MLPerf Tiny's keyword spotting), trained on the Free Spoken Digit Dataset: 64 features,
-head 64→10; 2.7 M multiply-accumulates.
+"""DS-CNN on MFCC (Zhang et al. 2017, as in MLPerf Tiny's keyword spotting), trained on the Free Spoken Digit
+Dataset: 64 features, head 64→10; 2.7 M multiply-accumulates.
 
     python models/dscnn_fsdd/recipe.py --out dscnn_fsdd_int8.tflite
 """

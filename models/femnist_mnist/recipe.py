@@ -1,7 +1,8 @@
 """A CNN pre-trained on handwritten letters (FEMNIST), to be federated on handwritten digits (MNIST).
 
-The 52-letter head is replaced by a fresh 10-class one with small random weights, so the fleet starts from nothing but the
-features: 128 of them, head 128→10. Needs FEMNIST as packed in the shared data (or --data FOLDER, QUANTFL_DATA).
+The 52-letter head is replaced by a fresh 10-class one with small random weights, so the fleet starts from
+nothing but the features: 128 of them, head 128→10. Needs FEMNIST as packed in the shared data (or --data
+FOLDER, QUANTFL_DATA).
 
     python models/femnist_mnist/recipe.py --out models/femnist_mnist/femnist_mnist_int8.tflite
 """
@@ -40,7 +41,8 @@ def main() -> None:
         (net.predict(letters.x_test.astype(np.float32), verbose=0).argmax(1) == letters.y_test).mean()
     )
     print(
-        f"letters (domain of pre-training), 52 classes: float accuracy {score:.4f} on {len(letters.y_test):,} test images"
+        f"letters (domain of pre-training), 52 classes: float accuracy {score:.4f} on "
+        f"{len(letters.y_test):,} test images"
     )
     head = layers.Dense(
         10, name="head", kernel_initializer=tf.keras.initializers.RandomNormal(stddev=0.01, seed=SEED)

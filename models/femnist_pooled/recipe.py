@@ -1,4 +1,5 @@
-"""A DS-CNN with a globally pooled feature, pre-trained on the hand of 40 writers (FEMNIST, 62 classes), for the hands of others.
+"""A DS-CNN with a globally pooled feature, pre-trained on the hand of 40 writers (FEMNIST, 62 classes), for
+the hands of others.
 
 64 features after the global average pool, head 64→62; before it a separable block that boards can train too
 (`quantfl convert --cuts`). Needs FEMNIST as packed in the shared data (or --data FOLDER, QUANTFL_DATA).
@@ -63,7 +64,8 @@ def main() -> None:
     args.out.write_bytes(data)
     print(f"{args.out.name}: {len(data):,} bytes")
     print(
-        f"the fleet's writers: int8 accuracy {tflite_accuracy(tf, data, others.x_test[:2000], others.y_test[:2000]):.4f}"
+        "the fleet's writers: int8 accuracy "
+        f"{tflite_accuracy(tf, data, others.x_test[:2000], others.y_test[:2000]):.4f}"
     )
 
 

@@ -1,7 +1,8 @@
-"""A CNN pre-trained on the hand of 40 writers (FEMNIST, 62 classes), to be federated on the hands of 40 others.
+"""A CNN pre-trained on the hand of 40 writers (FEMNIST, 62 classes), to be federated on the hands of 40
+others.
 
-The head is replaced by a fresh one with small random weights: 128 features, head 128→62. Needs FEMNIST as packed in the shared
-data (or --data FOLDER, QUANTFL_DATA).
+The head is replaced by a fresh one with small random weights: 128 features, head 128→62. Needs FEMNIST as
+packed in the shared data (or --data FOLDER, QUANTFL_DATA).
 
     python models/femnist_writers/recipe.py --out models/femnist_writers/femnist_writers_int8.tflite
 """
@@ -40,14 +41,16 @@ def main() -> None:
         (net.predict(public.x_test.astype(np.float32), verbose=0).argmax(1) == public.y_test).mean()
     )
     print(
-        f"writers of pre-training, 62 classes: float accuracy {score:.4f} on {len(public.y_test):,} test images"
+        f"writers of pre-training, 62 classes: float accuracy {score:.4f} on {len(public.y_test):,} test "
+        "images"
     )
     others = load_femnist(args.data, part="writers")
     score = float(
         (net.predict(others.x_test.astype(np.float32), verbose=0).argmax(1) == others.y_test).mean()
     )
     print(
-        f"the fleet's writers, head of pre-training: float accuracy {score:.4f} on {len(others.y_test):,} test images"
+        f"the fleet's writers, head of pre-training: float accuracy {score:.4f} on {len(others.y_test):,} "
+        "test images"
     )
     head = layers.Dense(
         CLASSES, name="head", kernel_initializer=tf.keras.initializers.RandomNormal(stddev=0.01, seed=SEED)

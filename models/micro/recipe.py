@@ -1,6 +1,7 @@
 """A model for boards with 16 KB of RAM (BBC micro:bit): a tiny CNN on 8x8 digits, 48 features, head 48→10.
 
-Data and domains are those of models/digits: pre-trained upright, federated turned by a quarter. No download is needed.
+Data and domains are those of models/digits: pre-trained upright, federated turned by a quarter. No download
+is needed.
 
     python models/micro/recipe.py --out models/micro/micro_int8.tflite
 """
@@ -24,7 +25,8 @@ SEED = 5
 
 
 def build(tf: Any) -> Any:
-    """conv 3x3 stride 2 (4), conv 3x3 stride 2 (12): 48 features, dense 10: 4.8 thousand multiply-accumulates."""
+    """conv 3x3 stride 2 (4), conv 3x3 stride 2 (12): 48 features, dense 10: 4.8 thousand
+    multiply-accumulates."""
     layers = tf.keras.layers
     return tf.keras.Sequential(
         [
@@ -60,7 +62,8 @@ def main() -> None:
         (fleet.x_test, "turned digits (domain of the fleet)"),
     ):
         print(
-            f"{where}: int8 accuracy {tflite_accuracy(tf, data, images, fleet.y_test):.4f} on {len(images):,} test images"
+            f"{where}: int8 accuracy {tflite_accuracy(tf, data, images, fleet.y_test):.4f} on "
+            f"{len(images):,} test images"
         )
 
 

@@ -1,4 +1,5 @@
-"""The small CNN of many a first example, trained on MNIST: two convolutions, two max pools, 400→10; 0.19 M multiply-accumulates.
+"""The small CNN of many a first example, trained on MNIST: two convolutions, two max pools, 400→10; 0.19 M
+multiply-accumulates.
 
 python models/mnist_cnn/recipe.py --out mnist_cnn_int8.tflite
 """

@@ -1,7 +1,8 @@
 """MobileNetV1 (Howard et al. 2017) of width 0.25 at 32 or 96 pixels, trained on CIFAR-10.
 
-There are no 96-pixel photographs among the data sets quantfl reads: at 96 pixels the same images are scaled up (bilinear), so the
-backbone is one for that size, not one that has seen detail of that size. It is trained at 32 pixels first, with the same weights.
+There are no 96-pixel photographs among the data sets quantfl reads: at 96 pixels the same images are scaled
+up (bilinear), so the backbone is one for that size, not one that has seen detail of that size. It is trained
+at 32 pixels first, with the same weights.
 
     python models/mobilenet_v1/recipe.py --size 32 --out mobilenet_v1_32_int8.tflite
 """

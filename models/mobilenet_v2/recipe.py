@@ -1,5 +1,5 @@
-"""MobileNetV2 (Sandler et al. 2018) of width 0.35 at 32 or 96 pixels, trained on CIFAR-10 (at 96 pixels scaled up, after
-32, see models/mobilenet_v1).
+"""MobileNetV2 (Sandler et al. 2018) of width 0.35 at 32 or 96 pixels, trained on CIFAR-10 (at 96 pixels
+scaled up, after 32, see models/mobilenet_v1).
 
     python models/mobilenet_v2/recipe.py --size 32 --out mobilenet_v2_32_int8.tflite
 """

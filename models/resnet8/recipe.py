@@ -1,4 +1,5 @@
-"""ResNet8, MLPerf Tiny's image classifier (mlcommons/tiny, benchmark/training/image_classification), trained on CIFAR-10.
+"""ResNet8, MLPerf Tiny's image classifier (mlcommons/tiny, benchmark/training/image_classification), trained
+on CIFAR-10.
 
 python models/resnet8/recipe.py --out resnet8_int8.tflite
 """
@@ -18,7 +19,8 @@ SEED, EPOCHS, CLASSES = 4, 10, 10
 
 
 def build(tf: Any) -> Any:
-    """conv 3x3 (16), three residual blocks of 16, 32/2 and 64/2 channels, global average pool, dense 10; 12.5 M products."""
+    """conv 3x3 (16), three residual blocks of 16, 32/2 and 64/2 channels, global average pool, dense 10; 12.5
+    M products."""
     layers = tf.keras.layers
     x = entry = layers.Input((32, 32, 3))
     x = layers.Rescaling(1 / 127.5, -1.0)(x)

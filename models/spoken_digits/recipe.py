@@ -1,9 +1,12 @@
-"""MLPerf Tiny's keyword spotter, trained by its authors on Speech Commands, with a fresh head for spoken digits (64→10).
+"""MLPerf Tiny's keyword spotter, trained by its authors on Speech Commands, with a fresh head for spoken
+digits (64→10).
 
-The weights (batch norms folded) are those of mlcommons/tiny's benchmark/training/keyword_spotting/trained_models/
-kws_ref_model_float32.tflite (Apache-2.0); the Free Spoken Digit Dataset (docs/DATA.md) is used for calibration only.
+The weights (batch norms folded) are those of mlcommons/tiny's
+benchmark/training/keyword_spotting/trained_models/ kws_ref_model_float32.tflite (Apache-2.0); the Free Spoken
+Digit Dataset (docs/DATA.md) is used for calibration only.
 
-    python models/spoken_digits/recipe.py --kws kws_ref_model_float32.tflite --out models/spoken_digits/spoken_digits_int8.tflite
+    python models/spoken_digits/recipe.py --kws kws_ref_model_float32.tflite --out
+    models/spoken_digits/spoken_digits_int8.tflite
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ SEED, CLASSES = 7, 10
 
 
 def weights_of(tf: Any, path: Path) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Kernel and bias of every convolution of the .tflite, in order, in Keras's layout; some kernels are int8 with scales."""
+    """Kernel and bias of every convolution of the .tflite, in order, in Keras's layout; some kernels are int8
+    with scales."""
     plain = tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     interpreter = tf.lite.Interpreter(model_path=str(path), experimental_op_resolver_type=plain)
     interpreter.allocate_tensors()

@@ -30,7 +30,8 @@ pytestmark = pytest.mark.emulated
 async def _play(
     spec: str, values: int = 400, size: int = 20
 ) -> tuple[FaultyAir, dict[str, list[bytes]], int]:
-    """Random values both ways through faulty air; the air, what came out by direction, and how often it hung up."""
+    """Random values both ways through faulty air; the air, what came out by direction, and how often it hung
+    up."""
     out: dict[str, list[bytes]] = {DOWN: [], UP: []}
     hung = []
 
@@ -109,7 +110,8 @@ def test_what_a_radio_cannot_do_is_refused(spec, message, air):
 
 
 def test_a_run_through_faulty_air_gives_the_clean_runs_bytes(air):
-    """Values lost, repeated and overtaking each other: every board delivers, and the heads are those of boards without a radio."""
+    """Values lost, repeated and overtaking each other: every board delivers, and the heads are those of
+    boards without a radio."""
     need_digits()
     there = air(3, chaos="reorder=0.08,drop=0.02,dup=0.03,seed=5; qfl-1: disconnect=1@0.05")
     plan = {"run": {"rounds": 3, "deadline_s": 30.0}}
@@ -136,7 +138,8 @@ def test_schedules_over_ble(seed):
 
 @pytest.mark.usefixtures("air")
 def test_emulate_with_chaos_in_the_air():
-    """The command line's boards: faults for a host that knows nothing of them, by `run --chaos`'s language."""
+    """The command line's boards: faults for a host that knows nothing of them, by `run --chaos`'s
+    language."""
     quantfl = [sys.executable, "-m", "quantfl.cli.main"]
     command = [*quantfl, "emulate", "--ble", "--chaos", "drop=0.1,reorder=0.1,seed=2", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as emulation:

@@ -1,4 +1,5 @@
-"""The virtual controller as a kernel sees it: which event ends a connection attempt (Core 5.4, vol. 4, part E, 7.7.65.1 and .10)."""
+"""The virtual controller as a kernel sees it: which event ends a connection attempt (Core 5.4, vol. 4, part
+E, 7.7.65.1 and .10)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""One board over BLE: unmodified bleak, a fake bluetoothd, virtual controllers, the firmware with its BLE port."""
+"""One board over BLE: unmodified bleak, a fake bluetoothd, virtual controllers, the firmware with its BLE
+port."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ def test_a_package_by_name_and_by_address(air, package):
 
 @pytest.mark.parametrize("mode", ["radio", "uart"])
 def test_the_smallest_mtu_works(air, package, mode):
-    """20 bytes per value, as before any negotiation, with a board that knows of it and with one behind a serial module."""
+    """20 bytes per value, as before any negotiation, with a board that knows of it and with one behind a
+    serial module."""
     there = air(1, mode=mode, mtu=23)
 
     async def go():
@@ -89,7 +91,8 @@ def test_the_model_of_lower_layers_agrees_with_the_controllers_count(air, packag
 
 @pytest.mark.parametrize("how", ["Drop", "Silence"])
 def test_a_transfer_goes_on_after_the_connection_broke(air, package, how, monkeypatch):
-    """The board hangs up in mid-transfer, or its radio falls silent and comes back: nothing is sent twice but what was in flight."""
+    """The board hangs up in mid-transfer, or its radio falls silent and comes back: nothing is sent twice but
+    what was in flight."""
     monkeypatch.setattr(
         ble, "CONNECT_S", 1.0
     )  # the virtual radio does not take up an attempt begun while it was silent
@@ -143,7 +146,8 @@ def test_errors_are_one_line(air, monkeypatch):
             assert time.monotonic() - started < ble.FIND_S + 1
 
     async def too_long():
-        """What bleak says of a value longer than the MTU allows is an error of ours; the link is opened again."""
+        """What bleak says of a value longer than the MTU allows is an error of ours; the link is opened
+        again."""
         async with Device(there.url(0)) as device:
             await device.hello()
             transport, lost = device.session.transport, asyncio.Event()
@@ -175,7 +179,8 @@ def test_errors_are_one_line(air, monkeypatch):
 
 
 def test_a_board_that_takes_no_subscription_is_given_up_in_time(air, monkeypatch):
-    """Connected, and then silent: one line after NOTIFY_S, its place is free, and the next attempt goes through."""
+    """Connected, and then silent: one line after NOTIFY_S, its place is free, and the next attempt goes
+    through."""
     import bleak
 
     there = air(1)
@@ -227,7 +232,10 @@ def test_bleak_is_imported_only_for_ble():
     import subprocess
     import sys
 
-    code = "import sys; from quantfl.cli import main; from quantfl.link import ble; print('bleak' in sys.modules)"
+    code = (
+        "import sys; from quantfl.cli import main; from quantfl.link import ble; print('bleak' in "
+        "sys.modules)"
+    )
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ).stdout
         == "False\n"
@@ -319,7 +327,8 @@ def test_boards_of_the_command_line_are_found_by_another_process():
 
 
 def test_a_host_that_died_leaves_a_board_that_can_be_reached(air):
-    """A connected board does not advertise; the operating system keeps the connection of a process that was killed."""
+    """A connected board does not advertise; the operating system keeps the connection of a process that was
+    killed."""
     import subprocess
     import sys
 

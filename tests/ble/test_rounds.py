@@ -1,4 +1,5 @@
-"""Federated rounds over BLE: more boards than the adapter holds, the fixed cost of a round, boards of QEMU, long training."""
+"""Federated rounds over BLE: more boards than the adapter holds, the fixed cost of a round, boards of QEMU,
+long training."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ def deltas(rounds) -> list[dict[str, str]]:
 
 
 def test_ten_boards_take_turns_at_four_connections(air):
-    """Whole rounds; every board contributes to each; the adapter never holds more; the same bytes as in-process boards."""
+    """Whole rounds; every board contributes to each; the adapter never holds more; the same bytes as
+    in-process boards."""
     need_digits()
     there = air(10, limit=4)
     plan = {"run": {"rounds": 4, "deadline_s": 30.0}}
@@ -71,7 +73,8 @@ def test_boards_in_qemu_over_ble(air):
 
 
 def test_a_round_costs_at_most_64_bytes_of_att_beyond_its_deltas(air):
-    """Per board and round, both directions, for deltas of one value each (the bar of the compression issue, at the ATT level)."""
+    """Per board and round, both directions, for deltas of one value each (the bar of the compression issue,
+    at the ATT level)."""
     there = air(1)
     package = convert(DEMO_MODEL).package
     p = open_package(package)
@@ -111,7 +114,8 @@ def test_a_round_costs_at_most_64_bytes_of_att_beyond_its_deltas(air):
 
 
 def test_boards_that_train_long_give_their_place_to_others(air, monkeypatch):
-    """Four boards, one connection, training longer than a turn: they train at the same time and all of them deliver."""
+    """Four boards, one connection, training longer than a turn: they train at the same time and all of them
+    deliver."""
     need_digits()
     monkeypatch.setattr(ble_turns, "QUIET_S", 0.2)
     monkeypatch.setattr(ble, "QUIET_S", 0.2)
@@ -127,7 +131,8 @@ def test_boards_that_train_long_give_their_place_to_others(air, monkeypatch):
     assert record["failed"] == {} and len(record["contributors"]) == 4
     assert run(there.meters())["most_connections"] == 1
     connections = [m.device.session.transport.connections for m in rounds.f.members]
-    # Set-up, TRAIN, the delta: its place went to others while it trained. On a slow machine it is asked in between as well.
+    # Set-up, TRAIN, the delta: its place went to others while it trained. On a slow machine it is asked in
+    # between as well.
     assert max(connections) >= 3
 
 

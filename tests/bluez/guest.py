@@ -1,4 +1,5 @@
-"""A software-emulated machine with Debian's kernel and bluetoothd on a virtual controller; its D-Bus comes out on a socket here."""
+"""A software-emulated machine with Debian's kernel and bluetoothd on a virtual controller; its D-Bus comes
+out on a socket here."""
 
 from __future__ import annotations
 
@@ -137,7 +138,8 @@ class Guest:
         self._processes = []
 
     def serve_bus(self, path: Path) -> None:
-        """The guest's bus as a Unix socket here, for bleak's D-Bus library; in a thread, so that it outlives a test's event loop."""
+        """The guest's bus as a Unix socket here, for bleak's D-Bus library; in a thread, so that it outlives
+        a test's event loop."""
 
         async def pump(a: asyncio.StreamReader, b: asyncio.StreamWriter) -> None:
             with contextlib.suppress(OSError):
@@ -163,7 +165,8 @@ class Guest:
         assert serving.wait(10)
 
     def hang_up(self) -> None:
-        """End all clients' connections to the bus, as the end of their process would: bleak keeps one for each event loop."""
+        """End all clients' connections to the bus, as the end of their process would: bleak keeps one for
+        each event loop."""
 
         async def end() -> None:
             for client in list(self._clients):

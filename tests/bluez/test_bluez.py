@@ -1,4 +1,5 @@
-"""The slow tier: the same links and rounds through the real bluetoothd and kernel of a guest machine (`make test-bluez`)."""
+"""The slow tier: the same links and rounds through the real bluetoothd and kernel of a guest machine (`make
+test-bluez`)."""
 
 from __future__ import annotations
 
@@ -74,7 +75,8 @@ def run(work):
 
 
 def switched_on() -> list[ble.Advertiser]:
-    """bluetoothd switches its adapter on some seconds after it has found it; a client that was there before may miss it."""
+    """bluetoothd switches its adapter on some seconds after it has found it; a client that was there before
+    may miss it."""
     what: object = None
     for _ in range(30):
         try:
@@ -97,8 +99,8 @@ def test_the_adapter_sees_the_boards(there):
 
 
 def test_a_package_a_break_and_what_bluetoothd_says(there):
-    """A push in whole values, counted as the kernel sends them; an over-long write, in BlueZ's words; a board that is reset; one that
-    is absent."""
+    """A push in whole values, counted as the kernel sends them; an over-long write, in BlueZ's words; a board
+    that is reset; one that is absent."""
     boards, guest, _ = there
     package = convert(DEMO_MODEL).package
     boards[0].reset()  # it may have the package of an earlier try

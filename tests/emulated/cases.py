@@ -31,7 +31,8 @@ class Case:
     inputs: np.ndarray
 
     def expected(self) -> np.ndarray:
-        """What the portable C gives on this machine, which equals tflite-micro (tests/unit/test_nn_ops.py)."""
+        """What the portable C gives on this machine, which equals tflite-micro
+        (tests/unit/test_nn_ops.py)."""
         return Engine(self.package).classify(self.inputs)
 
 

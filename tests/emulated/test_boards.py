@@ -51,7 +51,8 @@ def test_hello_describes_the_board(kind):
 
 
 def test_the_charge_of_a_battery_is_told_where_it_is_known(capsys):
-    """`quantfl emulate --battery`, INFO, and both forms of `quantfl devices`; a board that does not know says nothing."""
+    """`quantfl emulate --battery`, INFO, and both forms of `quantfl devices`; a board that does not know says
+    nothing."""
     need_board("native")
     boards = [
         *boot_fleet("native", 1, battery=80),

@@ -1,4 +1,5 @@
-"""`quantfl run --chaos`, the pytest fixture, and faults that a board really has: a full flash, a lying peer behind a sound link."""
+"""`quantfl run --chaos`, the pytest fixture, and faults that a board really has: a full flash, a lying peer
+behind a sound link."""
 
 from __future__ import annotations
 
@@ -144,7 +145,8 @@ def test_boards_that_are_slow_or_stuck_cost_no_more_than_the_deadline(faulty_dev
 
 
 def test_late_answers_reach_the_summary_and_the_report(tmp_path, capsys):
-    """A board whose answers come after the deadline: they are counted where a person looks, and used nowhere."""
+    """A board whose answers come after the deadline: they are counted where a person looks, and used
+    nowhere."""
     need_digits()
     config = demo_config(run={"rounds": 3, "deadline_s": 5.0}, fleet={"boards": 2}, start={"how": "none"})
     run = api.run(

@@ -98,7 +98,8 @@ class OfChannels(Generator):
 
 @pytest.mark.parametrize("core", ["m4", "m55"])
 def test_every_number_of_channels(core, tmp_path):
-    """1 to 33 channels and some more, tensors at any address: where vectors of 4, 8 and 16 lanes begin and end."""
+    """1 to 33 channels and some more, tensors at any address: where vectors of 4, 8 and 16 lanes begin and
+    end."""
     need_core(core)
     operators = (
         "conv_2d",
@@ -123,7 +124,8 @@ def test_every_number_of_channels(core, tmp_path):
 
 
 def roundings(seed: int) -> bytes:
-    """A dense layer of one input, whose accumulators lie at, above and below halves of an output's step, at any scale."""
+    """A dense layer of one input, whose accumulators lie at, above and below halves of an output's step, at
+    any scale."""
     rng, b, n = np.random.default_rng(seed), Builder(), 256
     scales = 2.0 ** -rng.integers(1, 25, n) * rng.choice([1.0, 1.0, 1.0 + 2.0**-20, 1.0 - 2.0**-20, 1.37], n)
     scales[::17] = 2.0 ** rng.integers(0, 3, len(scales[::17]))  # shifts to the left

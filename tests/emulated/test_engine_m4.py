@@ -1,4 +1,5 @@
-"""The DSP kernels on an emulated Cortex-M4F give the bytes of the portable ones, which equal tflite-micro's."""
+"""The DSP kernels on an emulated Cortex-M4F give the bytes of the portable ones, which equal
+tflite-micro's."""
 
 from __future__ import annotations
 

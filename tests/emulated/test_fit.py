@@ -1,4 +1,5 @@
-"""What the fit check prints is what boards do: arena, RAM of a package, samples, flash slot, refusals, on every emulated board."""
+"""What the fit check prints is what boards do: arena, RAM of a package, samples, flash slot, refusals, on
+every emulated board."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ from tests.support import DEMO_MODEL, ROOT, need_board
 
 pytestmark = pytest.mark.emulated
 MICRO = ROOT / "models" / "micro" / "micro_int8.tflite"
-#: Name -> model and how it is cut: dense heads, convolutions trained, scales and biases only, inputs cached instead of features.
+#: Name -> model and how it is cut: dense heads, convolutions trained, scales and biases only, inputs cached
+#: instead of features.
 PACKAGES = {
     "digits": (DEMO_MODEL, {}),
     "micro": (MICRO, {}),
@@ -62,7 +64,8 @@ def samples(package: bytes, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("kind", EMULATED)
 def test_a_board_finds_what_the_fit_check_says(kind):
-    """Arena, RAM, flash and slot are those of its hello; every package is taken with as many samples as foretold, or refused."""
+    """Arena, RAM, flash and slot are those of its hello; every package is taken with as many samples as
+    foretold, or refused."""
     need_board(kind)
     board = EMULATED[kind]
     (one,) = boot_fleet(kind, 1)
@@ -132,8 +135,8 @@ def used(arena: np.ndarray, begin: int, end: int) -> int:
 
 
 def trained_in_paint(kind: str, package: bytes, count: int, folder) -> np.ndarray:
-    """The arena, filled with PAINT before the start, of a board that has taken the package, cached `count` samples, trained a round
-    and evaluated. uint8, as it lies in the board's memory."""
+    """The arena, filled with PAINT before the start, of a board that has taken the package, cached `count`
+    samples, trained a round and evaluated. uint8, as it lies in the board's memory."""
     board = QemuBoard("painted", uid=bytes(8), kind=kind)
     at = symbols(board.elf)["__arena_start"]
     (folder / "paint").write_bytes(bytes([PAINT]) * EMULATED[kind].arena)
@@ -163,8 +166,8 @@ def trained_in_paint(kind: str, package: bytes, count: int, folder) -> np.ndarra
 
 @pytest.mark.parametrize("kind", QEMU)
 def test_the_ram_is_what_is_written(kind, tmp_path):
-    """After a round with 100 samples, or as many as fit, everything lies where the fit check counts it, parts are used to their ends,
-    and nothing has been written behind."""
+    """After a round with 100 samples, or as many as fit, everything lies where the fit check counts it, parts
+    are used to their ends, and nothing has been written behind."""
     need_board(kind)
     board = EMULATED[kind]
     name = TRAINED.get(kind, "recompute")
@@ -186,7 +189,8 @@ def test_the_ram_is_what_is_written(kind, tmp_path):
         arena[need["fixed"] :][: p.params.nbytes].tobytes() == p.params.tobytes()
     )  # the global head comes first
     assert scratch - 16 < used(arena, need["fixed"], scratch) <= scratch
-    # The arena of activations ends as this machine's does; to its end where the operators before the cut need most.
+    # The arena of activations ends as this machine's does; to its end where the operators before the cut need
+    # most.
     activations, top = (
         labels - -(-engine.arena_size // 16) * 16,
         np.frombuffer(engine._arena.buffer(), np.uint8),

@@ -1,4 +1,5 @@
-"""Attacks on keys, each once successful: a false board that answers plainly, two processes at one key file."""
+"""Attacks on keys, each once successful: a false board that answers plainly, two processes at one key
+file."""
 
 from __future__ import annotations
 
@@ -58,7 +59,8 @@ def listening(sent: list[bytes]):
 
 
 def test_a_key_is_never_sent_plainly_twice(boards, ring, monkeypatch):
-    """Somebody in the middle answers plainly, and the owner provisions again: the real board's key must not come."""
+    """Somebody in the middle answers plainly, and the owner provisions again: the real board's key must not
+    come."""
     board, false = boards
     uid = with_device(board.url, provision, ring)
     before, sent = ring.path.read_text(), []
@@ -77,7 +79,8 @@ def test_a_key_is_never_sent_plainly_twice(boards, ring, monkeypatch):
 
 
 def test_a_first_key_broken_off_is_not_sent_again(boards, ring, monkeypatch):
-    """The board took its first key and the answer was lost; then somebody answers plainly. He gets another key than the board."""
+    """The board took its first key and the answer was lost; then somebody answers plainly. He gets another
+    key than the board."""
     board, false = boards
     real, sent = Device.set_keys, []
 
@@ -189,7 +192,10 @@ def test_a_damaged_lock_file_is_no_obstacle(tmp_path):
 
 def test_a_port_belongs_to_one_process():
     port = "socket://127.0.0.1:1"
-    code = f"from quantfl.locks import acquire_port; other = acquire_port({port!r}); print('free' if other is None else other)"
+    code = (
+        f"from quantfl.locks import acquire_port; other = acquire_port({port!r}); print('free' if other is "
+        "None else other)"
+    )
     assert acquire_port(port) is None and acquire_port(port) is None
     try:
         release_port(port)

@@ -1,4 +1,5 @@
-"""The ledger of whole runs: what it says is what the boards' own counters say, even of a host that was killed again and again."""
+"""The ledger of whole runs: what it says is what the boards' own counters say, even of a host that was killed
+again and again."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ def test_a_host_killed_at_any_time_neither_loses_nor_doubles_a_byte(tmp_path):
         )
         toml = tmp_path / "f.toml"
         toml.write_text(
-            f'[run]\nname = "t"\nrounds = 8\nseed = 3\n[model]\npath = "{DEMO_MODEL}"\n[train]\nlr = 0.003\n{tables}'
+            f'[run]\nname = "t"\nrounds = 8\nseed = 3\n[model]\npath = "{DEMO_MODEL}"\n'
+            f"[train]\nlr = 0.003\n{tables}"
         )
         out, rng, kills = tmp_path / "r", random.Random(2), 0
         command = [sys.executable, "-m", "quantfl.cli.main", "run", str(toml), "--json", "--out", str(out)]

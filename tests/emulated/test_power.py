@@ -1,4 +1,5 @@
-"""Boards whose power is cut: in mid-push, in mid-round, with the host; the run ends on the bytes of an undisturbed one."""
+"""Boards whose power is cut: in mid-push, in mid-round, with the host; the run ends on the bytes of an
+undisturbed one."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ def package() -> bytes:
 
 
 class Script:
-    """A host that leads one board through rounds with DZ both ways; every step can be repeated by a host that has forgotten all."""
+    """A host that leads one board through rounds with DZ both ways; every step can be repeated by a host that
+    has forgotten all."""
 
     def __init__(self, board, package: bytes):
         self.board, self.package = board, package

@@ -1,4 +1,5 @@
-"""The rivals' fleet is the boards' own: with a codec that both have, the same heads, accuracies and bytes; every rival runs."""
+"""The rivals' fleet is the boards' own: with a codec that both have, the same heads, accuracies and bytes;
+every rival runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The same package, samples and seed give the same delta bytes in-process, as a native process and on Cortex-M4F."""
+"""The same package, samples and seed give the same delta bytes in-process, as a native process and on
+Cortex-M4F."""
 
 from __future__ import annotations
 
@@ -27,9 +28,10 @@ def trained(kind: str, folder, **tables) -> tuple[list, bytes, dict]:
 
 
 def assert_same_ledger(rows: dict, others: dict) -> None:
-    """Equal, row by row, but for what hangs on time. A frame of 254 bytes is longer by one when none of them is zero (COBS), and its
-    number depends on how often the board was asked before the first round. And where the machine stood still for longer than a
-    time-out, so that a board's link sent something again, payloads alone are compared, without books that were asked for twice.
+    """Equal, row by row, but for what hangs on time. A frame of 254 bytes is longer by one when none of them
+    is zero (COBS), and its number depends on how often the board was asked before the first round. And where
+    the machine stood still for longer than a time-out, so that a board's link sent something again, payloads
+    alone are compared, without books that were asked for twice.
     """
     again = {k.board for r in (rows, others) for k, t in r.items() if t.retransmission}
 

@@ -1,4 +1,5 @@
-"""The stack of the smallest board: what it needs at most, with keys, and that the reading of it would notice more."""
+"""The stack of the smallest board: what it needs at most, with keys, and that the reading of it would notice
+more."""
 
 from __future__ import annotations
 

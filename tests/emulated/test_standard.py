@@ -1,4 +1,5 @@
-"""The standard build: below 48 KB of flash on Cortex-M4, the bytes of every other board, what it lacks refused by name."""
+"""The standard build: below 48 KB of flash on Cortex-M4, the bytes of every other board, what it lacks
+refused by name."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Build the libFuzzer targets and run them: `python tests/fuzz/run.py [TARGET...] --runs 100000` or `--seconds 8`.
+"""Build the libFuzzer targets and run them: `python tests/fuzz/run.py [TARGET...] --runs 100000` or
+`--seconds 8`.
 
-Corpora lie in tests/fuzz/corpus/TARGET (seeds and inputs that once failed; all are replayed first). What a run finds goes to
-.fuzz/TARGET; an input that fails goes to .fuzz/ too, with the command that repeats it. Exit code: 0 clean, 1 a target failed,
-77 clang or its libFuzzer is missing.
+Corpora lie in tests/fuzz/corpus/TARGET (seeds and inputs that once failed; all are replayed first). What a
+run finds goes to .fuzz/TARGET; an input that fails goes to .fuzz/ too, with the command that repeats it. Exit
+code: 0 clean, 1 a target failed, 77 clang or its libFuzzer is missing.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ BOARDS = ROOT / "firmware" / "boards"
 WORK = ROOT / ".fuzz"
 TARGETS = tuple(sorted(p.stem.removeprefix("fuzz_") for p in HERE.glob("fuzz_*.c")))
 SANITIZERS = ["-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
-# A float cast that is out of range is undefined in C; the others of clang's integer checks are not, and are left off.
-# QFL_INPROC_US: boards train a few steps in a poll; 80, and inputs that train for long would take all the time there is.
+# A float cast that is out of range is undefined in C; the others of clang's integer checks are not, and are
+# left off. QFL_INPROC_US: boards train a few steps in a poll; 80, and inputs that train for long would take
+# all the time there is.
 FLAGS = [
     "-std=c11",
     "-g",
@@ -35,19 +37,24 @@ FLAGS = [
     "-DQFL_INPROC_US=1000",
 ]
 LIMITS = ["-rss_limit_mb=1024", "-malloc_limit_mb=512", "-print_final_stats=1", "-print_funcs=0", "-reload=0"]
-#: Small blocks, freed at the end of each execution: a large quarantine is memory touched for the first time, again and again.
+#: Small blocks, freed at the end of each execution: a large quarantine is memory touched for the first time,
+#: again and again.
 ASAN = "quarantine_size_mb=1:malloc_context_size=4"
 MAX_LEN = {"frame": 1024, "delta": 512, "package": 256, "secure": 512, "session": 512, "store": 512}
-#: No branch of these depends on what the input says, or they are the board around it: no guidance is to be had from them.
+#: No branch of these depends on what the input says, or they are the board around it: no guidance is to be
+#: had from them.
 UNGUIDED = ("qfl_sha256", "monocypher", "qfl_link_crc32", "qfl_inproc", "qfl_ram_flash", "qfl_nn_selftest")
-#: Arithmetic in loops: guidance by edges, not by each comparison, which are of counters with bounds and cost a third of the time.
+#: Arithmetic in loops: guidance by edges, not by each comparison, which are of counters with bounds and cost
+#: a third of the time.
 LOOPS = re.compile(r"qfl_nn_(?!check)\w+|qfl_head_(?!check)\w+|qfl_link_cobs|qfl_codec_edges|qfl_store_flash")
-#: At 64 bits the sanitizers compare addresses, a third of the time with nothing to learn; fuzz.h has empty ones.
+#: At 64 bits the sanitizers compare addresses, a third of the time with nothing to learn; fuzz.h has empty
+#: ones.
 WRAPPED = ("__sanitizer_cov_trace_cmp8", "__sanitizer_cov_trace_const_cmp8")
 #: Somebody else's, and kept as it is.
 FOREIGN = ("monocypher",)
 NO_CMP = "-fno-sanitize-coverage=trace-cmp"
-#: Targets that start whole boards: each tests its kernels once, and hashes with less than SHA-256 (fuzz_board.h).
+#: Targets that start whole boards: each tests its kernels once, and hashes with less than SHA-256
+#: (fuzz_board.h).
 BOARD = ("session", "store")
 WRAPPED_BOARD = ("qfl_nn_selftest", "qfl_sha256_begin", "qfl_sha256_add", "qfl_sha256_end")
 
@@ -57,7 +64,10 @@ def missing() -> str | None:
     if shutil.which("clang") is None:
         return "clang is not installed"
     probe = ["clang", *SANITIZERS, "-x", "c", "-", "-o", "/dev/null"]
-    text = "#include <stddef.h>\nint LLVMFuzzerTestOneInput(const char *p, size_t n) { return p == NULL && n == 9; }\n"
+    text = (
+        "#include <stddef.h>\nint LLVMFuzzerTestOneInput(const char *p, size_t n) { return p == NULL && n "
+        "== 9; }\n"
+    )
     done = subprocess.run(probe, input=text, capture_output=True, text=True)
     return (
         None
@@ -67,7 +77,8 @@ def missing() -> str | None:
 
 
 def _library(folder: Path) -> Path:
-    """The libraries and the in-process board, compiled once; a target takes what it needs, and has no counters of the rest."""
+    """The libraries and the in-process board, compiled once; a target takes what it needs, and has no
+    counters of the rest."""
     sources = [
         *sorted(LIB.glob("*/src/**/*.c")),
         *sorted((BOARDS / "inproc").glob("*.c")),
@@ -181,7 +192,8 @@ def main() -> int:
         ok, count, speed = run(target, args.runs, args.seconds, args.seed, args.timeout)
         clean &= ok
         print(
-            f"{target}: {count:,} executions, {speed:,} a second of processor time: {'clean' if ok else 'FAILED'}",
+            f"{target}: {count:,} executions, {speed:,} a second of processor time: "
+            f"{'clean' if ok else 'FAILED'}",
             flush=True,
         )
     return 0 if clean else 1

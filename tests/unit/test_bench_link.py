@@ -23,8 +23,9 @@ def test_a_clean_line_is_used_to_95_percent(board, direction, latency):
 @pytest.mark.parametrize("direction", ["down", "up"])
 @pytest.mark.parametrize("latency", [0.5, 2.0, 8.0])
 def test_a_line_that_flips_bits_is_used_to_85_percent(board, direction, latency):
-    """Each time, whichever frame is lost. But a small board has no place for what has been sent behind a lost frame, a round trip's
-    worth of bytes: at 8 ms a line with many more errors than the average (seed 4: 26 frames, 19 on the average) gets to 84.7 %."""
+    """Each time, whichever frame is lost. But a small board has no place for what has been sent behind a lost
+    frame, a round trip's worth of bytes: at 8 ms a line with many more errors than the average (seed 4: 26
+    frames, 19 on the average) gets to 84.7 %."""
     rows = [
         measure(board=board, direction=direction, baud=921_600, latency_ms=latency, ber=1e-5, seed=s)
         for s in range(1, 17)
@@ -43,8 +44,8 @@ def test_figures_are_the_same_each_time():
 
 
 def test_real_time_agrees_with_virtual_time():
-    """The same line between two sockets: the same bytes; as much of the line used, but for what a busy machine takes (97 to 99 % on an
-    idle one; 66 to 73 % seen at four times as many processes as cores)."""
+    """The same line between two sockets: the same bytes; as much of the line used, but for what a busy
+    machine takes (97 to 99 % on an idle one; 66 to 73 % seen at four times as many processes as cores)."""
     calm = hasattr(os, "getloadavg") and os.getloadavg()[0] < (os.cpu_count() or 1)
     for _ in range(3):
         virtual, real = (

@@ -1,4 +1,5 @@
-"""The table of boards says what platformio.ini and the emulated machines say, and holds together where nothing can be run."""
+"""The table of boards says what platformio.ini and the emulated machines say, and holds together where
+nothing can be run."""
 
 from __future__ import annotations
 
@@ -88,7 +89,8 @@ def test_it_holds_together(board):
 
 
 def test_a_store_that_cannot_be_divided_has_no_slot():
-    """As the board itself refuses it: one unit for two slots, a log that is all of it, units that do not divide."""
+    """As the board itself refuses it: one unit for two slots, a log that is all of it, units that do not
+    divide."""
     for size, erase, log in ((4096, 4096, 0), (65536, 4096, 65536), (65536, 4096, 4096), (65000, 4096, 0)):
         info = ffi.new(
             "qfl_flash_info *", {"size": size, "erase_unit": erase, "program_unit": 4, "log_size": log}
@@ -98,7 +100,8 @@ def test_a_store_that_cannot_be_divided_has_no_slot():
 
 
 def test_one_byte_less_of_arena_is_one_sample_less():
-    """The printed need is the least arena, for pointers of either size; arenas here are all of those with the largest messages."""
+    """The printed need is the least arena, for pointers of either size; arenas here are all of those with the
+    largest messages."""
     package = convert(DEMO_MODEL).package
     for pointer in (4, 8):
         board = Board("x", "", 1 << 18, 1 << 20, 200_000, 1 << 20, 1 << 17, pointer=pointer)

@@ -1,4 +1,5 @@
-"""A start in closed form: the boards' integer sums against numpy, what the host makes of them, the ridge, malformed answers."""
+"""A start in closed form: the boards' integer sums against numpy, what the host makes of them, the ridge,
+malformed answers."""
 
 from __future__ import annotations
 
@@ -113,7 +114,8 @@ def gaussians(rng, n: int, classes: int = 4, features: int = 10, spread: float =
 
 
 def test_sums_and_counts_are_the_whole_sets_under_any_split():
-    """Sums and counts of all boards are those of all data; the scatter is the one pooled within classes and boards."""
+    """Sums and counts of all boards are those of all data; the scatter is the one pooled within classes and
+    boards."""
     rng = np.random.default_rng(2)
     q, y = gaussians(rng, 300)
     whole = Sums(10, 4)
@@ -169,7 +171,8 @@ def test_the_ridge_is_the_one_that_predicts_the_other_half_best(monkeypatch):
 
 
 def test_the_error_from_sums_is_the_error_on_the_samples():
-    """_squared_error needs no sample: it equals one-hot ridge regression's mean squared error computed directly."""
+    """_squared_error needs no sample: it equals one-hot ridge regression's mean squared error computed
+    directly."""
     rng = np.random.default_rng(5)
     (qa, ya), (qb, yb) = gaussians(rng, 200), gaussians(rng, 150)
     seen, held = Sums(10, 4), Sums(10, 4)
@@ -198,7 +201,8 @@ def test_a_class_nobody_has_is_never_told():
 
 
 def hands(rng: np.random.Generator, boards: int, own: float) -> tuple[Sums, Sums]:
-    """Two folds of boards whose classes lie about the same means; own: how far each board's means of its own lie from them."""
+    """Two folds of boards whose classes lie about the same means; own: how far each board's means of its own
+    lie from them."""
     common, folds = np.random.default_rng(8).normal(0, 12, (4, 10)), (Sums(10, 4), Sums(10, 4))
     for i in range(boards):
         mine, y = common + rng.normal(0, own, common.shape), rng.integers(0, 4, 60)
@@ -209,8 +213,9 @@ def hands(rng: np.random.Generator, boards: int, own: float) -> tuple[Sums, Sums
 
 
 def test_a_head_is_as_sure_as_boards_not_seen_bear_out(monkeypatch):
-    """Alike boards: the logits stand as they are. Where each has means of its own, they are scaled to what minimises the log loss on
-    other boards, which the sums of both halves tell; further apart still, the head is not to be trusted."""
+    """Alike boards: the logits stand as they are. Where each has means of its own, they are scaled to what
+    minimises the log loss on other boards, which the sums of both halves tell; further apart still, the head
+    is not to be trusted."""
     monkeypatch.setattr(closed_form, "SUREST", 1.0)
     head, spec = Head((10, 4), 0.1, 0), StatsSpec()
     same, other, far = (
@@ -235,7 +240,8 @@ def test_a_head_is_as_sure_as_boards_not_seen_bear_out(monkeypatch):
 
 
 def test_a_head_that_may_be_sure_is_held_back_for_the_rounds_that_follow(monkeypatch):
-    """Its predictions stay, its logits are SUREST times what they would be; one that is less sure is left as it is."""
+    """Its predictions stay, its logits are SUREST times what they would be; one that is less sure is left as
+    it is."""
     head, spec = Head((10, 4), 0.1, 0), StatsSpec()
     held = [solve(head, spec, hands(np.random.default_rng(9), 40, own)) for own in (0.0, 24.0)]
     monkeypatch.setattr(closed_form, "SUREST", 1.0)

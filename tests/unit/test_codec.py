@@ -1,4 +1,5 @@
-"""qfl_codec: BU(L) against a numpy statement of its definition, limits of its error, refusal of malformed bytes."""
+"""qfl_codec: BU(L) against a numpy statement of its definition, limits of its error, refusal of malformed
+bytes."""
 
 from __future__ import annotations
 
@@ -298,7 +299,9 @@ def test_dz_symbols_survive(s, code, agreed, offset, columns):
     with pytest.raises(CodecError):
         dz_read(data + b"\0", tensors, code if agreed else 0)
     longer = data + b"\1" * 9
-    try:  # rarely these are bytes of other symbols: a reader has asked for four bytes more than it needs to tell them apart
+    # rarely these are bytes of other symbols: a reader has asked for four bytes more than it needs to tell
+    # them apart
+    try:
         back, read = dz_read(longer, tensors, code if agreed else 0)
     except CodecError:
         return
@@ -342,8 +345,8 @@ def test_a_stream_without_room_says_so():
 )
 @settings(max_examples=150, deadline=None)
 def test_error_feedback_keeps_what_quantising_loses(x, code):
-    """Symbols are the nearest, but of magnitude 2 at most; with the residual they are the values, to 1/66 of a step, as far as int8
-    reaches; fed back, they are what comes next."""
+    """Symbols are the nearest, but of magnitude 2 at most; with the residual they are the values, to 1/66 of
+    a step, as far as int8 reaches; fed back, they are what comes next."""
     step, residual, unit = dz_value(code), np.zeros(len(x), np.int8), lib.QFL_CODEC_RESIDUAL
     work = x.copy()
     lib.qfl_codec_dz_quantise(

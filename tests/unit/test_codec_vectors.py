@@ -1,4 +1,5 @@
-"""The golden vectors of tests/vectors/codec.txt: in Python, in C under sanitizers, and in a decoder written from docs/CODEC.md."""
+"""The golden vectors of tests/vectors/codec.txt: in Python, in C under sanitizers, and in a decoder written
+from docs/CODEC.md."""
 
 from __future__ import annotations
 
@@ -258,7 +259,10 @@ def test_numbers_on_the_page_are_the_ones_used():
     """Initial probabilities and vectors printed in docs/CODEC.md."""
     page = (ROOT / "docs" / "CODEC.md").read_text()
     block = "57000, 41000, 45000, 29000, 49000, 33000, 29000, 13000"
-    zero = "57000, 49000, 49000, 40000, 55000, 48000, 48000, 42000, 55000, 48000, 48000, 42000, 50000, 41000, 41000, 34000"
+    zero = (
+        "57000, 49000, 49000, 40000, 55000, 48000, 48000, 42000, 55000, 48000, 48000, 42000, 50000, 41000, "
+        "41000, 34000"
+    )
     for text in (block, zero, "44000, 52000, 28000", "60000, 54000", "56000, 48000"):
         assert text in page
     shown = 0

@@ -48,7 +48,10 @@ def test_defaults_fill_in():
             ["fleet", "are at com3"],
         ),
         (
-            '[model]\npath = "m"\n[[fleet.board]]\nurl = "a"\nname = "x"\n[[fleet.board]]\nurl = "b"\nname = "x"\n',
+            (
+                '[model]\npath = "m"\n[[fleet.board]]\nurl = "a"\nname = "x"\n'
+                '[[fleet.board]]\nurl = "b"\nname = "x"\n'
+            ),
             ["called x"],
         ),
         ('[model]\npath = "m"\n[fleet]\nemulate = "avr"\n', ["fleet.emulate"]),

@@ -119,7 +119,8 @@ def test_blake2b_vector_of_rfc_7693():
     )
 
 
-# EdDSA as RFC 8032 writes it down (section 5.1 and its Python), the hash as a parameter: SHA-512 gives Ed25519, BLAKE2b ours.
+# EdDSA as RFC 8032 writes it down (section 5.1 and its Python), the hash as a parameter: SHA-512 gives
+# Ed25519, BLAKE2b ours.
 P = 2**255 - 19
 L = 2**252 + 27742317777372353535851937790883648493
 D = -121665 * pow(121666, P - 2, P) % P

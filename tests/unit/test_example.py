@@ -1,4 +1,5 @@
-"""firmware/examples/minimal: builds for this machine and for Cortex-M4, and its delta is the one Python gets."""
+"""firmware/examples/minimal: builds for this machine and for Cortex-M4, and its delta is the one Python
+gets."""
 
 from __future__ import annotations
 

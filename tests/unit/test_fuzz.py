@@ -1,4 +1,5 @@
-"""The libFuzzer targets: the kept corpus replayed and a short run of each, under address and undefined-behaviour sanitizers."""
+"""The libFuzzer targets: the kept corpus replayed and a short run of each, under address and
+undefined-behaviour sanitizers."""
 
 from __future__ import annotations
 

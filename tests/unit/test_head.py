@@ -1,4 +1,5 @@
-"""qfl_head: gradients by finite differences, the step against a float64 statement, order of samples, exp and log."""
+"""qfl_head: gradients by finite differences, the step against a float64 statement, order of samples, exp and
+log."""
 
 from __future__ import annotations
 

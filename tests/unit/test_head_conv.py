@@ -1,4 +1,5 @@
-"""qfl_head beyond dense layers: every kind of layer against a plain float64 statement of it, gradients by finite differences."""
+"""qfl_head beyond dense layers: every kind of layer against a plain float64 statement of it, gradients by
+finite differences."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ UNIT, UNITS = 512, 8
 
 
 class Flash:
-    """A region behind a qfl_port. budget: bytes that may still be erased or programmed before the power goes."""
+    """A region behind a qfl_port. budget: bytes that may still be erased or programmed before the power
+    goes."""
 
     def __init__(self, program_unit: int, erased: int = 0xFF):
         self.data = bytearray([erased]) * (UNIT * UNITS)

@@ -1,4 +1,5 @@
-"""qfl_link: framing against independent implementations, sessions over lines that lose, flip, repeat and delay bytes."""
+"""qfl_link: framing against independent implementations, sessions over lines that lose, flip, repeat and
+delay bytes."""
 
 from __future__ import annotations
 
@@ -301,7 +302,8 @@ def pieces_of(end: Link, now: int) -> list[bytes]:
 
 @pytest.mark.parametrize(("each", "count"), [(10, 7), (150, 5)])  # messages of one frame and of three
 def test_behind_a_lost_frame_all_others_come_again_once(each, count):
-    """Frames without a place are repeated in order and before anything new, however often the board says so."""
+    """Frames without a place are repeated in order and before anything new, however often the board says
+    so."""
     line = Line(8)
     line.connect()
     sent = [bytes([i]) * each for i in range(count)]
@@ -334,8 +336,8 @@ def test_behind_a_lost_frame_all_others_come_again_once(each, count):
 )
 @settings(max_examples=60, deadline=None)
 def test_any_queue_on_a_line_with_faults(down, seed, queue):
-    """More messages in flight than two bits could number, and frames of any of them lost, to hosts that do not give up after the
-    usual eight tries in a row, which happens on such a line."""
+    """More messages in flight than two bits could number, and frames of any of them lost, to hosts that do
+    not give up after the usual eight tries in a row, which happens on such a line."""
     line = Line(seed, drop=0.002, flip=0.0005, queue=queue, give_up=40)
     line.connect()
     todo, most = list(down), 0

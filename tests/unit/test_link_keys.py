@@ -48,7 +48,8 @@ def board_link(key: bytes | None = KEY, *, seed: int = 1, frame_max: int = 64, w
 
 
 class Wire:
-    """Host and board with a man in the middle: `spoil(piece, to)` gets every encoded frame and returns the bytes that arrive."""
+    """Host and board with a man in the middle: `spoil(piece, to)` gets every encoded frame and returns the
+    bytes that arrive."""
 
     def __init__(self, host: Link, board: Link, keys: dict[bytes, list[bytes]] | None = None, spoil=None):
         self.host, self.board = host, board
@@ -164,7 +165,8 @@ def test_books_show_what_keys_cost():
 
 
 def test_the_bytes_are_those_of_the_document():
-    """docs/SECURITY.md's derivation with hashlib, and another implementation of the cipher, read a recorded session."""
+    """docs/SECURITY.md's derivation with hashlib, and another implementation of the cipher, read a recorded
+    session."""
     aead = pytest.importorskip(
         "cryptography.hazmat.primitives.ciphers.aead", reason="needs the Python package cryptography"
     )
@@ -257,7 +259,8 @@ def _flips(data: bytes, rng: random.Random):
 
 
 def test_one_flipped_bit_anywhere_in_a_session():
-    """Each byte of each frame in turn is spoiled once: messages arrive whole, in order and once, or the session says why not."""
+    """Each byte of each frame in turn is spoiled once: messages arrive whole, in order and once, or the
+    session says why not."""
     clean = Wire(host_link(), board_link())
     assert clean.up()
     clean.ask(b"\x09\x01" + bytes(90), b"\x89\x01" + bytes(range(100)))
@@ -402,7 +405,8 @@ def test_truncated_handshakes():
 
 
 def test_strangers_cannot_end_a_session():
-    """A SYN with any challenge is answered, but the session under way ends only when its sender proves that it has the key."""
+    """A SYN with any challenge is answered, but the session under way ends only when its sender proves that
+    it has the key."""
     w = Wire(host_link(), board_link())
     assert w.up()
     w.ask(b"\x09\x01", b"\x89\x01")
@@ -479,7 +483,8 @@ def test_sessions_never_share_keys():
 
 @pytest.mark.parametrize("seed", range(6))
 def test_no_nonce_comes_twice(seed):
-    """A line that loses a third of all frames: every retransmission is sealed anew, with a counter of its own."""
+    """A line that loses a third of all frames: every retransmission is sealed anew, with a counter of its
+    own."""
     rng = random.Random(seed)
 
     def spoil(piece, to):

@@ -1,4 +1,5 @@
-"""qfl_link: the tail-loss probe. The last frame of a row, or its acknowledgement, is lost on a line that has lost frames before."""
+"""qfl_link: the tail-loss probe. The last frame of a row, or its acknowledgement, is lost on a line that has
+lost frames before."""
 
 from __future__ import annotations
 
@@ -127,7 +128,8 @@ def test_a_frame_lost_again_with_the_window_full_is_probed_for():
 
 
 def test_a_probe_finds_out_all_that_is_missing():
-    """The last three frames of a message are lost; the probe repeats one, its acknowledgement tells of the others."""
+    """The last three frames of a message are lost; the probe repeats one, its acknowledgement tells of the
+    others."""
     line, host, board = met("host", shaky=True)
     host.send(bytes(range(250)))
     frames = pieces_of(host, line.now)

@@ -1,5 +1,5 @@
-"""Thousands of generated operators against tflite-micro: shapes, 1 to 33 channels, asymmetric padding, strides, saturating values,
-every alignment of the buffers, guard bytes around the arena."""
+"""Thousands of generated operators against tflite-micro: shapes, 1 to 33 channels, asymmetric padding,
+strides, saturating values, every alignment of the buffers, guard bytes around the arena."""
 
 from __future__ import annotations
 
@@ -64,6 +64,7 @@ def test_operator(operator):
             got = engine.run(value, 0x5A if k else 0xA5)
             wrong = np.flatnonzero(got != expected)
             assert not len(wrong), (
-                f"case {i}: {model.label(model.ops[0])}: {len(wrong)} of {got.size} differ, first at {wrong[0]}: "
+                f"case {i}: {model.label(model.ops[0])}: {len(wrong)} of {got.size} differ, first at "
+                f"{wrong[0]}: "
                 f"{got[wrong[0]]} instead of {expected[wrong[0]]}"
             )

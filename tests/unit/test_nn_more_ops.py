@@ -1,4 +1,5 @@
-"""The operators beyond plain convolutional networks against tflite-micro, on models quantised by TFLite's converter."""
+"""The operators beyond plain convolutional networks against tflite-micro, on models quantised by TFLite's
+converter."""
 
 from __future__ import annotations
 
@@ -222,7 +223,8 @@ def test_equals_tflite_micro(tf, name, shape, build, needs):
 
 @pytest.mark.parametrize("name", ["MobileNetV2", "MobileNetV3Small"])
 def test_keras_applications_equal_tflite_micro(tf, name):
-    """Random weights, but statistics as after training: without them activations fade, and tflite-micro aborts at the SOFTMAX."""
+    """Random weights, but statistics as after training: without them activations fade, and tflite-micro
+    aborts at the SOFTMAX."""
     from quantfl.package.flatfile import ModelFile
 
     keras, shape = tf.keras, (32, 32, 3)
@@ -278,7 +280,8 @@ def test_what_is_not_supported_is_refused_by_name(tf, name):
 
 
 def test_softmax_of_an_untrained_network_is_refused():
-    """tflite-micro aborts on an input scale of 2^-26 or less; far below there is no multiplier for it either."""
+    """tflite-micro aborts on an input scale of 2^-26 or less; far below there is no multiplier for it
+    either."""
     from quantfl.errors import UnsupportedError
     from quantfl.package.program import compile_program
     from tests.unit.tflite_models import Builder, schema
@@ -297,7 +300,8 @@ def test_softmax_of_an_untrained_network_is_refused():
 
 
 def test_float_edges(tf):
-    """TFLite's default keeps float32 inputs and outputs around an int8 model: boards take and give the int8 inside."""
+    """TFLite's default keeps float32 inputs and outputs around an int8 model: boards take and give the int8
+    inside."""
     from quantfl.core.nn import Engine
     from quantfl.package.convert import convert_bytes
     from quantfl.package.flatfile import ModelFile

@@ -1,4 +1,5 @@
-"""qfl_nn against tflite-micro, operator by operator, on models generated and quantised by TFLite's converter."""
+"""qfl_nn against tflite-micro, operator by operator, on models generated and quantised by TFLite's
+converter."""
 
 from __future__ import annotations
 

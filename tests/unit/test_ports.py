@@ -1,4 +1,5 @@
-"""Serial ports: boards known by their id, cables pulled in mid-transfer, RFC 2217, listing. Names of ports: test_com_ports.py."""
+"""Serial ports: boards known by their id, cables pulled in mid-transfer, RFC 2217, listing. Names of ports:
+test_com_ports.py."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ def package() -> bytes:
 
 
 class PluggedBoard:
-    """The firmware behind a pty with a name of its own in `folder`; `plug` and `unplug` as one would with a cable.
+    """The firmware behind a pty with a name of its own in `folder`; `plug` and `unplug` as one would with a
+    cable.
 
     slow: seconds per 256 bytes, so that a cable can be pulled in the middle.
     """
@@ -136,7 +138,8 @@ def test_a_board_is_found_by_its_id(plugs):
 
 @pytest.mark.parametrize("reset", [False, True])
 def test_a_cable_pulled_in_mid_push_and_put_in_elsewhere(plugs, package, reset):
-    """Unplugged in the middle, plugged in under another name while a stranger sits at the old one: it goes on where it was."""
+    """Unplugged in the middle, plugged in under another name while a stranger sits at the old one: it goes on
+    where it was."""
     board, stranger = plugs(b"\xaa" * 8, slow=0.004), plugs(b"\xbb" * 8)
     url = board.plug("ttyFAKE0")
 

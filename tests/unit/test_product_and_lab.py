@@ -1,4 +1,5 @@
-"""The product does without the laboratory: it never imports it, and says what is missing where it is not installed."""
+"""The product does without the laboratory: it never imports it, and says what is missing where it is not
+installed."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ PRODUCT = Path(quantfl.__file__).parent
 
 
 def imported(path: Path) -> set[str]:
-    """Every module that a file imports, wherever in it, and every string that looks like one given to import_module."""
+    """Every module that a file imports, wherever in it, and every string that looks like one given to
+    import_module."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

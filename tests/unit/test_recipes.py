@@ -105,7 +105,8 @@ assert any(p.tobytes() != q.tobytes() for p, q in zip(whole, other, strict=True)
 
 
 def test_a_training_that_was_broken_off_goes_on_to_the_same_weights():
-    """Broken off while its second epoch is kept: it goes on after the first, byte for byte; other data begin anew."""
+    """Broken off while its second epoch is kept: it goes on after the first, byte for byte; other data begin
+    anew."""
     pytest.importorskip("tensorflow", reason="TensorFlow is not installed (extra convert)")
     done = subprocess.run(
         [sys.executable, "-c", BROKEN_OFF, str(ROOT / "models")], capture_output=True, text=True, timeout=400

@@ -1,4 +1,5 @@
-"""Breaks in the middle of things: long answers go on where they stopped, nothing is trained twice, late answers are not used."""
+"""Breaks in the middle of things: long answers go on where they stopped, nothing is trained twice, late
+answers are not used."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ def board():
 
 
 class Cut(InprocTransport):
-    """A line that breaks after so many bytes from the board, each time it has been opened; `after` is used up one by one."""
+    """A line that breaks after so many bytes from the board, each time it has been opened; `after` is used up
+    one by one."""
 
     after: list[int]
     on_break = staticmethod(lambda: None)
@@ -103,7 +105,8 @@ def test_a_delta_goes_on_where_it_was_cut_off(board, package, codec, cuts):
     first, again, moved = asyncio.run(go())
     assert first == again  # with error feedback a second training would give another delta
     if codec.kind == "fp32" and cuts:
-        # The pieces add up to the delta once, each break costing at most the frame it cut and the head of an answer.
+        # The pieces add up to the delta once, each break costing at most the frame it cut and the head of an
+        # answer.
         assert moved < len(first) + (len(cuts) + 1) * (39 + 300)
 
 
@@ -177,7 +180,8 @@ def test_a_board_that_was_reset_meanwhile_trains_again(board, package):
 
 
 def test_a_host_that_died_and_came_back_gets_the_same_delta(board, package):
-    """A new process knows nothing: it greets, configures the same run, asks for the same round, and nothing is trained again."""
+    """A new process knows nothing: it greets, configures the same run, asks for the same round, and nothing
+    is trained again."""
 
     async def go() -> tuple[bytes, bytes]:
         make = sessions(board, Codec("dz", 8), package)
@@ -217,7 +221,8 @@ def test_a_late_answer_to_an_old_round_is_counted_and_not_used(board, package):
 
 
 def test_the_end_of_an_object_is_acknowledged_with_the_answer_to_put_end():
-    """Its other messages by frames of their own; a piece that comes again or is refused is not left without a word."""
+    """Its other messages by frames of their own; a piece that comes again or is refused is not left without a
+    word."""
     board, link, now = InprocBoard(b"put"), Link(), 0
 
     def heard() -> list[bytes]:

@@ -1,4 +1,5 @@
-"""Rival codecs against their papers' properties: unbiasedness, error at given bits, exact round trips, malformed bytes refused."""
+"""Rival codecs against their papers' properties: unbiasedness, error at given bits, exact round trips,
+malformed bytes refused."""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ def nmse(q, x: np.ndarray, shapes, seed: int = 1) -> tuple[float, float]:
 
 @pytest.mark.parametrize("q", ALL, ids=NAMES)
 def test_round_trip(q):
-    """What is decoded codes again into itself where the code is deterministic, has x's shape, and no larger error than x has."""
+    """What is decoded codes again into itself where the code is deterministic, has x's shape, and no larger
+    error than x has."""
     ones = np.ones(1, np.float32)
     for shapes, x in (
         (SHAPES, draw()),
@@ -182,7 +184,8 @@ def test_chunks_cover_any_length():
 
 @pytest.mark.parametrize("levels", [1, 4, 36])
 def test_qsgd_variance_bound(levels):
-    """Lemma 3.1: E|Q(x) - x|^2 <= min(n / s^2, sqrt(n) / s) |x|^2, and at most s (s + sqrt(n)) non-zero values in the mean."""
+    """Lemma 3.1: E|Q(x) - x|^2 <= min(n / s^2, sqrt(n) / s) |x|^2, and at most s (s + sqrt(n)) non-zero
+    values in the mean."""
     n = 1296
     x, q = draw(((n,),)), Qsgd(levels, None, "l2")
     decoded = [q.decode(q.encode(x, ((n,),), {}, s), ((n,),), s) for s in range(100)]
@@ -268,8 +271,8 @@ def test_power_sgd_is_exact_on_low_rank_and_converges_on_others():
 
 @pytest.mark.parametrize("q", [Stc(0.01), Sign(), PowerSgd(1), Eden(1), Int8()], ids=str)
 def test_error_feedback_sends_all_in_the_end(q):
-    """What was sent in T messages of one vector differs from T of it by a residual that does not grow (Karimireddy et al. 2019,
-    lemma 3), though each message alone loses a part for good."""
+    """What was sent in T messages of one vector differs from T of it by a residual that does not grow
+    (Karimireddy et al. 2019, lemma 3), though each message alone loses a part for good."""
     x, sender, total = draw(), Sender(q, feedback=True), np.zeros(410)
     norms = []
     for t in range(400):

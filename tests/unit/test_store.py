@@ -1,4 +1,5 @@
-"""qfl_store on emulated flash of real parts, with power failing in every single write and erase (tests/store/power_cuts.c)."""
+"""qfl_store on emulated flash of real parts, with power failing in every single write and erase
+(tests/store/power_cuts.c)."""
 
 from __future__ import annotations
 

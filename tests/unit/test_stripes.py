@@ -1,4 +1,5 @@
-"""Stripes: whatever the division into groups and bands, the bytes are those of whole operators and of tflite-micro."""
+"""Stripes: whatever the division into groups and bands, the bytes are those of whole operators and of
+tflite-micro."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ NETS = 60
 
 
 def random_division(net, rng: np.random.Generator) -> list[layout.Segment]:
-    """Groups of any length and number of bands, in either direction, wherever operators can run on some of their rows."""
+    """Groups of any length and number of bands, in either direction, wherever operators can run on some of
+    their rows."""
     division, i, n = [], 0, len(net.records)
     while i < n:
         end = i
@@ -100,7 +102,8 @@ def test_arena_and_output_of_mlperf_tiny(name, arena):
 
 @pytest.mark.parametrize("cut", [2, 4, 6, 8, 12, 13])
 def test_features_at_a_cut_are_the_same(cut):
-    """In the midst of a residual block too: the cut ends every group, and the features are there when the backbone has run."""
+    """In the midst of a residual block too: the cut ends every group, and the features are there when the
+    backbone has run."""
     data = (ROOT / "models" / "cifar100" / "cifar100_int8.tflite").read_bytes()
     x = np.random.default_rng(1).integers(-128, 128, (3, 3072), np.int8)
     striped, whole = (open_package(compile_program(data, cut_op=cut, stripes=s)) for s in (True, False))

@@ -1,4 +1,5 @@
-"""int8 .tflite models of one operator, written straight into the format: many shapes, scales and corner cases, without TensorFlow."""
+"""int8 .tflite models of one operator, written straight into the format: many shapes, scales and corner
+cases, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -409,7 +410,8 @@ OPERATORS = [
 
 
 class NetGenerator(Generator):
-    """Random nets of several operators: chains, residual blocks with and without strides, pooling, padding, element-wise functions."""
+    """Random nets of several operators: chains, residual blocks with and without strides, pooling, padding,
+    element-wise functions."""
 
     BLOCKS = (
         "conv",

@@ -2,8 +2,9 @@
 
     python tests/vectors/make.py > tests/vectors/codec.txt
 
-A line: name; how; tensors; x; bytes; y. how is `spec KIND FLAGS LEVELS` (qfl_codec_encode) or `dz CODE AGREED OFFSET` (symbols by
-qfl_codec_dz_quantise with that step, then qfl_codec_dz_write). x and y are float32 as bytes in hex, y what decoding gives.
+A line: name; how; tensors; x; bytes; y. how is `spec KIND FLAGS LEVELS` (qfl_codec_encode) or `dz CODE AGREED
+OFFSET` (symbols by qfl_codec_dz_quantise with that step, then qfl_codec_dz_write). x and y are float32 as
+bytes in hex, y what decoding gives.
 """
 
 from __future__ import annotations

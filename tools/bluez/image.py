@@ -74,7 +74,8 @@ def run(*command: str, cwd: Path | None = None) -> str:
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(
-            f"{' '.join(command[:2])} failed: {(done.stderr.strip().splitlines() or ['it does not say why'])[-1]}"
+            f"{' '.join(command[:2])} failed: "
+            f"{(done.stderr.strip().splitlines() or ['it does not say why'])[-1]}"
         )
     return done.stdout
 

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Fill a PlatformIO core folder from tools installed on this machine, for builds without PlatformIO's registry.
+"""Fill a PlatformIO core folder from tools installed on this machine, for builds without PlatformIO's
+registry.
 
-Each stand-in has the name, owner and a compatible version of the registry's package it stands for, so platformio.ini is
-the same with and without the registry: where it can be reached, PlatformIO installs the real packages itself.
+Each stand-in has the name, owner and a compatible version of the registry's package it stands for, so
+platformio.ini is the same with and without the registry: where it can be reached, PlatformIO installs the
+real packages itself.
 
     python tools/pio_offline/provision.py --core-dir .pio-core
     PLATFORMIO_CORE_DIR=$PWD/.pio-core pio run

@@ -36,9 +36,11 @@ def command(
     ),
     as_json: bool = typer.Option(False, "--json", help="Print what was made as JSON."),
 ) -> int:
-    """Cut MODEL at the input of its last layers (dense ones by default) and write one ordinary .tflite with our metadata.
+    """Cut MODEL at the input of its last layers (dense ones by default) and write one ordinary .tflite with
+    our metadata.
 
-    Prints what each known board needs and whether it fits. An unsupported operator is named with its layer and a remedy.
+    Prints what each known board needs and whether it fits. An unsupported operator is named with its layer
+    and a remedy.
     """
     from quantfl.cli.output import console, print_json
     from quantfl.emulate.flash import built
@@ -148,7 +150,8 @@ def _costs(rows: list[Cost], train: str, as_json: bool) -> int:
     for r in rows:
         c.print(f"operator {r.cut.op}: {r.cut.text} ({r.cut.layer})", highlight=False, soft_wrap=True)
     table = Table(
-        title=f"bytes; RAM with {SAMPLES} samples cached (qemu_m4); about so many instructions per sample (Cortex-M4F)"
+        title=f"bytes; RAM with {SAMPLES} samples cached (qemu_m4); "
+        "about so many instructions per sample (Cortex-M4F)"
     )
     for column in ("op", "params", "RAM", "sample", "package", "f32/round", "BU(64)", "insns"):
         table.add_column(column, justify="right")

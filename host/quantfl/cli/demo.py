@@ -18,7 +18,8 @@ def command(
     rounds: int = typer.Option(None, min=1, help="Rounds; default: those of models/digits/demo.toml."),
     as_json: bool = typer.Option(False, "--json", help="Print the summary as JSON."),
 ) -> int:
-    """Eight emulated boards learn digits: convert, push, train, aggregate, export, with every byte counted."""
+    """Eight emulated boards learn digits: convert, push, train, aggregate, export, with every byte
+    counted."""
     from quantfl.cli.output import console, stderr_console
     from quantfl.cli.run import execute
     from quantfl.emulate import KINDS, available, best_kind

@@ -35,10 +35,12 @@ def command(
     ),
     as_json: bool = typer.Option(False, "--json", help="Print a JSON list."),
 ) -> int:
-    """Show boards: firmware, protocol, memory, model and head, samples. Without URLS: this machine's serial ports, with the
-    boards that answer at those on USB, and the BLE boards in reach with board, firmware, battery and signal.
+    """Show boards: firmware, protocol, memory, model and head, samples. Without URLS: this machine's serial
+    ports, with the boards that answer at those on USB, and the BLE boards in reach with board, firmware,
+    battery and signal.
 
-    Exit code 5 when a named board does not answer, 10 when it has another key; the others are shown nevertheless.
+    Exit code 5 when a named board does not answer, 10 when it has another key; the others are shown
+    nevertheless.
     """
     from quantfl.cli.output import console, print_json
     from quantfl.link.keys import KeyRing
@@ -167,7 +169,8 @@ def _list(baud: int, timeout: float, ble: bool, ask: bool, as_json: bool, keys: 
 
 
 async def _ble(baud: int, timeout: float, keys: KeyRing | None) -> tuple[list[dict[str, Any]], str | None]:
-    """Boards that advertise the serial service, each asked who it is; and a note when there is no Bluetooth here."""
+    """Boards that advertise the serial service, each asked who it is; and a note when there is no Bluetooth
+    here."""
     from quantfl.errors import LinkError, ToolError
     from quantfl.link.ble import scan
 

@@ -1,4 +1,5 @@
-"""`quantfl keys`: make, list, provision, rotate and remove keys of boards; sign packages (docs/SECURITY.md)."""
+"""`quantfl keys`: make, list, provision, rotate and remove keys of boards; sign packages
+(docs/SECURITY.md)."""
 
 from __future__ import annotations
 
@@ -83,14 +84,16 @@ def provision(
     timeout: float = TIMEOUT,
     as_json: bool = JSON,
 ) -> int:
-    """Give boards without keys their first ones. The key travels plainly: use a cable that nobody listens on."""
+    """Give boards without keys their first ones. The key travels plainly: use a cable that nobody listens
+    on."""
     _ask_where_others_listen(urls, yes)
     options = {"owner": not any_package, "reset": reset, "timeout": timeout}
     return _each(urls, file, baud, as_json, "provision", **options)
 
 
 def _ask_where_others_listen(urls: list[str], yes: bool) -> None:
-    """A first key crosses the link in clear. Over a radio or a network that is the user's decision. UsageError without it."""
+    """A first key crosses the link in clear. Over a radio or a network that is the user's decision.
+    UsageError without it."""
     import sys
 
     from quantfl.errors import UsageError
@@ -176,7 +179,8 @@ def forget(
     uids: list[str] = typer.Argument(..., help="Ids of boards, as `quantfl keys list` shows them."),
     file: Path = FILE,
 ) -> int:
-    """Drop boards and their keys from the file; the boards keep theirs, and nobody can talk to them any more."""
+    """Drop boards and their keys from the file; the boards keep theirs, and nobody can talk to them any
+    more."""
     from quantfl.errors import UsageError
     from quantfl.link.keys import KeyRing
 

@@ -3,7 +3,8 @@
 A package names them in its pyproject.toml, each as `name = "module:attribute"`:
 
 - `[project.entry-points."quantfl.verbs"]`: a function with typer's annotations, which returns an exit code;
-- `[project.entry-points."quantfl.radios"]`: a function (boards, chaos) -> adapter with `start`, `stop`, `alive` and `address`.
+- `[project.entry-points."quantfl.radios"]`: a function (boards, chaos) -> adapter with `start`, `stop`,
+  `alive` and `address`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ INSTALL = "pip install quantfl-lab, or pip install -e host/quantfl_lab in a chec
 
 
 def add_verbs(app: typer.Typer) -> None:
-    """Add every verb that an installed package offers. One that cannot be imported says so when it is called."""
+    """Add every verb that an installed package offers. One that cannot be imported says so when it is
+    called."""
     found = {entry.name: entry for entry in entry_points(group=VERBS)}
     for name in sorted({*found, *LABORATORY}):
         if name not in found:

@@ -26,7 +26,8 @@ def command(
     ),
     as_json: bool = typer.Option(False, "--json", help="Print a JSON list."),
 ) -> int:
-    """Send PACKAGE to boards; a push that broke off goes on where it stopped. Exit code: that of the first failure."""
+    """Send PACKAGE to boards; a push that broke off goes on where it stopped. Exit code: that of the first
+    failure."""
     from quantfl.cli.output import console, print_json
     from quantfl.link.keys import KeyRing
     from quantfl.link.trace import tracing
@@ -65,7 +66,8 @@ def command(
 
 
 def _check_order(package: str, urls: list[str]) -> None:
-    """Ports and package given the wrong way round, or two packages: a port is never read as a file, nor a file opened as a port."""
+    """Ports and package given the wrong way round, or two packages: a port is never read as a file, nor a
+    file opened as a port."""
     from quantfl.errors import UsageError
     from quantfl.link.ports import is_port
 

@@ -13,7 +13,8 @@ def command(
     rounds: bool = typer.Option(False, "--rounds", help="One line per round too."),
     as_json: bool = typer.Option(False, "--json", help="Print summary and history as JSON."),
 ) -> int:
-    """Print the summary of RUN: accuracy, bytes by link and purpose, failures. Works for unfinished runs too."""
+    """Print the summary of RUN: accuracy, bytes by link and purpose, failures. Works for unfinished runs
+    too."""
     from quantfl.cli.output import console, print_json
     from quantfl.fleet.checkpoint import RunFolder
     from quantfl.fleet.rounds import ledger_summary
@@ -60,7 +61,8 @@ def command(
                 else ""
             )
             c.print(
-                f"round {r['round']:>3}  {accuracy}  up {kib(r['up_bytes'])}  down {kib(r['down_bytes'])}{failed}",
+                f"round {r['round']:>3}  {accuracy}  up {kib(r['up_bytes'])}  down "
+                f"{kib(r['down_bytes'])}{failed}",
                 highlight=False,
             )
     print_summary(summary, c)

@@ -30,7 +30,8 @@ def command(
     ),
     as_json: bool = typer.Option(False, "--json", help="Print the summary as JSON; progress goes to stderr."),
 ) -> int:
-    """Run the rounds of DESCRIPTION. Ctrl-C ends the run cleanly with everything so far kept (exit code 130)."""
+    """Run the rounds of DESCRIPTION. Ctrl-C ends the run cleanly with everything so far kept (exit code
+    130)."""
     from quantfl.fleet import api, config
     from quantfl.link.trace import tracing
 
@@ -50,7 +51,8 @@ def command(
 
 
 def on_virtual_time(conf: RunConfig, board: str | None) -> bool:
-    """Whether a run needs no clock of the machine: all its boards are in this process, so that no time-out can fire early."""
+    """Whether a run needs no clock of the machine: all its boards are in this process, so that no time-out
+    can fire early."""
     return (board or conf.fleet.emulate) == "inproc"
 
 

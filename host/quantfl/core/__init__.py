@@ -1,7 +1,7 @@
 """The C libraries of firmware/lib, bound with cffi: what runs on a board runs here, byte for byte.
 
-`ffi` and `lib` are the raw binding; the modules beside this file wrap one C library each with numpy arrays and
-quantfl's errors.
+`ffi` and `lib` are the raw binding; the modules beside this file wrap one C library each with numpy arrays
+and quantfl's errors.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ try:
     from quantfl.core._qfl import ffi, lib
 except ImportError as error:  # pragma: no cover - depends on the installation
     raise ToolError(
-        f"the C libraries are not built for this Python ({error}): run `pip install -e .` with a C compiler present"
+        f"the C libraries are not built for this Python ({error}): run `pip install -e .` with a C "
+        "compiler present"
     ) from error
 
 #: Names of negative qfl_status values, for messages.

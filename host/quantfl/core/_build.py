@@ -1,8 +1,8 @@
 """Build `quantfl.core._qfl`: every library of firmware/lib, bound with cffi.
 
-Declarations are taken from the libraries' own public headers (through the C preprocessor), so there is no second
-list of prototypes to drift away. Public headers therefore hold declarations only: no inline functions, no function-like
-macros that a caller needs, enums for constants.
+Declarations are taken from the libraries' own public headers (through the C preprocessor), so there is no
+second list of prototypes to drift away. Public headers therefore hold declarations only: no inline functions,
+no function-like macros that a caller needs, enums for constants.
 
 Run as a script to (re)build the extension beside this file: `python host/quantfl/core/_build.py`.
 """
@@ -21,8 +21,9 @@ from cffi import FFI
 ROOT = Path(__file__).resolve().parents[3]
 LIB = ROOT / "firmware" / "lib"
 INPROC = ROOT / "firmware" / "boards" / "inproc"
-#: Same flags as the firmware: one order of operations, no contraction, no reassociation. Without debug information, so that the same
-#: sources make the same bytes, by which benches know whether finished runs are of the present code.
+#: Same flags as the firmware: one order of operations, no contraction, no reassociation. Without debug
+#: information, so that the same sources make the same bytes, by which benches know whether finished runs are
+#: of the present code.
 CFLAGS = ["-std=c11", "-O2", "-g0", "-ffp-contract=off", "-fno-fast-math", "-Wall", "-Wextra", "-DQFL_HOST=1"]
 
 

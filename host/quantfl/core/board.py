@@ -61,7 +61,8 @@ class InprocBoard:
         return bytes(ffi.buffer(self._out, lib.qfl_inproc_host_read(self._board, self._out, _READ)))
 
     def poll(self, now_ms: int, slices: int = 64) -> int:
-        """Let the firmware work for some slices; returns the ms until it wants to be called again, 0: at once."""
+        """Let the firmware work for some slices; returns the ms until it wants to be called again, 0: at
+        once."""
         lib.qfl_inproc_set_ms(self._board, now_ms & 0xFFFFFFFF)
         wait = 0
         for _ in range(slices):

@@ -24,11 +24,12 @@ class CodecError(ValueError):
 
 @dataclass(frozen=True)
 class Codec:
-    """How deltas are coded (docs/CODEC.md): kind "fp32"; "bu" or "bq" with `levels` buckets; "dz" with `step` in units of the
-    delta's root mean square (sixteenths; with error feedback where there is a memory of earlier rounds).
+    """How deltas are coded (docs/CODEC.md): kind "fp32"; "bu" or "bq" with `levels` buckets; "dz" with `step`
+    in units of the delta's root mean square (sixteenths; with error feedback where there is a memory of
+    earlier rounds).
 
-    per_tensor: one range per tensor instead of one per message. means: reconstruct at bucket means, which are sent. coded:
-    bucket indices through an entropy coder, losslessly.
+    per_tensor: one range per tensor instead of one per message. means: reconstruct at bucket means, which are
+    sent. coded: bucket indices through an entropy coder, losslessly.
     """
 
     kind: str = "bu"
@@ -99,7 +100,8 @@ def _layout(tensors: Sequence[int], values: int) -> Any:
 
 
 def decode(data: bytes, tensors: Sequence[int], agreed: int = 0) -> np.ndarray:
-    """The float32 values [sum(tensors)] of one coded delta; agreed: code of the step where it was agreed on before.
+    """The float32 values [sum(tensors)] of one coded delta; agreed: code of the step where it was agreed on
+    before.
 
     CodecError when `data` is not exactly one.
     """
@@ -115,8 +117,8 @@ def decode(data: bytes, tensors: Sequence[int], agreed: int = 0) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Form:
-    """How a DZ delta is written (qfl_codec_dz_form): code of the step; agreed: the step is not in the delta; offset: by how
-    many codes the encoder's own choice would have been coarser, -8..7."""
+    """How a DZ delta is written (qfl_codec_dz_form): code of the step; agreed: the step is not in the delta;
+    offset: by how many codes the encoder's own choice would have been coarser, -8..7."""
 
     code: int
     agreed: bool = False
@@ -134,15 +136,17 @@ def dz_value(code: int) -> float:
 
 
 def dz_step(x: np.ndarray, steps: float) -> int:
-    """Code of the largest step not above `steps` times the root mean square of x; steps in sixteenths, at most 64."""
+    """Code of the largest step not above `steps` times the root mean square of x; steps in sixteenths, at
+    most 64."""
     with np.errstate(over="ignore"):  # the largest step then
         x = np.ascontiguousarray(x, np.float32)
     return int(lib.qfl_codec_dz_step(ffi.from_buffer("float[]", x), x.size, round(16 * steps)))
 
 
 def dz_with_feedback(x: np.ndarray, columns: int, residual: np.ndarray, kept: float, code: int) -> np.ndarray:
-    """Symbols int32 of float32 x and residual int8 [n], times `kept` (the step it is of, or less), as boards make them: without the
-    means of rows of `columns` values (0: with them). What they lose is left in `residual`."""
+    """Symbols int32 of float32 x and residual int8 [n], times `kept` (the step it is of, or less), as boards
+    make them: without the means of rows of `columns` values (0: with them). What they lose is left in
+    `residual`."""
     x = np.array(x, np.float32).reshape(-1)
     lib.qfl_codec_dz_with_feedback(
         ffi.from_buffer("float[]", x),

@@ -1,4 +1,5 @@
-"""The trainable head (qfl_head) on the host: evaluation, local fits, gradients — with the boards' own code."""
+"""The trainable head (qfl_head) on the host: evaluation, local fits, gradients — with the boards' own
+code."""
 
 from __future__ import annotations
 
@@ -55,10 +56,11 @@ _LAYER = struct.Struct("<BBBx6H6B2xII")
 
 @dataclass(frozen=True)
 class Layer:
-    """One trainable or pooling layer (qfl_head_layer). shapes: (height, width, channels); a dense layer is a conv of one pixel.
+    """One trainable or pooling layer (qfl_head_layer). shapes: (height, width, channels); a dense layer is a
+    conv of one pixel.
 
-    mode: "all" trains kernel and bias; "scales" a scale and a bias per output channel, the int8 kernel staying at offset `frozen` of
-    the package with float32 scales at offset `scales`.
+    mode: "all" trains kernel and bias; "scales" a scale and a bias per output channel, the int8 kernel
+    staying at offset `frozen` of the package with float32 scales at offset `scales`.
     """
 
     kind: str
@@ -136,9 +138,9 @@ def dense_layers(dims: tuple[int, ...]) -> tuple[Layer, ...]:
 class Head:
     """The layers after the cut over int8 features: real = (q - zero_point) * scale.
 
-    dims: (F, outputs of every layer..., K); without `layers` a stack of dense layers. Parameters travel as one float32 vector
-    [params]: per layer kernel [k_h][k_w][in][out], then bias [out] (mode "scales": scales [out], bias [out]).
-    base: the package, where layers of mode "scales" have their kernels.
+    dims: (F, outputs of every layer..., K); without `layers` a stack of dense layers. Parameters travel as
+    one float32 vector [params]: per layer kernel [k_h][k_w][in][out], then bias [out] (mode "scales": scales
+    [out], bias [out]). base: the package, where layers of mode "scales" have their kernels.
     """
 
     dims: tuple[int, ...]
@@ -187,8 +189,9 @@ class Head:
 
     @property
     def centred(self) -> tuple[int, int] | None:
-        """(first parameter, classes) of a last dense layer, rows [in + 1][classes] of kernel and bias, in which a number added to a
-        whole row changes nothing after the softmax; None: the last layer is another one."""
+        """(first parameter, classes) of a last dense layer, rows [in + 1][classes] of kernel and bias, in
+        which a number added to a whole row changes nothing after the softmax; None: the last layer is another
+        one."""
         last = (self.layers or dense_layers(self.dims))[-1]
         dense = last.kind == "conv" and last.in_shape[:2] == last.out_shape[:2] == last.kernel == (1, 1)
         if not dense or last.mode != "all" or last.activation != "linear" or last.out_shape[2] < 2:

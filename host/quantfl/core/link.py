@@ -91,7 +91,8 @@ class Counters:
 
     @property
     def swapped(self) -> Counters:
-        """The books as the other end must have them where nothing was lost: sent and received change places."""
+        """The books as the other end must have them where nothing was lost: sent and received change
+        places."""
         return Counters(*(getattr(self, other) if other else 0 for other in _SWAPPED))
 
     @property
@@ -109,7 +110,8 @@ _SWAPPED = tuple(other if (other := _OTHER_END[name[:2]] + name[2:]) in _NAMES e
 
 
 def unpack_counters(body: bytes) -> tuple[Counters, int, int]:
-    """A board's answer to COUNTERS: its books, the bytes its port has lost, a number that changes when it starts anew.
+    """A board's answer to COUNTERS: its books, the bytes its port has lost, a number that changes when it
+    starts anew.
 
     ValueError: not such a body.
     """
@@ -183,7 +185,8 @@ class Link:
         self._bodies.clear()
 
     def secure(self, seed: bytes, *, uid: bytes | None = None, key: bytes | None = None) -> None:
-        """Sessions with keys. seed: 32 secret random bytes. Initiator: no other session is opened from now on. Board: uid, key."""
+        """Sessions with keys. seed: 32 secret random bytes. Initiator: no other session is opened from now
+        on. Board: uid, key."""
         lib.qfl_link_set_seed(self._link, _exactly(seed, 32))
         if uid is None:
             _check(lib.qfl_link_require_keys(self._link, 1))
@@ -196,7 +199,8 @@ class Link:
         _check(lib.qfl_link_require_keys(self._link, int(required)))
 
     def set_key(self, key: bytes | None) -> bool:
-        """Board: its key. Initiator in state NAMED: the board's key, None: we have none. False: its proof is by another key."""
+        """Board: its key. Initiator in state NAMED: the board's key, None: we have none. False: its proof is
+        by another key."""
         held = ffi.NULL if key is None else _exactly(key, 32)
         status = lib.qfl_link_set_key(self._link, held)
         self._key = held  # the C side refers to a board's key
@@ -210,7 +214,8 @@ class Link:
 
     @property
     def peer_uid(self) -> bytes:
-        """The id that the board has told in its answer to our challenge; believed only when the session is up."""
+        """The id that the board has told in its answer to our challenge; believed only when the session is
+        up."""
         n = ffi.new("uint32_t *")
         p = lib.qfl_link_peer_uid(self._link, n)
         return bytes(ffi.buffer(p, n[0]))
@@ -251,14 +256,16 @@ class Link:
 
     @property
     def piece(self) -> int:
-        """Bytes of an object in one PUT_DATA message: such that it ends with a whole frame, where that costs little of its length."""
+        """Bytes of an object in one PUT_DATA message: such that it ends with a whole frame, where that costs
+        little of its length."""
         longest = min(_PIECE_MAX + _PUT_HEAD, self.peer_message_max)
         rest = longest % self.frame_size
         return longest - (rest if 64 * rest < longest else 0) - _PUT_HEAD
 
     @property
     def ahead(self) -> int:
-        """PUT_DATA messages that keep the line busy: those that the window holds, one that ends and one that begins."""
+        """PUT_DATA messages that keep the line busy: those that the window holds, one that ends and one that
+        begins."""
         return min(self.queue, self.window * self.frame_size // (self.piece + _PUT_HEAD) + 2)
 
     def feed(self, data: bytes, now: int) -> int:
@@ -290,7 +297,8 @@ class Link:
         return bytes(ffi.buffer(p, n[0]))
 
     def send(self, message: bytes) -> None:
-        """Queue one message. LinkError when there is no session, the queue is full or the message too long."""
+        """Queue one message. LinkError when there is no session, the queue is full or the message too
+        long."""
         body = ffi.new("uint8_t[]", message) if message else ffi.NULL
         status = lib.qfl_link_send(self._link, ffi.NULL, 0, body, len(message))
         if status < 0:
@@ -317,7 +325,8 @@ class Link:
         return int(lib.qfl_link_peer_busy(self._link, now & 0xFFFFFFFF))
 
     def wait(self, now: int) -> int:
-        """Milliseconds until `pull` has something to do by itself, NEVER when only new bytes or messages matter."""
+        """Milliseconds until `pull` has something to do by itself, NEVER when only new bytes or messages
+        matter."""
         return int(lib.qfl_link_wait(self._link, now & 0xFFFFFFFF))
 
     def counters(self) -> Counters:
@@ -337,7 +346,8 @@ class Link:
         return int(lib.qfl_link_unbooked(self._link))
 
     def kinds(self) -> np.ndarray:
-        """Bytes by direction (0: sent, 1: received), kind of message and purpose: uint32 [2, 16, 7], modulo 2^32."""
+        """Bytes by direction (0: sent, 1: received), kind of message and purpose: uint32 [2, 16, 7], modulo
+        2^32."""
         return self._kinds.copy()
 
 

@@ -87,7 +87,8 @@ class Engine:
         return out
 
     def classify(self, x: np.ndarray) -> np.ndarray:
-        """Final int8 output [n, size] of the whole model, its int8 head included, for inputs int8 [n, input_size]."""
+        """Final int8 output [n, size] of the whole model, its int8 head included, for inputs int8 [n,
+        input_size]."""
         rows = []
         for row in x:
             self.set_input(row)
@@ -110,7 +111,8 @@ def check(package: bytes, source: str = "the package") -> None:
 
 
 def device_need(package: bytes, arena: int, *, pointer: int = 4) -> dict[str, int]:
-    """What a package needs of an arena of `arena` bytes (qfl_device_plan): fixed, params, activations, per_sample, capacity.
+    """What a package needs of an arena of `arena` bytes (qfl_device_plan): fixed, params, activations,
+    per_sample, capacity.
 
     pointer: bytes of a pointer on the board; 8: it is a process of this machine.
     """

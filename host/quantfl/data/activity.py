@@ -1,4 +1,5 @@
-"""Activity recordings by subject (Matey-Sanz et al., smartphone and smartwatch, CC BY 4.0), packed as spsw_har.npz."""
+"""Activity recordings by subject (Matey-Sanz et al., smartphone and smartwatch, CC BY 4.0), packed as
+spsw_har.npz."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ PUBLIC_SUBJECTS = 8  # the first subjects, whose recordings models are pre-train
 
 
 def windows(path: Path) -> tuple[np.ndarray, ...]:
-    """x float32 [n, 64, 6] at about 50 Hz (1.28 s, half overlapping), label of most of its samples, subject, device,
-    recording; all [n]."""
+    """x float32 [n, 64, 6] at about 50 Hz (1.28 s, half overlapping), label of most of its samples, subject,
+    device, recording; all [n]."""
     try:
         with np.load(path, allow_pickle=False) as z:
             x, label, start = z["x"] / UNITS, z["label"].astype(np.int64), z["rec_start"].astype(np.int64)
@@ -42,8 +43,9 @@ def windows(path: Path) -> tuple[np.ndarray, ...]:
 
 
 def load_activity(path: Path | None, part: str = "watch") -> Dataset:
-    """part "watch": the watches of all but the first eight subjects, for the boards (groups = subjects; the last two
-    recordings of each are the test set); part "phone": the phones of the first eight, for pre-training."""
+    """part "watch": the watches of all but the first eight subjects, for the boards (groups = subjects; the
+    last two recordings of each are the test set); part "phone": the phones of the first eight, for
+    pre-training."""
     x, y, subject, device, recording = windows(find("har_spsw", path) / "spsw_har.npz")
     public = subject <= PUBLIC_SUBJECTS
     mine = (device == PHONE) & public if part == "phone" else (device == WATCH) & ~public

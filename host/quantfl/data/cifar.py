@@ -1,4 +1,5 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) from the public python pickles, or from JPEGs packed in npz files."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) from the public python pickles, or from JPEGs packed in npz
+files."""
 
 from __future__ import annotations
 
@@ -60,7 +61,8 @@ def _pickled(folder: Path, names: list[str], key: bytes) -> tuple[np.ndarray, np
 
 
 def jpegs(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [n, h, w, 3] and labels int64 [n] of an npz with jpeg (bytes, one after the other), offset [n + 1], label [n]."""
+    """uint8 [n, h, w, 3] and labels int64 [n] of an npz with jpeg (bytes, one after the other), offset [n +
+    1], label [n]."""
     try:
         from PIL import Image
     except ImportError:

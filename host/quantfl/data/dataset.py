@@ -1,5 +1,6 @@
-"""Data sets by name. Files are looked for at the path given, in QUANTFL_DATA, beside the repository (../shared/data) and
-in ~/.cache/quantfl; MNIST can be downloaded. `digits` needs no file: it comes with scikit-learn.
+"""Data sets by name. Files are looked for at the path given, in QUANTFL_DATA, beside the repository
+(../shared/data) and in ~/.cache/quantfl; MNIST can be downloaded. `digits` needs no file: it comes with
+scikit-learn.
 """
 
 from __future__ import annotations
@@ -63,9 +64,11 @@ def find(part: str, path: Path | None) -> Path:
 
 
 def load_digits(path: Path | None) -> Dataset:
-    """scikit-learn's 1,797 handwritten digits, 8x8, turned by a quarter: the federated domain of models/digits.
+    """scikit-learn's 1,797 handwritten digits, 8x8, turned by a quarter: the federated domain of
+    models/digits.
 
-    600 samples are the recipe's for pre-training (upright); of the rest 897 are for the boards and 300 for testing.
+    600 samples are the recipe's for pre-training (upright); of the rest 897 are for the boards and 300 for
+    testing.
     """
     x, y = digits_arrays()
     x = np.ascontiguousarray(np.rot90(x, axes=(1, 2)))
@@ -111,8 +114,8 @@ LOADERS: dict[str, Callable[[Path | None], Dataset]] = {
 
 
 def load(name: str, path: Path | None = None) -> Dataset:
-    """A data set by name, `npz:FILE` with arrays x, y, x_test, y_test and optionally groups, groups_test, or `wav:FOLDER` with
-    a folder of wav files per word."""
+    """A data set by name, `npz:FILE` with arrays x, y, x_test, y_test and optionally groups, groups_test, or
+    `wav:FOLDER` with a folder of wav files per word."""
     if name.startswith("npz:"):
         return load_npz(Path(name[4:]))
     if name.startswith("wav:"):

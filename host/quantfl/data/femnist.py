@@ -31,8 +31,8 @@ PUBLIC_WRITERS = 40  # the first writers, on whose hand models may be pre-traine
 
 
 def load_femnist(path: Path | None, part: str = "all") -> Dataset:
-    """uint8 [n, 28, 28, 1], groups = writers. part: "all" 62 classes, "digits" 10, "letters" 52; "public" and "writers":
-    all classes of the first 40 writers, for pre-training, and of the others, for the boards."""
+    """uint8 [n, 28, 28, 1], groups = writers. part: "all" 62 classes, "digits" 10, "letters" 52; "public" and
+    "writers": all classes of the first 40 writers, for pre-training, and of the others, for the boards."""
     folder = find("femnist_leaf", path)
     x, y, g = _part(folder / "femnist_train.npz")
     xt, yt, gt = _part(folder / "femnist_test.npz")

@@ -54,7 +54,8 @@ def _download(folder: Path) -> None:
                 raw = response.read()
         except (urllib.error.URLError, OSError) as error:
             raise DataError(
-                f"mnist: no files found, and the download failed ({error}); put the four .gz files into {folder}"
+                f"mnist: no files found, and the download failed ({error}); put the four .gz files into "
+                f"{folder}"
             ) from None
         if hashlib.md5(raw).hexdigest() != md5:
             raise DataError(f"mnist: the download of {name}.gz is damaged; try again")

@@ -1,5 +1,6 @@
-"""MFCC as MLPerf Tiny's keyword spotting computes them (mlcommons/tiny, benchmark/training/keyword_spotting): 30 ms Hann
-windows every 20 ms, 40 mel bands from 20 to 4,000 Hz, log(x + 1e-6), the first 10 coefficients of an orthonormal-scaled DCT-II.
+"""MFCC as MLPerf Tiny's keyword spotting computes them (mlcommons/tiny, benchmark/training/keyword_spotting):
+30 ms Hann windows every 20 ms, 40 mel bands from 20 to 4,000 Hz, log(x + 1e-6), the first 10 coefficients of
+an orthonormal-scaled DCT-II.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ FRAMES = 1 + (CLIP - FRAME) // STEP
 
 @cache
 def _mel() -> np.ndarray:
-    """[257, 40] triangular bands on the mel scale of HTK: 1127 * ln(1 + f / 700); the bin at 0 Hz is left out."""
+    """[257, 40] triangular bands on the mel scale of HTK: 1127 * ln(1 + f / 700); the bin at 0 Hz is left
+    out."""
 
     def mel(f: np.ndarray | float) -> np.ndarray:
         return 1127.0 * np.log1p(np.asarray(f) / 700.0)
@@ -44,7 +46,8 @@ def resample(audio: np.ndarray, rate: int) -> np.ndarray:
 
 
 def mfcc(audio: np.ndarray, rate: int = RATE) -> np.ndarray:
-    """float32 [49, 10, 1] of one clip (any length: its loudest second is cut out, or it is padded with silence behind)."""
+    """float32 [49, 10, 1] of one clip (any length: its loudest second is cut out, or it is padded with
+    silence behind)."""
     x = resample(audio, rate)
     if len(x) > CLIP:
         energy = np.concatenate([[0.0], np.cumsum(x * x)])

@@ -8,14 +8,16 @@ from quantfl.errors import DataError
 
 
 def to_int8(x: np.ndarray, scale: float, zero_point: int, size: int, source: str = "the data") -> np.ndarray:
-    """int8 [n, size]: clip(round(x / scale) + zero_point) in float64, halves to even, as TFLite quantises inputs.
+    """int8 [n, size]: clip(round(x / scale) + zero_point) in float64, halves to even, as TFLite quantises
+    inputs.
 
     x [n, ...] in the units the model was calibrated with. DataError when a sample has not `size` values.
     """
     flat = np.asarray(x).reshape(len(x), -1)
     if flat.shape[1] != size:
         raise DataError(
-            f"{source}: a sample of shape {np.shape(x)[1:]} has {flat.shape[1]} values, but the model takes {size}"
+            f"{source}: a sample of shape {np.shape(x)[1:]} has {flat.shape[1]} values, but the model "
+            f"takes {size}"
         )
     if not np.isfinite(flat).all():
         raise DataError(f"{source}: NaN or infinity among the samples")

@@ -1,4 +1,5 @@
-"""Spoken words as MFCC (quantfl.data.mfcc): the Free Spoken Digit Dataset packed as fsdd_8k.npz, or folders of wav files."""
+"""Spoken words as MFCC (quantfl.data.mfcc): the Free Spoken Digit Dataset packed as fsdd_8k.npz, or folders
+of wav files."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ HELD_TAKES = 5  # FSDD's own convention: takes 0 to 4 of every speaker and digit
 
 
 def load_fsdd(path: Path | None) -> Dataset:
-    """Spoken digits, MFCC float32 [n, 49, 10, 1], groups = speakers. path: the npz's folder, or FSDD's recordings/ of
-    DIGIT_SPEAKER_TAKE.wav."""
+    """Spoken digits, MFCC float32 [n, 49, 10, 1], groups = speakers. path: the npz's folder, or FSDD's
+    recordings/ of DIGIT_SPEAKER_TAKE.wav."""
     folder = find("fsdd", path)
     if (folder / "fsdd_8k.npz").exists():
         clips, digit, speaker, take = _packed(folder / "fsdd_8k.npz")
@@ -78,7 +79,8 @@ def _recordings(folder: Path) -> _Clips:
 
 
 def load_words(path: Path) -> Dataset:
-    """Folders of wav files, one per word (as Speech Commands, Warden 2018): every tenth file of a word is for testing.
+    """Folders of wav files, one per word (as Speech Commands, Warden 2018): every tenth file of a word is for
+    testing.
 
     groups: speakers, from the hash before `_nohash_` in the file's name.
     """

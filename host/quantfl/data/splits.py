@@ -20,9 +20,9 @@ def split(
 ) -> list[np.ndarray]:
     """Sample indices of every client: a list of int64 arrays, disjoint, none empty.
 
-    spec: "iid"; "dirichlet:ALPHA", class proportions of each client from Dirichlet(ALPHA) (Hsu et al. 2019), smaller
-    is more uneven; "by-writer", each client the samples of whole groups. per_client: at most so many samples each.
-    DataError when there are too few samples or groups, UsageError for an unknown spec.
+    spec: "iid"; "dirichlet:ALPHA", class proportions of each client from Dirichlet(ALPHA) (Hsu et al. 2019),
+    smaller is more uneven; "by-writer", each client the samples of whole groups. per_client: at most so many
+    samples each. DataError when there are too few samples or groups, UsageError for an unknown spec.
     """
     rng = np.random.Generator(np.random.PCG64(seed))
     kind, _, argument = spec.partition(":")
@@ -60,8 +60,8 @@ def _iid(n: int, clients: int, rng: np.random.Generator) -> list[np.ndarray]:
 def _dirichlet(
     y: np.ndarray, clients: int, alpha: float, per_client: int | None, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """Each client draws its class proportions and takes samples by them without replacement; a class that has run out
-    is replaced by those that have not."""
+    """Each client draws its class proportions and takes samples by them without replacement; a class that has
+    run out is replaced by those that have not."""
     classes = int(y.max()) + 1
     pools = [list(rng.permutation(np.flatnonzero(y == k))) for k in range(classes)]
     take = min(per_client or len(y) // clients, len(y) // clients)

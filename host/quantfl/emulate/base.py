@@ -104,8 +104,8 @@ def boot_fleet(
 ) -> list[Board]:
     """Boot `count` boards named prefix-00, prefix-01 …; each has a unique id made from `seed` and its number.
 
-    ble: native boards run the BLE port; their url is for a radio (quantfl_lab.ble.adapter). battery: what native boards say of their
-    charge, per cent.
+    ble: native boards run the BLE port; their url is for a radio (quantfl_lab.ble.adapter). battery: what
+    native boards say of their charge, per cent.
     """
     reason = available(kind)
     if reason is not None:
@@ -150,7 +150,8 @@ def spawn(command: list[str], **kwargs: Any) -> subprocess.Popen[Any]:
 
 
 def sample_records(x: np.ndarray, labels: np.ndarray) -> bytes:
-    """Samples int8 [n, size] and labels [n] as boards read them (firmware/boards/common/qfl_sample_record.h)."""
+    """Samples int8 [n, size] and labels [n] as boards read them
+    (firmware/boards/common/qfl_sample_record.h)."""
     x = np.ascontiguousarray(x, np.int8).reshape(len(x), -1)
     return b"".join(
         b"\xa5\x5a" + struct.pack("<HI", int(k), row.size) + row.tobytes()

@@ -1,4 +1,5 @@
-"""Addresses of a firmware's symbols: the symbol table of a 32-bit little-endian ELF file (System V ABI, chapter 4)."""
+"""Addresses of a firmware's symbols: the symbol table of a 32-bit little-endian ELF file (System V ABI,
+chapter 4)."""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from quantfl.emulate.base import firmware
 from quantfl.errors import ToolError
 
-#: Environments of platformio.ini: everything, the standard set, what models/digits needs; then other cores with everything.
+#: Environments of platformio.ini: everything, the standard set, what models/digits needs; then other cores
+#: with everything.
 BUILDS = (
     "qemu_m4",
     "standard_m4",

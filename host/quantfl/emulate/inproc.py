@@ -95,7 +95,9 @@ class InprocTransport:
             data = handle.board.read()
             if data:
                 on_bytes(data)
-            if jumps:  # a board that idles has nothing to do until it hears something, or a time-out of 500 ms or more passes
+            # a board that idles has nothing to do until it hears something, or a time-out of 500 ms or more
+            # passes
+            if jumps:
                 wait = 200 if wait >= 20 else wait
                 await asyncio.sleep(0)
             if wait and not data and not self._out:

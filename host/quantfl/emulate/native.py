@@ -15,8 +15,8 @@ from quantfl.errors import ToolError
 class NativeBoard:
     """The firmware as a process; link and samples are TCP ports on this machine.
 
-    flash: file that keeps its flash over restarts. ram: KiB of arena. ble: its link's port is that of a BLE radio
-    (quantfl_lab.ble.adapter), not of a UART. battery: its charge in per cent, None: it does not know.
+    flash: file that keeps its flash over restarts. ram: KiB of arena. ble: its link's port is that of a BLE
+    radio (quantfl_lab.ble.adapter), not of a UART. battery: its charge in per cent, None: it does not know.
     """
 
     kind = "native"

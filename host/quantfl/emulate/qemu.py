@@ -1,4 +1,5 @@
-"""Boards in QEMU: the firmware ELF that PlatformIO built, on one of the machines of firmware/platforms/qemu/boards."""
+"""Boards in QEMU: the firmware ELF that PlatformIO built, on one of the machines of
+firmware/platforms/qemu/boards."""
 
 from __future__ import annotations
 
@@ -25,8 +26,9 @@ PAINT = 0xA5A5A5A5  # of the stack (firmware/platforms/qemu/baremetal)
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine QEMU models. memory: base, size and QEMU name of the memory in which the board's flash lies at `flash_at`, None:
-    the flash is a part of its own. uid_at: where the board looks for its unique id, None: in the file "uid".
+    """A machine QEMU models. memory: base, size and QEMU name of the memory in which the board's flash lies
+    at `flash_at`, None: the flash is a part of its own. uid_at: where the board looks for its unique id,
+    None: in the file "uid".
 
     samples: a second UART ("uart"), or a file in the emulator's folder ("file").
     """
@@ -69,7 +71,8 @@ MACHINES = {
 class QemuBoard:
     """One emulated board; its UARTs are TCP ports on this machine, bound by us so that no port is raced for.
 
-    kind: a key of MACHINES. flash: file that backs the memory in which the flash lies, so that it survives the machine.
+    kind: a key of MACHINES. flash: file that backs the memory in which the flash lies, so that it survives
+    the machine.
     """
 
     def __init__(
@@ -251,12 +254,14 @@ class QemuBoard:
             answer = self._command("memsave", val=at, size=size, filename=str(path))
             if "error" in answer:
                 raise ToolError(
-                    f"{self.name}: memory at {at:#x} cannot be read: {answer['error'].get('desc', 'no reason given')}"
+                    f"{self.name}: memory at {at:#x} cannot be read: "
+                    f"{answer['error'].get('desc', 'no reason given')}"
                 )
             return path.read_bytes()
 
     def stack(self) -> tuple[int, int]:
-        """Bytes of stack that the board has, and how many it has needed since it was reset: it paints its stack when it starts."""
+        """Bytes of stack that the board has, and how many it has needed since it was reset: it paints its
+        stack when it starts."""
         found = symbols(self.elf)
         limit, top = found["__stack_limit"], found["__stack_top"]
         words = struct.unpack(f"<{(top - limit) // 4}I", self.memory(limit, top - limit))

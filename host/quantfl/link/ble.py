@@ -1,8 +1,8 @@
 """`ble://NAME-or-ADDRESS`: a board's Nordic-UART-like service through bleak, as a byte stream (docs/BLE.md).
 
-Bytes to the board are writes without response, bytes from it notifications, each at most the negotiated MTU less 3. Either may
-be lost; the session above acknowledges. Boards take turns at the adapter (ble_turns.py). bleak is imported when a BLE port is
-first opened.
+Bytes to the board are writes without response, bytes from it notifications, each at most the negotiated MTU
+less 3. Either may be lost; the session above acknowledges. Boards take turns at the adapter (ble_turns.py).
+bleak is imported when a BLE port is first opened.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ BATTERY_SERVICE = "0000180f-0000-1000-8000-00805f9b34fb"
 BATTERY_LEVEL = "00002a19-0000-1000-8000-00805f9b34fb"
 FIND_S = 5.0  # for an advertisement
 CONNECT_S = 10.0  # for one attempt to connect and read the services
-NOTIFY_S = 5.0  # for the board to take the subscription: the operating system alone would wait 30 s (ATT's transaction time-out)
+# for the board to take the subscription: the operating system alone would wait 30 s (ATT's transaction
+# time-out)
+NOTIFY_S = 5.0
 ATTEMPTS = 3  # to connect to a board that does not simply fail to answer
 
 
@@ -58,13 +60,17 @@ def reason(error: BaseException) -> str:
     if name == "BleakBluetoothNotAvailableError" or isinstance(
         error, FileNotFoundError | ConnectionRefusedError
     ):
-        return f"Bluetooth is not available here ({text or name}); is there an adapter, switched on, and is its service running?"
+        return (
+            f"Bluetooth is not available here ({text or name}); is there an adapter, switched on, and is "
+            "its service running?"
+        )
     return text.removeprefix("[org.bluez.Error.Failed] ") or name
 
 
 async def value_size(characteristic: BleakGATTCharacteristic) -> int:
-    """Bytes in a write without response. bluetoothd (5.66) signals no MTU of a characteristic that it knew before it connected, for
-    example because another process had used the board: bleak then says 20, so the property is asked for."""
+    """Bytes in a write without response. bluetoothd (5.66) signals no MTU of a characteristic that it knew
+    before it connected, for example because another process had used the board: bleak then says 20, so the
+    property is asked for."""
     size = characteristic.max_write_without_response_size
     if size > 20 or sys.platform != "linux":
         return size
@@ -90,7 +96,8 @@ async def value_size(characteristic: BleakGATTCharacteristic) -> int:
 
 
 class Adapter:
-    """What the BLE links of one event loop share: turns, one scan for all, one connection attempt at a time."""
+    """What the BLE links of one event loop share: turns, one scan for all, one connection attempt at a
+    time."""
 
     _of_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, Adapter]] = WeakKeyDictionary()
 
@@ -117,7 +124,8 @@ class Adapter:
             return await asyncio.wait_for(found, timeout)
         except TimeoutError:
             raise LinkError(
-                f"no BLE board {target} advertises here ({timeout:g} s of scanning): is it powered, near, and not connected elsewhere?"
+                f"no BLE board {target} advertises here ({timeout:g} s of scanning): is it powered, near, "
+                "and not connected elsewhere?"
             ) from None
         finally:
             self._wanted.pop(found, None)
@@ -152,7 +160,8 @@ class Adapter:
 
 
 def configure(connections: int, packet: int = PACKET) -> None:
-    """For the running loop. connections: the adapter's limit. packet: link-layer payload that `carried` computes with."""
+    """For the running loop. connections: the adapter's limit. packet: link-layer payload that `carried`
+    computes with."""
     adapter = Adapter.current()
     adapter.turns.connections, adapter.packet = connections, packet
 
@@ -194,7 +203,8 @@ class BleTransport:
         return self._adapter
 
     async def turn(self, timeout: float) -> float:
-        """Wait for a place at the adapter, at most `timeout` s; returns how long. LinkError when the board does not advertise."""
+        """Wait for a place at the adapter, at most `timeout` s; returns how long. LinkError when the board
+        does not advertise."""
         adapter = self._adapter = Adapter.current()
         if self._closing is not None:  # bluetoothd refuses notifications on a connection that is ending
             await asyncio.shield(self._closing)
@@ -205,7 +215,8 @@ class BleTransport:
             await asyncio.wait_for(adapter.turns.take(self), timeout)
         except TimeoutError:
             raise LinkError(
-                f"{self.url}: no place at the BLE adapter within {timeout:g} s; {adapter.turns.connections} boards "
+                f"{self.url}: no place at the BLE adapter within {timeout:g} s; "
+                f"{adapter.turns.connections} boards "
                 "are connected (fleet.ble_connections)"
             ) from None
         self._moved = asyncio.get_running_loop().time()
@@ -225,7 +236,8 @@ class BleTransport:
                 except (
                     Exception
                 ) as error:  # bleak lets errors of its backend through: D-Bus, sockets, assertions
-                    # Over the air a connection often fails to come about, or breaks at once, and comes about the next time.
+                    # Over the air a connection often fails to come about, or breaks at once, and comes about
+                    # the next time.
                     if attempt == ATTEMPTS or isinstance(error, TimeoutError):
                         raise LinkError(f"cannot connect to {self.url}: {reason(error)}") from None
                     await asyncio.sleep(0.2 * attempt)
@@ -366,7 +378,8 @@ class BleTransport:
         return value[0] if len(value) == 1 and value[0] <= 100 else None
 
     async def describe(self) -> dict[str, str | int | None]:
-        """What `quantfl devices` shows besides the hello: address, signal as last advertised in dBm, battery where known."""
+        """What `quantfl devices` shows besides the hello: address, signal as last advertised in dBm, battery
+        where known."""
         if self._device is None:
             return {}
         address = self._device.address
@@ -378,7 +391,8 @@ class BleTransport:
         return found if level is None else found | {"battery_percent": level}
 
     def carried(self) -> dict[tuple[str, str], tuple[int, bool]]:
-        """(way, layer) -> bytes since the beginning, and whether they are modelled (quantfl.link.ble_model)."""
+        """(way, layer) -> bytes since the beginning, and whether they are modelled
+        (quantfl.link.ble_model)."""
         packet = self._adapter.packet if self._adapter is not None else PACKET
         out: dict[tuple[str, str], tuple[int, bool]] = {}
         for way, lengths in (("down", self.sent), ("up", self.received)):
@@ -403,7 +417,8 @@ class Advertiser:
 
 
 async def scan(timeout: float) -> list[Advertiser]:
-    """Boards that advertise the serial service, strongest first. LinkError or ToolError when there is no Bluetooth."""
+    """Boards that advertise the serial service, strongest first. LinkError or ToolError when there is no
+    Bluetooth."""
     try:
         found = await _bleak().BleakScanner.discover(timeout=timeout, return_adv=True)
     except ToolError:

@@ -1,8 +1,10 @@
-"""Turns at a BLE adapter: few boards are connected at once, every board gets its turn, none holds a place it does not use.
+"""Turns at a BLE adapter: few boards are connected at once, every board gets its turn, none holds a place it
+does not use.
 
-Places are given in the order of asking; boards that have not had a turn for what they want now come first. A place is taken
-back, when another board waits for it, from a board that nothing is asked of, or that has been silent for QUIET_S while it
-works (it goes on, keeps its answer and is asked again in a later turn). Nobody is disconnected while nobody waits.
+Places are given in the order of asking; boards that have not had a turn for what they want now come first. A
+place is taken back, when another board waits for it, from a board that nothing is asked of, or that has been
+silent for QUIET_S while it works (it goes on, keeps its answer and is asked again in a later turn). Nobody is
+disconnected while nobody waits.
 """
 
 from __future__ import annotations

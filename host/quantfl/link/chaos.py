@@ -2,9 +2,10 @@
 
     flip=1e-5,drop=0.01,dup=0.01,stall=200ms@0.01,disconnect=3,reset@round=2,seed=7; board-03: lie=nan
 
-Clauses are divided by `;`. A clause is a list of faults, for all boards or, after `NAMES:`, for those whose names match (patterns
-with `*` and `?`, several joined by `+`). Rates are probabilities; where a fault is of frames, each frame on the line is drawn for by
-itself. The same seed gives the same faults on the same traffic. docs/CHAOS.md lists all of them.
+Clauses are divided by `;`. A clause is a list of faults, for all boards or, after `NAMES:`, for those whose
+names match (patterns with `*` and `?`, several joined by `+`). Rates are probabilities; where a fault is of
+frames, each frame on the line is drawn for by itself. The same seed gives the same faults on the same
+traffic. docs/CHAOS.md lists all of them.
 """
 
 from __future__ import annotations
@@ -42,15 +43,16 @@ BOARD = {"stuck": "none", "full": "none", "lie": "lie"}
 ONE_IN = 40  # frames between two of the moments that `disconnect` and `reset` are drawn from
 BOOT = (
     b"ets Jul 29 2019 12:21:46\r\n\r\nrst:0x1 (POWERON_RESET),boot:0x13 (SPI_FAST_FLASH_BOOT)\r\n"
-    b"configsip: 0, SPIWP:0xee\r\nclk_drv:0x00,q_drv:0x00,d_drv:0x00\r\nmode:DIO, clock div:2\r\nentry 0x400805e4\r\n"
+    b"configsip: 0, SPIWP:0xee\r\nclk_drv:0x00,q_drv:0x00,d_drv:0x00\r\nmode:DIO, clock div:2\r\nentry "
+    b"0x400805e4\r\n"
 )
 _TIME = re.compile(r"^([0-9.]+)(ms|s)$")
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault: value (a rate, seconds, a count, or a lie's name), probability per frame where that is not the value itself,
-    rounds first..last in which it may strike, way: one direction only."""
+    """One fault: value (a rate, seconds, a count, or a lie's name), probability per frame where that is not
+    the value itself, rounds first..last in which it may strike, way: one direction only."""
 
     name: str
     value: float | str = 1.0
@@ -170,8 +172,8 @@ def _fault(item: str) -> Fault:
 
 @dataclass
 class Line:
-    """What a faulty line did to one direction, in bytes but where said: taken from one end = given to the other + held
-    + swallowed - added."""
+    """What a faulty line did to one direction, in bytes but where said: taken from one end = given to the
+    other + held + swallowed - added."""
 
     taken: int = 0
     given: int = 0
@@ -181,7 +183,8 @@ class Line:
 
 
 class FaultyTransport:
-    """A transport with faults. Bytes are taken frame by frame (up to and with a zero byte), spoiled, and given on in order.
+    """A transport with faults. Bytes are taken frame by frame (up to and with a zero byte), spoiled, and
+    given on in order.
 
     reset: resets the board; None where nobody can. now_round: the round the run is in.
     """

@@ -1,7 +1,8 @@
 """The clock of links: that of the running event loop, so that tests and simulations may run on virtual time.
 
-`VirtualLoop` never waits: when nothing is ready it moves its clock to the next timer. With in-process boards a run on it is a function
-of its seeds alone, and takes the time of its arithmetic however long its time-outs are.
+`VirtualLoop` never waits: when nothing is ready it moves its clock to the next timer. With in-process boards
+a run on it is a function of its seeds alone, and takes the time of its arithmetic however long its time-outs
+are.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class _Jump(selectors.SelectSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop on virtual time, for work without sockets, processes or threads. `now`: its time in seconds."""
+    """An event loop on virtual time, for work without sockets, processes or threads. `now`: its time in
+    seconds."""
 
     def __init__(self) -> None:
         self.now = 1000.0

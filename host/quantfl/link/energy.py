@@ -1,6 +1,8 @@
-"""Energy of bytes on a link, from published figures per payload bit; estimates, for comparing schemes on one radio.
+"""Energy of bytes on a link, from published figures per payload bit; estimates, for comparing schemes on one
+radio.
 
-Each figure: where it is from. All are of radio or transceiver and the CPU that serves it, at one end, either direction alike.
+Each figure: where it is from. All are of radio or transceiver and the CPU that serves it, at one end, either
+direction alike.
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ class Radio:
 RADIOS = {
     "ble": Radio(
         18.0,
-        "nRF52840, BLE 2M PHY with 251-byte packets: 4.8 mA at 3 V transmitting (product specification 1.7), plus CPU",
+        "nRF52840, BLE 2M PHY with 251-byte packets: 4.8 mA at 3 V transmitting (product specification "
+        "1.7), plus CPU",
     ),
     "wifi": Radio(
         60.0,
-        "ESP32 at 10 Mb/s, about 200 mA at 3.3 V while active (datasheet 4.x); association, 0.4 J each, left out",
+        "ESP32 at 10 Mb/s, about 200 mA at 3.3 V while active (datasheet 4.x); association, 0.4 J each, "
+        "left out",
     ),
     "lora-sf7": Radio(
         30_000.0, "SX1276 at 14 dBm, 44 mA at 3.3 V, 5.47 kb/s at SF7 and 125 kHz (datasheet rev. 7)"

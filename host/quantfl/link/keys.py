@@ -1,7 +1,8 @@
 """Keys of boards and of their owner: the key file, and what is done with what is in it (docs/SECURITY.md).
 
-The file is TOML, readable by its owner only. A board has one link key, known to it and to this file; while it is being changed
-there are two, of which the board holds one or the other. The owner's signing key makes packages that boards with its public half run.
+The file is TOML, readable by its owner only. A board has one link key, known to it and to this file; while it
+is being changed there are two, of which the board holds one or the other. The owner's signing key makes
+packages that boards with its public half run.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from quantfl.core import crypt, ffi, lib
 from quantfl.errors import PackageError, SecurityError, UsageError
 from quantfl.locks import locked
 
-_HEADER = "# quantfl keys. Whoever has this file can talk to these boards and sign packages for them: keep it secret.\n"
+_HEADER = (
+    "# quantfl keys. Whoever has this file can talk to these boards and sign packages for them: keep it "
+    "secret.\n"
+)
 
 
 TRIED_MOST = 16  # keys kept of a board that were sent and never confirmed
@@ -46,7 +50,8 @@ def warn_plain(name: str, uid: str) -> None:
     if uid not in _warned:
         _warned.add(uid)
         warnings.warn(
-            f"the link to {name} (board {uid or 'without id'}) is plain: anybody on it can read, change and command; "
+            f"the link to {name} (board {uid or 'without id'}) is plain: anybody on it can read, change "
+            "and command; "
             f"give it a key with `quantfl keys provision`",
             PlainLinkWarning,
             stacklevel=2,
@@ -57,9 +62,10 @@ def warn_plain(name: str, uid: str) -> None:
 class BoardKey:
     """One board's keys.
 
-    key: 32 bytes, the key that the board holds or was last sent. next: the key that replaces it, once the board has confirmed
-    it. tried: keys that were sent before and never confirmed; the board may hold one of them. provisioned: the board has proved
-    that it holds `key`. leaving: its keys are being taken away; with provisioned False they have been.
+    key: 32 bytes, the key that the board holds or was last sent. next: the key that replaces it, once the
+    board has confirmed it. tried: keys that were sent before and never confirmed; the board may hold one of
+    them. provisioned: the board has proved that it holds `key`. leaving: its keys are being taken away; with
+    provisioned False they have been.
     """
 
     uid: str
@@ -214,17 +220,21 @@ class KeyRing:
     def prepare(self, uid: str, name: str = "", *, reset: bool = False) -> BoardKey:
         """A new key to send to a board that answers without one. It is written before it is sent.
 
-        A key that was sent once is never sent plainly again: who answered then may not have been the board. Older keys stay in
-        the file, because the board may hold one of them. reset: the caller vouches that this board has lost its keys.
-        SecurityError: the board has proved to hold a key of this file before, and `reset` is not given.
+        A key that was sent once is never sent plainly again: who answered then may not have been the board.
+        Older keys stay in the file, because the board may hold one of them. reset: the caller vouches that
+        this board has lost its keys. SecurityError: the board has proved to hold a key of this file before,
+        and `reset` is not given.
         """
         with self._changing():
             known = self.boards.get(uid)
             if known is not None and known.provisioned and not reset:
                 raise SecurityError(
-                    f"board {uid} holds a key of {self.path} (fingerprint {known.fingerprint}), but answers without one: it "
-                    f"was reset, or something on the line answers in its place; no key was sent. If you have erased this "
-                    f"board yourself, connect it by cable and use `quantfl keys provision --reset`, which gives it a new key"
+                    f"board {uid} holds a key of {self.path} (fingerprint {known.fingerprint}), but "
+                    "answers without one: it "
+                    "was reset, or something on the line answers in its place; no key was sent. If you "
+                    "have erased this "
+                    "board yourself, connect it by cable and use `quantfl keys provision --reset`, which "
+                    "gives it a new key"
                 )
             old: tuple[bytes, ...] = ()
             if known is not None:
@@ -254,7 +264,8 @@ class KeyRing:
             self._put(replace(self.boards[uid], leaving=True))
 
     def end_removal(self, uid: str) -> None:
-        """The board has no keys any more. The file keeps the last ones: they open the board, should that have been a lie."""
+        """The board has no keys any more. The file keeps the last ones: they open the board, should that have
+        been a lie."""
         with self._changing():
             self._put(replace(self.boards[uid], leaving=True, provisioned=False))
 
@@ -266,7 +277,8 @@ class KeyRing:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
-        """One change of the file. Another process may have changed it since it was read, so it is read again, under a lock."""
+        """One change of the file. Another process may have changed it since it was read, so it is read again,
+        under a lock."""
         lock = self.path.with_name(self.path.name + ".lock")
         with locked(lock, f"the key file {self.path}", UsageError, timeout=LOCK_S):
             if self.path.exists():
@@ -282,7 +294,8 @@ class KeyRing:
     def sign(self, package: bytes) -> bytes:
         """The package as boards of this owner take it: signed by us, or as it is when it is signed already.
 
-        Without a signing key in the file a package has to come signed. PackageError when boards would refuse it.
+        Without a signing key in the file a package has to come signed. PackageError when boards would refuse
+        it.
         """
         body, _ = split_signed(package)
         if self._secret is not None:
@@ -293,7 +306,8 @@ class KeyRing:
             return body + bytes(ffi.buffer(out))
         if self.owner is not None and not is_signed_by(self.owner, package):
             raise PackageError(
-                f"the package is not signed by the owner in {self.path}: `quantfl keys sign` it where the signing key is"
+                f"the package is not signed by the owner in {self.path}: `quantfl keys sign` it where the "
+                "signing key is"
             )
         return package
 

@@ -1,8 +1,9 @@
-"""The ledger: bytes on the wire per round, board, direction, kind of message and purpose, from the counters both ends keep.
+"""The ledger: bytes on the wire per round, board, direction, kind of message and purpose, from the counters
+both ends keep.
 
 Round 0 is everything before the first round: handshake, hello, package, configuration. "up" is board to host.
-Samples fed to emulated boards go through a channel of their own; they are shown apart and are no federated traffic.
-Kept with the run in SQLite by quantfl.fleet.ledger_store.
+Samples fed to emulated boards go through a channel of their own; they are shown apart and are no federated
+traffic. Kept with the run in SQLite by quantfl.fleet.ledger_store.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def _kind_names() -> tuple[str, ...]:
     return tuple(names)
 
 
-#: Name of each kind of message; LINK: bytes of no message (handshake, noise). UNSEEN: known from the board's books only.
+#: Name of each kind of message; LINK: bytes of no message (handshake, noise). UNSEEN: known from the board's
+#: books only.
 KINDS = _kind_names()
 
 
@@ -92,7 +94,8 @@ class Note(NamedTuple):
 
 
 class Carried(NamedTuple):
-    """Bytes of a lower layer that carried a link's bytes (BLE: att, l2cap, air). modelled: computed, not counted."""
+    """Bytes of a lower layer that carried a link's bytes (BLE: att, l2cap, air). modelled: computed, not
+    counted."""
 
     bytes: int
     modelled: bool
@@ -100,10 +103,11 @@ class Carried(NamedTuple):
 
 @dataclass
 class Ledger:
-    """Books of all links of a run. `record` is called with a link's running table; differences are kept. Rows are added by `add` only.
+    """Books of all links of a run. `record` is called with a link's running table; differences are kept. Rows
+    are added by `add` only.
 
-    peers: a board's own running counters as they must stand after all that was booked, and the number it drew when it started:
-    by these a host that died knows what it missed.
+    peers: a board's own running counters as they must stand after all that was booked, and the number it drew
+    when it started: by these a host that died knows what it missed.
     changed: keys of rows not yet stored.
     """
 
@@ -123,7 +127,8 @@ class Ledger:
     def record(self, round_: int, board: str, running: np.ndarray) -> tuple[Traffic, Traffic]:
         """Book what `board` moved since the last record to `round_`; returns it as (up, down).
 
-        running: bytes since the link began, uint32 [2 (sent, received), kinds, purposes] (quantfl.core.link.Link.kinds).
+        running: bytes since the link began, uint32 [2 (sent, received), kinds, purposes]
+        (quantfl.core.link.Link.kinds).
         """
         moved = running - self._last.get(board, np.zeros_like(running))  # modulo 2^32
         self._last[board] = running
@@ -140,7 +145,8 @@ class Ledger:
     def record_carried(
         self, round_: int, board: str, running: dict[tuple[str, str], tuple[int, bool]]
     ) -> None:
-        """Book a transport's own layers. running: (way, layer) -> bytes since it began, and whether they are modelled."""
+        """Book a transport's own layers. running: (way, layer) -> bytes since it began, and whether they are
+        modelled."""
         for (way, layer), (total, modelled) in running.items():
             moved = total - self._last_carried.get((board, way, layer), 0)
             self._last_carried[board, way, layer] = total
@@ -186,9 +192,11 @@ class Ledger:
 
 
 def unseen(board: str, round_: int, before: Counters, ours: Counters, theirs: Counters) -> dict[Key, Traffic]:
-    """What moved while no host was there to book it: from the board's books then and now, less our own of this session.
+    """What moved while no host was there to book it: from the board's books then and now, less our own of
+    this session.
 
-    before: the board's running counters as the last host left them. ours, theirs: both ends' at one moment of this session.
+    before: the board's running counters as the last host left them. ours, theirs: both ends' at one moment of
+    this session.
     """
     gap = theirs - before - ours.swapped
     rows = {}

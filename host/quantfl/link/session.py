@@ -1,7 +1,7 @@
 """Requests and answers over one link: the host's end of docs/PROTOCOL.md.
 
-A `Session` owns a transport and the C link, pumps bytes between them, matches answers to requests by kind and number,
-and reconnects. Counters go on over reconnections: they are the books of the link, not of a session.
+A `Session` owns a transport and the C link, pumps bytes between them, matches answers to requests by kind and
+number, and reconnects. Counters go on over reconnections: they are the books of the link, not of a session.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from quantfl.link.transport import Transport
 QUIET_MS = (
     10_000  # silence after which a board is asked whether it is there; a board takes us for gone after 60 s
 )
-#: Wait for an acknowledgement on a line that loses nothing by itself: silence there means that the board is slow.
+#: Wait for an acknowledgement on a line that loses nothing by itself: silence there means that the board is
+#: slow.
 CALM_MS = 4000
 ANSWER, FAILED = lib.QFL_MSG_ANSWER, lib.QFL_MSG_FAILED
 KIND_NAMES = {
@@ -58,7 +59,8 @@ KIND_NAMES = {
 
 @dataclass(frozen=True)
 class Answer:
-    """A board's answer: status (0, or a negative qfl_status from one that refuses), body, our books at that moment."""
+    """A board's answer: status (0, or a negative qfl_status from one that refuses), body, our books at that
+    moment."""
 
     kind: int
     number: int
@@ -72,9 +74,11 @@ def now_ms() -> int:
 
 
 class Session:
-    """One board's link. Not safe for several requests at once unless they go through `request`, which queues them.
+    """One board's link. Not safe for several requests at once unless they go through `request`, which queues
+    them.
 
-    keys: sessions are opened with boards that prove to hold a key of these, and with no others. None: plain sessions.
+    keys: sessions are opened with boards that prove to hold a key of these, and with no others. None: plain
+    sessions.
     """
 
     def __init__(
@@ -131,11 +135,13 @@ class Session:
         return getattr(self.transport, "open_s", usual)
 
     def patience(self, usual: float) -> float:
-        """Seconds that a lost board is waited for: at least as long as the transport needs to find it again."""
+        """Seconds that a lost board is waited for: at least as long as the transport needs to find it
+        again."""
         return max(usual, getattr(self.transport, "find_s", 0.0))
 
     async def turn(self, timeout: float) -> float:
-        """Wait for this link's turn where boards take turns (BLE); returns the seconds it took, which no board is to blame for."""
+        """Wait for this link's turn where boards take turns (BLE); returns the seconds it took, which no
+        board is to blame for."""
         take = getattr(self.transport, "turn", None)
         return 0.0 if take is None else await take(timeout)
 
@@ -159,9 +165,11 @@ class Session:
             rest()
 
     async def open(self, timeout: float = 5.0, *, plain: bool = False) -> None:
-        """Open the transport and a session on it. LinkError naming the port when either fails within `timeout` s.
+        """Open the transport and a session on it. LinkError naming the port when either fails within
+        `timeout` s.
 
-        plain: without keys though we have some, to give a board its first. SecurityError: no key, or not the right one.
+        plain: without keys though we have some, to give a board its first. SecurityError: no key, or not the
+        right one.
         """
         deadline = monotonic() + timeout
         if not self._open:
@@ -188,14 +196,16 @@ class Session:
                 raise self._insecure()
             if self.link.state == DOWN:
                 raise LinkError(
-                    f"{self.transport.url}: the board speaks another protocol version; flash its firmware anew"
+                    f"{self.transport.url}: the board speaks another protocol version; flash its firmware "
+                    "anew"
                 )
             if not self._open:
                 raise LinkError(f"{self.transport.url}: {self._lost_reason}")
             left = deadline - monotonic()
             if left <= 0:
                 raise LinkError(
-                    f"no board answers at {self.transport.url} within {timeout:g} s: is it powered and running quantfl?"
+                    f"no board answers at {self.transport.url} within {timeout:g} s: is it powered and "
+                    "running quantfl?"
                 )
             await self._wait_change(left)
         self.sessions += 1
@@ -205,11 +215,15 @@ class Session:
         refusal, uid = self.link.refusal, self.link.peer_uid.hex() or "without id"
         file = self.keys.path if self.keys is not None else ""
         text = {
-            PEER_PLAIN: "the board answers without a key, and no plain link is taken where keys are required. A new board gets "
-            "its key with `quantfl keys provision`; one that had a key was reset, or something on the line answers in its place",
-            PEER_KEYED: f"board {uid} talks to holders of its key only: name your key file (--keys, or keys.file of FLEET.toml)",
+            PEER_PLAIN: "the board answers without a key, and no plain link is taken where keys are "
+            "required. A new board gets "
+            "its key with `quantfl keys provision`; one that had a key was reset, or something on the "
+            "line answers in its place",
+            PEER_KEYED: f"board {uid} talks to holders of its key only: name your key file (--keys, or "
+            "keys.file of FLEET.toml)",
             KEY_UNKNOWN: f"there is no key for board {uid} in {file}",
-            KEY_WRONG: f"what answers as board {uid} does not hold its key of {file}: a false board, or a key given by another file",
+            KEY_WRONG: f"what answers as board {uid} does not hold its key of {file}: a false board, or a "
+            "key given by another file",
         }[refusal]
         return SecurityError(f"{self.transport.url}: {text}", refusal)
 
@@ -240,7 +254,8 @@ class Session:
     ) -> Answer:
         """Send a request and wait for its answer. LinkError when the link fails or `timeout` s pass.
 
-        behind: there is much on the way before it; so many s are given to all of that and the request to arrive.
+        behind: there is much on the way before it; so many s are given to all of that and the request to
+        arrive.
         """
         async with self._turn:
             number = self.next_number() if number is None else number
@@ -268,7 +283,8 @@ class Session:
     async def send(
         self, kind: int, number: int, body: bytes, *, timeout: float, ahead: int | None = None
     ) -> None:
-        """Queue one message when fewer than `ahead` (None: what the queue holds) are; LinkError when the link is down."""
+        """Queue one message when fewer than `ahead` (None: what the queue holds) are; LinkError when the link
+        is down."""
         deadline = monotonic() + timeout
         while self.up and self.link.pending >= (ahead or self.link.queue):
             left = deadline - monotonic()

@@ -1,9 +1,9 @@
 """Traces: every frame on every link, with its time and direction, in a file that Wireshark reads as well.
 
-The format is pcapng (IETF draft-ietf-opsawg-pcapng): one interface per link, link type USER0 (147), one packet per piece between
-two delimiters, as it stood on the wire, its delimiters included; microseconds; the direction in epb_flags.
-tools/wireshark/quantfl.lua is a dissector. Written as the run goes on: what a killed host leaves behind can be read up to its last
-whole packet.
+The format is pcapng (IETF draft-ietf-opsawg-pcapng): one interface per link, link type USER0 (147), one
+packet per piece between two delimiters, as it stood on the wire, its delimiters included; microseconds; the
+direction in epb_flags. tools/wireshark/quantfl.lua is a dissector. Written as the run goes on: what a killed
+host leaves behind can be read up to its last whole packet.
 """
 
 from __future__ import annotations
@@ -112,9 +112,11 @@ def tap_of(url: str) -> Tap | None:
 
 @dataclass(frozen=True)
 class Frame:
-    """A piece of the line as a person reads it. bytes: on the wire; kind: message of a DATA frame that begins one.
+    """A piece of the line as a person reads it. bytes: on the wire; kind: message of a DATA frame that begins
+    one.
 
-    type: DATA, ACK, SYN, SYNACK, RST, `sealed` for a frame whose content only the keys' holders see, `noise` for bytes in no frame.
+    type: DATA, ACK, SYN, SYNACK, RST, `sealed` for a frame whose content only the keys' holders see, `noise`
+    for bytes in no frame.
     """
 
     time: float
@@ -238,7 +240,8 @@ def _printable(piece: bytes) -> str:
 
 
 def read(path: Path) -> Iterator[Frame]:
-    """The frames of a trace, in order. UsageError when the file is none; a last packet cut off by a crash is left out."""
+    """The frames of a trace, in order. UsageError when the file is none; a last packet cut off by a crash is
+    left out."""
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -1,9 +1,9 @@
 """Transports: how bytes reach a board. Every port a user may name is accepted everywhere.
 
-`/dev/tty…`, `COM3`, `socket://host:port`, `rfc2217://host:port`, `loop://`, `hwgrep://…` go through pyserial's
-`serial_for_url`; `id://UID` is the port at which the board with this id is found (quantfl.link.ports);
-`ble://NAME-or-ADDRESS` through bleak (quantfl.link.ble); `inproc://…` names a board inside this process
-(quantfl.emulate.inproc).
+`/dev/tty…`, `COM3`, `socket://host:port`, `rfc2217://host:port`, `loop://`, `hwgrep://…` go through
+pyserial's `serial_for_url`; `id://UID` is the port at which the board with this id is found
+(quantfl.link.ports); `ble://NAME-or-ADDRESS` through bleak (quantfl.link.ble); `inproc://…` names a board
+inside this process (quantfl.emulate.inproc).
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class TurnTaking(Protocol):
     open_s: float
 
     async def turn(self, timeout: float) -> float:
-        """Wait until it may be opened; returns the seconds spent in the queue. LinkError after `timeout` s, or when absent."""
+        """Wait until it may be opened; returns the seconds spent in the queue. LinkError after `timeout` s,
+        or when absent."""
 
     def engage(self, on: bool) -> None:
         """A request begins or ends."""
@@ -55,10 +56,11 @@ class TurnTaking(Protocol):
 
 
 class SerialTransport:
-    """Anything pyserial can open, without a reset of an ESP32: RTS alone, or later than DTR, would be one (`_open_port`).
+    """Anything pyserial can open, without a reset of an ESP32: RTS alone, or later than DTR, would be one
+    (`_open_port`).
 
-    uid: the board's id as hex, where it is known (`id://`, or `know` after its hello). With it a board that comes back at another
-    port is found there. place: the port it was last seen at.
+    uid: the board's id as hex, where it is known (`id://`, or `know` after its hello). With it a board that
+    comes back at another port is found there. place: the port it was last seen at.
     """
 
     def __init__(self, url: str, baud: int = BAUD):
@@ -116,7 +118,8 @@ class SerialTransport:
         return 2.0 + 2 * ports.PROBE_S * len(ports.candidates())
 
     def know(self, uid: str) -> None:
-        """The board here is this one: should it come back elsewhere, it is to be looked for. Ports of this machine only."""
+        """The board here is this one: should it come back elsewhere, it is to be looked for. Ports of this
+        machine only."""
         if self.uid is None and "://" not in self.url:
             self.uid = uid
 
@@ -131,9 +134,10 @@ class SerialTransport:
         port.baudrate = self.baud
         local = "://" not in self.place
         if local:
-            # An ESP32 is in reset while RTS is raised and DTR is not (the two transistors of its boards, and its own USB alike). POSIX
-            # systems raise both when a port opens, and pyserial then sets DTR before RTS: lowering DTR first would reset the chip.
-            # Windows opens the port with the lines as they are given here.
+            # An ESP32 is in reset while RTS is raised and DTR is not (the two transistors of its boards, and
+            # its own USB alike). POSIX systems raise both when a port opens, and pyserial then sets DTR
+            # before RTS: lowering DTR first would reset the chip. Windows opens the port with the lines as
+            # they are given here.
             port.dtr, port.rts = POSIX, False
             with contextlib.suppress(AttributeError, ValueError):
                 port.exclusive = True

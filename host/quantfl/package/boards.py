@@ -1,4 +1,5 @@
-"""The boards quantfl knows, for the fit check: RAM, flash, and what a firmware on them has and leaves (docs/BOARDS.md)."""
+"""The boards quantfl knows, for the fit check: RAM, flash, and what a firmware on them has and leaves
+(docs/BOARDS.md)."""
 
 from __future__ import annotations
 
@@ -14,12 +15,14 @@ _K = 1 << 10
 
 @dataclass(frozen=True)
 class Board:
-    """ram, flash: bytes of the part. arena: the block of RAM that is quantfl's beside stack, vendor's stack and port, bytes, 16-byte
-    aligned. stack: bytes of stack of its firmware, None: the vendor's. core: processor; pointer: bytes of a pointer on it.
+    """ram, flash: bytes of the part. arena: the block of RAM that is quantfl's beside stack, vendor's stack
+    and port, bytes, 16-byte aligned. stack: bytes of stack of its firmware, None: the vendor's. core:
+    processor; pointer: bytes of a pointer on it.
 
-    store: bytes of flash set aside for two packages, the log of rounds and keys; log: of these for the log; erase, unit: bytes erased
-    and programmed at once. operators, kinds: QFL_NN_OPS and QFL_HEAD_KINDS of its build. emulated: `quantfl emulate` boots it, and it
-    is held against this table; of the others arena, store and log are design values.
+    store: bytes of flash set aside for two packages, the log of rounds and keys; log: of these for the log;
+    erase, unit: bytes erased and programmed at once. operators, kinds: QFL_NN_OPS and QFL_HEAD_KINDS of its
+    build. emulated: `quantfl emulate` boots it, and it is held against this table; of the others arena, store
+    and log are design values.
     """
 
     name: str
@@ -39,7 +42,8 @@ class Board:
 
     @property
     def slot(self) -> int:
-        """Bytes of the longest package that the store takes, computed by the code that divides it on the board; 0: none."""
+        """Bytes of the longest package that the store takes, computed by the code that divides it on the
+        board; 0: none."""
         info = ffi.new(
             "qfl_flash_info *",
             {
@@ -73,8 +77,9 @@ def _real(
     return Board(name, core, ram * _K, flash * _K, arena * _K, store * _K, log * _K, erase, unit)
 
 
-#: The arena of an emulated board is what the linker leaves between the port's variables and the stack. Erase and program units of the
-#: others are those of the parts; a NUCLEO-F446RE, whose units are 128 KiB, has room for neither a log nor keys.
+#: The arena of an emulated board is what the linker leaves between the port's variables and the stack. Erase
+#: and program units of the others are those of the parts; a NUCLEO-F446RE, whose units are 128 KiB, has room
+#: for neither a log nor keys.
 BOARDS = (
     _emulated("native", "host", 256 * _K, flash=1024 * _K, stack=None, pointer=8),
     _emulated(

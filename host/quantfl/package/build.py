@@ -1,4 +1,5 @@
-"""What packages and runs need of a firmware's build options (firmware/lib/qfl_base/include/qfl_options.h), and what a board lacks."""
+"""What packages and runs need of a firmware's build options (firmware/lib/qfl_base/include/qfl_options.h),
+and what a board lacks."""
 
 from __future__ import annotations
 
@@ -51,15 +52,18 @@ def head_mask(layers: Iterable[Layer]) -> int:
 
 
 def build_flags(data: bytes) -> str:
-    """The compiler's options for a firmware that holds what a package needs, and no other operators and layers."""
+    """The compiler's options for a firmware that holds what a package needs, and no other operators and
+    layers."""
     return f"-DQFL_NN_OPS={operator_mask(data):#x} -DQFL_HEAD_KINDS={head_mask(head_layers(data)):#04x}"
 
 
 def lacking(data: bytes, operators: int, kinds: int) -> str | None:
-    """What a board with these masks lacks for a package, in words that say how to build it in; None: nothing."""
+    """What a board with these masks lacks for a package, in words that say how to build it in; None:
+    nothing."""
     if missing := missing_operators(data, operators):
         return (
-            f"has no {', '.join(missing)} in its engine, which this package needs; build its firmware with them "
+            f"has no {', '.join(missing)} in its engine, which this package needs; build its firmware "
+            "with them "
             f"(QFL_NN_OPS={operator_mask(data):#x}, see docs/PORTING.md)"
         )
     need = head_mask(head_layers(data))

@@ -23,7 +23,8 @@ from quantfl.package.rewrite import add_biases
 
 @dataclass(frozen=True)
 class Converted:
-    """A package and what there is to say about it. fits: one row per known board; cuts: every possible cut."""
+    """A package and what there is to say about it. fits: one row per known board; cuts: every possible
+    cut."""
 
     package: bytes
     name: str
@@ -104,8 +105,8 @@ def convert_bytes(
     train: str = "all",
     recompute: bool = False,
 ) -> Converted:
-    """Convert the bytes of a full int8 .tflite (or of a package, which is converted anew). train: one of cut.MODES; recompute:
-    boards cache inputs instead of features."""
+    """Convert the bytes of a full int8 .tflite (or of a package, which is converted anew). train: one of
+    cut.MODES; recompute: boards cache inputs instead of features."""
     with damage(source):
         data = original_of(data)
         model = ModelFile(data, source)
@@ -134,7 +135,8 @@ def convert_bytes(
 
 
 def _full_int8(model: ModelFile) -> None:
-    """Inputs and outputs are int8, or float32 with a QUANTIZE or DEQUANTIZE of the model's own beside them."""
+    """Inputs and outputs are int8, or float32 with a QUANTIZE or DEQUANTIZE of the model's own beside
+    them."""
     edges = {op.inputs[0] for op in model.ops if op.name == "QUANTIZE"}
     edges |= {t for op in model.ops if op.name == "DEQUANTIZE" for t in op.outputs}
     for t in (*model.inputs, *model.outputs):
@@ -142,13 +144,15 @@ def _full_int8(model: ModelFile) -> None:
         if tensor.dtype != np.int8 and not (tensor.dtype == np.float32 and t in edges):
             kind = tensor.dtype.name if tensor.dtype.kind != "V" else "another type"
             raise UnsupportedError(
-                f"{model.name}: tensor {tensor.name} is {kind}, not int8: convert with full integer quantisation, "
+                f"{model.name}: tensor {tensor.name} is {kind}, not int8: convert with full integer "
+                "quantisation, "
                 "int8 inputs and outputs (or give `quantfl convert` the .keras file and --calibrate)"
             )
 
 
 def keras_to_tflite(path: Path, calibrate: Path | None) -> bytes:
-    """Full int8 conversion in a process of its own: TensorFlow is heavy, leaks per call and writes to stdout."""
+    """Full int8 conversion in a process of its own: TensorFlow is heavy, leaks per call and writes to
+    stdout."""
     if not path.exists():
         raise PackageError(f"{path}: no such file or folder")
     if calibrate is None:

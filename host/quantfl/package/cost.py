@@ -1,4 +1,5 @@
-"""What each possible cut costs a board: RAM, flash, bytes per round, instructions per sample, samples that fit."""
+"""What each possible cut costs a board: RAM, flash, bytes per round, instructions per sample, samples that
+fit."""
 
 from __future__ import annotations
 
@@ -23,9 +24,10 @@ _INPUTS = 4  # random ones, to see how many activations are 0
 
 @dataclass(frozen=True)
 class Cost:
-    """One cut in one mode. ram: bytes of LARGE's arena for fit.SAMPLES cached samples; per_sample: bytes a cached sample takes;
-    flash: the package. round_fp32, round_bu: bytes of a delta as float32 and as BU(64). insns: estimate for one sample forward and
-    backward and its share of a step (batch 10) on Cortex-M4F. samples: that fit per board name; 0: the package does not fit.
+    """One cut in one mode. ram: bytes of LARGE's arena for fit.SAMPLES cached samples; per_sample: bytes a
+    cached sample takes; flash: the package. round_fp32, round_bu: bytes of a delta as float32 and as BU(64).
+    insns: estimate for one sample forward and backward and its share of a step (batch 10) on Cortex-M4F.
+    samples: that fit per board name; 0: the package does not fit.
     """
 
     cut: Cut
@@ -38,10 +40,10 @@ class Cost:
     samples: dict[str, int]
 
 
-#: Instructions on Cortex-M4F, fitted to those counted for the models in models/ and MLPerf Tiny's, and rounded (a test): within a
-#: factor of 1.25 where convolutions are trained wholly, 1.5 for a dense layer alone and in mode "scales". The error passed down per
-#: weight and pixel, by the last layer, by others, and there for the share of outputs that are not 0; the step per parameter; what a
-#: sample costs beside.
+#: Instructions on Cortex-M4F, fitted to those counted for the models in models/ and MLPerf Tiny's, and
+#: rounded (a test): within a factor of 1.25 where convolutions are trained wholly, 1.5 for a dense layer
+#: alone and in mode "scales". The error passed down per weight and pixel, by the last layer, by others, and
+#: there for the share of outputs that are not 0; the step per parameter; what a sample costs beside.
 _BACK_LAST, _BACK, _BACK_USED, _STEP, _SAMPLE = 4.3, 0.5, 7.0, 0.8, 1500.0
 
 
@@ -52,8 +54,8 @@ def _forward_and_gradient(outputs: int, used: float) -> float:
 
 
 def _one_dense(layer: Layer, used: float) -> float:
-    """A head of one dense layer, of which boards take two samples at once (qfl_head_pair.c); from four outputs on they skip a feature
-    that is 0 in both. used: share of the features that are not 0."""
+    """A head of one dense layer, of which boards take two samples at once (qfl_head_pair.c); from four
+    outputs on they skip a feature that is 0 in both. used: share of the features that are not 0."""
     outputs = layer.out_shape[2]
     block = outputs / math.ceil(outputs / 5)
     taken = 1.0 - (1.0 - used) ** 2 if block > 3 else 1.0

@@ -1,8 +1,9 @@
 """Where a model is cut: the layers after the cut become the trainable head, everything before stays int8.
 
-Works on the full int8 .tflite, so Keras is not needed: cutting the file and converting the backbone alone give the same
-features. The head starts from the dequantised int8 weights and int32 biases. What can be trained is a chain at the model's
-end of convolutions (k x k, 1x1, depthwise), dense layers and pooling, with ReLU, ReLU6 or nothing after each.
+Works on the full int8 .tflite, so Keras is not needed: cutting the file and converting the backbone alone
+give the same features. The head starts from the dequantised int8 weights and int32 biases. What can be
+trained is a chain at the model's end of convolutions (k x k, 1x1, depthwise), dense layers and pooling, with
+ReLU, ReLU6 or nothing after each.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from quantfl.package.program import MAX_HEAD_LAYERS, MAX_HEAD_TRAINED, Compiler,
 
 #: A tail of more parameters than this is not trained by default: only its last dense layers are.
 DEFAULT_PARAMS = 16_384
-#: What of the layers after the cut is trained: everything; a scale and a bias per channel; the last layer wholly, scales and
-#: biases below it.
+#: What of the layers after the cut is trained: everything; a scale and a bias per channel; the last layer
+#: wholly, scales and biases below it.
 MODES = ("all", "scales", "scales+head")
 _TRANSPARENT = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 _FUSED = {
@@ -35,7 +36,8 @@ _FUSED = {
 
 @dataclass(frozen=True)
 class Stage:
-    """One layer of the tail. op: the operator with the weights or the window; first: where its input enters (a PAD before it)."""
+    """One layer of the tail. op: the operator with the weights or the window; first: where its input enters
+    (a PAD before it)."""
 
     op: Op
     first: Op
@@ -44,7 +46,8 @@ class Stage:
 
 @dataclass(frozen=True)
 class Cut:
-    """A possible cut: before operator `op`, whose layer is `layer`. layers: the head it leaves; mode: what of it is trained."""
+    """A possible cut: before operator `op`, whose layer is `layer`. layers: the head it leaves; mode: what of
+    it is trained."""
 
     op: int
     layer: str
@@ -216,7 +219,8 @@ def possible_cuts(model: ModelFile) -> list[Cut]:
 
 
 def _alone(model: ModelFile, cut_op: int) -> bool:
-    """Whether everything from `cut_op` on depends on its input alone, so that the backbone is what stands before it."""
+    """Whether everything from `cut_op` on depends on its input alone, so that the backbone is what stands
+    before it."""
     known = {model.ops[cut_op].inputs[0]}
     for op in model.ops[cut_op:]:
         if any(t >= 0 and t not in known and model.tensors[t].data is None for t in op.inputs):
@@ -226,20 +230,24 @@ def _alone(model: ModelFile, cut_op: int) -> bool:
 
 
 def choose(model: ModelFile, layer: str | None = None) -> Cut:
-    """The cut named by `layer` (name of a layer, or number of an operator), or the default: as many of the last dense
-    layers as stay below DEFAULT_PARAMS parameters, at least one. UnsupportedError lists what is possible.
+    """The cut named by `layer` (name of a layer, or number of an operator), or the default: as many of the
+    last dense layers as stay below DEFAULT_PARAMS parameters, at least one. UnsupportedError lists what is
+    possible.
     """
     cuts = possible_cuts(model)
     if not cuts:
         last = model.ops[-1]
         raise UnsupportedError(
-            f"{model.name}: nothing at its end can be trained: {model.label(last)} ends no chain of layers that "
-            "boards can train; end the model in convolutions, pooling and Dense layers (ReLU, ReLU6 or none after each), at most a "
+            f"{model.name}: nothing at its end can be trained: {model.label(last)} ends no chain of "
+            "layers that "
+            "boards can train; end the model in convolutions, pooling and Dense layers (ReLU, ReLU6 or "
+            "none after each), at most a "
             "softmax after"
         )
     if cuts[0].layers[-1].out_shape[2] == 1:
         raise UnsupportedError(
-            f"{model.name}: {cuts[0].layer} has one output: boards train classes against each other (softmax), and one alone learns "
+            f"{model.name}: {cuts[0].layer} has one output: boards train classes against each other "
+            "(softmax), and one alone learns "
             "nothing; give the last layer an output per class, two for yes or no"
         )
     if layer is None:
@@ -260,7 +268,8 @@ def stages_of(model: ModelFile, cut_op: int) -> list[Stage]:
 
 
 def head_of(model: ModelFile, cut: Cut) -> HeadSpec:
-    """The head a cut leaves, its parameters dequantised float32: per layer kernel, then bias [out], in the order of qfl_head."""
+    """The head a cut leaves, its parameters dequantised float32: per layer kernel, then bias [out], in the
+    order of qfl_head."""
     parts, layers, scales = [], [], []
     for stage, layer in zip(stages_of(model, cut.op), cut.layers, strict=True):
         if layer.weights:
@@ -275,7 +284,8 @@ def head_of(model: ModelFile, cut: Cut) -> HeadSpec:
 
 
 def stage_floats(model: ModelFile, stage: Stage) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Kernel [k_h, k_w, in, out] (depthwise [k_h, k_w, channels]), bias [out] and the kernel's scales [out], float64."""
+    """Kernel [k_h, k_w, in, out] (depthwise [k_h, k_w, channels]), bias [out] and the kernel's scales [out],
+    float64."""
     op, layer = stage.op, stage.layer
     x, w = model.tensors[op.inputs[0]], model.tensors[op.inputs[1]]
     if w.data is None or w.dtype != np.int8:

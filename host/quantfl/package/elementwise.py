@@ -16,7 +16,8 @@ class ElementwiseOperators(BaseOperators):
     """ADD, SUB, MUL, PRELU; LOGISTIC, TANH, HARD_SWISH, LEAKY_RELU as tables."""
 
     def operands(self, op: Op, r: Record) -> tuple[Tensor, Tensor, Tensor, bool]:
-        """Both operands and the output, the second operand being the constant one; whether they were exchanged."""
+        """Both operands and the output, the second operand being the constant one; whether they were
+        exchanged."""
         first, second, y = self.tensor(op, 0), self.tensor(op, 1), self.dst(op)
         exchanged = first.data is not None
         if exchanged:
@@ -36,7 +37,8 @@ class ElementwiseOperators(BaseOperators):
         return first, second, y, exchanged
 
     def spread(self, op: Op, t: Tensor, y: Tensor) -> int:
-        """How often each element of an operand is repeated before the next, which all come round again and again."""
+        """How often each element of an operand is repeated before the next, which all come round again and
+        again."""
         shape = (1,) * (len(y.shape) - len(t.shape)) + t.shape
         if len(shape) == len(y.shape):
             own = [i for i, (a, b) in enumerate(zip(shape, y.shape, strict=True)) if a != 1]

@@ -1,9 +1,9 @@
 """From a trained head back to a full int8 .tflite.
 
-Contract (ARM's notes on fine-tuning with CMSIS): the cut tensor keeps its scale and zero-point; weights are symmetric
-int8, per output channel where the model has that; biases are int32 with scale cut_scale * weight_scale[c]. The ranges of
-the head's own activations are taken anew, for logits grow with training. Everything is patched in place in the user's
-file: no byte of the backbone changes.
+Contract (ARM's notes on fine-tuning with CMSIS): the cut tensor keeps its scale and zero-point; weights are
+symmetric int8, per output channel where the model has that; biases are int32 with scale cut_scale *
+weight_scale[c]. The ranges of the head's own activations are taken anew, for logits grow with training.
+Everything is patched in place in the user's file: no byte of the backbone changes.
 """
 
 from __future__ import annotations
@@ -62,9 +62,10 @@ def export(
 ) -> bytes:
     """The improved full int8 .tflite with head `params` float32 [P].
 
-    features: int8 [n, F] of representative samples, from which the ranges of the head's activations are taken.
-    A softmax at the model's end still gives probabilities in steps of 1/256, as in every int8 model: classes whose
-    logits differ by less are told apart by the logits only. keep_metadata: make it a package again, whose initial head is `params`.
+    features: int8 [n, F] of representative samples, from which the ranges of the head's activations are
+    taken. A softmax at the model's end still gives probabilities in steps of 1/256, as in every int8 model:
+    classes whose logits differ by less are told apart by the logits only. keep_metadata: make it a package
+    again, whose initial head is `params`.
     """
     model = ModelFile(package.original, package.name or "the package")
     stages = stages_of(model, package.cut_op)
@@ -105,7 +106,8 @@ def export(
 
 
 def _package_again(data: bytes, package: Package, params: np.ndarray) -> bytes:
-    """A package of the exported model whose initial head is `params`; in mode "scales" it starts from the new kernels."""
+    """A package of the exported model whose initial head is `params`; in mode "scales" it starts from the new
+    kernels."""
     model = ModelFile(data, package.name or "the package")
     mode = "all" if all(x.mode == "all" for x in package.layers) else "scales+head"
     if mode != "all" and package.layers[-1].mode == "scales":
@@ -133,7 +135,8 @@ def _write_weights(
     x_scale: float,
     wanted: np.ndarray | None = None,
 ) -> None:
-    """kernel [taps * in, out], depthwise [taps, channels]. wanted: scales [out] to quantise with instead of the smallest."""
+    """kernel [taps * in, out], depthwise [taps, channels]. wanted: scales [out] to quantise with instead of
+    the smallest."""
     op = stage.op
     w = model.tensors[op.inputs[1]]
     largest = np.abs(kernel).max(axis=0)
@@ -164,7 +167,8 @@ def _write_weights(
 def _write_outputs(
     model: ModelFile, patch: _Patch, stage: Stage, following: Op | None, quantisation: tuple[float, int]
 ) -> tuple[float, int]:
-    """Quantise the layer's output anew, and every tensor up to the next layer or the softmax; returns its scale and zero-point."""
+    """Quantise the layer's output anew, and every tensor up to the next layer or the softmax; returns its
+    scale and zero-point."""
     scale, zero = quantisation
     end = following.index if following else len(model.ops)
     tensors = {stage.op.outputs[0]}

@@ -1,4 +1,5 @@
-"""Whether a package fits a board, computed by the code that lays memory and flash out on the board, for the board's own pointers.
+"""Whether a package fits a board, computed by the code that lays memory and flash out on the board, for the
+board's own pointers.
 
 `tests/emulated/test_fit.py` holds every figure against what emulated boards do with the same packages.
 """
@@ -18,9 +19,10 @@ SPARE = 16
 
 @dataclass(frozen=True)
 class Fit:
-    """ram_needed: bytes of arena for `samples` cached samples; ram: arena of the board. flash_needed: bytes of the package, to which a
-    signature adds 72; flash: of the longest package that its store takes. max_samples: that can be cached, without a head of its own.
-    lacks: what its build lacks for the package, None: nothing.
+    """ram_needed: bytes of arena for `samples` cached samples; ram: arena of the board. flash_needed: bytes
+    of the package, to which a signature adds 72; flash: of the longest package that its store takes.
+    max_samples: that can be cached, without a head of its own. lacks: what its build lacks for the package,
+    None: nothing.
     """
 
     board: str
@@ -35,13 +37,15 @@ class Fit:
 
 
 def needed(package: bytes, board: Board, samples: int = SAMPLES) -> int:
-    """Bytes of the board's arena for `samples` cached samples: one byte less of it, and one sample less could be cached."""
+    """Bytes of the board's arena for `samples` cached samples: one byte less of it, and one sample less could
+    be cached."""
     need = device_need(package, board.arena, pointer=board.pointer)
     return need["fixed"] + need["params"] + need["activations"] + SPARE + samples * need["per_sample"]
 
 
 def check(package: bytes, *, samples: int = SAMPLES, boards: tuple[Board, ...] = BOARDS) -> list[Fit]:
-    """One row per board. The package fits when `samples` samples can be cached, its store takes the package and its build runs it."""
+    """One row per board. The package fits when `samples` samples can be cached, its store takes the package
+    and its build runs it."""
     rows = []
     for board in boards:
         ram, slot, lacks = (

@@ -1,7 +1,9 @@
-"""Functions of one int8 variable as tables of 256 bytes, in gemmlowp's fixed-point arithmetic, as tflite-micro computes them.
+"""Functions of one int8 variable as tables of 256 bytes, in gemmlowp's fixed-point arithmetic, as
+tflite-micro computes them.
 
-Sources: gemmlowp/fixedpoint/fixedpoint.h; tensorflow/lite/kernels/internal/reference: integer_ops/logistic.h, integer_ops/tanh.h,
-hard_swish.h, leaky_relu.h. Integers are Python's; names are gemmlowp's without camel case.
+Sources: gemmlowp/fixedpoint/fixedpoint.h; tensorflow/lite/kernels/internal/reference: integer_ops/logistic.h,
+integer_ops/tanh.h, hard_swish.h, leaky_relu.h. Integers are Python's; names are gemmlowp's without camel
+case.
 """
 
 from __future__ import annotations

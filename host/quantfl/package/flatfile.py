@@ -1,9 +1,9 @@
 """Reading .tflite files, and adding a metadata entry to one without re-serialising it.
 
-`ModelFile` is a typed, read-only view of the one subgraph. `with_metadata` writes a new root in front of the user's
-bytes, which stay as they are: FlatBuffers offsets point forward, so a fresh Model table can refer to the old
-operators, subgraphs and buffers and add one buffer of its own. Operators newer than our schema survive.
-Schema: tensorflow/compiler/mlir/lite/schema/schema.fbs, version 3.
+`ModelFile` is a typed, read-only view of the one subgraph. `with_metadata` writes a new root in front of the
+user's bytes, which stay as they are: FlatBuffers offsets point forward, so a fresh Model table can refer to
+the old operators, subgraphs and buffers and add one buffer of its own. Operators newer than our schema
+survive. Schema: tensorflow/compiler/mlir/lite/schema/schema.fbs, version 3.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ _DTYPES: dict[int, np.dtype[Any]] = {
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor of the model. data: its constant content, None for activations; offset: of that content in the file."""
+    """A tensor of the model. data: its constant content, None for activations; offset: of that content in the
+    file."""
 
     index: int
     name: str
@@ -73,7 +74,8 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Op:
-    """An operator: builtin name as in the schema, input and output tensor indices (-1: absent), its options table."""
+    """An operator: builtin name as in the schema, input and output tensor indices (-1: absent), its options
+    table."""
 
     index: int
     name: str
@@ -107,7 +109,8 @@ _OPTIONS = {
 
 @contextlib.contextmanager
 def damage(name: str) -> Iterator[None]:
-    """What the generated accessors raise on damaged bytes (struct.error, IndexError, TypeError …) becomes PackageError."""
+    """What the generated accessors raise on damaged bytes (struct.error, IndexError, TypeError …) becomes
+    PackageError."""
     try:
         yield
     except QuantflError:
@@ -234,13 +237,15 @@ def read_file(path: Path) -> bytes:
 
 
 def prefix_size(model: bytes, blob_size: int) -> tuple[int, int]:
-    """(bytes put before the user's file, offset of the blob) that `with_metadata` will use for a blob of this size."""
+    """(bytes put before the user's file, offset of the blob) that `with_metadata` will use for a blob of this
+    size."""
     packed, at = _build(model, bytes(blob_size))
     return len(packed) - len(model), at
 
 
 def with_metadata(model: bytes, blob: bytes) -> bytes:
-    """`model` with a metadata entry "quantfl" that holds `blob`, 16-byte aligned. The old bytes follow unchanged."""
+    """`model` with a metadata entry "quantfl" that holds `blob`, 16-byte aligned. The old bytes follow
+    unchanged."""
     return _build(model, blob)[0]
 
 
@@ -264,8 +269,9 @@ def _vector(data: bytes, at: int) -> list[int]:
 
 
 def _build(model: bytes, blob: bytes) -> tuple[bytes, int]:
-    # Model fields: 0 version, 1 operator_codes, 2 subgraphs, 3 description, 4 buffers, 5 metadata_buffer, 6 metadata,
-    # 7 signature_defs. The prefix: root offset, identifier, vtable, Model table, vectors, our Metadata and Buffer, blob.
+    # Model fields: 0 version, 1 operator_codes, 2 subgraphs, 3 description, 4 buffers, 5 metadata_buffer, 6
+    # metadata, 7 signature_defs. The prefix: root offset, identifier, vtable, Model table, vectors, our
+    # Metadata and Buffer, blob.
     root = _follow(model, 0)
     fields = _table_fields(model, root)
     buffers = _vector(model, fields[4]) if 4 in fields else []

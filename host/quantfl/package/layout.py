@@ -1,7 +1,7 @@
 """The layout: which operators run in stripes, where every tensor lies, and the records that follow from both.
 
-The model is divided into segments (`stripes.py`) by dynamic programming over all pairs of bytes in use and number of records
-that may be worth having; the best few are placed (`plan.py`) and the cheapest is taken.
+The model is divided into segments (`stripes.py`) by dynamic programming over all pairs of bytes in use and
+number of records that may be worth having; the best few are placed (`plan.py`) and the cheapest is taken.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ MAX_GROUP = 12  # operators
 BANDS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 #: A record takes flash, and time when it is pushed: bytes of RAM that a byte of package must save.
 RAM_PER_FLASH = 0.5
-#: Products of one record: some 10 ms of a Cortex-M4 at 168 MHz, after which a board looks at its link. What takes longer is charged
-#: as the records that it should be, and one more.
+#: Products of one record: some 10 ms of a Cortex-M4 at 168 MHz, after which a board looks at its link. What
+#: takes longer is charged as the records that it should be, and one more.
 LONGEST = 1_000_000
 _PLACED = 8  # divisions that are tried out, each with its groups turned in three ways
 _TRIED, _TRIES = 6, 100  # of these, how many are placed in how many orders of their blocks
@@ -32,8 +32,8 @@ _Uses = dict[int, list[tuple[int, int, int]]]
 
 @dataclass(frozen=True)
 class Layout:
-    """records: with their offsets, in the order in which they run; cut: records before it are the backbone. where: arena offset by
-    tensor, for those that exist as a whole. arena: bytes."""
+    """records: with their offsets, in the order in which they run; cut: records before it are the backbone.
+    where: arena offset by tensor, for those that exist as a whole. arena: bytes."""
 
     records: list[Record]
     cut: int
@@ -68,7 +68,8 @@ def lay_out(
     shift: int = 0,
     stripes: bool = True,
 ) -> Layout:
-    """shift: added to the offsets of tensors. The places of the pieces of CONCATENATION and SPLIT are written into `tables`."""
+    """shift: added to the offsets of tensors. The places of the pieces of CONCATENATION and SPLIT are written
+    into `tables`."""
     net = Net(model, records, cut)
     best = choose(net, shift, stripes)
     at = {t: best.offsets[best.place_of[t]] + shift for t in net.first}
@@ -129,7 +130,8 @@ def placed(net: Net, division: list[Segment], shift: int, tries: int = 0) -> Pla
 def _blocks(
     net: Net, steps: list[Step], buffers: dict[int, int], first: int, end: int, shift: int = 0
 ) -> tuple[list[Block], dict[int, int]]:
-    """What is in memory while `steps`, operators [first, end), run; and for tensors that live in another's place that one."""
+    """What is in memory while `steps`, operators [first, end), run; and for tensors that live in another's
+    place that one."""
     reads, writes = defaultdict(list), defaultdict(list)
     scratch: dict[int, list[Piece]] = defaultdict(list)
     for t in net.first:
@@ -178,7 +180,8 @@ def _share(
     writes: _Uses,
     place_of: dict[int, int],
 ) -> None:
-    """The output of element-wise operator i takes the place of an input whose bytes nobody reads after they are overwritten."""
+    """The output of element-wise operator i takes the place of an input whose bytes nobody reads after they
+    are overwritten."""
     y, r = net.writes[i][0], net.records[i]
     for t in (r.x, r.x2):
         if t is None:
@@ -210,12 +213,14 @@ def _pieces(made: list[tuple[int, int, int]], used: list[tuple[int, int, int]], 
     return pieces
 
 
-# -- which operators run in stripes ---------------------------------------------------------------------------------
+# -- which operators run in stripes
+# ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Way:
-    """Operators [0, end) divided: the most bytes in use, the records as they are charged, the last segment and the way there."""
+    """Operators [0, end) divided: the most bytes in use, the records as they are charged, the last segment
+    and the way there."""
 
     bytes: int
     records: int
@@ -272,8 +277,8 @@ def _divisions(net: Net) -> list[list[Segment]]:
 
 
 def _turned(division: list[Segment], how: int) -> list[Segment]:
-    """Groups all from the first row down, or every second one, or every other, from the last row up: what is written then follows
-    what is read through the arena and back."""
+    """Groups all from the first row down, or every second one, or every other, from the last row up: what is
+    written then follows what is read through the arena and back."""
     bands = [s for s in division if s.bands > 1]
     turned = {s for k, s in enumerate(bands) if how and (k + how) % 2}
     return [replace(s, up=True) if s in turned else s for s in division]

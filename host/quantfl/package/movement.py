@@ -18,7 +18,8 @@ class MovementOperators(BaseOperators):
     """CONCATENATION, PACK, SPLIT, UNPACK, slices, TRANSPOSE, RESIZE_NEAREST_NEIGHBOR, TRANSPOSE_CONV."""
 
     def join(self, op: Op, r: Record, whole: Tensor, parts: tuple[int, ...], axis: int) -> None:
-        """Table of the places and sizes of `parts`, which alternate along `axis` of `whole`; places come with the plan."""
+        """Table of the places and sizes of `parts`, which alternate along `axis` of `whole`; places come with
+        the plan."""
         axis %= max(1, len(whole.shape))
         outer = int(np.prod(whole.shape[:axis], dtype=np.int64))
         rows = []
@@ -149,7 +150,8 @@ class MovementOperators(BaseOperators):
 
     @staticmethod
     def nearest(i: int, inputs: int, outputs: int, options: Any) -> int:
-        """Input position of output position i, in single precision as tflite-micro has it (GetNearestNeighbor)."""
+        """Input position of output position i, in single precision as tflite-micro has it
+        (GetNearestNeighbor)."""
         corners, half = options.AlignCorners(), options.HalfPixelCenters()
         less = 1 if corners and outputs > 1 else 0
         scale = np.float32(inputs - less) / np.float32(outputs - less)

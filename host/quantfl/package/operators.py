@@ -83,8 +83,8 @@ class Record:
     # in_h in_w in_c out_h out_w out_c k_h k_w stride_h stride_w pad_t pad_l dil_h dil_w multiplier flags
     dims: list[int] = field(default_factory=lambda: [0] * 16)
     extra: list[int] = field(default_factory=lambda: [0] * 4)
-    # For the planner: tensors behind src (-1: the operator's first input) and src2 (None: there is none), and the tensors whose places fill the
-    # table of a CONCATENATION or SPLIT.
+    # For the planner: tensors behind src (-1: the operator's first input) and src2 (None: there is none), and
+    # the tensors whose places fill the table of a CONCATENATION or SPLIT.
     x: int = -1
     x2: int | None = None
     pieces: tuple[int, ...] = ()
@@ -128,7 +128,8 @@ def activation(kind: int, out: Tensor, what: str) -> tuple[int, int]:
 
 
 class BaseOperators:
-    """What the methods that make records share, and those of convolutions, pools and the like; tables grow as they are made."""
+    """What the methods that make records share, and those of convolutions, pools and the like; tables grow as
+    they are made."""
 
     def __init__(self, model: ModelFile):
         self.m = model
@@ -149,7 +150,8 @@ class BaseOperators:
         if t.dtype != np.int8:
             raise self.unsupported(
                 op,
-                f"tensor {t.name} is {t.dtype.name if t.dtype.kind != 'V' else 'of an unknown type'}, not int8",
+                f"tensor {t.name} is {t.dtype.name if t.dtype.kind != 'V' else 'of an unknown type'}, not "
+                "int8",
                 "quantise the whole model to int8, inputs and outputs too",
             )
         if len(t.scales) != 1 or not -128 <= t.zero_point <= 127:
@@ -208,7 +210,8 @@ class BaseOperators:
         return b.content.reshape(-1).astype(np.int64)
 
     def conv_table(self, op: Op, w: np.ndarray, x: Tensor, bias: np.ndarray, q: list[tuple[int, int]]) -> int:
-        """w [channels, k]: rows (bias - zero * sum of weights, multiplier, shift). Wide channels are marked (WIDE)."""
+        """w [channels, k]: rows (bias - zero * sum of weights, multiplier, shift). Wide channels are marked
+        (WIDE)."""
         w64 = w.astype(np.int64)
         folded = bias - x.zero_point * w64.sum(1)
         if (np.abs(folded) + 128 * 128 * w64.shape[1]).max(initial=0) >= 1 << 31 or w64.shape[1] >= 65536:
@@ -217,7 +220,8 @@ class BaseOperators:
         shifts = np.array([s for _, s in q]) - WIDE * wide
         return self.table(np.stack([folded, [m for m, _ in q], shifts], 1))
 
-    # -- operators -----------------------------------------------------------------------------------------------
+    # -- operators
+    # -----------------------------------------------------------------------------------------------
 
     def window(
         self, op: Op, r: Record, x: Tensor, y: Tensor, k: tuple[int, int], dilation: tuple[int, int]
@@ -285,7 +289,8 @@ class BaseOperators:
         table = self.conv_table(op, taps, x, self.bias(op, 2, channels), self.requant(op, x, w, y, channels))
         self.weights(r, w, table, channels)
         r.dims[14] = multiplier
-        # A table of pointers, 8 bytes each so that the same package runs on 64-bit hosts, and a row of zero-points.
+        # A table of pointers, 8 bytes each so that the same package runs on 64-bit hosts, and a row of
+        # zero-points.
         r.scratch_size = 8 * w.shape[1] * w.shape[2] + r.dims[2]
         r.low, r.high = activation(op.options.FusedActivationFunction(), y, self.m.label(op))
 
@@ -305,7 +310,8 @@ class BaseOperators:
         return None
 
     def dense_over_rows(self, op: Op, r: Record, x: Tensor, w: Tensor, y: Tensor) -> None:
-        """A dense layer on every row of its input (Keras' Dense on a sequence): a 1x1 convolution, with the same rounding."""
+        """A dense layer on every row of its input (Keras' Dense on a sequence): a 1x1 convolution, with the
+        same rounding."""
         rows, channels = x.size // w.shape[1], w.shape[0]
         if y.size != rows * channels or max(rows, *w.shape) > 65535:
             raise self.unsupported(op, f"weights {w.shape} do not fit {x.shape} and {y.shape}")
@@ -342,9 +348,11 @@ class BaseOperators:
             )
 
     def reduced(self, op: Op, x: Tensor, y: Tensor, axes: Tensor) -> tuple[int, int, int, int]:
-        """Groups, height, width, channels: groups x (height * width) x channels lie in memory, one result per group and channel.
+        """Groups, height, width, channels: groups x (height * width) x channels lie in memory, one result per
+        group and channel.
 
-        Height and width of an image or the time axis of a 1-D network are one group; other axes are taken when they lie side by side.
+        Height and width of an image or the time axis of a 1-D network are one group; other axes are taken
+        when they lie side by side.
         """
         dims = {int(a) % len(x.shape) for a in axes.content.reshape(-1)}
         real = [i for i, n in enumerate(x.shape) if n != 1]  # axes of one element change nothing

@@ -1,8 +1,9 @@
 """Memory plan: where each activation lives in the arena, lifetimes overlapping, computed once on the host.
 
-Greedy by size, first fit (Pisarchyk and Lee 2020, "Efficient memory management for deep neural net inference"), tried in
-a few orders; the smallest arena wins. A block may come and go in pieces, so that a tensor written row by row can move into
-the place of one that is read row by row. The device checks that every access is inside the arena, it does not plan.
+Greedy by size, first fit (Pisarchyk and Lee 2020, "Efficient memory management for deep neural net
+inference"), tried in a few orders; the smallest arena wins. A block may come and go in pieces, so that a
+tensor written row by row can move into the place of one that is read row by row. The device checks that every
+access is inside the arena, it does not plan.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Block:
 
 
 def place(blocks: list[Block], *, align: int = 16, tries: int = 0) -> tuple[dict[int, int], int]:
-    """Offsets by key and the arena's size, both multiples of `align`; bytes used at the same time do not overlap.
+    """Offsets by key and the arena's size, both multiples of `align`; bytes used at the same time do not
+    overlap.
 
     tries: how many times the best order is changed in the hope of a better one, where one may exist.
     """
@@ -79,7 +81,8 @@ def _up(n: int, align: int) -> int:
 
 
 def _apart(a: Block, b: Block) -> list[tuple[int, int]]:
-    """Where b must not begin, from where a begins: pairs (after, before), in order, none touching the next."""
+    """Where b must not begin, from where a begins: pairs (after, before), in order, none touching the
+    next."""
     taken = sorted(
         (p.low - q.high, p.high - q.low)
         for p in a.pieces

@@ -1,8 +1,8 @@
 """The program: what a board runs, compiled from a full int8 .tflite and kept in the file's metadata.
 
-Everything a kernel needs is computed here: shapes, padding, arena offsets, Q31 multipliers and shifts, biases with the
-input zero-point folded in. Rounding follows tflite-micro (gemmlowp: two roundings), so results are equal byte for byte.
-Layout: docs/PACKAGE.md.
+Everything a kernel needs is computed here: shapes, padding, arena offsets, Q31 multipliers and shifts, biases
+with the input zero-point folded in. Rounding follows tflite-micro (gemmlowp: two roundings), so results are
+equal byte for byte. Layout: docs/PACKAGE.md.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ RECOMPUTE = 1  # flag: boards cache inputs and compute the features again for ev
 class HeadSpec:
     """The trainable head: its layers and initial float32 parameters [params].
 
-    kernel_scales: per layer of mode "scales" the float32 scales of its int8 kernel; its `frozen` is an offset in the user's file.
+    kernel_scales: per layer of mode "scales" the float32 scales of its int8 kernel; its `frozen` is an offset
+    in the user's file.
     """
 
     layers: tuple[Layer, ...]
@@ -59,7 +60,8 @@ def head_dims(layers: tuple[Layer, ...]) -> tuple[int, ...]:
 
 
 class Compiler(ElementwiseOperators, MovementOperators):
-    """Turns the operators of one model into records and places its tensors. `compile_program` is the way in."""
+    """Turns the operators of one model into records and places its tensors. `compile_program` is the way
+    in."""
 
     def records(self) -> list[Record]:
         records = []
@@ -99,11 +101,11 @@ def compile_program(
 ) -> bytes:
     """The package: `data` (a full int8 .tflite) with our program in its metadata.
 
-    cut_op: operators [0, cut_op) are the backbone and the input of operator cut_op is the cut tensor; None: the whole
-    model is backbone and there is nothing to train. shift: 0..15, by which all tensors are misaligned (tests of kernels).
-    recompute: boards keep inputs instead of features, which are computed again for every visit. stripes: operators may run a few
-    rows at a time to save RAM; without, record i is operator i and its output is in memory when it has run.
-    UnsupportedError names operator, layer and remedy.
+    cut_op: operators [0, cut_op) are the backbone and the input of operator cut_op is the cut tensor; None:
+    the whole model is backbone and there is nothing to train. shift: 0..15, by which all tensors are
+    misaligned (tests of kernels). recompute: boards keep inputs instead of features, which are computed again
+    for every visit. stripes: operators may run a few rows at a time to save RAM; without, record i is
+    operator i and its output is in memory when it has run. UnsupportedError names operator, layer and remedy.
     """
     with damage(source):
         return _compile(
@@ -214,7 +216,8 @@ def _compile(
 
 
 def entry_of(model: ModelFile) -> int:
-    """The int8 tensor that a board's input is: the model's, or what its first operator makes of a float32 input."""
+    """The int8 tensor that a board's input is: the model's, or what its first operator makes of a float32
+    input."""
     first = model.inputs[0]
     if model.tensors[first].dtype == np.float32:
         for op in model.ops:
@@ -229,18 +232,19 @@ def tensors_of(layers: tuple[Layer, ...]) -> tuple[int, ...]:
 
 
 def snap(params: np.ndarray, tensors: tuple[int, ...] = ()) -> np.ndarray:
-    """Head parameters on the grid of a power of two: 11 bits for the largest of each layer, and room for heads far larger.
+    """Head parameters on the grid of a power of two: 11 bits for the largest of each layer, and room for
+    heads far larger.
 
-    Sums of such parameters and of steps of the codec DZ are then exact in float32, so that a board reaches the same bytes
-    through many small updates as through one that combines them.
+    Sums of such parameters and of steps of the codec DZ are then exact in float32, so that a board reaches
+    the same bytes through many small updates as through one that combines them.
     """
     unit = grid(params, tensors)
     return (np.rint(params.astype(np.float64) / unit) * unit).astype(np.float32)
 
 
 def grid(params: np.ndarray, tensors: tuple[int, ...] = ()) -> float:
-    """The grid's unit, a power of two, at least 2^-16: float32 is exact on it up to 2^24 times as much. tensors: sizes of kernel
-    and bias of every layer; the finest that one of them needs is taken."""
+    """The grid's unit, a power of two, at least 2^-16: float32 is exact on it up to 2^24 times as much.
+    tensors: sizes of kernel and bias of every layer; the finest that one of them needs is taken."""
     ends = np.cumsum([a + b for a, b in zip(tensors[::2], tensors[1::2], strict=True)])[:-1]
     layers = np.split(params, ends) if tensors else [params]
     largest = [float(np.abs(part).max(initial=0.0)) for part in layers]
@@ -283,7 +287,8 @@ def missing_operators(data: bytes, linked: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Package:
-    """A package's fields, as the device will read them. params: float32 [P] initial head; sha256: hex of the file."""
+    """A package's fields, as the device will read them. params: float32 [P] initial head; sha256: hex of the
+    file."""
 
     data: bytes
     arena_size: int
@@ -319,7 +324,8 @@ class Package:
 
 
 def open_package(data: bytes, source: str = "the package") -> Package:
-    """Read a package. PackageError when it is damaged, or a .tflite that has not been through `quantfl convert`."""
+    """Read a package. PackageError when it is damaged, or a .tflite that has not been through `quantfl
+    convert`."""
     from quantfl.core.nn import check
 
     model = ModelFile(data, source)

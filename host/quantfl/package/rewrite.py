@@ -1,8 +1,8 @@
 """Giving a dense layer the bias that TFLite's converter has dropped because it was all zero.
 
-The head's bias is trained, so the exported model needs a place for it. As with our metadata, the user's bytes stay as they
-are: a prefix holds copies of the few tables that change (Model, SubGraph, the operators concerned) and what is new (tensors, buffers),
-and points forward into the old file for everything else.
+The head's bias is trained, so the exported model needs a place for it. As with our metadata, the user's bytes
+stay as they are: a prefix holds copies of the few tables that change (Model, SubGraph, the operators
+concerned) and what is new (tensors, buffers), and points forward into the old file for everything else.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class _Prefix:
         struct.pack_into("<I", self.out, position, target - position)
 
     def copy_table(self, pos: int, offsets: tuple[int, ...]) -> dict[int, int]:
-        """A shallow copy of the old table at `pos`; returns field id -> its position in the prefix (-1: the table's own).
+        """A shallow copy of the old table at `pos`; returns field id -> its position in the prefix (-1: the
+        table's own).
 
         Fields in `offsets` point to what they pointed to.
         """
@@ -71,7 +72,8 @@ class _Prefix:
         return at
 
     def table(self, fields: list[tuple[int, str, int]]) -> dict[int, int]:
-        """A new table with fields (id, format of I, i or B, value); returns field id -> position (-1: the table's own)."""
+        """A new table with fields (id, format of I, i or B, value); returns field id -> position (-1: the
+        table's own)."""
         last = max(i for i, _, _ in fields)
         offsets, at = {}, 4
         for i, fmt, _ in fields:
@@ -98,8 +100,8 @@ class _Prefix:
 
 
 def add_biases(data: bytes, ops: list[int], source: str = "the model") -> bytes:
-    """The model with an int32 bias of its own for each of the dense and convolution operators `ops`: zeros where one has none, a copy
-    where it shares its bias with another."""
+    """The model with an int32 bias of its own for each of the dense and convolution operators `ops`: zeros
+    where one has none, a copy where it shares its bias with another."""
     if not ops:
         return data
     with damage(source):

@@ -1,10 +1,11 @@
 """Stripes: the order in which a board computes, some operators a few rows at a time instead of whole.
 
-A group of consecutive operators runs in bands: every operator computes as many rows as the next one needs, so that a tensor
-inside the group never exists as a whole. Its rows pass through a buffer, whose rows still needed are moved to its start
-before new ones come; tensors that enter or leave the group come and go row by row in the plan. Each step is an ordinary
-record of fewer rows, so a board needs no code for any of this (line buffers as in Alwani et al. 2016, "Fused-layer CNN
-accelerators"; patches as in Lin et al. 2021, "MCUNetV2", but nothing is computed twice).
+A group of consecutive operators runs in bands: every operator computes as many rows as the next one needs, so
+that a tensor inside the group never exists as a whole. Its rows pass through a buffer, whose rows still
+needed are moved to its start before new ones come; tensors that enter or leave the group come and go row by
+row in the plan. Each step is an ordinary record of fewer rows, so a board needs no code for any of this (line
+buffers as in Alwani et al. 2016, "Fused-layer CNN accelerators"; patches as in Lin et al. 2021, "MCUNetV2",
+but nothing is computed twice).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from quantfl.errors import PackageError
 from quantfl.package.flatfile import ModelFile
 from quantfl.package.operators import CODES, Record
 
-#: Operators whose output element depends on the input elements at the same place only: they may write where they read.
+#: Operators whose output element depends on the input elements at the same place only: they may write where
+#: they read.
 ELEMENTWISE = {CODES[name] for name in ("RELU", "ADD", "MUL", "PRELU", "LOGISTIC")}
 _WINDOWS = {CODES[name] for name in ("CONV_2D", "DEPTHWISE_CONV_2D", "AVERAGE_POOL_2D", "MAX_POOL_2D")}
 _CONV, _PAD, _RESHAPE = CODES["CONV_2D"], CODES["PAD"], CODES["RESHAPE"]
@@ -27,7 +29,8 @@ _PIXELS = 4  # that the convolution of Cortex-M4 takes at once
 
 @dataclass(frozen=True)
 class Reach:
-    """Which rows of an input an operator reads for rows [a, b) of its output: whole, or from a * stride - pad on."""
+    """Which rows of an input an operator reads for rows [a, b) of its output: whole, or from a * stride - pad
+    on."""
 
     tensor: int
     span: int = 1
@@ -38,7 +41,8 @@ class Reach:
 
 @dataclass(frozen=True)
 class RowOp:
-    """An operator that can run on some of its rows. dims: of the record, with height and width exchanged for 1-D networks."""
+    """An operator that can run on some of its rows. dims: of the record, with height and width exchanged for
+    1-D networks."""
 
     dims: list[int]
     reaches: tuple[Reach, ...]
@@ -58,7 +62,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Segment:
-    """Operators [first, end): one alone and whole (bands 1), or a group that runs in bands, from the last row up where `up`."""
+    """Operators [first, end): one alone and whole (bands 1), or a group that runs in bands, from the last row
+    up where `up`."""
 
     first: int
     end: int
@@ -213,8 +218,8 @@ class Net:
 
 
 class _Group:
-    """Runs a group in thought: which rows when, and where they are in the buffers. Rows are counted in the order in which they come;
-    where that is from the last one up, everything is mirrored in the end."""
+    """Runs a group in thought: which rows when, and where they are in the buffers. Rows are counted in the
+    order in which they come; where that is from the last one up, everything is mirrored in the end."""
 
     def __init__(self, net: Net, segment: Segment):
         self.net, self.bands, self.up = net, segment.bands, segment.up
@@ -225,7 +230,8 @@ class _Group:
             for reach in net.row_op(i).reaches:
                 self.readers[reach.tensor].append((i, reach))
         self.done = dict.fromkeys(self.ops, 0)
-        #: Tensors that live in the group only, the row that is at the start of their buffers, and the rows that these hold.
+        #: Tensors that live in the group only, the row that is at the start of their buffers, and the rows
+        #: that these hold.
         self.start = {
             t: 0
             for t in (net.writes[i][0] for i in self.ops)

@@ -1,4 +1,5 @@
-"""Tables of a run's ledger: by link, by round, by kind of message; energy per link; where both ends' books differed."""
+"""Tables of a run's ledger: by link, by round, by kind of message; energy per link; where both ends' books
+differed."""
 
 from __future__ import annotations
 
@@ -69,7 +70,8 @@ def print_table(ledger: Ledger, by: str, console: Console, *, first: int = 0) ->
 def energies(
     ledger: Ledger, *, radio: str | None = None, nj_per_bit: float | None = None, first: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """link -> radio, nJ per bit, joules up and down, at the board's end. radio, nj_per_bit: instead of the link's own."""
+    """link -> radio, nJ per bit, joules up and down, at the board's end. radio, nj_per_bit: instead of the
+    link's own."""
     out = {}
     for name, (up, down) in ledger.per_board(rounds_only=bool(first)).items():
         kind = radio or ledger.radios.get(name, "ble")

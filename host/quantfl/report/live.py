@@ -70,7 +70,8 @@ class LiveTable:
         if self._live is None:
             accuracy = f"{record['accuracy']:.4f}" if "accuracy" in record else "-"
             self.console.print(
-                f"  round {record['round']:>3}  accuracy {accuracy}  loss {record.get('loss', float('nan')):.4f}  "
+                f"  round {record['round']:>3}  accuracy {accuracy}  loss "
+                f"{record.get('loss', float('nan')):.4f}  "
                 f"{len(record['contributors'])} boards  up {kib(record['up_bytes'])}  "
                 f"down {kib(record['down_bytes'])}  {record['seconds']:.1f} s",
                 highlight=False,

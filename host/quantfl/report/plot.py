@@ -9,7 +9,8 @@ from quantfl.errors import ToolError
 
 
 def accuracy_plot(path: Path, curves: dict[str, list[tuple[int, float]]], *, title: str) -> None:
-    """Draw curves name -> [(cumulative bytes on the wire, accuracy)] on a logarithmic byte axis and write `path`.
+    """Draw curves name -> [(cumulative bytes on the wire, accuracy)] on a logarithmic byte axis and write
+    `path`.
 
     ToolError when matplotlib is missing (extra `plot`).
     """

@@ -1,10 +1,11 @@
 """`quantfl bench ablations`: the paper's ablations, measured here: levels, initialisation, error feedback.
 
-QuantFL (arXiv 2603.17507) reports ablations of the number of levels and of the initialisation; what we could read of it (abstract,
-introduction) does not give model, clients, rounds, range or rounding, so the setting is ours: tasks as in `quantfl bench bytes`, head
-trained on packaged features (levels, feedback), or a whole MLP (initialisation: quantfl_lab.bench.starts). Uplink coded, downlink float32,
-as in the paper's main setting; no error feedback unless said. Bytes are of the wire, per link, all overhead counted. Finished runs are
-kept, as those of `quantfl bench bytes` are.
+QuantFL (arXiv 2603.17507) reports ablations of the number of levels and of the initialisation; what we could
+read of it (abstract, introduction) does not give model, clients, rounds, range or rounding, so the setting is
+ours: tasks as in `quantfl bench bytes`, head trained on packaged features (levels, feedback), or a whole MLP
+(initialisation: quantfl_lab.bench.starts). Uplink coded, downlink float32, as in the paper's main setting; no
+error feedback unless said. Bytes are of the wire, per link, all overhead counted. Finished runs are kept, as
+those of `quantfl bench bytes` are.
 """
 
 from __future__ import annotations
@@ -41,16 +42,17 @@ TARGET = 0.005
 
 
 def tolerance(tests: int) -> float:
-    """How far below fp32's accuracy still counts as equal in the feedback ablation: 0.3 points, or a whole one where there are too
-    few test samples to tell less apart."""
+    """How far below fp32's accuracy still counts as equal in the feedback ablation: 0.3 points, or a whole
+    one where there are too few test samples to tell less apart."""
     return 0.003 if tests >= FEW_TESTS else 0.01
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One run. accuracy: mean of its last five rounds, 0 when it diverged. bits: per weight of its coded deltas. up, down: bytes per
-    link. curve: per round (bytes per link so far, accuracy). spread: means over all deltas of rms, excess kurtosis, range / rms,
-    entropies of BU(64) and BU(16), bits per weight of DZ(4)."""
+    """One run. accuracy: mean of its last five rounds, 0 when it diverged. bits: per weight of its coded
+    deltas. up, down: bytes per link. curve: per round (bytes per link so far, accuracy). spread: means over
+    all deltas of rms, excess kurtosis, range / rms, entropies of BU(64) and BU(16), bits per weight of
+    DZ(4)."""
 
     accuracy: float
     bits: float
@@ -113,7 +115,8 @@ def _one(job: tuple[Make, Rival]) -> Outcome:
     """A run from the cache (quantfl_lab.bench.setting.cache_folder), or made now."""
     make, rival = job
     s = make()
-    text = f"{code_version()}/{s.config.model_dump_json()}/{hashlib.sha256(s.params.tobytes()).hexdigest()}/{rival.key}"
+    start = hashlib.sha256(s.params.tobytes()).hexdigest()
+    text = f"{code_version()}/{s.config.model_dump_json()}/{start}/{rival.key}"
     kept = cache_folder() / "ablations" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
     if kept.exists():
         raw = json.loads(kept.read_text())
@@ -238,8 +241,8 @@ def feedback(quick: bool) -> list[dict]:
 
 
 def fewest_bits(rows: list[dict]) -> list[dict]:
-    """Where feedback stops being dispensable: the fewest bits per weight that keep fp32's accuracy (to `tolerance`), with and without
-    it, from the fine end on."""
+    """Where feedback stops being dispensable: the fewest bits per weight that keep fp32's accuracy (to
+    `tolerance`), with and without it, from the fine end on."""
     out = []
     for task, family in dict.fromkeys((r["task"], r["codec"]) for r in rows):
         within = next(r["tolerance"] for r in rows if r["task"] == task)
@@ -259,7 +262,8 @@ def fewest_bits(rows: list[dict]) -> list[dict]:
 
 
 def initialisation(quick: bool) -> list[dict]:
-    """How concentrated updates are, and what BU costs, from a pre-trained and from a random start; all layers trained.
+    """How concentrated updates are, and what BU costs, from a pre-trained and from a random start; all layers
+    trained.
 
     Each start has the learning rate that serves float32 best, so that neither is held back by the other's.
     """

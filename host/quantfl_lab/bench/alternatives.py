@@ -1,10 +1,13 @@
-"""`quantfl bench alternatives`: what else might code a delta in fewer bits than DZ, tried on deltas of real rounds.
+"""`quantfl bench alternatives`: what else might code a delta in fewer bits than DZ, tried on deltas of real
+rounds.
 
-Messages are the deltas, with what error feedback adds, that boards send in runs whose ends both use DZ. `known` is what a board and
-the host both have: the last update of the global head. Every way is told in ideal bits (quantfl_lab.bench.ideal), and set against DZ's
-contexts at the same loss: `saved` is the share of DZ's bits it would save, at the NMSE it has; DZ's bits at that loss come from a
-curve over its steps. Only a message's own loss is seen there, not what later rounds make of it: where error feedback sends later what
-is left out now, a message may look cheap that is not. So what changes the symbols alone is also run to the end, in bytes of the wire.
+Messages are the deltas, with what error feedback adds, that boards send in runs whose ends both use DZ.
+`known` is what a board and the host both have: the last update of the global head. Every way is told in ideal
+bits (quantfl_lab.bench.ideal), and set against DZ's contexts at the same loss: `saved` is the share of DZ's
+bits it would save, at the NMSE it has; DZ's bits at that loss come from a curve over its steps. Only a
+message's own loss is seen there, not what later rounds make of it: where error feedback sends later what is
+left out now, a message may look cheap that is not. So what changes the symbols alone is also run to the end,
+in bytes of the wire.
 """
 
 from __future__ import annotations
@@ -37,8 +40,8 @@ ROUNDS, KEPT_ROUNDS, MESSAGES = 20, 10, 40
 
 @dataclass(frozen=True)
 class Sample:
-    """Of one task and step. x: float64 [messages, n], residual included; known: the same shape; step: float64 [messages]; coded:
-    bytes that DZ took in all."""
+    """Of one task and step. x: float64 [messages, n], residual included; known: the same shape; step: float64
+    [messages]; coded: bytes that DZ took in all."""
 
     task: str
     steps: float
@@ -214,7 +217,8 @@ def _dead_zones(s: Sample) -> list[Way]:
 
 
 def _trellis(s: Sample) -> list[Way]:
-    """Dependent quantisation; a bit's worth as of a uniform quantiser at high rate (6 dB a bit), and half and twice that."""
+    """Dependent quantisation; a bit's worth as of a uniform quantiser at high rate (6 dB a bit), and half and
+    twice that."""
     found, unit = [], s.step[:, None]
     x = s.x / unit
     for step in (0.5, 0.65):
@@ -239,7 +243,8 @@ def _trellis(s: Sample) -> list[Way]:
 
 
 def _low_rank(s: Sample) -> list[Way]:
-    """The kernels' best approximation of a rank, factors of 8 bits a value, biases as float32: a bound for PowerSGD and its kin."""
+    """The kernels' best approximation of a rank, factors of 8 bits a value, biases as float32: a bound for
+    PowerSGD and its kin."""
     found = []
     for rank in (1, 2, 4):
         decoded, bits = np.zeros_like(s.x), 0
@@ -298,8 +303,9 @@ WAYS: Sequence[Callable[[Sample], list[Way]]] = (
 
 @dataclass(frozen=True)
 class DeadZone:
-    """DZ with a dead zone of `dead` steps (DZ: a half), decoded `back` steps nearer to zero, symbols of at most `most` (boards: 2;
-    0: of any size); the step is `steps` times the rms of the delta without its residual."""
+    """DZ with a dead zone of `dead` steps (DZ: a half), decoded `back` steps nearer to zero, symbols of at
+    most `most` (boards: 2; 0: of any size); the step is `steps` times the rms of the delta without its
+    residual."""
 
     steps: float
     dead: float = 0.5
@@ -309,7 +315,10 @@ class DeadZone:
     unbiased: bool = False
 
     def __str__(self) -> str:
-        return f"step {self.steps:g} rms, zero up to {self.dead:g} steps, {self.back:g} nearer to zero, at most {self.most or 'any'}"
+        return (
+            f"step {self.steps:g} rms, zero up to {self.dead:g} steps, {self.back:g} nearer to zero, at "
+            f"most {self.most or 'any'}"
+        )
 
     def encode(self, x: np.ndarray, shapes: Shapes, memory: dict, seed: int) -> bytes:
         form = Form(dz_step(memory.get("fresh", x), self.steps))

@@ -1,9 +1,10 @@
 """`quantfl bench bytes`: bytes on the wire to an accuracy, by task and scheme.
 
-Whole runs over in-process boards: the boards' own code, frames, acknowledgements and ledger, so the counts are those of an emulated
-fleet (tests/emulated/test_bench_bytes.py proves it). Counted: all bytes of the rounds, up and down, given per link (the mean over all
-of the fleet's); pushing the package, the same for all schemes, is left out. Target: the final accuracy of fp32 (mean of its last five
-rounds over all seeds) minus half a point. Finished runs are kept (QUANTFL_CACHE), so a bench that was broken off goes on.
+Whole runs over in-process boards: the boards' own code, frames, acknowledgements and ledger, so the counts
+are those of an emulated fleet (tests/emulated/test_bench_bytes.py proves it). Counted: all bytes of the
+rounds, up and down, given per link (the mean over all of the fleet's); pushing the package, the same for all
+schemes, is left out. Target: the final accuracy of fp32 (mean of its last five rounds over all seeds) minus
+half a point. Finished runs are kept (QUANTFL_CACHE), so a bench that was broken off goes on.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ QUICK_SCHEMES = OWN
 SEEDS = (1, 2, 3, 4, 5)
 LAST = 5  # rounds whose mean accuracy is the final one
 SLACK = 0.005
-#: What a run is made of, beside both packages' folders; a rival's own code is in its key. The C is in the extension.
+#: What a run is made of, beside both packages' folders; a rival's own code is in its key. The C is in the
+#: extension.
 _CODE = (
     "quantfl/core",
     "quantfl/data",
@@ -48,7 +50,8 @@ _CODE = (
 
 @dataclass(frozen=True)
 class Curve:
-    """One run: accuracy before the first round and after each, and bytes moved on all links till then, [rounds + 1] each."""
+    """One run: accuracy before the first round and after each, and bytes moved on all links till then,
+    [rounds + 1] each."""
 
     accuracy: tuple[float, ...]
     up: tuple[int, ...]
@@ -60,7 +63,8 @@ class Curve:
         return float(np.mean(self.accuracy[-LAST:]))
 
     def to_target(self, target: float) -> tuple[int, int] | None:
-        """(up, down) per link, unrounded sum over links, when the accuracy first reaches the target; None: never."""
+        """(up, down) per link, unrounded sum over links, when the accuracy first reaches the target; None:
+        never."""
         for accuracy, up, down in zip(self.accuracy[1:], self.up[1:], self.down[1:], strict=True):
             if accuracy >= target:
                 return up, down
@@ -117,8 +121,8 @@ def all_runs(
     progress: Callable[[str], None] | None = None,
     fresh: bool = False,
 ) -> dict[tuple[str, str, int], Curve]:
-    """(task's label, scheme, seed) -> run, in as many processes as there are cores; features are computed before they part. Runs kept
-    from before are not made again unless `fresh`."""
+    """(task's label, scheme, seed) -> run, in as many processes as there are cores; features are computed
+    before they part. Runs kept from before are not made again unless `fresh`."""
     missing = [job for job in jobs if fresh or not _kept_at(*job).exists()]
     if progress is not None and len(missing) < len(jobs):
         progress(
@@ -198,8 +202,8 @@ def run(
     progress: Callable[[str], None] | None = None,
     fresh: bool = False,
 ) -> list[dict]:
-    """One row per task and scheme. only: names of tasks, all when empty. out: a folder for one PNG per task. fresh: nothing that was
-    kept from an earlier call is used."""
+    """One row per task and scheme. only: names of tasks, all when empty. out: a folder for one PNG per task.
+    fresh: nothing that was kept from an earlier call is used."""
     found = [t for t in tasks(quick) if not only or t.name in only]
     seeds = SEEDS[:1] if quick else SEEDS
     jobs = [(t, s, seed) for t in found for seed in seeds for s in schemes_of(t, quick)]

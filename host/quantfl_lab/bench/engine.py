@@ -1,14 +1,16 @@
-"""`quantfl bench engine`: executed instructions, RAM and code of an inference, and equality with tflite-micro.
+"""`quantfl bench engine`: executed instructions, RAM and code of an inference, and equality with
+tflite-micro.
 
-Instructions are counted on an emulated MPS2 AN386 with `-icount shift=0` (exact, repeatable, 40 at a time; not cycles).
-code_bytes is the whole bench firmware: start-up, engine with all operators, and the bench itself; firmware_bytes the whole firmware of
-a board: port, link with keys, codec, training, store, engine with all operators.
+Instructions are counted on an emulated MPS2 AN386 with `-icount shift=0` (exact, repeatable, 40 at a time;
+not cycles). code_bytes is the whole bench firmware: start-up, engine with all operators, and the bench
+itself; firmware_bytes the whole firmware of a board: port, link with keys, codec, training, store, engine
+with all operators.
 
-Yardsticks: tflite-micro with CMSIS-NN and with its reference kernels, int8-only registration, -O2, counted the same way on the same
-emulated core in November 2026; given as ratios.
+Yardsticks: tflite-micro with CMSIS-NN and with its reference kernels, int8-only registration, -O2, counted
+the same way on the same emulated core in November 2026; given as ratios.
 
-m55_insns: on an emulated Cortex-M55 (MPS3 AN547) with Helium; m55_dsp_insns: there without Helium's kernels. None where these are not
-built (`make cores`).
+m55_insns: on an emulated Cortex-M55 (MPS3 AN547) with Helium; m55_dsp_insns: there without Helium's kernels.
+None where these are not built (`make cores`).
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ _JOB, _PACKAGE = 0x300000, 0x400000
 
 @dataclass(frozen=True)
 class Counted:
-    """One model on the emulated board: per inference instructions and stack, for all inputs the outputs [n, K]."""
+    """One model on the emulated board: per inference instructions and stack, for all inputs the outputs [n,
+    K]."""
 
     insns: int
     open_insns: int
@@ -75,8 +78,8 @@ def macs(model: ModelFile) -> int:
 
 
 def count(package: bytes, inputs: np.ndarray, *, timeout: float = 300.0, env: str = "bench_m4") -> Counted:
-    """Run a package on the emulated board. inputs: int8 [n, input_size]. env: bench_m4, bench_m55, or without their DSP or Helium
-    kernels bench_m4_portable, bench_m55_dsp."""
+    """Run a package on the emulated board. inputs: int8 [n, input_size]. env: bench_m4, bench_m55, or without
+    their DSP or Helium kernels bench_m4_portable, bench_m55_dsp."""
     if shutil.which("qemu-system-arm") is None:
         raise ToolError("qemu-system-arm is not installed (package qemu-system-arm)")
     elf, (machine, base) = firmware(env, "firmware.elf"), _MACHINES[env]
@@ -173,7 +176,8 @@ def models() -> dict[str, bytes]:
 
 
 def on_m55(package: bytes, inputs: np.ndarray, expected: np.ndarray, name: str) -> tuple[int, int] | None:
-    """Instructions on Cortex-M55 with Helium and without; None where its firmware is not built. ToolError for other outputs."""
+    """Instructions on Cortex-M55 with Helium and without; None where its firmware is not built. ToolError for
+    other outputs."""
     counts = []
     for env in ("bench_m55", "bench_m55_dsp"):
         try:

@@ -1,6 +1,7 @@
 """`quantfl bench flash`: bytes of flash that firmwares take, by part, from what the linker wrote.
 
-A firmware's bytes are those of its loaded segments: code, constants, vectors and initial data; no model, no package.
+A firmware's bytes are those of its loaded segments: code, constants, vectors and initial data; no model, no
+package.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ _LOADED = (".text", ".rodata", ".srodata", ".data", ".sdata", ".vectors", ".init
 
 
 def parts(linker_map: Path) -> Counter:
-    """Bytes by part: a library, `keys` of whatever library, `port` with start-up code, `compiler` for libc and libgcc."""
+    """Bytes by part: a library, `keys` of whatever library, `port` with start-up code, `compiler` for libc
+    and libgcc."""
     text = linker_map.read_text()
     found: Counter = Counter()
     for section, size, where in _SECTION.findall(text[text.index("Linker script and memory map") :]):

@@ -1,7 +1,7 @@
 """A package without a backbone: boards that get it are fed cached features instead of samples.
 
-Head, features and their scale are those of the whole package, so a run's rounds are the same to the byte (a test holds them against
-each other), without running the backbone anew for every scheme and seed.
+Head, features and their scale are those of the whole package, so a run's rounds are the same to the byte (a
+test holds them against each other), without running the backbone anew for every scheme and seed.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def _offsets(b: flatbuffers.Builder, start, items: list[int]) -> int:
 
 
 def dense_model(dims: tuple[int, ...], scale: float, zero: int) -> bytes:
-    """A full int8 .tflite of dense layers alone (all weights zero, ReLU between), whose input has this scale and zero point."""
+    """A full int8 .tflite of dense layers alone (all weights zero, ReLU between), whose input has this scale
+    and zero point."""
     b = flatbuffers.Builder(1 << 16)
     int8, int32 = tflite.TensorType.INT8, tflite.TensorType.INT32
     buffers, tensors, ops = [b""], [], []

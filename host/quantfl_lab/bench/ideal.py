@@ -1,8 +1,10 @@
-"""Ideal code lengths of quantised deltas under a choice of contexts, to compare ways of coding before one is built.
+"""Ideal code lengths of quantised deltas under a choice of contexts, to compare ways of coding before one is
+built.
 
-A message is told as binary decisions: is the symbol zero, its sign, is its magnitude more than j. Decisions of one context share an
-adaptive probability that starts from what the other half of the messages shows, as strong as WEIGHT observations (the estimator of
-Krichevsky and Trofimov 1981 with another start); its cost has a closed form, so no coder runs.
+A message is told as binary decisions: is the symbol zero, its sign, is its magnitude more than j. Decisions
+of one context share an adaptive probability that starts from what the other half of the messages shows, as
+strong as WEIGHT observations (the estimator of Krichevsky and Trofimov 1981 with another start); its cost has
+a closed form, so no coder runs.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ _MOST = 24  # magnitudes beyond go in Exp-Golomb's 2 log2 bits
 
 @dataclass(frozen=True)
 class Decisions:
-    """Of one message. counts: int [3, contexts, 2] of zeros and ones by question (nonzero? negative? more?); raw: bits without one."""
+    """Of one message. counts: int [3, contexts, 2] of zeros and ones by question (nonzero? negative? more?);
+    raw: bits without one."""
 
     counts: np.ndarray
     raw: float
@@ -37,7 +40,8 @@ def _down(a: np.ndarray, by: int) -> np.ndarray:
 
 
 def _last_sign(s: np.ndarray) -> np.ndarray:
-    """For each place of a matrix the sign of the last nonzero symbol above: 0 none, 1 positive, 2 negative."""
+    """For each place of a matrix the sign of the last nonzero symbol above: 0 none, 1 positive, 2
+    negative."""
     rows = np.where(s != 0, np.arange(len(s))[:, None], -1)
     last = _down(np.maximum.accumulate(rows, axis=0) + 1, 1) - 1
     found = np.take_along_axis(s, np.maximum(last, 0), axis=0)
@@ -52,8 +56,9 @@ def decisions(
     zero: np.ndarray | None = None,
     sign: np.ndarray | None = None,
 ) -> Decisions:
-    """symbols int [n] of tensors `shapes`. near: the contexts of DZ (docs/CODEC.md: neighbours above and to the left, the column's
-    last sign), else none; zero, sign: int [n] < 5, what more is known of each place when that question is asked."""
+    """symbols int [n] of tensors `shapes`. near: the contexts of DZ (docs/CODEC.md: neighbours above and to
+    the left, the column's last sign), else none; zero, sign: int [n] < 5, what more is known of each place
+    when that question is asked."""
     asked: list[tuple[list, list]] = [([], []), ([], []), ([], [])]
     raw = 0.0
     none = np.zeros(symbols.size, int)
@@ -89,8 +94,8 @@ def decisions(
 
 
 def bits(messages: Sequence[Decisions]) -> np.ndarray:
-    """Ideal length of each message in bits, float64 [messages]. At least two messages: each half starts from the other's
-    probabilities."""
+    """Ideal length of each message in bits, float64 [messages]. At least two messages: each half starts from
+    the other's probabilities."""
     if len(messages) < 2:
         raise ValueError("one message has no other half to start from")
     halves = [sum(m.counts for m in messages[i::2]) for i in (0, 1)]

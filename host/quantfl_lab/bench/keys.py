@@ -1,8 +1,10 @@
-"""`quantfl bench keys`: what keys cost a board: instructions and stack per frame, handshake and signature; bytes, code, RAM.
+"""`quantfl bench keys`: what keys cost a board: instructions and stack per frame, handshake and signature;
+bytes, code, RAM.
 
-Instructions are counted on an emulated Cortex-M4F with `-icount shift=0` (exact to 40, repeatable; not cycles). Code is that of the
-whole firmware, by the source file its symbols come from. Bytes are those of frames that the link's own C makes.
-Where the emulated micro:bit is built (`make cores`), also the depth of its stack in all that it does with keys (stack.py).
+Instructions are counted on an emulated Cortex-M4F with `-icount shift=0` (exact to 40, repeatable; not
+cycles). Code is that of the whole firmware, by the source file its symbols come from. Bytes are those of
+frames that the link's own C makes. Where the emulated micro:bit is built (`make cores`), also the depth of
+its stack in all that it does with keys (stack.py).
 """
 
 from __future__ import annotations
@@ -104,7 +106,8 @@ def frame_bytes(payload: int, keys: bool) -> tuple[int, int]:
 
 
 def run(quick: bool = False) -> list[dict]:
-    """Rows by subject: bytes per frame, instructions and stack, code, RAM. quick changes nothing: it takes seconds."""
+    """Rows by subject: bytes per frame, instructions and stack, code, RAM. quick changes nothing: it takes
+    seconds."""
     del quick
     rows: list[dict] = []
     for payload in (5, 64, 256):

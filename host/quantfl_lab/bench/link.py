@@ -1,13 +1,15 @@
 """`quantfl bench link`: what a session makes of a line, by baud, latency and bit errors.
 
-Both ends are the boards' own C (qfl_link) on a line in virtual time: bytes leave one after the other at baud/10 a second (8N1), arrive
-`latency_ms` later, and each of their bits may flip. So figures do not depend on the machine, and the same seed gives the same ones.
-An object moves as `Device.push` moves it (`Link.piece`, `Link.ahead`); back, as one long answer.
+Both ends are the boards' own C (qfl_link) on a line in virtual time: bytes leave one after the other at
+baud/10 a second (8N1), arrive `latency_ms` later, and each of their bits may flip. So figures do not depend
+on the machine, and the same seed gives the same ones. An object moves as `Device.push` moves it
+(`Link.piece`, `Link.ahead`); back, as one long answer.
 
-line_rate: bytes a second the line carries. goodput: bytes of the object a second. utilisation: how much of the time in which the
-object moved the line carried bytes that were of use (payload and framing, first transmissions that arrived). overhead_ratio: bytes
-sent in the object's direction for each of its bytes. retransmitted: bytes sent again. clock: `virtual`, or `real` for the rows that
-check it: the same ends, object and line in real time (realtime.py), which a busy machine slows down.
+line_rate: bytes a second the line carries. goodput: bytes of the object a second. utilisation: how much of
+the time in which the object moved the line carried bytes that were of use (payload and framing, first
+transmissions that arrived). overhead_ratio: bytes sent in the object's direction for each of its bytes.
+retransmitted: bytes sent again. clock: `virtual`, or `real` for the rows that check it: the same ends, object
+and line in real time (realtime.py), which a busy machine slows down.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from quantfl.core.link import UP, Counters, Link
 OBJECT = 192 * 1024
 PIECE = 64  # bytes: a UART's FIFO
 AHEAD_US = 1500.0  # a UART's driver takes more only when less than this is left to send
-#: Arenas of boards, bytes; what they offer in their handshake is the firmware's own choice (qfl_device_link_config).
+#: Arenas of boards, bytes; what they offer in their handshake is the firmware's own choice
+#: (qfl_device_link_config).
 BOARDS = {"small": 16 << 10, "medium": 48 << 10, "large": 256 << 10}
 
 
@@ -65,7 +68,8 @@ class Pipe:
 
 
 class Line:
-    """Two ends in virtual time (microseconds). `run` goes on until `done` says so; RuntimeError after `limit_s` of it."""
+    """Two ends in virtual time (microseconds). `run` goes on until `done` says so; RuntimeError after
+    `limit_s` of it."""
 
     def __init__(self, a: Link, b: Link, *, baud: int, latency_ms: float, ber: float, seed: int):
         rng = np.random.default_rng(seed)

@@ -31,7 +31,8 @@ class Axis:
 def draw(
     path: Path, series: Sequence[Series], x: Axis, y: Axis, *, title: str, bound: Series | None = None
 ) -> Path:
-    """Draw and write `path`. bound: a dotted line no scheme can cross. ToolError when matplotlib is missing (extra `plot`)."""
+    """Draw and write `path`. bound: a dotted line no scheme can cross. ToolError when matplotlib is missing
+    (extra `plot`)."""
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(8, 5), dpi=80)
     if bound is not None:

@@ -17,7 +17,8 @@ def name_of(label: str) -> str:
 
 
 def draw(curves: dict[str, list], title: str, target: float, path: Path) -> None:
-    """curves: scheme -> its runs (quantfl_lab.bench.bytes.Curve); the mean over seeds is drawn. target: accuracy aimed at."""
+    """curves: scheme -> its runs (quantfl_lab.bench.bytes.Curve); the mean over seeds is drawn. target:
+    accuracy aimed at."""
     try:
         import matplotlib
     except ImportError:

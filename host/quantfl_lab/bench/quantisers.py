@@ -1,8 +1,9 @@
 """`quantfl bench quantisers`: what a code loses against what it costs, for one message.
 
-NMSE = |x - decoded|^2 / |x|^2 against bits per weight of the coded message (all of it: scales, steps, positions), on independent
-normal and Laplace values and on deltas of a real round. No error feedback: one message alone. `excess_bits`, on normal values: bits
-per weight beyond the rate-distortion bound log2(1 / NMSE) / 2 for the same loss.
+NMSE = |x - decoded|^2 / |x|^2 against bits per weight of the coded message (all of it: scales, steps,
+positions), on independent normal and Laplace values and on deltas of a real round. No error feedback: one
+message alone. `excess_bits`, on normal values: bits per weight beyond the rate-distortion bound log2(1 /
+NMSE) / 2 for the same loss.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ class Sample:
 
 
 def samples(quick: bool) -> list[Sample]:
-    """Normal and Laplace values, and deltas of the first and the fifth round of every task that can be had here."""
+    """Normal and Laplace values, and deltas of the first and the fifth round of every task that can be had
+    here."""
     shapes, count = ((128, 32) if quick else (256, 64),), 3
     rng = np.random.default_rng(1)
     n = math.prod(shapes[0])

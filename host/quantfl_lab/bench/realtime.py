@@ -1,8 +1,10 @@
-"""A paced line in real time, with the interface of `quantfl_lab.bench.link.Line`: the check of the virtual one.
+"""A paced line in real time, with the interface of `quantfl_lab.bench.link.Line`: the check of the virtual
+one.
 
-Bytes go through the operating system: each end writes to a socket of its own, a thread in between takes them up in pieces of a UART's
-FIFO, holds each for as long as the line would need for it, and gives it on `latency_ms` later. A driver takes from its end as much as
-the virtual line's does, 1.5 ms ahead. What the machine's scheduler adds is in the figures, which is why they are a check and no claim.
+Bytes go through the operating system: each end writes to a socket of its own, a thread in between takes them
+up in pieces of a UART's FIFO, holds each for as long as the line would need for it, and gives it on
+`latency_ms` later. A driver takes from its end as much as the virtual line's does, 1.5 ms ahead. What the
+machine's scheduler adds is in the figures, which is why they are a check and no claim.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ def _now() -> float:
 
 
 class RealLine:
-    """Two ends on a line in real time. `run` goes on until `done` says so; RuntimeError after `limit_s`. Close it afterwards."""
+    """Two ends on a line in real time. `run` goes on until `done` says so; RuntimeError after `limit_s`.
+    Close it afterwards."""
 
     def __init__(self, a: Link, b: Link, *, baud: int, latency_ms: float, ber: float, seed: int):
         rng = np.random.default_rng(seed)

@@ -1,4 +1,5 @@
-"""What takes part in `quantfl bench bytes`: anything that turns a Setting into a run's history over real links and frames."""
+"""What takes part in `quantfl bench bytes`: anything that turns a Setting into a run's history over real
+links and frames."""
 
 from __future__ import annotations
 
@@ -21,8 +22,9 @@ class Scheme(Protocol):
         """All its settings as text: a run with the same key and setting is not repeated."""
 
     def history(self, s: Setting) -> list[dict]:
-        """A run of s.config's rounds, as quantfl.fleet.api.history gives it: `accuracy`, `up_bytes` and `down_bytes` (of all links,
-        everything counted, since the links began) per round, round 0 being the state after set-up."""
+        """A run of s.config's rounds, as quantfl.fleet.api.history gives it: `accuracy`, `up_bytes` and
+        `down_bytes` (of all links, everything counted, since the links began) per round, round 0 being the
+        state after set-up."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
-"""Pre-trained against random initialisation with nothing frozen: an MLP whose layers are all trained by the boards' own head code.
+"""Pre-trained against random initialisation with nothing frozen: an MLP whose layers are all trained by the
+boards' own head code.
 
-The hidden layer is pre-trained at the host on another domain (digits: scikit-learn's upright digits, the boards hold them turned by a
-quarter; mnist: FEMNIST's letters, the boards hold MNIST's digits), the last layer starts fresh; or both layers start at random (He
-et al. 2015). Whether the paper trains all layers is not known to us; its title and abstract speak of pre-trained initialisation.
+The hidden layer is pre-trained at the host on another domain (digits: scikit-learn's upright digits, the
+boards hold them turned by a quarter; mnist: FEMNIST's letters, the boards hold MNIST's digits), the last
+layer starts fresh; or both layers start at random (He et al. 2015). Whether the paper trains all layers is
+not known to us; its title and abstract speak of pre-trained initialisation.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ RATES = (0.02, 0.05, 0.1)
 
 @dataclass(frozen=True)
 class Domain:
-    """x int8 [n, F] with zero-point -128 and scale 1/255, y [n]: for pre-training, for boards, for testing."""
+    """x int8 [n, F] with zero-point -128 and scale 1/255, y [n]: for pre-training, for boards, for
+    testing."""
 
     before: tuple[np.ndarray, np.ndarray]
     boards: tuple[np.ndarray, np.ndarray]
@@ -104,7 +107,8 @@ def _pretrained(task: str, seed: int) -> np.ndarray:
 
 
 def setting(task: str, start: str, seed: int, rate: float, rounds: int | None = None) -> Setting:
-    """start: "pre-trained" or "random"; the last layer is the same fresh one in both. DataError when the data are absent."""
+    """start: "pre-trained" or "random"; the last layer is the same fresh one in both. DataError when the data
+    are absent."""
     plan, domain = PLANS[task], _domain(task)
     x, y = domain.boards
     dims = (x.shape[1], HIDDEN, 10)

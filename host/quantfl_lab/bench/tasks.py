@@ -1,4 +1,5 @@
-"""The tasks of `quantfl bench bytes`: descriptions in models/, each with its splits and shares of boards asked per round."""
+"""The tasks of `quantfl bench bytes`: descriptions in models/, each with its splits and shares of boards
+asked per round."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ MODELS = ROOT / "models"
 
 @dataclass(frozen=True)
 class Source:
-    """A description; backbone: what it was pre-trained on. train, test: samples used of the data set, None: all."""
+    """A description; backbone: what it was pre-trained on. train, test: samples used of the data set, None:
+    all."""
 
     name: str
     path: str
@@ -48,7 +50,8 @@ SPLITS = ("dirichlet:0.3", "dirichlet:0.1", "iid")
 
 @dataclass(frozen=True)
 class Task:
-    """A task with split and participation. central: all schemes are compared on it; on the others the main ones."""
+    """A task with split and participation. central: all schemes are compared on it; on the others the main
+    ones."""
 
     source: Source
     split: str
@@ -97,7 +100,8 @@ def present(source: Source) -> bool:
 
 
 def tasks(quick: bool) -> list[Task]:
-    """All that the data here allow. quick: digits, and MNIST, activity and spoken digits with fewer rounds."""
+    """All that the data here allow. quick: digits, and MNIST, activity and spoken digits with fewer
+    rounds."""
     found: list[Task] = []
     if quick:
         found.append(task(DIGITS, "dirichlet:0.3", 1.0, central=True))

@@ -1,11 +1,13 @@
-"""`quantfl bench train`: what training more than the last layer brings on real data, and what it costs a Cortex-M4F.
+"""`quantfl bench train`: what training more than the last layer brings on real data, and what it costs a
+Cortex-M4F.
 
-Protocol: personalisation. For every writer (FEMNIST) or subject (activity recordings) of the fleet one board starts from the package's
-head, is trained on that person's training samples by the boards' own code, and is scored on the person's test samples; accuracies are
-over all test samples of all persons. The reference trains the same layers in float TensorFlow: same features, start, order of
-samples, batches and learning rate. Instructions and RAM are counted on an emulated Cortex-M4F while it trains ten of the samples.
-The last rows are single dense layers alone, F features to K classes, on ten random samples none of whose features is 0: nothing is
-skipped, everything is counted.
+Protocol: personalisation. For every writer (FEMNIST) or subject (activity recordings) of the fleet one board
+starts from the package's head, is trained on that person's training samples by the boards' own code, and is
+scored on the person's test samples; accuracies are over all test samples of all persons. The reference trains
+the same layers in float TensorFlow: same features, start, order of samples, batches and learning rate.
+Instructions and RAM are counted on an emulated Cortex-M4F while it trains ten of the samples. The last rows
+are single dense layers alone, F features to K classes, on ten random samples none of whose features is 0:
+nothing is skipped, everything is counted.
 """
 
 from __future__ import annotations
@@ -193,7 +195,8 @@ def dense(features: int, classes: int) -> dict:
 
 
 def run(quick: bool = False) -> list[dict]:
-    """One row per task and form, then those of single dense layers. DataError when none of the data is here."""
+    """One row per task and form, then those of single dense layers. DataError when none of the data is
+    here."""
     rows, missing = [], []
     for task in TASKS:
         try:
@@ -220,7 +223,8 @@ def tensorflow():
 
 
 class FloatFit:
-    """The same layers in float TensorFlow, trained with the same order of samples. ToolError for a layer it does not state."""
+    """The same layers in float TensorFlow, trained with the same order of samples. ToolError for a layer it
+    does not state."""
 
     def __init__(self, head: Head, params: np.ndarray):
         self.tf, self.head, self.start = tensorflow(), head, params
@@ -232,7 +236,8 @@ class FloatFit:
         self.logits = tf.function(self._logits, reduce_retracing=True)
 
     def _fixed(self, layer: Layer) -> np.ndarray | None:
-        """The float kernel [k_h, k_w, in, out] (depthwise [k_h, k_w, channels, 1]) of a layer of mode "scales"."""
+        """The float kernel [k_h, k_w, in, out] (depthwise [k_h, k_w, channels, 1]) of a layer of mode
+        "scales"."""
         if layer.mode != "scales":
             return None
         q = np.frombuffer(self.head.base, np.int8, layer.weights, layer.frozen).astype(np.float32)

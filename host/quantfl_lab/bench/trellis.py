@@ -1,8 +1,9 @@
 """Trellis-coded quantisation with entropy coding, for `quantfl bench alternatives` alone.
 
-Two scalar quantisers of step 2·step in turn, one with the even multiples of `step`, one with the odd ones and zero; the parities of
-the indices so far say which is next (dependent quantisation with four states: ITU-T H.266 (2020), 7.3.11.11 and 8.7.3; Schwarz et
-al., DCC 2019). The encoder finds the indices of the least |x - decoded|² + lam·bits by the Viterbi algorithm.
+Two scalar quantisers of step 2·step in turn, one with the even multiples of `step`, one with the odd ones and
+zero; the parities of the indices so far say which is next (dependent quantisation with four states: ITU-T
+H.266 (2020), 7.3.11.11 and 8.7.3; Schwarz et al., DCC 2019). The encoder finds the indices of the least |x -
+decoded|² + lam·bits by the Viterbi algorithm.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def _candidates(x: np.ndarray, odd: bool, step: float) -> np.ndarray:
 
 
 def encode(x: np.ndarray, step: float, lam: float, cost: np.ndarray) -> np.ndarray:
-    """Indices int [messages, n] of x float64 [messages, n]. cost: bits of magnitude m under either quantiser, float [2, magnitudes],
-    the last for all beyond; lam: what a bit is worth in squared error."""
+    """Indices int [messages, n] of x float64 [messages, n]. cost: bits of magnitude m under either quantiser,
+    float [2, magnitudes], the last for all beyond; lam: what a bit is worth in squared error."""
     count, n = x.shape
     total = np.full((count, 4), np.inf)
     total[:, 0] = 0

@@ -1,4 +1,5 @@
-"""A BLE adapter without a radio: a private D-Bus, a fake `org.bluez`, and virtual boards that an unmodified bleak connects to."""
+"""A BLE adapter without a radio: a private D-Bus, a fake `org.bluez`, and virtual boards that an unmodified
+bleak connects to."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ def missing() -> str | None:
 
 @dataclass(frozen=True)
 class BleBoard:
-    """A board to be advertised. port: of its link (uart) or of its radio (`mode` radio: firmware started with --ble)."""
+    """A board to be advertised. port: of its link (uart) or of its radio (`mode` radio: firmware started with
+    --ble)."""
 
     name: str
     port: int
@@ -61,8 +63,8 @@ class BleBoard:
 class BleAdapter:
     """A private bus and the process behind `org.bluez`. `address` is what DBUS_SYSTEM_BUS_ADDRESS has to be.
 
-    acl: bytes per link-layer packet, 251 with data-length extension, 27 without. limit: connections at once. chaos: faults of values
-    in the air (docs/CHAOS.md); UsageError when it makes no sense.
+    acl: bytes per link-layer packet, 251 with data-length extension, 27 without. limit: connections at once.
+    chaos: faults of values in the air (docs/CHAOS.md); UsageError when it makes no sense.
     """
 
     def __init__(

@@ -1,9 +1,11 @@
-"""`org.bluez` on a private D-Bus, backed by a central on the virtual radio: what an unmodified bleak finds on Linux.
+"""`org.bluez` on a private D-Bus, backed by a central on the virtual radio: what an unmodified bleak finds on
+Linux.
 
-    python -m quantfl_lab.ble.bluez --device NAME,ADDRESS,HOST:PORT[,mode=radio][,battery=80][,mtu=23] [--acl 27] [--chaos SPEC]
+    python -m quantfl_lab.ble.bluez --device NAME,ADDRESS,HOST:PORT[,mode=radio][,battery=80][,mtu=23] [--acl
+    27] [--chaos SPEC]
 
-The bus is the one DBUS_SYSTEM_BUS_ADDRESS names (quantfl_lab.ble.adapter starts both). `org.quantfl.Sim1` at /org/quantfl drops
-connections, loses values, reads meters and the books of faults in the air. Errors are
+The bus is the one DBUS_SYSTEM_BUS_ADDRESS names (quantfl_lab.ble.adapter starts both). `org.quantfl.Sim1` at
+/org/quantfl drops connections, loses values, reads meters and the books of faults in the air. Errors are
 worded as bluetoothd 5.66 words them; it was compared with it.
 """
 
@@ -371,8 +373,9 @@ class Sim1(ServiceInterface):
 
     @dbus_method()
     def Meters(self) -> DBusStr:
-        """JSON: the meters of the central (tx: to boards) and of each peripheral by address (tx: to the host), and the most
-        connections there have been. What a controller receives is whole again: fragments are counted where they are sent."""
+        """JSON: the meters of the central (tx: to boards) and of each peripheral by address (tx: to the
+        host), and the most connections there have been. What a controller receives is whole again: fragments
+        are counted where they are sent."""
         meters = {a: p.host.snooper.snapshot() for a, p in self.world.peripherals.items()}
         return json.dumps(
             {

@@ -1,7 +1,8 @@
-"""Faults in the air: a board's values, written and notified, one by one, on the virtual radio (docs/CHAOS.md).
+"""Faults in the air: a board's values, written and notified, one by one, on the virtual radio
+(docs/CHAOS.md).
 
-The language and the faults are those of quantfl.link.chaos; there the unit is a frame of the host's end of a line, here it is a value,
-as BLE loses, repeats and reorders them, and neither end's transport knows of it.
+The language and the faults are those of quantfl.link.chaos; there the unit is a frame of the host's end of a
+line, here it is a value, as BLE loses, repeats and reorders them, and neither end's transport knows of it.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class _Nowhere:
 
 
 class FaultyAir(FaultyTransport):
-    """What happens to the values between one board and the central. In neither direction may a value be longer than `size()`.
+    """What happens to the values between one board and the central. In neither direction may a value be
+    longer than `size()`.
 
     to_board: gives the board a value. to_host: notifies the central of one. hang_up: breaks the connection.
     """
@@ -113,7 +115,8 @@ class FaultyAir(FaultyTransport):
         self._spawn(self._hang_up())
 
     def books(self) -> dict[str, dict]:
-        """Of each direction: bytes taken, given, swallowed, added and held, and how often each fault struck."""
+        """Of each direction: bytes taken, given, swallowed, added and held, and how often each fault
+        struck."""
         return {
             way: {
                 "taken": n.taken,

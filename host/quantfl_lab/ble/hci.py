@@ -1,9 +1,11 @@
-"""A virtual controller's HCI (H4) on a TCP port of this machine, with virtual boards in its reach: for a real Bluetooth host.
+"""A virtual controller's HCI (H4) on a TCP port of this machine, with virtual boards in its reach: for a real
+Bluetooth host.
 
     python -m quantfl_lab.ble.hci --port 0 --device NAME,ADDRESS,HOST:PORT[,mode=radio] …
 
-Prints the port. `make test-bluez` gives it to the kernel and bluetoothd of a guest machine. For every line of its input it prints, as
-JSON, what has passed so far: `central`, from the kernel, and `boards` by address (quantfl_lab.ble.radio.Meter).
+Prints the port. `make test-bluez` gives it to the kernel and bluetoothd of a guest machine. For every line of
+its input it prints, as JSON, what has passed so far: `central`, from the kernel, and `boards` by address
+(quantfl_lab.ble.radio.Meter).
 """
 
 from __future__ import annotations
@@ -28,8 +30,9 @@ _ENHANCED = 1 << 9  # in the LE event mask: LE Enhanced Connection Complete
 
 
 class KernelController(VirtualController):
-    """A controller for a kernel, always seen under its public address. A kernel changes its random address for every scan, also while
-    it is connected; bumble's link looks connections up by the random address of the moment. meter: what the kernel has sent."""
+    """A controller for a kernel, always seen under its public address. A kernel changes its random address
+    for every scan, also while it is connected; bumble's link looks connections up by the random address of
+    the moment. meter: what the kernel has sent."""
 
     def __init__(self, *args, **kwargs):
         self.meter = Meter()
@@ -48,8 +51,9 @@ class KernelController(VirtualController):
         pass
 
     def send_hci_packet(self, packet: hci.HCI_Packet) -> None:
-        # Core 5.4, vol. 4, part E, 7.7.65.10: where the enhanced event is unmasked it takes the other's place. On a controller with
-        # link-layer privacy or extended advertising Linux waits for it alone: after 4 s it gives up a connection that is in use.
+        # Core 5.4, vol. 4, part E, 7.7.65.10: where the enhanced event is unmasked it takes the other's
+        # place. On a controller with link-layer privacy or extended advertising Linux waits for it alone:
+        # after 4 s it gives up a connection that is in use.
         if isinstance(packet, hci.HCI_LE_Connection_Complete_Event) and self.le_event_mask & _ENHANCED:
             fields = {f.name: getattr(packet, f.name) for f in dataclasses.fields(packet)}
             packet = hci.HCI_LE_Enhanced_Connection_Complete_Event(

@@ -1,8 +1,10 @@
-"""A virtual BLE radio: controllers of bumble in one process, and peripherals whose serial service is a board's UART or radio.
+"""A virtual BLE radio: controllers of bumble in one process, and peripherals whose serial service is a
+board's UART or radio.
 
-A board is reached at a TCP port, either raw (`uart`: the board knows nothing of BLE, as if a serial-to-BLE module stood
-before it) or as records of firmware/boards/common/qfl_ble_records.h (`radio`: the board runs the port of docs/BLE.md and sees
-connections, MTU and single writes). bumble 0.0.236 is pinned: this file closes three gaps of its virtual controller.
+A board is reached at a TCP port, either raw (`uart`: the board knows nothing of BLE, as if a serial-to-BLE
+module stood before it) or as records of firmware/boards/common/qfl_ble_records.h (`radio`: the board runs the
+port of docs/BLE.md and sees connections, MTU and single writes). bumble 0.0.236 is pinned: this file closes
+three gaps of its virtual controller.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ _QUEUE = 16  # packets in the controller's queue above which a sender waits; the
 
 @dataclass(frozen=True)
 class Peripheral:
-    """What a virtual board advertises and where it is. mode: `uart` or `radio`. battery: per cent, None: no battery service."""
+    """What a virtual board advertises and where it is. mode: `uart` or `radio`. battery: per cent, None: no
+    battery service."""
 
     name: str
     address: str
@@ -66,7 +69,8 @@ class Peripheral:
 class Meter(Snooper):
     """Counts what one host and its controller exchange, by layer and direction: tx is host to controller.
 
-    value_*: the ATT packets that carry values of the serial service, with all bytes of the lower layers; other_*: the rest.
+    value_*: the ATT packets that carry values of the serial service, with all bytes of the lower layers;
+    other_*: the rest.
     """
 
     def __init__(self) -> None:
@@ -100,7 +104,8 @@ class VirtualController(Controller):
     def on_hci_le_create_connection_cancel_command(
         self, _command: hci.HCI_Command
     ) -> hci.HCI_StatusReturnParameters:
-        # Core 5.4, vol. 4, part E, 7.8.13: a cancelled LE Create Connection still ends in a Connection Complete event.
+        # Core 5.4, vol. 4, part E, 7.8.13: a cancelled LE Create Connection still ends in a Connection
+        # Complete event.
         pending, self.pending_le_connection = self.pending_le_connection, None
         if pending is None:
             return hci.HCI_StatusReturnParameters(hci.HCI_ErrorCode.COMMAND_DISALLOWED_ERROR)
@@ -127,7 +132,8 @@ class VirtualController(Controller):
 
 
 def make_host(link: LocalLink, name: str, address: str, acl: int) -> tuple[Host, VirtualController]:
-    """A host on a virtual controller. acl: bytes in one link-layer packet, 251 with data-length extension, 27 without."""
+    """A host on a virtual controller. acl: bytes in one link-layer packet, 251 with data-length extension, 27
+    without."""
     controller = VirtualController(name, link=link, public_address=None)
     controller.random_address = Address(address)
     controller.le_acl_data_packet_length = controller.acl_data_packet_length = acl
@@ -138,7 +144,8 @@ def make_host(link: LocalLink, name: str, address: str, acl: int) -> tuple[Host,
 
 
 class VirtualPeripheral:
-    """A connectable device with the serial service, bridged to a board's TCP port. chaos: faults of its values in the air."""
+    """A connectable device with the serial service, bridged to a board's TCP port. chaos: faults of its
+    values in the air."""
 
     def __init__(
         self, link: LocalLink, what: Peripheral, acl: int, interval_ms: int = 20, chaos: Chaos | None = None
@@ -174,7 +181,8 @@ class VirtualPeripheral:
             self.device.add_service(Service(BATTERY_SERVICE, [level]))
         fields = [(AdvertisingData.FLAGS, b"\x06"), (AdvertisingData.COMPLETE_LOCAL_NAME, what.name.encode())]
         uuid = (AdvertisingData.INCOMPLETE_LIST_OF_128_BIT_SERVICE_CLASS_UUIDS, bytes(UUID(SERVICE)))
-        # The virtual controller reports what is advertised as a scan response as well: everything goes into one packet.
+        # The virtual controller reports what is advertised as a scan response as well: everything goes into
+        # one packet.
         self.device.advertising_data = bytes(AdvertisingData([*fields, uuid]))
         self.device.scan_response_data = bytes(AdvertisingData(fields[1:]))
         self.device.on("connection", self._on_connection)

@@ -9,14 +9,16 @@ import typer
 
 BENCHES = {
     "engine": "instructions of an inference on emulated Cortex-M4F and M55",
-    "train": "training of the last layers on real data, against float TensorFlow, and its cost on a Cortex-M4F",
+    "train": "training of the last layers on real data, against float TensorFlow, and its cost on a "
+    "Cortex-M4F",
     "bytes": "bytes on the wire to an accuracy, by scheme",
     "codec": "instructions and stack of coding a delta on an emulated Cortex-M4F",
     "link": "what a session makes of a line, by latency and bit errors, and a check in real time",
     "keys": "what keys cost a board: bytes, instructions, code, RAM",
     "flash": "bytes of flash of every firmware that is built here, by part",
     "quantisers": "what one message loses against its bits, ours and rivals",
-    "alternatives": "what else might code a delta in fewer bits: contexts, prediction, dead zones, a trellis, subspaces",
+    "alternatives": "what else might code a delta in fewer bits: contexts, prediction, dead zones, a "
+    "trellis, subspaces",
     "ablations": "levels, initialisation and error feedback",
 }
 
@@ -63,13 +65,15 @@ def command(
 
 
 def _parts(rows: list[dict]) -> list[tuple[str | None, list[dict]]]:
-    """Rows of one kind together; those of bench bytes by task, split and participation, which become titles."""
+    """Rows of one kind together; those of bench bytes by task, split and participation, which become
+    titles."""
     if "participation" not in rows[0]:
         return [(None, list(part)) for _, part in groupby(rows, key=list)]
     parts: dict[str, list[dict]] = {}
     for row in rows:
         title = (
-            f"{row['task']}, {row['split']}, {row['participation']:.0%} of {row['links']} boards a round, {row['rounds']} "
+            f"{row['task']}, {row['split']}, {row['participation']:.0%} of {row['links']} boards a round, "
+            f"{row['rounds']} "
             f"rounds, {row['seeds']} seeds; backbone: {row['backbone']}; target {row['target']:.4f}"
         )
         shown = (

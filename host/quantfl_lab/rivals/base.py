@@ -20,8 +20,9 @@ _ELIAS_MAX = 1 << 32
 class Quantiser(Protocol):
     """A lossy code of vectors. shapes: of the tensors that the vector is made of, in order.
 
-    source: paper and section. unbiased: the mean of what is decoded, over `seed`, is what was encoded. seed: randomness that
-    both ends know, another one for every message. memory: what the sender keeps from one message to the next, if anything.
+    source: paper and section. unbiased: the mean of what is decoded, over `seed`, is what was encoded. seed:
+    randomness that both ends know, another one for every message. memory: what the sender keeps from one
+    message to the next, if anything.
     """
 
     source: str
@@ -37,8 +38,9 @@ class Quantiser(Protocol):
 
 
 class Remembered:
-    """A quantiser that decodes the same bytes once in a simulation: all boards apply the same update, and what a sender with feedback
-    decodes the receiver does too. What it returns must not be written to, and cannot be."""
+    """A quantiser that decodes the same bytes once in a simulation: all boards apply the same update, and
+    what a sender with feedback decodes the receiver does too. What it returns must not be written to, and
+    cannot be."""
 
     def __init__(self, quantiser: Quantiser, most: int = 256):
         self.quantiser, self.source, self.unbiased = quantiser, quantiser.source, quantiser.unbiased
@@ -61,8 +63,9 @@ class Remembered:
 
 @dataclass
 class Sender:
-    """One end that sends: a quantiser, its memory, and what earlier messages lost (error feedback, Seide et al. 2014; Stich et
-    al. 2018, algorithm 1) when `feedback`. The residual is kept in float32, unlike quantfl's own, which has one byte per weight."""
+    """One end that sends: a quantiser, its memory, and what earlier messages lost (error feedback, Seide et
+    al. 2014; Stich et al. 2018, algorithm 1) when `feedback`. The residual is kept in float32, unlike
+    quantfl's own, which has one byte per weight."""
 
     quantiser: Quantiser
     feedback: bool = False
@@ -157,7 +160,8 @@ def unpack(data: bytes, n: int, width: int) -> np.ndarray:
 
 @lru_cache(maxsize=1 << 16)
 def omega(n: int) -> str:
-    """Elias's recursive (omega) code of n >= 1, as QSGD uses it (Alistarh et al. 2017, appendix A.2; Elias 1975)."""
+    """Elias's recursive (omega) code of n >= 1, as QSGD uses it (Alistarh et al. 2017, appendix A.2; Elias
+    1975)."""
     code = "0"
     while n > 1:
         code = f"{n:b}" + code

@@ -1,4 +1,5 @@
-"""The boards' own codecs behind the rivals' interface, and BU's indices through general-purpose compressors."""
+"""The boards' own codecs behind the rivals' interface, and BU's indices through general-purpose
+compressors."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ def _whole(decompressor, data: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Ours:
-    """A codec of qfl_codec, the C that boards run: docs/CODEC.md. As on a board, DZ's step follows the delta without its residual."""
+    """A codec of qfl_codec, the C that boards run: docs/CODEC.md. As on a board, DZ's step follows the delta
+    without its residual."""
 
     codec: Codec
     source: str = "docs/CODEC.md; BU and BQ after QuantFL, Herath et al. 2026 (arXiv 2603.17507)"
@@ -63,7 +65,8 @@ class Ours:
 
 @dataclass(frozen=True)
 class Compressed:
-    """BU(levels), indices through the best of zlib, LZMA and bzip2, packed in bits or a byte each. First byte: which."""
+    """BU(levels), indices through the best of zlib, LZMA and bzip2, packed in bits or a byte each. First
+    byte: which."""
 
     levels: int = 64
     source: str = "BU as in docs/CODEC.md; RFC 1951 (zlib), LZMA2 (xz), bzip2"

@@ -16,7 +16,8 @@ SMALLEST = 64  # a rest below this is one chunk, padded
 
 @lru_cache(maxsize=8)
 def lloyd_max(bits: int) -> np.ndarray:
-    """Centroids float64 [2^bits] of the quantiser of least mean squared error for N(0, 1) (Lloyd 1982; Max 1960)."""
+    """Centroids float64 [2^bits] of the quantiser of least mean squared error for N(0, 1) (Lloyd 1982; Max
+    1960)."""
 
     def cdf(v: float) -> float:
         return 0.5 * (1 + math.erf(v / math.sqrt(2)))
@@ -51,8 +52,9 @@ def hadamard(x: np.ndarray) -> np.ndarray:
 
 
 def chunks(n: int) -> list[tuple[int, int]]:
-    """(values, padded to a power of two) of the pieces that are rotated apart: whole powers of two, largest first, while there
-    are at least SMALLEST values left. One padded vector would cost up to twice the bytes."""
+    """(values, padded to a power of two) of the pieces that are rotated apart: whole powers of two, largest
+    first, while there are at least SMALLEST values left. One padded vector would cost up to twice the
+    bytes."""
     out = []
     while n >= SMALLEST:
         size = 1 << (n.bit_length() - 1)
@@ -65,11 +67,14 @@ def chunks(n: int) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Eden:
-    """bits per coordinate: 1, 2, 4, or any up to 8. The rotation comes from the seed both ends know. Vectors are cut into chunks of
-    powers of two, one float32 scale each."""
+    """bits per coordinate: 1, 2, 4, or any up to 8. The rotation comes from the seed both ends know. Vectors
+    are cut into chunks of powers of two, one float32 scale each."""
 
     bits: int = 4
-    source: str = "EDEN, Vargaftik et al. 2022 (arXiv 2108.08842): section 3, algorithm 1, theorem 2.1 (scale); Hadamard as in its 4.3"
+    source: str = (
+        "EDEN, Vargaftik et al. 2022 (arXiv 2108.08842): section 3, algorithm 1, theorem 2.1 (scale); "
+        "Hadamard as in its 4.3"
+    )
     unbiased: bool = True
 
     def __str__(self) -> str:

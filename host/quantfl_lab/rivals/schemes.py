@@ -1,9 +1,11 @@
-"""Which rivals take part in `quantfl bench bytes`, each with the settings its paper reports as best for this use, and its downlink.
+"""Which rivals take part in `quantfl bench bytes`, each with the settings its paper reports as best for this
+use, and its downlink.
 
-Downlinks. "fp32": the whole head or float32 deltas, where the paper leaves the downlink alone. A quantiser: one coded delta per round
-that all boards apply, what it loses is kept at the server and sent later (`down_feedback`; DoubleSqueeze, Tang et al. 2019), or, for
-codes whose error may exceed what they code, is not kept; a board that sat k rounds out gets the k deltas or the head, whichever is
-shorter. "ours": quantfl's own (docs/CODEC.md, lattice of heads): more than any paper offers, to compare uplinks alone.
+Downlinks. "fp32": the whole head or float32 deltas, where the paper leaves the downlink alone. A quantiser:
+one coded delta per round that all boards apply, what it loses is kept at the server and sent later
+(`down_feedback`; DoubleSqueeze, Tang et al. 2019), or, for codes whose error may exceed what they code, is
+not kept; a board that sat k rounds out gets the k deltas or the head, whichever is shorter. "ours": quantfl's
+own (docs/CODEC.md, lattice of heads): more than any paper offers, to compare uplinks alone.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from quantfl_lab.rivals.stochastic import FedPaq, Qsgd, TernGrad
 
 @dataclass(frozen=True)
 class Rival:
-    """up: codes deltas, with error feedback at the boards when `feedback`. down: "fp32", "ours" or a quantiser."""
+    """up: codes deltas, with error feedback at the boards when `feedback`. down: "fp32", "ours" or a
+    quantiser."""
 
     name: str
     up: Quantiser
@@ -44,7 +47,8 @@ class Rival:
         return f"{self!r}/{_code()}"
 
     def history(self, s: Any) -> list[dict]:
-        """A run in a setting (quantfl_lab.rivals.fleet.Setting, or one with its fields), as a scheme of `quantfl bench bytes`."""
+        """A run in a setting (quantfl_lab.rivals.fleet.Setting, or one with its fields), as a scheme of
+        `quantfl bench bytes`."""
         from quantfl_lab.rivals import fleet  # which knows what a Rival is
 
         return fleet.history(s, self)

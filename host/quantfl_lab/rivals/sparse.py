@@ -26,11 +26,14 @@ GOLDEN = (math.sqrt(5) + 1) / 2
 
 @dataclass(frozen=True)
 class Stc:
-    """Sparse ternary compression: the share `p` of values largest in magnitude, each as its sign times their mean magnitude; gaps
-    between positions in Golomb codes with the paper's parameter."""
+    """Sparse ternary compression: the share `p` of values largest in magnitude, each as its sign times their
+    mean magnitude; gaps between positions in Golomb codes with the paper's parameter."""
 
     p: float = 0.01
-    source: str = "STC, Sattler et al. 2019 (arXiv 1903.02891): algorithm 1 (ternary), section V-C and algorithms 3, 4 (Golomb)"
+    source: str = (
+        "STC, Sattler et al. 2019 (arXiv 1903.02891): algorithm 1 (ternary), section V-C and algorithms 3, "
+        "4 (Golomb)"
+    )
     unbiased: bool = False
 
     def __str__(self) -> str:
@@ -79,7 +82,10 @@ class Stc:
 class Sign:
     """One bit per value: sign(x) times the tensor's mean magnitude."""
 
-    source: str = "EF-SIGNSGD, Karimireddy et al. 2019 (arXiv 1901.09847), algorithm 1; both ways: Zheng et al. 2019 (1905.10936)"
+    source: str = (
+        "EF-SIGNSGD, Karimireddy et al. 2019 (arXiv 1901.09847), algorithm 1; both ways: Zheng et al. 2019 "
+        "(1905.10936)"
+    )
     unbiased: bool = False
 
     def __str__(self) -> str:
@@ -100,14 +106,19 @@ class Sign:
 
 @dataclass(frozen=True)
 class PowerSgd:
-    """Rank-r factors of every matrix by one step of subspace iteration from the sender's last one (warm start); vectors go as float32.
+    """Rank-r factors of every matrix by one step of subspace iteration from the sender's last one (warm
+    start); vectors go as float32.
 
-    The paper averages the two factors of all workers in two all-reduces. Here each sender finishes alone and sends both factors, so
-    one request and one answer make a round; its approximation is its own, for the same bytes as a shared one.
+    The paper averages the two factors of all workers in two all-reduces. Here each sender finishes alone and
+    sends both factors, so one request and one answer make a round; its approximation is its own, for the same
+    bytes as a shared one.
     """
 
     rank: int = 1
-    source: str = "PowerSGD, Vogels et al. 2019 (arXiv 1905.13727): algorithms 1 (rank-r, warm start) and 2 (error feedback)"
+    source: str = (
+        "PowerSGD, Vogels et al. 2019 (arXiv 1905.13727): algorithms 1 (rank-r, warm start) and 2 (error "
+        "feedback)"
+    )
     unbiased: bool = False
 
     def __str__(self) -> str:

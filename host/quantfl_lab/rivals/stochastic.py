@@ -32,7 +32,8 @@ def _buckets(n: int, bucket: int | None) -> list[int]:
 
 
 def _round(x: np.ndarray, norm: np.float32, levels: int, rng: np.random.Generator) -> np.ndarray:
-    """QSGD's levels int64: sign(x) * l with l / levels = |x| / norm in the mean (Alistarh et al. 2017, section 3.1)."""
+    """QSGD's levels int64: sign(x) * l with l / levels = |x| / norm in the mean (Alistarh et al. 2017,
+    section 3.1)."""
     if norm == 0:
         return np.zeros(x.size, np.int64)
     away = np.abs(x).astype(np.float64) / float(norm) * levels
@@ -45,18 +46,22 @@ def _round(x: np.ndarray, norm: np.float32, levels: int, rng: np.random.Generato
 
 @dataclass(frozen=True)
 class Qsgd:
-    """QSGD with Elias coding. levels: s. bucket: values that share a norm, None: all. norm: "l2" as the theory has it, or "max" as
-    its experiments do. elias: "omega" (the paper's) or "gamma".
+    """QSGD with Elias coding. levels: s. bucket: values that share a norm, None: all. norm: "l2" as the
+    theory has it, or "max" as its experiments do. elias: "omega" (the paper's) or "gamma".
 
-    The shorter of the paper's two codes goes out, which is said in the first bit: sparse (gaps between non-zero values, then sign and
-    level) or dense (level + 1 of every value, then a sign where it is not zero).
+    The shorter of the paper's two codes goes out, which is said in the first bit: sparse (gaps between
+    non-zero values, then sign and level) or dense (level + 1 of every value, then a sign where it is not
+    zero).
     """
 
     levels: int = 7
     bucket: int | None = 512
     norm: str = "max"
     elias: str = "omega"
-    source: str = "QSGD, Alistarh et al. 2017 (arXiv 1610.02132): 3.1 quantiser, 3.2 and appendix A codes, 4 buckets and max-norm"
+    source: str = (
+        "QSGD, Alistarh et al. 2017 (arXiv 1610.02132): 3.1 quantiser, 3.2 and appendix A codes, 4 buckets "
+        "and max-norm"
+    )
     unbiased: bool = True
 
     def __str__(self) -> str:
@@ -126,11 +131,14 @@ class Qsgd:
 
 @dataclass(frozen=True)
 class FedPaq:
-    """FedPAQ's low-precision quantiser: QSGD's with one l2 norm, of `levels` levels. The paper counts bits without saying how levels
-    are packed; here sign and level take ceil(log2(2 levels + 1)) bits."""
+    """FedPAQ's low-precision quantiser: QSGD's with one l2 norm, of `levels` levels. The paper counts bits
+    without saying how levels are packed; here sign and level take ceil(log2(2 levels + 1)) bits."""
 
     levels: int = 10
-    source: str = "FedPAQ, Reisizadeh et al. 2020 (arXiv 1909.13014): algorithm 1, example 1 (quantiser), section 5 (s = 1, 5, 10)"
+    source: str = (
+        "FedPAQ, Reisizadeh et al. 2020 (arXiv 1909.13014): algorithm 1, example 1 (quantiser), section 5 "
+        "(s = 1, 5, 10)"
+    )
     unbiased: bool = True
 
     def __str__(self) -> str:
@@ -157,8 +165,8 @@ class FedPaq:
 
 @dataclass(frozen=True)
 class TernGrad:
-    """Ternary values per tensor: max|x| * sign(x) * Bernoulli(|x| / max|x|), five to a byte. clip: values beyond so many standard
-    deviations are cut off first (which biases them), None: none."""
+    """Ternary values per tensor: max|x| * sign(x) * Bernoulli(|x| / max|x|), five to a byte. clip: values
+    beyond so many standard deviations are cut off first (which biases them), None: none."""
 
     clip: float | None = 2.5
     source: str = (

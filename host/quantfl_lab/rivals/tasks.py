@@ -1,4 +1,5 @@
-"""Tasks of the benches of quantisers: digits, which needs no data, and mnist where MNIST is (quantfl_lab.bench.tasks)."""
+"""Tasks of the benches of quantisers: digits, which needs no data, and mnist where MNIST is
+(quantfl_lab.bench.tasks)."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ _SOURCES = {s.name: s for s in (DIGITS, *SOURCES)}
 
 @dataclass(frozen=True)
 class RivalTask:
-    """name: of a source of `quantfl bench bytes`; digits with all boards in every round, others with a tenth; Dirichlet(0.3)."""
+    """name: of a source of `quantfl bench bytes`; digits with all boards in every round, others with a tenth;
+    Dirichlet(0.3)."""
 
     name: str
 

@@ -1,4 +1,5 @@
-"""Schedules of faults over BLE: boards on a virtual adapter, whose air has faults of its own beside those of the host's end."""
+"""Schedules of faults over BLE: boards on a virtual adapter, whose air has faults of its own beside those of
+the host's end."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ class Air:
 
 @contextmanager
 def on_air(fleet: list[Board], spec: str) -> Iterator[Air]:
-    """Put native boards that run the BLE port on a virtual adapter, where this process and no other part of it finds them by bleak."""
+    """Put native boards that run the BLE port on a virtual adapter, where this process and no other part of
+    it finds them by bleak."""
     before = os.environ.get("DBUS_SYSTEM_BUS_ADDRESS")
     radios = [BleBoard(b.name, int(b.url.rsplit(":", 1)[1])) for b in fleet]
     with BleAdapter(radios, chaos=spec) as adapter:
