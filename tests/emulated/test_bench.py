@@ -121,10 +121,11 @@ def test_bytes(monkeypatch, tmp_path):
     "uplink", [{"codec": "dz"}, {"codec": "bu", "levels": 16, "coded": True}, {"codec": "fp32"}]
 )
 def test_the_simulation_counts_what_qemu_boards_count(uplink, tmp_path, monkeypatch):
-    """Head-only packages, cached features and no time: still the same heads, accuracies and bytes as a fleet of QEMU boards.
+    """Head-only packages, cached features and no time: still the same heads, accuracies and bytes as a fleet
+    of QEMU boards.
 
-    QEMU runs in real time. A board that the machine stopped for longer than a time-out sends a frame again: its bytes of that
-    round are then held against the payload alone.
+    QEMU runs in real time. A board that the machine stopped for longer than a time-out sends a frame again:
+    its bytes of that round are then held against the payload alone.
     """
     need_digits()
     need_board("qemu_m4")

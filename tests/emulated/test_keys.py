@@ -1,4 +1,5 @@
-"""Boards with keys: provisioning, rotation, false hosts and boards, signed packages; runs with keys equal runs without."""
+"""Boards with keys: provisioning, rotation, false hosts and boards, signed packages; runs with keys equal
+runs without."""
 
 from __future__ import annotations
 
@@ -88,7 +89,8 @@ def test_a_board_is_provisioned_once(board, ring, tmp_path):
 
 @pytest.mark.parametrize("reached", [False, True], ids=["before the board", "after the board"])
 def test_first_keys_broken_off_leave_no_plain_session(board, ring, reached, monkeypatch):
-    """The request or its answer is lost: what comes next opens a session with keys, and never uses the one without."""
+    """The request or its answer is lost: what comes next opens a session with keys, and never uses the one
+    without."""
     real = Device.set_keys
 
     async def lost(device, *args, **options):
@@ -122,7 +124,8 @@ def test_rotation(board, ring, tmp_path):
 
 @pytest.mark.parametrize("reached", [False, True], ids=["before the board", "after the board"])
 def test_a_rotation_broken_off_goes_on(board, ring, reached):
-    """The host dies after it has written the new key: with the board on the old one, and with the board on the new one."""
+    """The host dies after it has written the new key: with the board on the old one, and with the board on
+    the new one."""
     uid = with_device(board.url, provision, ring)
     new = ring.begin_rotation(uid)
 
@@ -186,7 +189,8 @@ def test_malformed_keys_are_refused(board, body):
 
 
 def test_a_board_without_a_generator_never_repeats_a_challenge():
-    """In-process boards have no random numbers; here the clock stands still too. Starts are counted in flash."""
+    """In-process boards have no random numbers; here the clock stands still too. Starts are counted in
+    flash."""
     one, said = InprocBoard(b"uid"), set()
 
     def talk(link: Link, until) -> None:
@@ -324,7 +328,8 @@ def totals(state, last: int) -> dict[str, dict[str, int]]:
 
 @pytest.mark.parametrize("kind", ["inproc", "native", "qemu_m4"])
 def test_a_run_with_keys_is_the_same_run(kind, tmp_path):
-    """Same deltas, same head; the books balance and show what keys cost: 14 bytes per frame, and nothing else."""
+    """Same deltas, same head; the books balance and show what keys cost: 14 bytes per frame, and nothing
+    else."""
     need_digits()
     need_board(kind)
     found = {}
@@ -347,7 +352,8 @@ def test_a_run_with_keys_is_the_same_run(kind, tmp_path):
             and k[way]["security"] % lib.QFL_LINK_SEAL == 0
             and k[way].pop("security") > 0
         )
-        # COBS takes a byte more for 254 bytes without a zero, which depends on the bytes that encryption makes.
+        # COBS takes a byte more for 254 bytes without a zero, which depends on the bytes that encryption
+        # makes.
         assert abs(k[way].pop("framing") - p[way].pop("framing")) <= 3
         assert {n: v for n, v in k[way].items() if n != "noise"} == {
             n: v for n, v in p[way].items() if n != "noise"

@@ -51,7 +51,8 @@ def test_eight_boards_learn_and_the_exported_model_scores_the_same(tmp_path):
     assert [r["round"] for r in lines] == list(range(31)) and 0.0 < lines[-1]["similarity"] < 1.0
     assert folder.plot.read_bytes()[:4] == b"\x89PNG"
     for board in s["ledger"]["boards"].values():
-        # An emulator that the machine stalls for half a second is sent a frame again; that is all that may be.
+        # An emulator that the machine stalls for half a second is sent a frame again; that is all that may
+        # be.
         assert board["up"]["noise"] == 0 and board["up"]["retransmission"] < 0.2 * board["up_total"]
 
 
@@ -105,7 +106,8 @@ def test_a_board_killed_in_a_round_costs_only_its_own_contribution(kind, tmp_pat
 
 
 class ByzantineClient(threading.Thread):
-    """A board that speaks the link but answers `lie(kind, number, body)`; None: garbage bytes instead of frames."""
+    """A board that speaks the link but answers `lie(kind, number, body)`; None: garbage bytes instead of
+    frames."""
 
     def __init__(self, lie):
         super().__init__(daemon=True)
@@ -228,7 +230,8 @@ def test_samples_are_kept_when_the_split_has_more_clients(tmp_path):
 
 @pytest.mark.parametrize("way", ["bytes", "joules"])
 def test_a_run_ends_when_its_budget_is_used_up(way, tmp_path):
-    """The books say so, not an estimate; what was learnt till then is exported, and resuming does not spend more."""
+    """The books say so, not an estimate; what was learnt till then is exported, and resuming does not spend
+    more."""
     bits_nj = 100.0
     limit = {
         "bytes": {"bytes_per_link": 2000},
@@ -367,7 +370,8 @@ def test_a_board_reset_between_rounds_is_brought_back(tmp_path):
 
 
 def test_boards_with_heads_of_their_own_and_one_that_is_reset(tmp_path):
-    """Half of the boards a round, coarse updates; a board that was reset starts from the package's head again."""
+    """Half of the boards a round, coarse updates; a board that was reset starts from the package's head
+    again."""
     need_board("native")
     boards = boot_fleet("native", 4)
     try:

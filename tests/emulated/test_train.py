@@ -1,4 +1,5 @@
-"""Heads beyond dense layers on boards: the same bytes as the library in this process, features cached or computed again."""
+"""Heads beyond dense layers on boards: the same bytes as the library in this process, features cached or
+computed again."""
 
 from __future__ import annotations
 
@@ -95,7 +96,8 @@ def test_scales_need_a_fraction_of_the_memory():
 @pytest.mark.parametrize("recompute", [False, True], ids=["features", "inputs"])
 @pytest.mark.parametrize("kind", ["inproc", "qemu_m4"])
 def test_a_board_keeps_the_better_head(kind, recompute):
-    """Own head, counts in the status, and a delta that is what it is without; the same decisions stated in Python."""
+    """Own head, counts in the status, and a delta that is what it is without; the same decisions stated in
+    Python."""
     need_board(kind)
     package = convert(DEMO_MODEL, recompute=recompute).package
     p = open_package(package)
@@ -196,7 +198,8 @@ def test_estimated_instructions_where_nearly_all_activations_are_zero():
 
 
 def test_one_dense_layer_meets_its_bounds():
-    """At most 12 instructions per weight and sample, and 4 (F + K) + 512 bytes beside parameters, momentum and features."""
+    """At most 12 instructions per weight and sample, and 4 (F + K) + 512 bytes beside parameters, momentum
+    and features."""
     need_board("qemu_m4")
     package = convert(DEMO_MODEL).package
     counted = count(package, np.random.default_rng(1).integers(-128, 128, (10, 64), np.int8))
@@ -217,7 +220,8 @@ def test_dense_layers_of_any_number_of_classes_meet_their_bounds():
 
 @pytest.mark.parametrize("classes", [2, 3, 4, 5, 7, 10])
 def test_the_trained_bits_of_dense_layers_are_the_same_in_the_bench_firmware(classes):
-    """Rows loaded and stored as one instruction: zeros, a stride beyond the block, a batch that is not even."""
+    """Rows loaded and stored as one instruction: zeros, a stride beyond the block, a batch that is not
+    even."""
     need_board("qemu_m4")
     rng, zero = np.random.default_rng(classes), -5
     params = rng.normal(0, 0.1, 69 * classes).astype(np.float32)
@@ -244,7 +248,8 @@ def checksum(params: np.ndarray) -> int:
 @pytest.mark.parametrize("core", ["m4", "m55"])
 @pytest.mark.parametrize("features", [64, 63], ids=["two samples at once", "one"])
 def test_subnormal_numbers_are_not_flushed(core, features):
-    """Gradients and steps below 2^-126. Helium's float vectors would flush them: a compiler must not use these."""
+    """Gradients and steps below 2^-126. Helium's float vectors would flush them: a compiler must not use
+    these."""
     need_core(core)
     classes, rng = 16, np.random.default_rng(1)
     params = np.zeros((features + 1) * classes, np.float32)

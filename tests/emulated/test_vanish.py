@@ -1,4 +1,5 @@
-"""Boards that vanish, and boards that fail in ways nobody thought of: nothing counts that did not happen, and no board ends a run."""
+"""Boards that vanish, and boards that fail in ways nobody thought of: nothing counts that did not happen, and
+no board ends a run."""
 
 from __future__ import annotations
 

@@ -195,7 +195,8 @@ def test_stuck_is_stuck():
 @given(st.integers(0, 10**6), st.lists(st.binary(max_size=60), max_size=60))
 @settings(deadline=None, max_examples=60)
 def test_the_line_adds_up_whatever_goes_through(seed, chunks):
-    spec = f"flip=0.001,drop=0.05,dup=0.05,reorder=0.05,cut=0.05,noise=0.05,boot=0.01,stall=1s@0.05,disconnect=2@0.1,seed={seed}"
+    spec = "flip=0.001,drop=0.05,dup=0.05,reorder=0.05,cut=0.05,noise=0.05,boot=0.01,stall=1s@0.05"
+    spec += f",disconnect=2@0.1,seed={seed}"
     first = run_virtual(passed(spec, frames=chunks, seconds=0.5))
     assert first[0] == run_virtual(passed(spec, frames=chunks, seconds=0.5))[0]  # the same faults again
 

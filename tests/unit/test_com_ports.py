@@ -1,4 +1,5 @@
-"""Names of ports: what Windows calls them, everywhere a link can be named; and that opening one resets no ESP32."""
+"""Names of ports: what Windows calls them, everywhere a link can be named; and that opening one resets no
+ESP32."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ NAMES = [
 
 
 class WindowsPort:
-    """A port as pyserial gives it on Windows: no file descriptor, blocking reads with a time-out, one opening at a time.
+    """A port as pyserial gives it on Windows: no file descriptor, blocking reads with a time-out, one opening
+    at a time.
 
     `machine` maps the names of ports to boards; \\\\.\\COM3 is COM3, as for CreateFile.
     """
@@ -57,7 +59,8 @@ class WindowsPort:
         name = self.name.removeprefix("\\\\.\\").upper()
         if name not in self.machine:
             raise serial.SerialException(
-                f"could not open port {self.name!r}: FileNotFoundError(2, 'The system cannot find the file specified.', None, 2)"
+                f"could not open port {self.name!r}: FileNotFoundError(2, 'The system cannot find the "
+                "file specified.', None, 2)"
             )
         if name in self.opened:
             raise serial.SerialException(
@@ -101,7 +104,8 @@ class WindowsPort:
 
 @pytest.fixture
 def windows(monkeypatch):
-    """A machine with COM1 on board, a USB bridge at COM3, another at COM12 and a modem at COM4; boards at the bridges."""
+    """A machine with COM1 on board, a USB bridge at COM3, another at COM12 and a modem at COM4; boards at the
+    bridges."""
     from serial.tools import list_ports
     from serial.tools.list_ports_common import ListPortInfo
 
@@ -234,8 +238,9 @@ def test_a_run_over_com_ports(windows, capsys, tmp_path):
 class Lines:
     """DTR and RTS of a terminal as Linux and macOS drive them, and what an ESP32 behind them does.
 
-    Both rise when the terminal is opened; both fall when it is closed. Two transistors hold the chip in reset while RTS is raised
-    and DTR is not, and pull IO0 low the other way round (Espressif's boards; their USB serial peripheral reads the lines alike).
+    Both rise when the terminal is opened; both fall when it is closed. Two transistors hold the chip in reset
+    while RTS is raised and DTR is not, and pull IO0 low the other way round (Espressif's boards; their USB
+    serial peripheral reads the lines alike).
     """
 
     def __init__(self, monkeypatch):

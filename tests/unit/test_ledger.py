@@ -65,7 +65,8 @@ def test_a_lost_acknowledgement_and_a_doubled_one_are_told_by_their_marks(keys):
     """All sums are equal and no frame is missing; other kinds that differ are not explained by it."""
 
     def books(kind: int, purpose: str, n: int) -> Counters:
-        """Of an end that has sent n bytes of a purpose and kind, and what keys add, beside much that is the same in all."""
+        """Of an end that has sent n bytes of a purpose and kind, and what keys add, beside much that is the
+        same in all."""
         sealed = keys * lib.qfl_link_weight(kind, PURPOSES.index("security"))
         mark = 77 + n * lib.qfl_link_weight(kind, PURPOSES.index(purpose)) + sealed
         return Counters(tx_ack=500, tx_security=900, tx_frames=60, tx_mark=mark % 2**32)
@@ -81,7 +82,8 @@ def test_a_lost_acknowledgement_and_a_doubled_one_are_told_by_their_marks(keys):
 
 @pytest.mark.parametrize("seed", range(30))
 def test_differences_on_a_faulty_line_are_explained_and_add_up(seed):
-    """Bytes sent = bytes received in valid frames + noise + bytes the line swallowed - bytes it added, both ways."""
+    """Bytes sent = bytes received in valid frames + noise + bytes the line swallowed - bytes it added, both
+    ways."""
     rng = random.Random(seed)
     line = Line(
         seed,

@@ -129,7 +129,8 @@ def test_fit_is_what_the_device_computes():
 )
 @settings(deadline=None)
 def test_plan_never_overlaps(raw):
-    """Blocks in up to four pieces that come and go one after the other, from the first byte on or from the last."""
+    """Blocks in up to four pieces that come and go one after the other, from the first byte on or from the
+    last."""
     blocks = []
     for key, (size, first, more, count, up) in enumerate(raw):
         ends = [size * k // count for k in range(count + 1)]
@@ -311,7 +312,8 @@ def test_possible_cuts_start_with_the_smallest_head():
     [("1", "all"), ("2", "all"), ("3", "all"), ("2", "scales"), ("1", "scales+head"), ("3", "scales+head")],
 )
 def test_export_of_trained_convolutions(cut_op, train):
-    """The int8 model in tflite-micro within 0.5 points of the boards' float head on real samples, trained from the turned digits."""
+    """The int8 model in tflite-micro within 0.5 points of the boards' float head on real samples, trained
+    from the turned digits."""
     need_digits()
     from quantfl.core.head import FitConfig
     from quantfl.data.dataset import load_digits

@@ -13,8 +13,9 @@ from tests.support import DEMO_MODEL, ROOT, need_digits
 
 
 def test_the_recipe_rebuilds_the_shipped_model(tmp_path):
-    """Bytes are equal on the same kind of processor. Elsewhere TensorFlow may round differently while training: then the
-    structure must be equal and both models must classify alike (within 2 points of each other on either domain)."""
+    """Bytes are equal on the same kind of processor. Elsewhere TensorFlow may round differently while
+    training: then the structure must be equal and both models must classify alike (within 2 points of each
+    other on either domain)."""
     pytest.importorskip("tensorflow", reason="TensorFlow is not installed (extra convert)")
     need_digits()
     out = tmp_path / "m.tflite"

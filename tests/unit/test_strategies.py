@@ -1,4 +1,5 @@
-"""Strategies by name: each against its paper's formula, through checkpoints, from a description, and from docs/EXTENDING.md."""
+"""Strategies by name: each against its paper's formula, through checkpoints, from a description, and from
+docs/EXTENDING.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""FedAvg, the two downlinks and the rate: exact bytes on boards that follow, catching up, order, checkpoints, nonsense."""
+"""FedAvg, the two downlinks and the rate: exact bytes on boards that follow, catching up, order, checkpoints,
+nonsense."""
 
 from __future__ import annotations
 
@@ -167,7 +168,8 @@ def test_versions_that_were_dropped_lead_to_the_whole_head_and_the_first_one_sta
 
 
 def test_memory_does_not_grow_with_the_boards():
-    """A lattice keeps versions, not boards: what it knows of a board is two numbers, and it can do without them."""
+    """A lattice keeps versions, not boards: what it knows of a board is two numbers, and it can do without
+    them."""
     s, rng = lattice(), np.random.default_rng(6)
     heads = {}
     for i in range(6):
@@ -186,7 +188,8 @@ def test_memory_does_not_grow_with_the_boards():
 
 
 def test_boards_roundings_cancel_in_their_mean():
-    """Dithered heads differ, stay within a step of the global one, and their mean is nearer to it than any of them."""
+    """Dithered heads differ, stay within a step of the global one, and their mean is nearer to it than any of
+    them."""
     s, rng = lattice(dither=1.0), np.random.default_rng(7)
     for i in range(5):
         s.step(i + 1, answers(s, rng))
@@ -372,7 +375,8 @@ def test_steps_follow_the_similarity_of_the_first_deltas_unless_they_are_given()
 
 
 def test_a_saturated_choice_of_a_boards_own_says_nothing():
-    """TRAIN named a step far finer than the board's own: what it answers is only that its own is coarser by that much or more."""
+    """TRAIN named a step far finer than the board's own: what it answers is only that its own is coarser by
+    that much or more."""
     s = lattice()
     symbols = np.zeros(HEAD.params, np.int32)
     symbols[3] = 1
@@ -382,7 +386,8 @@ def test_a_saturated_choice_of_a_boards_own_says_nothing():
 
 
 def test_the_lattice_may_get_coarser_while_no_board_has_been_away_for_long():
-    """A first small movement must not fix a fine step for good; boards led before follow to the coarser lattice."""
+    """A first small movement must not fix a fine step for good; boards led before follow to the coarser
+    lattice."""
     s, rng = lattice(rounds_away=4.0), np.random.default_rng(12)
     codes, boards = [], [origin() for _ in range(3)]
     for i in range(8):

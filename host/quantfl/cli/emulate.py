@@ -110,7 +110,8 @@ def _shards(package: Path, data: str, path: Path | None, split: str, count: int,
 
 
 def _feed(boards: list[Board], shards: list[_Samples] | None) -> None:
-    """Each board's samples wait in its channel until a package is on it; feeding must not hold up the others."""
+    """Each board's samples wait in its channel until a package is on it; feeding must not hold up the
+    others."""
     import threading
 
     for b, part in zip(boards, shards or [], strict=False):

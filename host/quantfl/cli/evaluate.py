@@ -15,8 +15,8 @@ def command(
     samples: int = typer.Option(None, min=1, help="At most so many test samples."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> int:
-    """Score TARGET on the test part of a data set: a run's global head as the boards hold it and its exported model;
-    a package's initial head; a .tflite in a stock interpreter."""
+    """Score TARGET on the test part of a data set: a run's global head as the boards hold it and its exported
+    model; a package's initial head; a .tflite in a stock interpreter."""
     from quantfl.cli.output import console, print_json
 
     result = evaluate(target, data, data_path, samples)

@@ -1,4 +1,5 @@
-"""A pytest plug-in: `pytest_plugins = ["quantfl.emulate.pytest_chaos"]` gives the fixture `faulty_device` (docs/CHAOS.md)."""
+"""A pytest plug-in: `pytest_plugins = ["quantfl.emulate.pytest_chaos"]` gives the fixture `faulty_device`
+(docs/CHAOS.md)."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ from quantfl.link.transport import open_transport
 def faulty_device() -> Callable[..., Device]:
     """A function (port or emulated board, spec, tensors=(), codec=None) -> Device behind a faulty line.
 
-    `device.session.transport` is the line: `.quiet = True` ends the faults, `.lines` counts them. tensors, codec: of the deltas, for
-    lies. Closing the device is the test's business.
+    `device.session.transport` is the line: `.quiet = True` ends the faults, `.lines` counts them. tensors,
+    codec: of the deltas, for lies. Closing the device is the test's business.
     """
 
     def make(

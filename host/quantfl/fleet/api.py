@@ -51,11 +51,13 @@ async def run(
     text: str = "",
     chaos: Chaos | None = None,
 ) -> Outcome:
-    """Run a description to its end, or to Ctrl-C, and write everything into `folder` (None: nothing is written).
+    """Run a description to its end, or to Ctrl-C, and write everything into `folder` (None: nothing is
+    written).
 
-    resume: go on from the folder's checkpoint. compare: repeat the same rounds over plain float32 in-process and put
-    their bytes beside. kind: emulated boards of another kind than the description names. chaos: faults on purpose (docs/CHAOS.md).
-    RunError when the folder already holds a run and resume is not asked for.
+    resume: go on from the folder's checkpoint. compare: repeat the same rounds over plain float32 in-process
+    and put their bytes beside. kind: emulated boards of another kind than the description names. chaos:
+    faults on purpose (docs/CHAOS.md). RunError when the folder already holds a run and resume is not asked
+    for.
     """
     progress = progress or Silent()
     place, state = None, None
@@ -73,7 +75,8 @@ async def run(
             state = place.load()
             if state.config != config.model_dump(mode="json"):
                 raise RunError(
-                    f"{folder} was started with another description; resume it with the one in it (FLEET.toml)"
+                    f"{folder} was started with another description; resume it with the one in it "
+                    "(FLEET.toml)"
                 )
     prepared = set_up_run(
         config, base=base, folder=place, progress=progress, state=state, kind=kind, chaos=chaos
@@ -99,7 +102,8 @@ async def run(
 
 
 async def quiet_run(config: RunConfig, base: Path) -> Rounds:
-    """All rounds of a description, with nothing written or shown; the finished Rounds hold history and ledger."""
+    """All rounds of a description, with nothing written or shown; the finished Rounds hold history and
+    ledger."""
     prepared: RunSetup = set_up_run(config, base=base, folder=None, progress=Silent())
     rounds = Rounds(prepared.federation)
     try:

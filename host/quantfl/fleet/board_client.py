@@ -1,4 +1,5 @@
-"""A board on a link as a client of a fleet: set up, kept up to date, asked for its delta; failures stay its own."""
+"""A board on a link as a client of a fleet: set up, kept up to date, asked for its delta; failures stay its
+own."""
 
 from __future__ import annotations
 
@@ -25,8 +26,9 @@ Feed = Callable[[], int]
 class BoardClient:
     """A client of the run.
 
-    index: its place in the fleet, which decides its data, its seed and the order of aggregation. feed: puts its samples
-    into its sample channel and returns the bytes moved (emulated boards), None when the board has its own sensor.
+    index: its place in the fleet, which decides its data, its seed and the order of aggregation. feed: puts
+    its samples into its sample channel and returns the bytes moved (emulated boards), None when the board has
+    its own sensor.
     """
 
     index: int
@@ -72,7 +74,8 @@ class BoardClient:
         self.device.session.rest()
 
     def record_traffic(self, ledger: Ledger, round_: int) -> tuple[int, int]:
-        """Book what its link has moved since the last call; returns the totals (up, down) since the run began, in bytes."""
+        """Book what its link has moved since the last call; returns the totals (up, down) since the run
+        began, in bytes."""
         up, down = ledger.record(round_, self.name, self.device.session.link.kinds())
         carried = getattr(self.device.session.transport, "carried", None)
         if carried is not None:  # a transport that knows what its own layers add
@@ -145,8 +148,9 @@ class BoardClient:
     async def bring_up_to_date(self, strategy: Strategy) -> tuple[int, bytes | None]:
         """SyncPlan the board to the head it shall train from, by the cheapest way; returns that head's hash.
 
-        Also returns the coded delta that leads there when it may go with the TRAIN request, None when nothing is left to do.
-        Otherwise coded updates go one by one, or the whole head when that is shorter or there is no other way.
+        Also returns the coded delta that leads there when it may go with the TRAIN request, None when nothing
+        is left to do. Otherwise coded updates go one by one, or the whole head when that is shorter or there
+        is no other way.
         """
         way = strategy.plan(self.index, self.head)
         if way.updates is None:

@@ -1,4 +1,5 @@
-"""Chaos in a run: faulty lines before its boards, boards that lie, and the round they are in (quantfl.link.chaos)."""
+"""Chaos in a run: faulty lines before its boards, boards that lie, and the round they are in
+(quantfl.link.chaos)."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ _TRAINED = {lib.QFL_MSG_TRAIN | _ANSWER, lib.QFL_MSG_TRAIN_UPDATE | _ANSWER}
 
 
 class FaultInjector:
-    """The chaos of one run. tensors, codec: of the deltas its boards send, so that lies can be well-formed."""
+    """The chaos of one run. tensors, codec: of the deltas its boards send, so that lies can be
+    well-formed."""
 
     def __init__(self, chaos: Chaos, tensors: Sequence[int], codec: Codec):
         self.chaos, self.tensors, self.codec = chaos, tensors, codec
@@ -59,7 +61,8 @@ class FaultInjector:
 
 
 class ByzantineClient:
-    """Changes a board's messages after the link has taken them, as a board would that lies over a sound link."""
+    """Changes a board's messages after the link has taken them, as a board would that lies over a sound
+    link."""
 
     def __init__(self, chaos: FaultInjector, name: str, faults: tuple[Fault, ...]):
         self.chaos, self.name, self.faults = chaos, name, faults

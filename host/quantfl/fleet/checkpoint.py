@@ -1,7 +1,7 @@
 """A run's folder and its checkpoint: written whole after every round, so a run killed at any moment resumes.
 
-Layout of the folder: FLEET.toml (the description as given), package.tflite, checkpoint.npz, ledger.sqlite, history.jsonl (one
-line per round), model.tflite, summary.json, accuracy.png.
+Layout of the folder: FLEET.toml (the description as given), package.tflite, checkpoint.npz, ledger.sqlite,
+history.jsonl (one line per round), model.tflite, summary.json, accuracy.png.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 @dataclass
 class State:
-    """All that a run needs to go on after `round`. strategy: whatever the strategy keeps, the global head among it."""
+    """All that a run needs to go on after `round`. strategy: whatever the strategy keeps, the global head
+    among it."""
 
     round: int
     package_sha256: str
@@ -86,7 +87,8 @@ class RunFolder:
         return self.checkpoint.exists()
 
     def save(self, state: State) -> None:
-        """Ledger, checkpoint and history, in this order; the checkpoint decides on resume, the ledger keeps all that moved."""
+        """Ledger, checkpoint and history, in this order; the checkpoint decides on resume, the ledger keeps
+        all that moved."""
         ledger_store.save(self.ledger, state.ledger)
         buffer = io.BytesIO()
         meta = {
@@ -97,11 +99,9 @@ class RunFolder:
             "strategy": dict(state.strategy.values),
             "history": state.history,
         }
-        np.savez(
-            buffer,
-            **{f"strategy/{k}": v for k, v in state.strategy.arrays.items()},
-            meta=np.frombuffer(json.dumps(meta).encode(), np.uint8),
-        )
+        arrays: dict[str, Any] = {f"strategy/{k}": v for k, v in state.strategy.arrays.items()}
+        arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
+        np.savez(buffer, **arrays)
         write_atomic(self.checkpoint, buffer.getvalue())
         write_atomic(self.history, "".join(json.dumps(r) + "\n" for r in state.history).encode())
 
@@ -119,7 +119,8 @@ class RunFolder:
             raise RunError(f"{self.checkpoint} cannot be read ({error}); start the run anew") from None
         if meta["format"] != FORMAT:
             raise RunError(
-                f"{self.checkpoint} has format {meta['format']}, this quantfl writes {FORMAT}; start the run anew"
+                f"{self.checkpoint} has format {meta['format']}, this quantfl writes {FORMAT}; start the "
+                "run anew"
             )
         snapshot, ledger = Snapshot(arrays, meta["strategy"]), ledger_store.load(self.ledger)
         return State(meta["round"], meta["package_sha256"], meta["config"], snapshot, meta["history"], ledger)

@@ -1,7 +1,8 @@
 """What the round loop asks of a client, and how it asks many of them at once.
 
-A client is something that can be set up, asked for a contribution, and led to a version of the global head. `BoardClient` is a board
-on a link, real or virtual. A remote group of boards is another kind of client; the loop knows neither.
+A client is something that can be set up, asked for a contribution, and led to a version of the global head.
+`BoardClient` is a board on a link, real or virtual. A remote group of boards is another kind of client; the
+loop knows neither.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ Result = TypeVar("Result")
 class Client(Protocol):
     """A client of a run.
 
-    index: its place in the fleet, which decides its data, its seed and the order of aggregation. state: in a word, for people.
-    reason: why it is not ready, one line. samples: that it says it has. stats: of its last answer, for the history.
-    late: answers that came when nobody waited for them any more.
+    index: its place in the fleet, which decides its data, its seed and the order of aggregation. state: in a
+    word, for people. reason: why it is not ready, one line. samples: that it says it has. head: hash of the
+    head it holds, None: the host does not know. stats: of its last answer, for the history. late: answers
+    that came when nobody waited for them any more.
     """
 
     index: int
@@ -37,6 +39,7 @@ class Client(Protocol):
     state: str
     reason: str | None
     samples: int
+    head: int | None
     stats: dict[str, Any]
 
     @property
@@ -52,10 +55,12 @@ class Client(Protocol):
         """Whether its link is up, or given up for another client's turn only."""
 
     def has(self, part: str) -> bool:
-        """Whether what it runs has an optional part: `stats` for sufficient statistics, `personal` for personalised heads."""
+        """Whether what it runs has an optional part: `stats` for sufficient statistics, `personal` for
+        personalised heads."""
 
     async def set_up(self, package: bytes, *, timeout: float, progress: Callable[[str], None]) -> None:
-        """Connect, bring package, data and configuration. Repeatable. QuantflError: it cannot take part now."""
+        """Connect, bring package, data and configuration. Repeatable. QuantflError: it cannot take part
+        now."""
 
     async def contribute(self, round_: int, strategy: Strategy, *, timeout: float) -> Delta:
         """Lead it to the head it trains from, let it train, return its delta."""
@@ -67,7 +72,8 @@ class Client(Protocol):
         """Nothing more is wanted of it for now: its place at a shared adapter may go to another."""
 
     def record_traffic(self, ledger: Ledger, round_: int) -> tuple[int, int]:
-        """Book what its links have moved since the last call; returns the totals (up, down) since the run began, in bytes."""
+        """Book what its links have moved since the last call; returns the totals (up, down) since the run
+        began, in bytes."""
 
     def late_answers(self) -> int:
         """Answers that have come too late since the last call."""
@@ -119,7 +125,8 @@ async def ask_all(
     deadline_s: float,
     stop: asyncio.Event,
 ) -> tuple[dict[str, Result], dict[str, str]]:
-    """Ask all clients at once, until the deadline or `stop`: name -> answer, and name -> reason of those that failed.
+    """Ask all clients at once, until the deadline or `stop`: name -> answer, and name -> reason of those that
+    failed.
 
     A client's failure, of whatever kind, is its own: it ends nothing for the others.
     """

@@ -56,8 +56,8 @@ class ModelTable(_Table):
 
 
 class BoardTable(_Table):
-    """[[fleet.board]]: one board at a port, or by its id at whichever port it is; samples: the channel its data is fed through,
-    emulated boards only."""
+    """[[fleet.board]]: one board at a port, or by its id at whichever port it is; samples: the channel its
+    data is fed through, emulated boards only."""
 
     url: str = ""
     id: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{2,64}$")] | None = None
@@ -77,7 +77,8 @@ class BoardTable(_Table):
 class FleetTable(_Table):
     """[fleet]: either emulated boards that the run boots itself, or boards at ports.
 
-    ble_connections: boards connected at once at the BLE adapter. ble_packet: bytes per link-layer packet, for what is modelled.
+    ble_connections: boards connected at once at the BLE adapter. ble_packet: bytes per link-layer packet, for
+    what is modelled.
     """
 
     emulate: str | None = None
@@ -182,7 +183,8 @@ class CodecTable(_Table):
         return Codec(self.codec, self.levels, self.per_tensor, self.means, step, self.coded)
 
     def schedule(self, clients: int) -> StepSchedule:
-        """Steps from the first round to the last. clients: in a round. What is not given is the rate control's to choose."""
+        """Steps from the first round to the last. clients: in a round. What is not given is the rate
+        control's to choose."""
         return schedule(self.default, self.step, self.step_end, clients)
 
 
@@ -203,7 +205,8 @@ class DownlinkTable(CodecTable):
 
 
 class StartTable(_Table):
-    """[start]: a first head in closed form from sums of the boards' features, where the byte estimate says that it pays.
+    """[start]: a first head in closed form from sums of the boards' features, where the byte estimate says
+    that it pays.
 
     boards: how many are asked. dims: of a sketch of the features, 0: none. steps: docs/CODEC.md.
     """
@@ -219,7 +222,8 @@ class StartTable(_Table):
 
 
 class BudgetTable(_Table):
-    """[budget]: what a link may cost over all rounds; both directions, everything counted. radio: see docs/FLEET.md."""
+    """[budget]: what a link may cost over all rounds; both directions, everything counted. radio: see
+    docs/FLEET.md."""
 
     bytes_per_link: Annotated[int, Field(ge=1)] | None = None
     joules_per_link: Annotated[float, Field(gt=0)] | None = None
@@ -261,7 +265,8 @@ class AdmissionTable(_Table):
 
 
 class KeysTable(_Table):
-    """[keys]: a key file (docs/SECURITY.md); all links are authenticated and encrypted then. Absent: links are plain."""
+    """[keys]: a key file (docs/SECURITY.md); all links are authenticated and encrypted then. Absent: links
+    are plain."""
 
     file: str | None = None
 

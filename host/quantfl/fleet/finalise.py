@@ -28,7 +28,8 @@ from quantfl.report.summary import late_answers
 def stock_accuracy(model: bytes, x: np.ndarray, y: np.ndarray) -> tuple[float, str]:
     """Accuracy of a full int8 .tflite on inputs int8 [n, size], and the interpreter used.
 
-    tflite-micro or TensorFlow Lite where one is installed, else quantfl's own engine, which equals tflite-micro's bytes.
+    tflite-micro or TensorFlow Lite where one is installed, else quantfl's own engine, which equals
+    tflite-micro's bytes.
     """
     shape, predict, name = None, None, ""
     try:
@@ -87,7 +88,8 @@ def finalise(
 ) -> dict[str, Any]:
     """Write model.tflite, accuracy.png and summary.json into the run's folder; returns the summary.
 
-    plain: the same run over plain float32, as `plain_summary` returns it. own: boards' own heads (Rounds.personalised_heads).
+    plain: the same run over plain float32, as `plain_summary` returns it. own: boards' own heads
+    (Rounds.personalised_heads).
     """
     f, folder = prepared.federation, prepared.federation.folder
     history = rounds.history

@@ -1,4 +1,5 @@
-"""Closed-form initialisation: round 1 may compute a first head from sufficient statistics that some clients send once."""
+"""Closed-form initialisation: round 1 may compute a first head from sufficient statistics that some clients
+send once."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ PAYS = 0.6  # it is used when it costs at most this part of all rounds
 
 @dataclass(frozen=True)
 class Initialised:
-    """What came of it. contributors: clients whose statistics were used. refused: name -> reason. record: for the history."""
+    """What came of it. contributors: clients whose statistics were used. refused: name -> reason. record: for
+    the history."""
 
     contributors: list[Client]
     refused: dict[str, str]
@@ -30,7 +32,8 @@ class Initialised:
 
 
 class ClosedFormInitialiser:
-    """Sufficient statistics to a first head (docs/CODEC.md). Another initialiser needs the same three methods."""
+    """Sufficient statistics to a first head (docs/CODEC.md). Another initialiser needs the same three
+    methods."""
 
     def __init__(self, config: RunConfig, strategy: Strategy, clients: Sequence[Client], progress: Progress):
         self.config, self.strategy, self.clients, self.progress = config, strategy, clients, progress
@@ -42,7 +45,8 @@ class ClosedFormInitialiser:
         return self.spec.request()
 
     def wanted(self) -> bool:
-        """Whether the first round computes a head in closed form: as the description says, or as the byte estimate does."""
+        """Whether the first round computes a head in closed form: as the description says, or as the byte
+        estimate does."""
         start, run, head = self.config.start, self.config.run, self.strategy.head
         able = self.config.uplink.codec == "dz" and all(c.has("stats") for c in self.clients)
         if start.how == "none" or (start.how == "auto" and not able):

@@ -1,7 +1,9 @@
-"""The ledger in SQLite, `ledger.sqlite` in a run's folder: one transaction per round, before the checkpoint of that round.
+"""The ledger in SQLite, `ledger.sqlite` in a run's folder: one transaction per round, before the checkpoint
+of that round.
 
-A host that dies between the two repeats the round; what the first attempt moved stays booked, for it did move. What moved after
-the last transaction is asked of the boards, whose books go on while no host is there (quantfl.link.ledger.unseen).
+A host that dies between the two repeats the round; what the first attempt moved stays booked, for it did
+move. What moved after the last transaction is asked of the boards, whose books go on while no host is there
+(quantfl.link.ledger.unseen).
 """
 
 from __future__ import annotations
@@ -22,18 +24,22 @@ APPLICATION = 0x51464C31  # "QFL1"
 _COLUMNS = tuple(f.name for f in fields(Traffic))
 _SCHEMA = f"""
 CREATE TABLE traffic (
-    round INTEGER NOT NULL, link TEXT NOT NULL, direction TEXT NOT NULL CHECK (direction IN ('up', 'down')), kind TEXT NOT NULL,
+    round INTEGER NOT NULL, link TEXT NOT NULL,
+    direction TEXT NOT NULL CHECK (direction IN ('up', 'down')), kind TEXT NOT NULL,
     {", ".join(f"{c} INTEGER NOT NULL" for c in _COLUMNS)},
     PRIMARY KEY (round, link, direction, kind)
 ) WITHOUT ROWID;
 CREATE TABLE carried (
-    round INTEGER NOT NULL, link TEXT NOT NULL, direction TEXT NOT NULL, layer TEXT NOT NULL, bytes INTEGER NOT NULL,
-    modelled INTEGER NOT NULL, PRIMARY KEY (round, link, direction, layer)
+    round INTEGER NOT NULL, link TEXT NOT NULL, direction TEXT NOT NULL, layer TEXT NOT NULL,
+    bytes INTEGER NOT NULL, modelled INTEGER NOT NULL, PRIMARY KEY (round, link, direction, layer)
 ) WITHOUT ROWID;
 CREATE TABLE note (
-    number INTEGER PRIMARY KEY, round INTEGER NOT NULL, link TEXT NOT NULL, text TEXT NOT NULL, explained INTEGER NOT NULL
+    number INTEGER PRIMARY KEY, round INTEGER NOT NULL, link TEXT NOT NULL, text TEXT NOT NULL,
+    explained INTEGER NOT NULL
 );
-CREATE TABLE link (name TEXT PRIMARY KEY, radio TEXT, samples INTEGER NOT NULL DEFAULT 0, books TEXT, boot INTEGER) WITHOUT ROWID;
+CREATE TABLE link (
+    name TEXT PRIMARY KEY, radio TEXT, samples INTEGER NOT NULL DEFAULT 0, books TEXT, boot INTEGER
+) WITHOUT ROWID;
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
 """
@@ -49,7 +55,8 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
             )
             if (version, application) != (0, 0) and (version, application) != (VERSION, APPLICATION):
                 raise RunError(
-                    f"{path} is no ledger of version {VERSION} (it says {version}); read it with the quantfl that wrote it"
+                    f"{path} is no ledger of version {VERSION} (it says {version}); read it with the "
+                    "quantfl that wrote it"
                 )
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
@@ -67,7 +74,8 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def save(path: Path, ledger: Ledger) -> None:
-    """Store what has changed since the last save, all or nothing. RunError when the file cannot be written."""
+    """Store what has changed since the last save, all or nothing. RunError when the file cannot be
+    written."""
     with _opened(path) as db:
         keys = sorted(ledger.changed)
         db.executemany(

@@ -43,7 +43,8 @@ class Silent:
 
 
 class TrafficObserver:
-    """Keeps the ledger: books every client's traffic, and explains where a board's counters differ from ours."""
+    """Keeps the ledger: books every client's traffic, and explains where a board's counters differ from
+    ours."""
 
     def __init__(self, ledger: Ledger, progress: Progress):
         self.ledger, self.progress = ledger, progress
@@ -56,7 +57,8 @@ class TrafficObserver:
         return up, down
 
     def after_set_up(self, round_: int, client: Client) -> None:
-        """What the counters say of a board that has just been set up: of a reset, or of the time when no host was there."""
+        """What the counters say of a board that has just been set up: of a reset, or of the time when no host
+        was there."""
         found, peer = client.set_up_comparison, self._peers.pop(client.name, None)
         if peer is None:
             if found is not None and not found.balanced:
@@ -80,14 +82,18 @@ class TrafficObserver:
             async with asyncio.timeout(EXPLAIN_S):
                 found = await client.compare_traffic(EXPLAIN_S)
         except (LinkError, DeviceError, TimeoutError) as error:
-            text = f"round {round_}, {client.name}: its traffic counters differ and could not be fetched: {error}"
+            text = (
+                f"round {round_}, {client.name}: its traffic counters differ and could not be fetched: "
+                f"{error}"
+            )
             self.progress.warn(text)
             return
         if not found.balanced:
             self.note(round_, client, found.text(), found.explained)
 
     async def close(self, round_: int, clients: list[Client]) -> dict[str, str]:
-        """Compare the counters of every board that answers; returns board -> what differs and no counted fault explains."""
+        """Compare the counters of every board that answers; returns board -> what differs and no counted
+        fault explains."""
         differing: dict[str, str] = {}
 
         async def one(client: Client) -> None:

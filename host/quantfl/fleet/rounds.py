@@ -1,8 +1,10 @@
-"""The round loop: selection, deadlines, admission, aggregation; ledger, budget, progress and checkpoint observe it.
+"""The round loop: selection, deadlines, admission, aggregation; ledger, budget, progress and checkpoint
+observe it.
 
-A client that is late, gone or answers nonsense costs its own contribution and is reported; the round goes on with the others. A round
-with too few contributors does not count: the loop waits for clients, and gives up with a checkpoint that can be resumed. After every
-round the state is checkpointed; a resumed run produces the same bytes as an undisturbed one.
+A client that is late, gone or answers nonsense costs its own contribution and is reported; the round goes on
+with the others. A round with too few contributors does not count: the loop waits for clients, and gives up
+with a checkpoint that can be resumed. After every round the state is checkpointed; a resumed run produces the
+same bytes as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ RETRY_S = 1.0  # between two attempts at a round that had too few contributors
 
 @dataclass
 class Federation:
-    """Everything a run works with. evaluate: scores global parameters float32 [params] on the host's test data."""
+    """Everything a run works with. evaluate: scores global parameters float32 [params] on the host's test
+    data."""
 
     config: RunConfig
     package: bytes
@@ -61,7 +64,8 @@ class Federation:
 
 @dataclass
 class _Round:
-    """One attempt at a round: who was asked, who contributed, why others failed, what the history shall say of it."""
+    """One attempt at a round: who was asked, who contributed, why others failed, what the history shall say
+    of it."""
 
     number: int
     began: float
@@ -162,7 +166,8 @@ class Rounds:
     async def run(self) -> None:
         """All rounds that are left. Ends early, cleanly, after `stop`.
 
-        RunError: too few clients contributed for run.wait_s; the checkpoint of the last complete round is written.
+        RunError: too few clients contributed for run.wait_s; the checkpoint of the last complete round is
+        written.
         """
         rounds = self.f.config.run.rounds
         if self.round > 0:  # resumed: the budget may have been used up before
@@ -210,7 +215,8 @@ class Rounds:
             if waited >= run.wait_s:
                 self._give_up(tried, needed, waited)
             self.f.progress.phase(
-                f"round {round_}: {len(tried.contributors)} of {needed} boards needed contributed; waiting for boards"
+                f"round {round_}: {len(tried.contributors)} of {needed} boards needed contributed; "
+                "waiting for boards"
             )
             attempt += 1
             await pause(RETRY_S, self._stop)
@@ -221,8 +227,10 @@ class Rounds:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(tried.failed.items())[:3])
         more = f" and {len(tried.failed) - 3} more" if len(tried.failed) > 3 else ""
         raise RunError(
-            f"round {tried.number}: {len(tried.contributors)} boards contributed in {waited:.0f} s, {needed} needed "
-            f"({reasons}{more}); {self.round} rounds are complete: bring the boards back and go on with --resume"
+            f"round {tried.number}: {len(tried.contributors)} boards contributed in {waited:.0f} s, "
+            f"{needed} needed "
+            f"({reasons}{more}); {self.round} rounds are complete: bring the boards back and go on with "
+            "--resume"
         )
 
     async def _attempt(self, round_: int, attempt: int) -> _Round | None:
@@ -362,7 +370,8 @@ class Rounds:
         )
 
     async def personalised_heads(self) -> dict[str, dict[str, Any]]:
-        """Per board of a personal run: whether it uses a personalised head, and its validation hits by either head.
+        """Per board of a personal run: whether it uses a personalised head, and its validation hits by either
+        head.
 
         Boards out of reach are left out.
         """
@@ -383,5 +392,6 @@ class Rounds:
         return dict(sorted(rows.items()))
 
     async def close_books(self) -> dict[str, str]:
-        """Compare all traffic counters a last time; returns board -> what differs and no counted fault explains."""
+        """Compare all traffic counters a last time; returns board -> what differs and no counted fault
+        explains."""
         return await self.traffic.close(self.round, self.clients)

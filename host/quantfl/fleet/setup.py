@@ -40,7 +40,8 @@ from quantfl.strategy.registry import Parts
 
 @dataclass
 class RunSetup:
-    """A federation and what has to be cleaned up after it. test: features int8 [n, F] and labels [n] at the host."""
+    """A federation and what has to be cleaned up after it. test: features int8 [n, F] and labels [n] at the
+    host."""
 
     federation: Federation
     package: Package
@@ -62,7 +63,8 @@ def load_package(
     train: str | None = None,
     recompute: bool = False,
 ) -> Package:
-    """A package, or a model that is converted now; a package is converted anew when one of the options is given."""
+    """A package, or a model that is converted now; a package is converted anew when one of the options is
+    given."""
     if path.suffix == ".tflite" and path.is_file():
         data = read_file(path)
         if (
@@ -84,7 +86,8 @@ def client_seed(seed: int, index: int) -> int:
 
 
 def key_ring(config: RunConfig, base: Path) -> KeyRing | None:
-    """The keys of a description. A run that boots its boards makes the file where there is none: they get their keys from it."""
+    """The keys of a description. A run that boots its boards makes the file where there is none: they get
+    their keys from it."""
     if config.keys.file is None:
         return None
     path = base / config.keys.file
@@ -174,9 +177,11 @@ def set_up_run(
     kind: str | None = None,
     chaos: Chaos | None = None,
 ) -> RunSetup:
-    """Load, split, boot. base: folder that relative paths in the description start from. state: to go on from.
+    """Load, split, boot. base: folder that relative paths in the description start from. state: to go on
+    from.
 
-    kind overrides fleet.emulate. chaos: faults between host and boards. Boards are booted here and closed by RunSetup.close.
+    kind overrides fleet.emulate. chaos: faults between host and boards. Boards are booted here and closed by
+    RunSetup.close.
     """
     progress.phase("reading the model")
     if state is not None and folder is not None:
@@ -258,7 +263,8 @@ def make_client(
     chaos: FaultInjector | None = None,
     keys: KeyRing | None = None,
 ) -> BoardClient:
-    """One client of a run: its data, seed and configuration; board: emulated, None: at the port the description names."""
+    """One client of a run: its data, seed and configuration; board: emulated, None: at the port the
+    description names."""
     from quantfl.emulate.base import send_samples
 
     feed: Callable[[], int] | None = None

@@ -16,14 +16,16 @@ _SPELT = {"ack": "acknowledgement"}
 
 @dataclass(frozen=True)
 class Direction:
-    """One direction of a link as both ends booked it since they last agreed. differ: purpose -> (bytes sent, bytes received)."""
+    """One direction of a link as both ends booked it since they last agreed. differ: purpose -> (bytes sent,
+    bytes received)."""
 
     differ: dict[str, tuple[int, int]]
     kinds_differ: bool
     lost_frames: int  # valid frames sent less those received; negative: some came twice
     noise: int  # bytes in no valid frame, at the receiver
     pieces: int  # of noise
-    gone: int  # bytes sent that the receiver counted as nothing, not even noise; negative: bytes that nobody sent
+    # bytes sent that the receiver counted as nothing, not even noise; negative: bytes that nobody sent
+    gone: int
     repeated: int = 0  # bytes of valid frames the receiver had no use for
     sessions: bool = False  # a session was opened
     swapped: bool = (
@@ -36,26 +38,28 @@ class Direction:
 
     @property
     def unused(self) -> int:
-        """Bytes of valid frames the receiver had no use for beyond those the sender knows to have repeated."""
+        """Bytes of valid frames the receiver had no use for beyond those the sender knows to have
+        repeated."""
         sent, received = self.differ.get("retransmission", (0, 0))
         return max(0, received - sent)
 
     @property
     def explained(self) -> bool:
-        """Whether counted faults account for the difference: frames or bytes lost or doubled, noise, valid frames of no use, or
-        frames that came after their own repetition."""
+        """Whether counted faults account for the difference: frames or bytes lost or doubled, noise, valid
+        frames of no use, or frames that came after their own repetition."""
         counted = self.lost_frames or self.pieces or self.gone or self.unused
         return self.balanced or bool(counted or self.overtaken or self.untold or self.swapped)
 
     @property
     def untold(self) -> bool:
-        """All is equal but the kinds, and there were frames whose kind the receiver could not know: it stands in the first frame
-        of a message, which had not come yet, or never came before a new session."""
+        """All is equal but the kinds, and there were frames whose kind the receiver could not know: it stands
+        in the first frame of a message, which had not come yet, or never came before a new session."""
         return self.kinds_differ and not self.differ and bool(self.repeated or self.sessions)
 
     @property
     def overtaken(self) -> bool:
-        """Frames were sent again, all arrived, and some of the repetitions were used in place of the first ones."""
+        """Frames were sent again, all arrived, and some of the repetitions were used in place of the first
+        ones."""
         off = [a - b for p, (a, b) in self.differ.items() if p in ("payload", "framing", "retransmission")]
         quiet = not (self.gone or self.lost_frames or self.pieces)
         return quiet and "retransmission" in self.differ and len(off) == len(self.differ) and sum(off) == 0
@@ -65,7 +69,8 @@ class Direction:
         found = []
         if self.pieces:
             found.append(
-                f"{receiver} counted {_count(self.pieces, 'piece')} of {_count(self.noise, 'byte')} in all as noise"
+                f"{receiver} counted {_count(self.pieces, 'piece')} of {_count(self.noise, 'byte')} in "
+                "all as noise"
             )
         if self.lost_frames > 0:
             found.append(f"{_count(self.lost_frames, 'frame')} of {sender} did not arrive whole")
@@ -77,7 +82,8 @@ class Direction:
             found.append(f"{_count(-self.gone, 'byte')} came that {sender} never sent")
         if self.unused:
             found.append(
-                f"{receiver} had no use for {_count(self.unused, 'byte')} of valid frames (repeated, out of place, or of an "
+                f"{receiver} had no use for {_count(self.unused, 'byte')} of valid frames (repeated, out "
+                "of place, or of an "
                 "earlier session)"
             )
         if self.untold and not found:
@@ -91,8 +97,8 @@ class Direction:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both ends' books since they last agreed. restarted: the board's began anew, so that ours have no counterpart.
-    steady: both are of one moment; if not, they were not compared."""
+    """Both ends' books since they last agreed. restarted: the board's began anew, so that ours have no
+    counterpart. steady: both are of one moment; if not, they were not compared."""
 
     down: Direction
     up: Direction
@@ -144,7 +150,8 @@ def _signed(n: int) -> int:
 
 @cache
 def _swaps() -> frozenset[int]:
-    """What one lost acknowledgement and one doubled one as long, of another kind, put between two marks; plain and with keys."""
+    """What one lost acknowledgement and one doubled one as long, of another kind, put between two marks;
+    plain and with keys."""
     ack, seal = PURPOSES.index("acknowledgement"), PURPOSES.index("security")
     weights = [(lib.qfl_link_weight(k, ack), lib.qfl_link_weight(k, seal)) for k in range(lib.QFL_LINK_KINDS)]
     return frozenset(

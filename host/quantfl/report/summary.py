@@ -12,7 +12,8 @@ from quantfl.report.live import kib
 
 
 def late_answers(history: list[dict[str, Any]]) -> dict[str, int]:
-    """Answers to earlier requests, by board, that came when nobody waited for them any more: counted and not used."""
+    """Answers to earlier requests, by board, that came when nobody waited for them any more: counted and not
+    used."""
     found: dict[str, int] = {}
     for record in history:
         for name, board in record.get("boards", {}).items():
@@ -22,7 +23,8 @@ def late_answers(history: list[dict[str, Any]]) -> dict[str, int]:
 
 
 def print_summary(summary: dict[str, Any], console: Console | None = None) -> None:
-    """Accuracy before and after, bytes per link and purpose, the same for plain float32, where all was written."""
+    """Accuracy before and after, bytes per link and purpose, the same for plain float32, where all was
+    written."""
     console = console or Console()
     before, after = summary["accuracy_before"], summary["accuracy"]
     console.print(
@@ -38,7 +40,8 @@ def print_summary(summary: dict[str, Any], console: Console | None = None) -> No
     if own := summary.get("personalised_heads"):
         held = max(1, sum(b["held"] for b in own.values()))
         console.print(
-            f"heads of their own: {sum(b['own'] for b in own.values())} of {len(own)} boards; of the samples held back "
+            f"heads of their own: {sum(b['own'] for b in own.values())} of {len(own)} boards; of the "
+            "samples held back "
             f"{sum(b['global'] for b in own.values()) / held:.1%} right by the global head, "
             f"{sum(b['in_use'] for b in own.values()) / held:.1%} by those in use",
             highlight=False,
@@ -81,7 +84,8 @@ def print_summary(summary: dict[str, Any], console: Console | None = None) -> No
         mine = ledger["rounds_up_total"] + ledger["rounds_down_total"]
         theirs = plain["rounds_up_total"] + plain["rounds_down_total"]
         console.print(
-            f"plain float32 exchange, same rounds and boards, measured in-process: accuracy {plain['accuracy']:.4f}, "
+            "plain float32 exchange, same rounds and boards, measured in-process: accuracy "
+            f"{plain['accuracy']:.4f}, "
             f"{kib(plain['rounds_up_total'])} up + {kib(plain['rounds_down_total'])} down; "
             f"here {kib(ledger['rounds_up_total'])} + {kib(ledger['rounds_down_total'])}: "
             f"[bold]{theirs / mine:.1f}×[/] fewer bytes",

@@ -1,8 +1,9 @@
-"""Which updates of a round may be aggregated: stale, replayed, malformed, non-finite and outsized ones are refused with a reason.
+"""Which updates of a round may be aggregated: stale, replayed, malformed, non-finite and outsized ones are
+refused with a reason.
 
-The outcome depends on the set of updates only, never on the order in which they came. Bounds: [admission] in docs/FLEET.md.
-A norm bound against the median is the simplest robust filter (cf. Sun et al. 2019, "Can you really backdoor federated learning?",
-norm clipping); it holds while fewer than half of the boards lie.
+The outcome depends on the set of updates only, never on the order in which they came. Bounds: [admission] in
+docs/FLEET.md. A norm bound against the median is the simplest robust filter (cf. Sun et al. 2019, "Can you
+really backdoor federated learning?", norm clipping); it holds while fewer than half of the boards lie.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from quantfl.core import lib
 from quantfl.core.codec import CodecError
 from quantfl.strategy.base import Contribution
 
-SHORT = 16  # bytes: that of two honest deltas so short one may equal the other is no wonder, so they are never replays
+# bytes: that of two honest deltas so short one may equal the other is no wonder, so they are never replays
+SHORT = 16
 MEDIAN_OF = 3  # fewer updates than these have no median to be held against
 
 
@@ -27,9 +29,10 @@ MEDIAN_OF = 3  # fewer updates than these have no median to be held against
 class Bounds:
     """What an update may be.
 
-    max_norm: largest l2 norm of a delta, None: any. times_median: largest norm in units of the median of the round's non-zero
-    norms, 0: any. max_samples: largest weight of a board whose number of samples only the board knows, None: twice the median of
-    the round's claims. replays: whether a delta equal to an earlier one is refused.
+    max_norm: largest l2 norm of a delta, None: any. times_median: largest norm in units of the median of the
+    round's non-zero norms, 0: any. max_samples: largest weight of a board whose number of samples only the
+    board knows, None: twice the median of the round's claims. replays: whether a delta equal to an earlier
+    one is refused.
     """
 
     max_norm: float | None = None
@@ -40,9 +43,11 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A board's answer to round `asked`: of which round and from which head it says to be, samples it claims, coded delta.
+    """A board's answer to round `asked`: of which round and from which head it says to be, samples it claims,
+    coded delta.
 
-    known: samples the board is known to hold, 0: not known. step: code of the step agreed on, 0: none. head, asked_head: hashes.
+    known: samples the board is known to hold, 0: not known. step: code of the step agreed on, 0: none. head,
+    asked_head: hashes.
     """
 
     name: str
@@ -54,7 +59,7 @@ class Candidate:
     step: int = 0
     loss: float | None = None
     head: int = 0
-    asked_head: int = 0
+    asked_head: int | None = 0
 
 
 @dataclass
@@ -66,7 +71,8 @@ class Verdict:
 
 
 class Admission:
-    """Judges the updates of one round after another. codec: first nibble of a coded delta as the run's boards send it."""
+    """Judges the updates of one round after another. codec: first nibble of a coded delta as the run's boards
+    send it."""
 
     def __init__(self, bounds: Bounds, codec: int, read: Callable[..., Contribution]):
         """read: decodes a delta and raises CodecError (Strategy.read)."""
@@ -102,7 +108,7 @@ class Admission:
             which = (
                 f"round {c.round}, not {c.asked}"
                 if c.round != c.asked
-                else f"head {c.head:08x}, not {c.asked_head:08x}"
+                else f"head {c.head:08x}, not {c.asked_head or 0:08x}"
             )
             return f"stale: its delta is of {which}", None
         if c.known and c.samples > c.known:
@@ -135,7 +141,8 @@ class Admission:
             )
 
     def _overweight(self, verdict: Verdict, unknown: set[str]) -> None:
-        """Cap the weights of boards that alone know how many samples they have: one that lies must not outvote the others."""
+        """Cap the weights of boards that alone know how many samples they have: one that lies must not
+        outvote the others."""
         claims = [c.samples for c in verdict.admitted.values()]
         if not claims:
             return

@@ -1,7 +1,8 @@
 """Aggregators: contributions to one mean delta.
 
-Deltas whose step is known are summed as integers. The sum does not depend on the order of the clients, and takes one vector of integers
-per step in use, however many clients there are. Others (fp32, bu, bq) are decoded one at a time, in the clients' order.
+Deltas whose step is known are summed as integers. The sum does not depend on the order of the clients, and
+takes one vector of integers per step in use, however many clients there are. Others (fp32, bu, bq) are
+decoded one at a time, in the clients' order.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from quantfl.strategy.base import Contribution, Snapshot
 
 
 class WeightedMean:
-    """The mean of FedAvg (McMahan et al. 2017, algorithm 1). weighting: by `samples`, or `equal` for every client."""
+    """The mean of FedAvg (McMahan et al. 2017, algorithm 1). weighting: by `samples`, or `equal` for every
+    client."""
 
     needs: Literal["sums", "each"] = "sums"
 

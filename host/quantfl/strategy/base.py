@@ -1,11 +1,14 @@
-"""The seam of a strategy: what the round loop asks of one, and the four parts that most strategies are composed of.
+"""The seam of a strategy: what the round loop asks of one, and the four parts that most strategies are
+composed of.
 
-A round goes through the parts in this order. The `RateControl` names the step that clients quantise by. The `Aggregator` turns the
-admitted contributions into one mean delta. The `ServerOptimizer` turns the mean delta into a new global head. The `Downlink` publishes
-the new head and plans how each client gets to it. `quantfl.strategy.composed.ComposedStrategy` is that composition; a strategy of your
-own may replace one part, or implement `Strategy` as a whole. docs/EXTENDING.md shows both.
+A round goes through the parts in this order. The `RateControl` names the step that clients quantise by. The
+`Aggregator` turns the admitted contributions into one mean delta. The `ServerOptimizer` turns the mean delta
+into a new global head. The `Downlink` publishes the new head and plans how each client gets to it.
+`quantfl.strategy.composed.ComposedStrategy` is that composition; a strategy of your own may replace one part,
+or implement `Strategy` as a whole. docs/EXTENDING.md shows both.
 
-Every part keeps its state behind `state` and `restore`. The checkpoint saves what `state` returns without knowing what is in it.
+Every part keeps its state behind `state` and `restore`. The checkpoint saves what `state` returns without
+knowing what is in it.
 """
 
 from __future__ import annotations
@@ -56,8 +59,9 @@ class Stateful(Protocol):
 class Contribution:
     """A client's share of a round.
 
-    samples: its weight, usually the samples it trained on. data: its coded delta. agreed: code of the step agreed on, 0: none.
-    own_code: code of the step it would have chosen, 0: not told. loss: its mean training loss in nats. norm: l2 norm of the delta.
+    samples: its weight, usually the samples it trained on. data: its coded delta. agreed: code of the step
+    agreed on, 0: none. own_code: code of the step it would have chosen, 0: not told. loss: its mean training
+    loss in nats. norm: l2 norm of the delta.
     """
 
     samples: int
@@ -81,8 +85,8 @@ class Update:
 class SyncPlan:
     """The cheapest way to a client's next head.
 
-    result: hash of that head. params: its parameters, float32 [params]. updates: to apply in turn; None: there is no way but the
-    whole head.
+    result: hash of that head. params: its parameters, float32 [params]. updates: to apply in turn; None:
+    there is no way but the whole head.
     """
 
     result: int
@@ -91,7 +95,8 @@ class SyncPlan:
 
 
 class Aggregator(Stateful, Protocol):
-    """Contributions to one mean delta. needs: `sums` where sums of contributions are enough, `each` where every delta is."""
+    """Contributions to one mean delta. needs: `sums` where sums of contributions are enough, `each` where
+    every delta is."""
 
     needs: Literal["sums", "each"]
 
@@ -103,7 +108,8 @@ class ServerOptimizer(Stateful, Protocol):
     """A mean delta to a new global head."""
 
     def step(self, params: np.ndarray, mean: np.ndarray) -> np.ndarray:
-        """The next global head, float32 [params], from the present one, float32 [params], and the mean delta, float64 [params].
+        """The next global head, float32 [params], from the present one, float32 [params], and the mean delta,
+        float64 [params].
 
         It need not be finite: the strategy checks that.
         """
@@ -113,7 +119,8 @@ class Downlink(Stateful, Protocol):
     """How clients are led to the global head."""
 
     def plan(self, index: int, held: int | None) -> SyncPlan:
-        """How client `index` gets from the head `held` (its hash, None: not known) to the head it trains from next."""
+        """How client `index` gets from the head `held` (its hash, None: not known) to the head it trains from
+        next."""
 
     def publish(self, params: np.ndarray, steps: float) -> None:
         """The global head is now `params`, float32 [params].
@@ -122,11 +129,13 @@ class Downlink(Stateful, Protocol):
         """
 
     def reset(self, params: np.ndarray, step: float) -> None:
-        """The global head is now `params`, whatever it was before. step: by how much clients may miss it in each parameter."""
+        """The global head is now `params`, whatever it was before. step: by how much clients may miss it in
+        each parameter."""
 
 
 class RateControl(Stateful, Protocol):
-    """How coarse deltas are coded, both ways. similarity: of the clients' first deltas, None while it is not known.
+    """How coarse deltas are coded, both ways. similarity: of the clients' first deltas, None while it is not
+    known.
 
     budget: bytes per link for all rounds, None: no limit.
     """
@@ -141,7 +150,8 @@ class RateControl(Stateful, Protocol):
         """Step of the downlink after round `round_`, in units of the root mean square of what moved."""
 
     def observe(self, own_codes: Sequence[int], loss: float | None, similarity: float | None = None) -> None:
-        """After a round: steps that clients would have chosen, their mean training loss in nats, the similarity of their deltas."""
+        """After a round: steps that clients would have chosen, their mean training loss in nats, the
+        similarity of their deltas."""
 
     def spend(self, round_: int, spent: float, last: float) -> None:
         """After round `round_`: bytes per link so far, and in that round alone."""
@@ -162,7 +172,8 @@ class Strategy(Stateful, Protocol):
         """Hash of the global head."""
 
     def plan(self, index: int, held: int | None) -> SyncPlan:
-        """How client `index` gets from the head `held` (its hash, None: not known) to the head it trains from next."""
+        """How client `index` gets from the head `held` (its hash, None: not known) to the head it trains from
+        next."""
 
     def read(self, data: bytes, samples: int, *, agreed: int = 0, loss: float | None = None) -> Contribution:
         """A client's coded delta, checked. CodecError when it is malformed or of another shape."""
@@ -174,4 +185,5 @@ class Strategy(Stateful, Protocol):
         """
 
     def reset(self, params: np.ndarray, step: float) -> None:
-        """The global head is now `params` [params], whatever it was; clients may miss it by `step` in each parameter."""
+        """The global head is now `params` [params], whatever it was; clients may miss it by `step` in each
+        parameter."""

@@ -1,20 +1,24 @@
-"""A head in closed form from sums that boards send once (qfl_head_stats): Fisher's linear discriminant with a ridge.
+"""A head in closed form from sums that boards send once (qfl_head_stats): Fisher's linear discriminant with a
+ridge.
 
-With class means mu_k, pooled within-class covariance S and class shares pi_k, the logits x' P mu_k - mu_k' P mu_k / 2 + log pi_k with
-P = (S + lambda t I)^-1, t the mean of S's diagonal, are those of Gaussian classes with a common covariance (Hastie, Tibshirani and
-Friedman, The Elements of Statistical Learning, 4.3); for two classes they are ridge regression's up to a factor, and they come
-calibrated, which one-hot ridge regression's do not. Class sums and counts of all boards are exact under any split of the data between
-them; S is pooled within classes and boards, so how a class differs from board to board is not in it. (Adding that from the boards'
-coded sums was tried: 5 points better on FEMNIST by writer, 1 worse on CIFAR-100, whose sums are too coarse for it.) It decides two
-things, though: how sure the head may be, and whether it is used at all. A head solved from one half of the boards gives the other
-half's samples scores whose means and spread their sums tell. Where the scores of two classes are normal with a common variance v and
-means mu apart from the middle, the log-odds are 2 mu / v times the score, so 2 mu / v is the factor by which logits must be
-multiplied to be calibrated on boards not seen. The head is multiplied by it, since SGD from a head that is too sure of itself learns
-from its mistakes alone, and by no more than SUREST, since from one that is rightly sure it hardly learns at all (0.3 points on MNIST,
-IID, after 60 rounds). Below TRUSTED boards differ from each other more than the model allows, and the head is dropped.
+With class means mu_k, pooled within-class covariance S and class shares pi_k, the logits x' P mu_k - mu_k' P
+mu_k / 2 + log pi_k with P = (S + lambda t I)^-1, t the mean of S's diagonal, are those of Gaussian classes
+with a common covariance (Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, 4.3); for two
+classes they are ridge regression's up to a factor, and they come calibrated, which one-hot ridge regression's
+do not. Class sums and counts of all boards are exact under any split of the data between them; S is pooled
+within classes and boards, so how a class differs from board to board is not in it. (Adding that from the
+boards' coded sums was tried: 5 points better on FEMNIST by writer, 1 worse on CIFAR-100, whose sums are too
+coarse for it.) It decides two things, though: how sure the head may be, and whether it is used at all. A head
+solved from one half of the boards gives the other half's samples scores whose means and spread their sums
+tell. Where the scores of two classes are normal with a common variance v and means mu apart from the middle,
+the log-odds are 2 mu / v times the score, so 2 mu / v is the factor by which logits must be multiplied to be
+calibrated on boards not seen. The head is multiplied by it, since SGD from a head that is too sure of itself
+learns from its mistakes alone, and by no more than SUREST, since from one that is rightly sure it hardly
+learns at all (0.3 points on MNIST, IID, after 60 rounds). Below TRUSTED boards differ from each other more
+than the model allows, and the head is dropped.
 
-lambda is the one with which ridge regression fitted to one half of the boards predicts the labels of the other half best, both
-ways, as far as sums can tell: no test data are touched.
+lambda is the one with which ridge regression fitted to one half of the boards predicts the labels of the
+other half best, both ways, as far as sums can tell: no test data are touched.
 """
 
 from __future__ import annotations
@@ -32,8 +36,12 @@ RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 ENTRY_BITS = (
     2.3  # coded sums per entry, for the estimate (measured: 1.0 on MNIST's features, 2.3 on CIFAR-100's)
 )
-TRUSTED = 0.45  # calibration below which a head is not used (FEMNIST by writer: 0.35, activity: 0.27 to 0.51, others: 0.6 and more)
-SUREST = 0.5  # by which logits are multiplied at most: SGD sees no mistakes of a head as sure as it is right, and moves on too slowly
+# calibration below which a head is not used (FEMNIST by writer: 0.35, activity: 0.27 to 0.51, others: 0.6 and
+# more)
+TRUSTED = 0.45
+# by which logits are multiplied at most: SGD sees no mistakes of a head as sure as it is right, and moves on
+# too slowly
+SUREST = 0.5
 LOGIT_ERROR = 0.2  # root mean square, in nats
 WEIGHT_BITS = 0.8  # coded delta per weight and direction, for the estimate
 JUMP_BITS = 9.0  # of a weight, to lead a board to the new head, for the estimate (measured: 8.3 on MNIST)
@@ -41,8 +49,8 @@ JUMP_BITS = 9.0  # of a weight, to lead a board to the new head, for the estimat
 
 @dataclass(frozen=True)
 class StatsSpec:
-    """What boards are asked for: steps of scatter and sums (in units of the mean diagonal and the root mean square, at most 15),
-    dims of a sketch (0: none) and its seed."""
+    """What boards are asked for: steps of scatter and sums (in units of the mean diagonal and the root mean
+    square, at most 15), dims of a sketch (0: none) and its seed."""
 
     scatter_step: float = 0.4
     sums_step: float = 0.4
@@ -56,8 +64,8 @@ class StatsSpec:
 
 @dataclass
 class Sums:
-    """Sums of some boards: scatter float64 [d, d] within classes and boards, means float64 [d, d], the scatter of the boards' class
-    means around 0, sums [d, K], counts [K]."""
+    """Sums of some boards: scatter float64 [d, d] within classes and boards, means float64 [d, d], the
+    scatter of the boards' class means around 0, sums [d, K], counts [K]."""
 
     dims: int
     classes: int
@@ -84,7 +92,8 @@ class Sums:
         return total
 
     def add(self, answer: bytes) -> int:
-        """Add one board's answer to STATS; returns its number of samples. CodecError when it is malformed or not finite."""
+        """Add one board's answer to STATS; returns its number of samples. CodecError when it is malformed or
+        not finite."""
         if len(answer) < 10:
             raise CodecError("sums of fewer than 10 bytes", lib.QFL_E_FORMAT)
         samples, a, b = struct.unpack_from("<HII", answer)
@@ -124,12 +133,14 @@ def _discriminant(s: Sums, ridge: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _squared_error(ridge: float, seen: Sums, held: Sums) -> float:
-    """Mean squared error on the samples of `held` of one-hot ridge regression fitted to `seen`; from the sums alone."""
+    """Mean squared error on the samples of `held` of one-hot ridge regression fitted to `seen`; from the sums
+    alone."""
     p, means = _discriminant(seen, ridge)
     n, total = seen.counts, seen.counts.sum()
     centre = seen.sums.sum(1) / total
     away = means - centre
-    # Regression on one-hot labels y: (S + sum of n/N away away')^-1 (cross covariance), with S + ridge as the discriminant has it.
+    # Regression on one-hot labels y: (S + sum of n/N away away')^-1 (cross covariance), with S + ridge as the
+    # discriminant has it.
     cross = (away * n[:, None]).T / total
     kernel = np.linalg.solve(np.linalg.inv(p) + cross @ away, cross)
     constant = n / total - centre @ kernel
@@ -151,7 +162,8 @@ def choose_ridge(folds: tuple[Sums, Sums]) -> float:
 
 
 def _calibration(ridge: float, seen: Sums, held: Sums) -> float:
-    """2 mu / v of the pairs of classes in the samples of `held` under a head solved from `seen`, weighted by their counts."""
+    """2 mu / v of the pairs of classes in the samples of `held` under a head solved from `seen`, weighted by
+    their counts."""
     p, means = _discriminant(seen, ridge)
     kernel = p @ means.T
     held_means = held.sums / np.maximum(held.counts, 1)
@@ -172,8 +184,8 @@ def _calibration(ridge: float, seen: Sums, held: Sums) -> float:
 
 
 def calibration(ridge: float, folds: tuple[Sums, Sums]) -> float:
-    """By how much logits must be multiplied on boards not seen, 0..1: the geometric mean over both halves; 1 when one half has no
-    samples, since nothing is known."""
+    """By how much logits must be multiplied on boards not seen, 0..1: the geometric mean over both halves; 1
+    when one half has no samples, since nothing is known."""
     if min(f.counts.sum() for f in folds) == 0:
         return 1.0
     both = [max(0.0, _calibration(ridge, a, b)) for a, b in (folds, folds[::-1])]
@@ -183,8 +195,8 @@ def calibration(ridge: float, folds: tuple[Sums, Sums]) -> float:
 
 @dataclass(frozen=True)
 class Solution:
-    """Parameters float32 [params] of a one-layer head, the ridge taken, the calibration found (they are multiplied
-    by it, or by SUREST where that is less)."""
+    """Parameters float32 [params] of a one-layer head, the ridge taken, the calibration found (they are
+    multiplied by it, or by SUREST where that is less)."""
 
     params: np.ndarray
     ridge: float
@@ -232,8 +244,9 @@ def rounding_step(head: Head, *sums: Sums) -> float:
 def estimate(
     head: Head, spec: StatsSpec, boards: int, rounds: int, clients: int, fleet: int
 ) -> tuple[int, int]:
-    """Bytes on all links, roughly: of a start in closed form with the sums of `boards` boards, whose head all boards that take part in
-    later rounds (at most `fleet`) must be led to, and of `rounds` rounds of `clients` clients."""
+    """Bytes on all links, roughly: of a start in closed form with the sums of `boards` boards, whose head all
+    boards that take part in later rounds (at most `fleet`) must be led to, and of `rounds` rounds of
+    `clients` clients."""
     d = spec.dims or head.dims[0]
     entries = d * (d + 1) // 2 + d * head.dims[-1]
     start = (

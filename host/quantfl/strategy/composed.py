@@ -1,4 +1,5 @@
-"""A strategy composed of the four parts of `quantfl.strategy.base`. FedAvg (McMahan et al. 2017) is its plainest form."""
+"""A strategy composed of the four parts of `quantfl.strategy.base`. FedAvg (McMahan et al. 2017) is its
+plainest form."""
 
 from __future__ import annotations
 
@@ -72,7 +73,8 @@ class ComposedStrategy:
         norms = [c.norm for c in contributions]
         similarity = update_similarity(mean, [c.samples for c in contributions], norms)
         if self.head.centred is not None and any(is_dz(c.data) for c in contributions):
-            # Boards take the mean over classes out of the last layer's delta; what coding added to all classes alike goes too.
+            # Boards take the mean over classes out of the last layer's delta; what coding added to all
+            # classes alike goes too.
             first, classes = self.head.centred
             rows = mean[first:].reshape(-1, classes)
             rows -= rows.mean(axis=1, keepdims=True)
@@ -90,7 +92,8 @@ class ComposedStrategy:
         return True
 
     def reset(self, params: np.ndarray, step: float) -> None:
-        """The global head is now `params` [params], whatever it was; clients may miss it by `step` in each parameter."""
+        """The global head is now `params` [params], whatever it was; clients may miss it by `step` in each
+        parameter."""
         self.params = np.ascontiguousarray(params, np.float32).copy()
         self.downlink.reset(self.params, step)
 

@@ -1,12 +1,15 @@
-"""Downlinks: how clients are led to the global head, by coded updates that every board applies with the same code.
+"""Downlinks: how clients are led to the global head, by coded updates that every board applies with the same
+code.
 
-`SharedDownlink` (fp32, bu, bq): all clients share one head. What coding loses stays at the host and goes out with a later round (error
-feedback at the server, as in DoubleSqueeze, Tang et al. 2019). A client that sat k rounds out gets the k updates, or the whole head.
+`SharedDownlink` (fp32, bu, bq): all clients share one head. What coding loses stays at the host and goes out
+with a later round (error feedback at the server, as in DoubleSqueeze, Tang et al. 2019). A client that sat k
+rounds out gets the k updates, or the whole head.
 
-`DitheredDownlink` (dz): the host keeps the global head unrounded. A client's head lies on a grid of step S around the first head, near
-the global one: origin + S * floor((global - origin) / S + 1/2 + dither). The dither is fixed per client and weight, so that the clients'
-rounding errors differ and cancel in their mean (non-subtractive dither: Schuchman 1964). A client's head is a function of its index
-and of the version it was last led to. So a client that sat k rounds out gets one coarse update, and the host remembers versions only,
+`DitheredDownlink` (dz): the host keeps the global head unrounded. A client's head lies on a grid of step S
+around the first head, near the global one: origin + S * floor((global - origin) / S + 1/2 + dither). The
+dither is fixed per client and weight, so that the clients' rounding errors differ and cancel in their mean
+(non-subtractive dither: Schuchman 1964). A client's head is a function of its index and of the version it was
+last led to. So a client that sat k rounds out gets one coarse update, and the host remembers versions only,
 however many clients there are. Without dither all clients at a version hold the same head.
 """
 
@@ -78,7 +81,8 @@ class SharedDownlink:
 
 @dataclass(frozen=True)
 class _Version:
-    """The global head float32 [params] and the code of the lattice's step at some round; code 0: the first head."""
+    """The global head float32 [params] and the code of the lattice's step at some round; code 0: the first
+    head."""
 
     params: np.ndarray
     code: int
@@ -87,8 +91,8 @@ class _Version:
 class DitheredDownlink:
     """Heads near the global one, on a lattice of their own per board.
 
-    origin: the first head, on a grid of `unit`. rounds_away: rounds between two contacts with a client, in the mean. dither: 0..1, the
-    spread of the boards' roundings in steps. seed: of the dither.
+    origin: the first head, on a grid of `unit`. rounds_away: rounds between two contacts with a client, in
+    the mean. dither: 0..1, the spread of the boards' roundings in steps. seed: of the dither.
     """
 
     def __init__(
@@ -103,9 +107,9 @@ class DitheredDownlink:
         self._early = self.rounds_away  # advances after which the step only ever gets finer
 
     def publish(self, params: np.ndarray, steps: float) -> None:
-        """The global head is now `params` [params]. steps: of the lattice, in units of the root mean square of how far it moves
-        while a board is away. While no board has been away for long the first movements tell too little of that: till then the
-        step may become coarser as well."""
+        """The global head is now `params` [params]. steps: of the lattice, in units of the root mean square
+        of how far it moves while a board is away. While no board has been away for long the first movements
+        tell too little of that: till then the step may become coarser as well."""
         last = self.versions[-1]
         rounds = min(len(self.versions) - self._base, self.rounds_away)
         then = self.versions[len(self.versions) - rounds]
@@ -117,12 +121,15 @@ class DitheredDownlink:
         self._append(params, code)
 
     def reset(self, params: np.ndarray, step: float) -> None:
-        """The global head is now `params` [params], which has nothing to do with earlier ones; step: of the lattice from now on."""
+        """The global head is now `params` [params], which has nothing to do with earlier ones; step: of the
+        lattice from now on."""
         self._append(params, dz_step(np.full(1, step), 1.0))
         self._base, self._early = len(self.versions) - 1, 0
 
     def _append(self, params: np.ndarray, code: int) -> None:
-        if code:  # powers of two, so that a finer lattice contains the coarser one; 0: nothing has moved yet, which says nothing
+        # powers of two, so that a finer lattice contains the coarser one; 0: nothing has moved yet, which
+        # says nothing
+        if code:
             code = max(code - code % 4, self._finest())
         self.versions.append(_Version(np.ascontiguousarray(params, np.float32).copy(), code))
         if len(self.versions) > KEPT:
@@ -180,7 +187,7 @@ class DitheredDownlink:
         self._known[index] = {h: v for h, v in known.items() if h == held} | {
             result: self._number(len(self.versions) - 1)
         }
-        if position is None:
+        if position is None or held is None:
             return _cheapest(result, params, None)
         if held == result:
             return _cheapest(result, params, [])

@@ -1,14 +1,16 @@
 """Rate control: how coarse deltas are coded, from the run's progress, its loss and its budget.
 
-Early rounds move every board the same way and bear coarse steps; late rounds refine. A step is given in units of the root mean square of
-what is coded. It goes geometrically from the first step of a `StepSchedule` to its last with the progress, 0..1. Progress is the share
-of rounds done to the power of LATE, so that most of the way down comes late; it gets a boost where the loss has stopped falling. A
-budget of bytes per link makes steps coarser while it would be overrun.
+Early rounds move every board the same way and bear coarse steps; late rounds refine. A step is given in units
+of the root mean square of what is coded. It goes geometrically from the first step of a `StepSchedule` to its
+last with the progress, 0..1. Progress is the share of rounds done to the power of LATE, so that most of the
+way down comes late; it gets a boost where the loss has stopped falling. A budget of bytes per link makes
+steps coarser while it would be overrun.
 
-The range of the steps follows the similarity of the clients' deltas. Where they share little, a round's mean is mostly what tells the
-boards apart, and the head is the work of many rounds. Early on, rounding is one more noise beside a greater one; at the end the little
-that is shared must not drown in it. Where they share much, rounding is what keeps a mean from being right. The first deltas, all trained
-from one head, tell the similarity.
+The range of the steps follows the similarity of the clients' deltas. Where they share little, a round's mean
+is mostly what tells the boards apart, and the head is the work of many rounds. Early on, rounding is one more
+noise beside a greater one; at the end the little that is shared must not drown in it. Where they share much,
+rounding is what keeps a mean from being right. The first deltas, all trained from one head, tell the
+similarity.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ import numpy as np
 from quantfl.strategy.base import Snapshot
 
 BUMP = 1 / 12  # of progress, for a plateau: a window's mean loss is not below that of the window before
-SLOPE = 0.75  # halving a step costs about 2^0.75 times the bytes (measured on MNIST and CIFAR-100 heads, 0.3 to 1 bit per weight)
+# halving a step costs about 2^0.75 times the bytes (measured on MNIST and CIFAR-100 heads, 0.3 to 1 bit per
+# weight)
+SLOPE = 0.75
 LATE = 2.0  # progress is the share of rounds done to this power
 COARSEST = 16.0  # by which a budget may multiply the steps
 SIMILAR = (
@@ -38,10 +42,12 @@ DOWNLINK = (10.0, 2.0, (16.0, 2.0))
 def schedule(
     default: tuple[float, float, tuple[float, float]], first: float | None, last: float | None, clients: int
 ) -> StepSchedule:
-    """The steps of one direction. first, last: as a description gives them, None: not given. clients: in a round.
+    """The steps of one direction. first, last: as a description gives them, None: not given. clients: in a
+    round.
 
-    Fewer than four clients a round cancel less of each other's rounding errors in their mean, so what is not given is finer then.
-    Where the first step is not given the steps follow the similarity of the clients; what is given stays.
+    Fewer than four clients a round cancel less of each other's rounding errors in their mean, so what is not
+    given is finer then. Where the first step is not given the steps follow the similarity of the clients;
+    what is given stays.
     """
     start, end, limits = default
     finer = min(1.0, (clients / 4) ** 0.5)
@@ -54,9 +60,11 @@ def schedule(
 
 @dataclass(frozen=True)
 class StepSchedule:
-    """Steps of one direction, in units of the root mean square: from `start` in the first rounds to `end` in the last.
+    """Steps of one direction, in units of the root mean square: from `start` in the first rounds to `end` in
+    the last.
 
-    limits: the coarsest start and the finest end where they follow the similarity of the clients; None: they do not.
+    limits: the coarsest start and the finest end where they follow the similarity of the clients; None: they
+    do not.
     """
 
     start: float
@@ -64,7 +72,8 @@ class StepSchedule:
     limits: tuple[float, float] | None = None
 
     def at(self, progress: float, spread: float = 1.0) -> float:
-        """The step at a progress, 0..1. spread: by which the range grows (above 1) or its start shrinks, AdaptiveRate.spread."""
+        """The step at a progress, 0..1. spread: by which the range grows (above 1) or its start shrinks,
+        AdaptiveRate.spread."""
         start, end = self.start, self.end
         if self.limits is not None and spread < 1:
             start = max(end, start * spread)
@@ -75,10 +84,11 @@ class StepSchedule:
 
 
 def update_similarity(mean: np.ndarray, weights: Sequence[float], norms: Sequence[float]) -> float | None:
-    """Mean pairwise similarity of the clients' deltas, weighted: the inner product of two over that of two parallel ones as long.
+    """Mean pairwise similarity of the clients' deltas, weighted: the inner product of two over that of two
+    parallel ones as long.
 
-    mean: the weighted mean delta, float64 [params]; norms: l2 norms of the deltas. Nothing else of them is needed. 1: they are
-    parallel; 0: they share nothing. None: of one client.
+    mean: the weighted mean delta, float64 [params]; norms: l2 norms of the deltas. Nothing else of them is
+    needed. 1: they are parallel; 0: they share nothing. None: of one client.
     """
     total = float(sum(weights))
     parts = [w / total * n for w, n in zip(weights, norms, strict=True)] if total > 0 else []
@@ -92,8 +102,9 @@ def update_similarity(mean: np.ndarray, weights: Sequence[float], norms: Sequenc
 class AdaptiveRate:
     """The rate control of a run of `rounds` rounds. window: rounds that a mean of the loss is taken over.
 
-    up, down: schedules of both directions. base: the multiple of the root mean square for which boards report the step they would
-    choose themselves (the codec's step in CONFIG). budget: bytes per link for all rounds, None: no limit.
+    up, down: schedules of both directions. base: the multiple of the root mean square for which boards report
+    the step they would choose themselves (the codec's step in CONFIG). budget: bytes per link for all rounds,
+    None: no limit.
     """
 
     rounds: int
@@ -115,7 +126,8 @@ class AdaptiveRate:
 
     @property
     def spread(self) -> float:
-        """By how much the range of steps grows or shrinks, from the similarity of the first deltas; 1 while it is not known."""
+        """By how much the range of steps grows or shrinks, from the similarity of the first deltas; 1 while
+        it is not known."""
         if self.similarity is None or SIMILAR[0] <= self.similarity <= SIMILAR[1]:
             return 1.0
         if self.similarity < SIMILAR[0]:
@@ -134,7 +146,8 @@ class AdaptiveRate:
         return min(64.0, self.down.at(self.progress(round_), self.spread) * self.budget_scale)
 
     def observe(self, own_codes: Sequence[int], loss: float | None, similarity: float | None = None) -> None:
-        """After a round: steps that clients would have chosen, their mean training loss in nats, the similarity of their deltas.
+        """After a round: steps that clients would have chosen, their mean training loss in nats, the
+        similarity of their deltas.
 
         The first similarity that is known counts.
         """

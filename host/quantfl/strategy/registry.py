@@ -29,7 +29,8 @@ GROUP = "quantfl.strategies"
 
 
 class Options(BaseModel):
-    """Keys of [strategy] beside `name` and `weighting`. A strategy's own class adds fields, each with a range and a default."""
+    """Keys of [strategy] beside `name` and `weighting`. A strategy's own class adds fields, each with a range
+    and a default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -70,7 +71,8 @@ _Made = TypeVar("_Made", bound=Callable[..., Strategy])
 
 
 def register(name: str, options: type[Options]) -> Callable[[_Made], _Made]:
-    """Decorator of a function (parts, options) -> Strategy: descriptions may name it. Registering a name again replaces it."""
+    """Decorator of a function (parts, options) -> Strategy: descriptions may name it. Registering a name
+    again replaces it."""
 
     def add(make: _Made) -> _Made:
         _entries[name] = Entry(name, options, make)
@@ -86,7 +88,8 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Entry:
-    """The strategy of this name. UsageError when there is none, or when the package that offers it does not work."""
+    """The strategy of this name. UsageError when there is none, or when the package that offers it does not
+    work."""
     import_module("quantfl.strategy.builtin")
     if name not in _entries:
         for offered in entry_points(group=GROUP, name=name):

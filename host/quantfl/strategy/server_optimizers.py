@@ -1,7 +1,8 @@
 """Server optimizers: a mean delta to a new global head.
 
-`ServerSgd` is FedAvg's step, `ServerMomentum` FedAvgM's (Hsu et al. 2019). The adaptive ones are FedAdagrad, FedAdam and FedYogi of Reddi
-et al., "Adaptive federated optimization", ICLR 2021, algorithm 2; theirs differ in the second moment alone.
+`ServerSgd` is FedAvg's step, `ServerMomentum` FedAvgM's (Hsu et al. 2019). The adaptive ones are FedAdagrad,
+FedAdam and FedYogi of Reddi et al., "Adaptive federated optimization", ICLR 2021, algorithm 2; theirs differ
+in the second moment alone.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class ServerMomentum:
 class ServerAdaptive:
     """m = beta1 m + (1 - beta1) mean; params + lr m / (sqrt(v) + tau). State: m and v, float64 [params].
 
-    A subclass says what v becomes. tau bounds how much small movements are scaled up (the paper's degree of adaptivity).
+    A subclass says what v becomes. tau bounds how much small movements are scaled up (the paper's degree of
+    adaptivity).
     """
 
     def __init__(self, lr: float = 0.1, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3):

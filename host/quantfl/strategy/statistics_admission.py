@@ -1,14 +1,19 @@
-"""Which boards' sufficient statistics may go into a closed-form head: what no honest board can send is refused, with a reason.
+"""Which boards' sufficient statistics may go into a closed-form head: what no honest board can send is
+refused, with a reason.
 
 A board that lies in its statistics could choose the whole first head. Four kinds of checks stand against it:
 
-1. Numbers: everything is finite, counts are whole, not negative, and add up to the samples that the board claims.
-2. Possibility: features are 8-bit, so sums and scatter have bounds that follow from the counts, and a scatter matrix has no negative
+1. Numbers: everything is finite, counts are whole, not negative, and add up to the samples that the board
+  claims.
+2. Possibility: features are 8-bit, so sums and scatter have bounds that follow from the counts, and a scatter
+  matrix has no negative
    eigenvalue. Both hold up to the rounding of the coded statistics.
 3. Scale: the mean square of a sample's features lies near the median of the boards.
-4. Agreement: the board's class means lie where the other boards' class means lie. The measure is the cosine between the two sets of
-   class means, each centred, weighted by the board's counts. Labels that are permuted, or sums whose sign is flipped, give about 0 or
-   less. Honest boards gave 0.41 to 0.98 on five tasks, also where their data are split unevenly; liars gave half of the median or less.
+4. Agreement: the board's class means lie where the other boards' class means lie. The measure is the cosine
+  between the two sets of
+   class means, each centred, weighted by the board's counts. Labels that are permuted, or sums whose sign is
+   flipped, give about 0 or less. Honest boards gave 0.41 to 0.98 on five tasks, also where their data are
+   split unevenly; liars gave half of the median or less.
 
 Checks 3 and 4 compare boards with each other. They hold while the liars are a minority.
 """
@@ -23,7 +28,8 @@ import numpy as np
 from quantfl.core.codec import CodecError
 from quantfl.strategy.closed_form import StatsSpec, Sums
 
-FEATURE_MAX = 255.0  # largest distance of an int8 value from its zero point; sketched values are shifted down to the same range
+# largest distance of an int8 value from its zero point; sketched values are shifted down to the same range
+FEATURE_MAX = 255.0
 COMPARED = 4  # fewer boards than these are not compared with each other
 SCALE = 4.0  # a board's mean square may differ from the median by this factor
 AGREEMENT = 0.5  # of the median agreement, below which a board is refused
@@ -31,7 +37,8 @@ AGREEMENT = 0.5  # of the median agreement, below which a board is refused
 
 @dataclass(frozen=True)
 class BoardStatistics:
-    """One board's answer. name: the board's; known: samples it is known to hold, 0: not known; data: the coded statistics."""
+    """One board's answer. name: the board's; known: samples it is known to hold, 0: not known; data: the
+    coded statistics."""
 
     name: str
     known: int
@@ -40,7 +47,8 @@ class BoardStatistics:
 
 @dataclass(frozen=True)
 class AdmittedStatistics:
-    """statistics: name -> decoded statistics, in the order of the answers. refused: name -> reason, one line each."""
+    """statistics: name -> decoded statistics, in the order of the answers. refused: name -> reason, one line
+    each."""
 
     statistics: dict[str, Sums]
     refused: dict[str, str]
@@ -55,8 +63,9 @@ def admit(
 ) -> AdmittedStatistics:
     """Judge all boards' statistics of one run.
 
-    features, classes: of the head [F, K]. max_samples: most samples a board may count for where its real number is not known; the
-    statistics of a board that claims more are scaled down to it. None: twice the median of the boards' claims.
+    features, classes: of the head [F, K]. max_samples: most samples a board may count for where its real
+    number is not known; the statistics of a board that claims more are scaled down to it. None: twice the
+    median of the boards' claims.
     """
     dims = spec.dims or features
     admitted: dict[str, Sums] = {}
@@ -93,7 +102,8 @@ def _possible(s: Sums, spec: StatsSpec, known: int) -> str | None:
     rounding = spec.scatter_step * abs(mean) + 1.0
     if (diagonal > n * FEATURE_MAX**2 + rounding).any() or (diagonal < -rounding).any():
         return "its scatter is larger than its samples can give, or negative"
-    # Rounding adds a symmetric matrix of independent errors, each at most a step: its spectral norm is near 2 sqrt(d) deviations.
+    # Rounding adds a symmetric matrix of independent errors, each at most a step: its spectral norm is near 2
+    # sqrt(d) deviations.
     if float(np.linalg.eigvalsh(s.scatter)[0]) < -2.0 * rounding * len(diagonal) ** 0.5:
         return "its scatter matrix has a negative eigenvalue"
     return None
@@ -114,14 +124,16 @@ def _scale(admitted: dict[str, Sums], refused: dict[str, str]) -> None:
         if not median / SCALE <= square <= median * SCALE:
             del admitted[name]
             refused[name] = (
-                f"its statistics were refused: features of mean square {square:.4g}, where the median board has {median:.4g}"
+                f"its statistics were refused: features of mean square {square:.4g}, where the median "
+                f"board has {median:.4g}"
             )
 
 
 def agreement(
     sums: np.ndarray, counts: np.ndarray, others: np.ndarray, other_counts: np.ndarray
 ) -> float | None:
-    """Cosine, -1..1, between a board's class means and the other boards', both centred; None when they share no class.
+    """Cosine, -1..1, between a board's class means and the other boards', both centred; None when they share
+    no class.
 
     sums, others: float64 [d, K]; counts, other_counts: float64 [K], 0 for classes without samples.
     """
@@ -142,9 +154,11 @@ def agreement(
 
 
 def _agreement(admitted: dict[str, Sums], refused: dict[str, str]) -> None:
-    """Refuse the board that agrees least while it is below the bound. Each refusal changes what the others are held against.
+    """Refuse the board that agrees least while it is below the bound. Each refusal changes what the others
+    are held against.
 
-    Every board counts the same here, so that none outvotes the others by the number of samples that it claims.
+    Every board counts the same here, so that none outvotes the others by the number of samples that it
+    claims.
     """
     while len(admitted) >= COMPARED:
         names, total = list(admitted), np.array([s.counts.sum() for s in admitted.values()])
@@ -167,7 +181,8 @@ def _agreement(admitted: dict[str, Sums], refused: dict[str, str]) -> None:
             return
         del admitted[worst]
         refused[worst] = (
-            f"its statistics were refused: its class means agree with the other boards' by {found[worst]:.2f}, where the median "
+            "its statistics were refused: its class means agree with the other boards' by "
+            f"{found[worst]:.2f}, where the median "
             f"board has {median:.2f}"
         )
 

@@ -1,6 +1,7 @@
 """What all schemes of a comparison share: a description, the clients' cached features, the host's test set.
 
-Features are computed once per model and data set by the boards' own engine and kept on disk (QUANTFL_CACHE, else ~/.cache/quantfl).
+Features are computed once per model and data set by the boards' own engine and kept on disk (QUANTFL_CACHE,
+else ~/.cache/quantfl).
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def cache_folder() -> Path:
 
 @dataclass(frozen=True)
 class Features:
-    """A data set behind a backbone: x int8 [n, F], y int64 [n], groups int64 [n] or None, for boards and for testing."""
+    """A data set behind a backbone: x int8 [n, F], y int64 [n], groups int64 [n] or None, for boards and for
+    testing."""
 
     x: np.ndarray
     y: np.ndarray
@@ -93,8 +95,8 @@ def features(package: Package, name: str, path: Path | None, train: int | None, 
 
 @dataclass(frozen=True)
 class Setting:
-    """package: of the head alone (quantfl_lab.bench.headless). clients: (features int8 [n, F], labels uint16 [n]) each; test: the same
-    at the host."""
+    """package: of the head alone (quantfl_lab.bench.headless). clients: (features int8 [n, F], labels uint16
+    [n]) each; test: the same at the host."""
 
     config: RunConfig
     package: Package
@@ -135,7 +137,8 @@ def setting(config: RunConfig, base: Path, train: int | None = None) -> Setting:
 
 
 class DirectTransport:
-    """Bytes to and from an in-process board without threads and time: the board works in the turns of the event loop."""
+    """Bytes to and from an in-process board without threads and time: the board works in the turns of the
+    event loop."""
 
     def __init__(self, url: str, board: InprocBoard):
         self.url, self.board = url, board
@@ -240,5 +243,6 @@ async def _rounds(s: Setting) -> list[dict]:
 
 
 def history(s: Setting) -> list[dict]:
-    """A whole run's history, as quantfl.fleet.api.history gives it; on virtual time, so that it depends on the setting alone."""
+    """A whole run's history, as quantfl.fleet.api.history gives it; on virtual time, so that it depends on
+    the setting alone."""
     return run_virtual(_rounds(s))

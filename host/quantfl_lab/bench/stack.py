@@ -1,4 +1,5 @@
-"""How deep the stack of an emulated board gets in all that it does with keys; part of `quantfl bench keys`."""
+"""How deep the stack of an emulated board gets in all that it does with keys; part of `quantfl bench
+keys`."""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ _SAMPLES = 12
 
 
 def measured(kind: str = "qemu_m0", *, signed: bool = True) -> list[dict]:
-    """Rows `board, after, signed, stack_bytes, used_bytes, margin_bytes`: since the board was started. signed: it knows its owner and
-    checks packages. ToolError when it cannot be booted."""
+    """Rows `board, after, signed, stack_bytes, used_bytes, margin_bytes`: since the board was started.
+    signed: it knows its owner and checks packages. ToolError when it cannot be booted."""
     package = load_package(MODEL)
     (board,) = boot_fleet(kind, 1)
     rows: list[dict] = []

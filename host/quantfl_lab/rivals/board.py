@@ -1,7 +1,9 @@
-"""A link and the board at its end, in this process and without time, where a rival codes deltas; all else is as on a board.
+"""A link and the board at its end, in this process and without time, where a rival codes deltas; all else is
+as on a board.
 
-Both ends of the link are the boards' own C (quantfl.core.link), so is the fit (quantfl.core.head); a round's messages are those of
-docs/PROTOCOL.md. tests/emulated/test_rival_fleet.py holds bytes and heads against those of the boards' own firmware.
+Both ends of the link are the boards' own C (quantfl.core.link), so is the fit (quantfl.core.head); a round's
+messages are those of docs/PROTOCOL.md. tests/emulated/test_rival_fleet.py holds bytes and heads against those
+of the boards' own firmware.
 """
 
 from __future__ import annotations
@@ -49,8 +51,9 @@ def loss_byte(loss: float) -> int:
 
 @dataclass
 class RivalBoard:
-    """A client. features int8 [n, F], labels [n]; fit: hyper-parameters with the client's own seed; sender: codes its deltas; apply:
-    decodes what comes down, given data and the hash of the head it changes; seed: of the run; watch: sees (round, board, delta)."""
+    """A client. features int8 [n, F], labels [n]; fit: hyper-parameters with the client's own seed; sender:
+    codes its deltas; apply: decodes what comes down, given data and the hash of the head it changes; seed: of
+    the run; watch: sees (round, board, delta)."""
 
     index: int
     head: Head
@@ -68,7 +71,8 @@ class RivalBoard:
     _staged: bytes = b""
 
     def answer(self, message: bytes, books: int) -> bytes | None:
-        """The whole answer to a request, None for one that has none. books: digest of this end's books at this moment."""
+        """The whole answer to a request, None for one that has none. books: digest of this end's books at
+        this moment."""
         kind, number, body = message[0], message[1], message[2:]
         status, out = 0, b""
         if kind == lib.QFL_MSG_PUT_BEGIN:
@@ -140,7 +144,8 @@ class RivalBoard:
 
 
 class Line:
-    """A clean line between the host and one board; `request` is what quantfl.device does, with no one to wait for."""
+    """A clean line between the host and one board; `request` is what quantfl.device does, with no one to wait
+    for."""
 
     def __init__(self, board: RivalBoard):
         self.board = board

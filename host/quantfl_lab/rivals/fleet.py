@@ -1,4 +1,5 @@
-"""A rival's whole run over real links: the same selection, fits, frames and catching up as quantfl's own rounds."""
+"""A rival's whole run over real links: the same selection, fits, frames and catching up as quantfl's own
+rounds."""
 
 from __future__ import annotations
 
@@ -29,8 +30,8 @@ Watch = Callable[[int, int, np.ndarray], None]
 
 @dataclass(frozen=True)
 class Setting:
-    """What all schemes of a comparison share: as quantfl_lab.bench.setting.Setting, without a package. clients: (features int8 [n, F],
-    labels [n]) each; test: the same at the host."""
+    """What all schemes of a comparison share: as quantfl_lab.bench.setting.Setting, without a package.
+    clients: (features int8 [n, F], labels [n]) each; test: the same at the host."""
 
     config: RunConfig
     head: Head
@@ -45,7 +46,8 @@ class Setting:
 
 
 class RivalDownlink(SharedDownlink):
-    """SharedDownlink whose updates a rival codes; the hash of the head they change is the randomness both ends share."""
+    """SharedDownlink whose updates a rival codes; the hash of the head they change is the randomness both
+    ends share."""
 
     def __init__(self, head: Head, quantiser: Quantiser, shapes: Shapes, origin: np.ndarray):
         super().__init__(head, Codec("fp32"), origin)
@@ -181,7 +183,7 @@ class Fleet:
 
 
 def history(s: Setting, rival: Rival, watch: Watch | None = None) -> list[dict]:
-    """One run's history, with the main fields of quantfl.fleet.api.history's. watch: called with (round, board, delta float32
-    [params]). RunError, CodecError: the run diverged."""
+    """One run's history, with the main fields of quantfl.fleet.api.history's. watch: called with (round,
+    board, delta float32 [params]). RunError, CodecError: the run diverged."""
     fleet = Fleet(s, rival, watch)
     return [fleet.record(0), *(fleet.round(r) for r in range(1, s.config.run.rounds + 1))]

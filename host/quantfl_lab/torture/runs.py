@@ -3,12 +3,14 @@
 For a seed a schedule of faults is drawn and a small fleet trained under it. Then must hold:
 
 * every round ends by its deadline, and the run ends;
-* the global head after every round is, bit for bit, that of a clean run in which exactly the boards that delivered were asked
-  (where a replay came before its original, and for dz where a delta got lost or a board was reset: the head that the same deltas give
-  when they are aggregated anew, since a board whose delta got lost has a residual that a clean run knows nothing of);
+* the global head after every round is, bit for bit, that of a clean run in which exactly the boards that
+  delivered were asked (where a replay came before its original, and for dz where a delta got lost or a board
+  was reset: the head that the same deltas give when they are aggregated anew, since a board whose delta got
+  lost has a residual that a clean run knows nothing of);
 * no lie was aggregated;
-* the ledger balances: on each line bytes taken + added = given + swallowed + held, the host has booked every byte it sent and got, so
-  has a board that was not reset, both ends' books differ by counted faults only, and not at all once the faults have ended.
+* the ledger balances: on each line bytes taken + added = given + swallowed + held, the host has booked every
+  byte it sent and got, so has a board that was not reset, both ends' books differ by counted faults only, and
+  not at all once the faults have ended.
 
 In-process boards run on virtual time: a schedule takes tens of milliseconds, and the same seed does the same.
 """
@@ -68,7 +70,10 @@ class Outcome:
 
 def command_of(seed: int, kind: str, boards: int = 4, rounds: int = 4, ble: bool = False) -> str:
     """The command that repeats a schedule."""
-    return f"quantfl torture --seed {seed} --count 1 --board {kind} --boards {boards} --rounds {rounds}{' --ble' * ble}"
+    return (
+        f"quantfl torture --seed {seed} --count 1 --board {kind} --boards {boards} --rounds "
+        f"{rounds}{' --ble' * ble}"
+    )
 
 
 def schedule(seed: int, boards: int, rounds: int, *, real: bool) -> str:
@@ -157,7 +162,8 @@ def keyed(seed: int) -> bool:
 
 
 class _Watched(Rounds):
-    """Rounds that remember each round's deltas and head, and ask the boards of `script` where one is given."""
+    """Rounds that remember each round's deltas and head, and ask the boards of `script` where one is
+    given."""
 
     script: list[list[str]] | None = None
     set_up_took = 0.0
@@ -312,17 +318,20 @@ def _check_bytes(rounds: _Watched, boards: list[Board]) -> list[str]:
             )
         if c.rx_bytes + link.unbooked != line.lines[UP].given:
             found.append(
-                f"{client.name}: {c.rx_bytes} + {link.unbooked} bytes booked as received, {line.lines[UP].given} came"
+                f"{client.name}: {c.rx_bytes} + {link.unbooked} bytes booked as received, "
+                f"{line.lines[UP].given} came"
             )
         if board.kind == "inproc" and not any(w.faults["reset"] for w in line.lines.values()):
             b = board.board.counters()
             if b.tx_bytes != line.lines[UP].taken:
                 found.append(
-                    f"{client.name}: the board booked {b.tx_bytes} bytes as sent, {line.lines[UP].taken} came out of it"
+                    f"{client.name}: the board booked {b.tx_bytes} bytes as sent, {line.lines[UP].taken} "
+                    "came out of it"
                 )
             if not 0 <= line.lines[DOWN].given - b.rx_bytes <= 1100:  # all but a piece whose end has not come
                 found.append(
-                    f"{client.name}: the board booked {b.rx_bytes} bytes as received, {line.lines[DOWN].given} went in"
+                    f"{client.name}: the board booked {b.rx_bytes} bytes as received, "
+                    f"{line.lines[DOWN].given} went in"
                 )
     found += [f"not explained: {n}" for n in rounds.ledger.imbalances]
     return found
@@ -352,7 +361,8 @@ def _check_heads(rounds: _Watched, again: _Watched | None) -> list[str]:
                 for r in (rounds, again)
             ]
             found.append(
-                f"round {at}: head {heads[at]:08x}, a clean run gives {clean[at]:08x}; deltas {sums[0]} and {sums[1]}"
+                f"round {at}: head {heads[at]:08x}, a clean run gives {clean[at]:08x}; deltas {sums[0]} "
+                f"and {sums[1]}"
             )
         if rounds.f.strategy.params.tobytes() != again.f.strategy.params.tobytes():
             found.append("the last head's bytes are not those of a clean run")
@@ -374,7 +384,8 @@ def _check_heads(rounds: _Watched, again: _Watched | None) -> list[str]:
 
 
 def _nothing_lost(rounds: _Watched) -> bool:
-    """Whether every board that was asked delivered, and none was reset: then residuals, too, are those of a clean run."""
+    """Whether every board that was asked delivered, and none was reset: then residuals, too, are those of a
+    clean run."""
     resets = any(
         line.lines[way].faults["reset"] for line in rounds.f.chaos.lines.values() for way in (DOWN, UP)
     )
@@ -386,8 +397,9 @@ def _nothing_lost(rounds: _Watched) -> bool:
 
 
 def _replay_came_first(rounds: _Watched) -> bool:
-    """Whether a replayed delta was aggregated because the host had never seen it before: its own round's answer had come too late.
-    Nothing tells it from an honest one then, and a clean run knows nothing of it."""
+    """Whether a replayed delta was aggregated because the host had never seen it before: its own round's
+    answer had come too late. Nothing tells it from an honest one then, and a clean run knows nothing of
+    it."""
     if not any(f.value == "replay" for m in rounds.f.clients for f in rounds.f.chaos.chaos.faults(m.name)):
         return False
     told = rounds.f.chaos.told
@@ -406,8 +418,9 @@ def run_schedule(
     spec: str | None = None,
     ble: bool = False,
 ) -> Outcome:
-    """Run one schedule and check it. model: path of a package. spec: instead of the one drawn from the seed. ble: native boards are
-    reached over a virtual BLE adapter, whose air has faults besides; one such schedule at a time in a process."""
+    """Run one schedule and check it. model: path of a package. spec: instead of the one drawn from the seed.
+    ble: native boards are reached over a virtual BLE adapter, whose air has faults besides; one such schedule
+    at a time in a process."""
     real = kind != "inproc"
     run = asyncio.run if real else run_virtual
     package, config = _package(model), _description(seed, model, boards, rounds, real=real)
@@ -470,7 +483,8 @@ def run_schedule(
 def run_schedules(
     first: int, count: int, model: str, *, jobs: int = 1, kind: str = "inproc", **options
 ) -> Iterator[Outcome]:
-    """Schedules first .. first + count - 1, in turn; `jobs` at once. Boards of other kinds than inproc mostly wait: threads do."""
+    """Schedules first .. first + count - 1, in turn; `jobs` at once. Boards of other kinds than inproc mostly
+    wait: threads do."""
     work = partial(run_schedule, model=model, kind=kind, **options)
     if jobs == 1:
         yield from map(work, range(first, first + count))
