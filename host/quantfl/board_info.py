@@ -1,9 +1,10 @@
 """A board's self-description (INFO, docs/PROTOCOL.md), read as what it is: bytes from somebody else.
 
-The description is CBOR (RFC 8949). Only the part of CBOR that boards write is taken: maps, arrays, unsigned and negative integers of at
-most 64 bits, byte and text strings, all of definite length and few levels deep. Tags, floats and everything else are refused before a
-CBOR library sees them, so that no value can allocate memory, run for long or have effects of its own. Every field then has a type, a
-length and a range. Text keeps plain characters only, since it is shown on terminals.
+The description is CBOR (RFC 8949). Only the part of CBOR that boards write is taken: maps, arrays, unsigned
+and negative integers of at most 64 bits, byte and text strings, all of definite length and few levels deep.
+Tags, floats and everything else are refused before a CBOR library sees them, so that no value can allocate
+memory, run for long or have effects of its own. Every field then has a type, a length and a range. Text keeps
+plain characters only, since it is shown on terminals.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One board as an async object: hello, push, configure, train, update, evaluate, books.
 
-Every method is safe to repeat: requests are idempotent on the board (docs/PROTOCOL.md), so a link that breaks is
-reopened and the request sent again until its deadline.
+Every method is safe to repeat: requests are idempotent on the board (docs/PROTOCOL.md), so a link that breaks
+is reopened and the request sent again until its deadline.
 """
 
 from __future__ import annotations
@@ -36,16 +36,18 @@ from quantfl.messages import (
 from quantfl.package.build import PARTS, codec_linked, codec_name, lacking
 
 _REQUEST_S = 5.0
-TURN_S = 600.0  # seconds that a board waits for its turn at a BLE adapter; in a run the round's deadline ends it earlier
-#: Requests that are answered at once: a board whose queue was full has dropped the answer, and is asked again after so many seconds.
+# seconds that a board waits for its turn at a BLE adapter; in a run the round's deadline ends it earlier
+TURN_S = 600.0
+#: Requests that are answered at once: a board whose queue was full has dropped the answer, and is asked again
+#: after so many seconds.
 _QUICK, _AGAIN_S = {lib.QFL_MSG_INFO, lib.QFL_MSG_STATUS, lib.QFL_MSG_COUNTERS}, 2.5
 #: Counters that stand still while both ends' books are compared, but for the question and the answer.
 _STEADY = ("tx_retransmission", "tx_handshake", "rx_frames", "rx_noise")
 
 
 class Device:
-    """A board at a port. `url` is anything quantfl.link.transport accepts; patience: seconds a lost board is waited for;
-    keys: sessions are authenticated and encrypted, with boards that hold a key of these only.
+    """A board at a port. `url` is anything quantfl.link.transport accepts; patience: seconds a lost board is
+    waited for; keys: sessions are authenticated and encrypted, with boards that hold a key of these only.
 
     >>> device = Device("socket://127.0.0.1:7001")
     >>> info = await device.hello()
@@ -81,7 +83,8 @@ class Device:
         await self.close()
 
     async def open(self, timeout: float = _REQUEST_S) -> None:
-        """Connect. LinkError when the port is absent or nobody answers within `timeout` s, its turn at a BLE adapter not counted."""
+        """Connect. LinkError when the port is absent or nobody answers within `timeout` s, its turn at a BLE
+        adapter not counted."""
         with self.session.engaged():
             await self.session.turn(TURN_S)
             await self.session.open(max(timeout, self.session.open_s(timeout)))
@@ -102,8 +105,8 @@ class Device:
         number: int | None = None,
         head: int | None = None,
     ) -> Answer:
-        """A request that survives a broken link: reconnects and asks again until `timeout` s have passed, or until
-        the board has been away for `patience` s.
+        """A request that survives a broken link: reconnects and asks again until `timeout` s have passed, or
+        until the board has been away for `patience` s.
 
         head: bytes before the object in a long answer, which goes on after a break where it stopped."""
         rest = None if head is None else Rest(kind, number, body, head)
@@ -127,7 +130,8 @@ class Device:
         return await session.request(kind, body, timeout=timeout, number=number)
 
     async def _reopen(self, timeout: float) -> None:
-        """Open the session again; at a port of this machine another board may answer by now, which is not asked anything."""
+        """Open the session again; at a port of this machine another board may answer by now, which is not
+        asked anything."""
         session = self.session
         transport: Any = session.transport  # a serial port knows more than a Transport must
         known = getattr(transport, "uid", None)
@@ -157,7 +161,8 @@ class Device:
                     queued = await self.session.turn(TURN_S)
                     away, began = away + queued, monotonic()
                     await self._reopen(self.session.open_s(max(0.1, min(left, 2.0))))
-                    # Connecting over BLE takes seconds, and the queue before it any time: neither is the request's.
+                    # Connecting over BLE takes seconds, and the queue before it any time: neither is the
+                    # request's.
                     deadline += queued + (monotonic() - began if self.session.open_s(0.0) else 0.0)
                     left = deadline - monotonic()
                 away = None
@@ -187,7 +192,8 @@ class Device:
         )
 
     async def hello(self, timeout: float = _REQUEST_S, *, provisioning: bool = False) -> DeviceInfo:
-        """The board's self-description. Warns of a plain link to a real board, unless it is about to get its key."""
+        """The board's self-description. Warns of a plain link to a real board, unless it is about to get its
+        key."""
         answer = await self._request(lib.QFL_MSG_INFO, timeout=timeout)
         if answer.status < 0:
             raise self._refused(answer, "to describe itself")
@@ -195,7 +201,8 @@ class Device:
             self.info = parse_info(answer.body)
         except ValueError as error:
             raise DeviceError(
-                f"{self.name} describes itself in a way that makes no sense ({error}); is it a quantfl board, of this version?"
+                f"{self.name} describes itself in a way that makes no sense ({error}); is it a quantfl "
+                "board, of this version?"
             ) from None
         if hasattr(self.session.transport, "know"):
             self.session.transport.know(self.info.uid)
@@ -203,13 +210,15 @@ class Device:
             warn_plain(self.name, self.info.uid)
         if self.info.selftest:
             raise DeviceError(
-                f"{self.name} fails its self-test (kernel case {self.info.selftest}): it would compute wrong results; "
+                f"{self.name} fails its self-test (kernel case {self.info.selftest}): it would compute "
+                "wrong results; "
                 "flash its firmware again, or replace it"
             )
         return self.info
 
     async def set_keys(self, key: bytes | None, owner: bytes | None, *, timeout: float = _REQUEST_S) -> None:
-        """Tell the board its link key and its owner's public key; None, None: none any more. DeviceError when it refuses.
+        """Tell the board its link key and its owner's public key; None, None: none any more. DeviceError when
+        it refuses.
 
         quantfl.provision does this together with the key file.
         """
@@ -223,14 +232,16 @@ class Device:
             raise self._refused(answer, "the keys")
 
     async def selftest(self, timeout: float = _REQUEST_S) -> tuple[int, int, int]:
-        """Let the board run its kernels' known answers again: cases, how many failed, the first of these (from 1).
+        """Let the board run its kernels' known answers again: cases, how many failed, the first of these
+        (from 1).
 
         DeviceError when its memory is full of samples: a reset tests it as well.
         """
         answer = await self._request(lib.QFL_MSG_SELFTEST, timeout=timeout)
         if answer.status == lib.QFL_E_NOMEM:
             raise DeviceError(
-                f"{self.name} has no memory to spare for a self-test; reset it: it tests itself when it starts"
+                f"{self.name} has no memory to spare for a self-test; reset it: it tests itself when it "
+                "starts"
             )
         if answer.status < 0:
             raise self._refused(answer, "to test itself")
@@ -264,7 +275,8 @@ class Device:
     async def push(
         self, package: bytes, *, timeout: float = 120.0, progress: Callable[[int, int], None] | None = None
     ) -> bool:
-        """Make `package` current on the board, going on where an earlier push broke off. False: it had it already."""
+        """Make `package` current on the board, going on where an earlier push broke off. False: it had it
+        already."""
         sha = hashlib.sha256(package).hexdigest()
         if self.info is not None and self.info.package == sha:
             return False
@@ -284,7 +296,8 @@ class Device:
     async def _put(
         self, kind: int, data: bytes, what: str, timeout: float, progress: Callable[[int, int], None] | None
     ) -> int:
-        """Move one object; returns the bytes moved. Breaks are resumed at the board's offset until the deadline."""
+        """Move one object; returns the bytes moved. Breaks are resumed at the board's offset until the
+        deadline."""
         with self.session.engaged():
             return await self._put_on(kind, data, what, timeout, progress)
 
@@ -346,7 +359,8 @@ class Device:
         """DeviceError when it was not."""
         if not self.has(part):
             raise DeviceError(
-                f"{self.name} has no {what} in its firmware; build it with QFL_{part.upper()}=1 (docs/PORTING.md)",
+                f"{self.name} has no {what} in its firmware; build it with QFL_{part.upper()}=1 "
+                "(docs/PORTING.md)",
                 lib.QFL_E_UNSUPPORTED,
             )
 
@@ -355,14 +369,16 @@ class Device:
         if self.info is not None and not codec_linked(name, self.info.codecs):
             has = ", ".join(n for n in CODECS if codec_linked(n, self.info.codecs))
             raise DeviceError(
-                f"{self.name} has no codec {name} in its firmware, only {has}; choose one of these, or build it with "
+                f"{self.name} has no codec {name} in its firmware, only {has}; choose one of these, or "
+                "build it with "
                 "QFL_CODECS (docs/PORTING.md)",
                 lib.QFL_E_UNSUPPORTED,
             )
 
     async def configure(self, config: bytes, *, timeout: float = _REQUEST_S) -> None:
-        """Set a run's hyper-parameters (`config_bytes`); repeated on the board's demand after a reset. DeviceError when the board
-        has not the codec, or no head of its own, that the configuration asks for."""
+        """Set a run's hyper-parameters (`config_bytes`); repeated on the board's demand after a reset.
+        DeviceError when the board has not the codec, or no head of its own, that the configuration asks
+        for."""
         self.require_codec(codec_name(config[CODEC_AT]))
         if config[CODEC_AT + 1] & lib.QFL_CONFIG_PERSONAL:
             self.require("personal", "head of its own")
@@ -376,8 +392,8 @@ class Device:
     ) -> Delta:
         """Train one round from the global head named `head` and return its delta.
 
-        step: code of the step its delta shall have (DZ), 0: the board's choice. update: the coded delta that leads the board
-        from the head it holds to `head`.
+        step: code of the step its delta shall have (DZ), 0: the board's choice. update: the coded delta that
+        leads the board from the head it holds to `head`.
         StaleHead: it holds another head. DeviceError: refused, or an answer that makes no sense.
         """
         kind = lib.QFL_MSG_TRAIN if update is None else lib.QFL_MSG_TRAIN_UPDATE
@@ -402,7 +418,8 @@ class Device:
         return Delta(round_, samples, loss_of(loss), answer.body[5:], balanced, step, head)
 
     async def sums(self, request: bytes, *, timeout: float) -> bytes:
-        """Class sums and scatter of the cached features, coded (quantfl.strategy.closed_form.Sums). DeviceError: refused."""
+        """Class sums and scatter of the cached features, coded (quantfl.strategy.closed_form.Sums).
+        DeviceError: refused."""
         self.require("stats", "sums for a start in closed form")
         answer = await self._request(lib.QFL_MSG_STATS, request, timeout=timeout, head=0)
         if answer.status < 0:
@@ -410,7 +427,8 @@ class Device:
         return answer.body
 
     async def update(self, result: int, data: bytes, *, timeout: float = 10.0) -> None:
-        """Lead the board to head `result` by a coded delta. StaleHead when the delta is for another head than it holds."""
+        """Lead the board to head `result` by a coded delta. StaleHead when the delta is for another head than
+        it holds."""
         if len(data) + lib.QFL_UPDATE_HEAD_BYTES > self.session.link.peer_message_max:
             await self._put(lib.QFL_OBJECT_UPDATE, data, "an update", timeout, None)
             body = struct.pack("<BI", lib.QFL_UPDATE_STAGED, result)
@@ -427,8 +445,8 @@ class Device:
     async def evaluate(
         self, *, held_back: bool = False, in_use: bool = False, timeout: float = 60.0
     ) -> Score:
-        """Score of the board's global head on its local samples, or on those held back only. in_use: of the head it uses, which is its
-        own where it has a better one."""
+        """Score of the board's global head on its local samples, or on those held back only. in_use: of the
+        head it uses, which is its own where it has a better one."""
         flags = lib.QFL_EVAL_HELD * held_back | lib.QFL_EVAL_IN_USE * in_use
         answer = await self._request(lib.QFL_MSG_EVAL, bytes((flags,)), timeout=timeout)
         if answer.status < 0:
@@ -438,7 +456,8 @@ class Device:
         return Score(*struct.unpack("<IIf", answer.body))
 
     async def books(self, timeout: float = _REQUEST_S) -> tuple[Counters, Counters]:
-        """(ours, the board's) counters of this link at one moment; on a clean link tx of one is rx of the other."""
+        """(ours, the board's) counters of this link at one moment; on a clean link tx of one is rx of the
+        other."""
         answer = await self._request(lib.QFL_MSG_COUNTERS, timeout=timeout)
         if answer.status < 0:
             raise self._refused(answer, "to show its books")
@@ -451,13 +470,15 @@ class Device:
         return answer.before, theirs
 
     def _peer_books(self, ours: Counters) -> Counters:
-        """The board's books as they must stand when ours are `ours`, if nothing went wrong since they were last compared."""
+        """The board's books as they must stand when ours are `ours`, if nothing went wrong since they were
+        last compared."""
         if self._agreed is None:
             return ours.swapped
         return self._agreed[1] + (ours - self._agreed[0]).swapped
 
     def expected_books(self) -> Counters:
-        """The board's running counters as they must stand now, if nothing went wrong since they were last seen."""
+        """The board's running counters as they must stand now, if nothing went wrong since they were last
+        seen."""
         return self._peer_books(self.counters())
 
     @property
@@ -466,17 +487,20 @@ class Device:
         return self._agreed or (Counters(), Counters())
 
     async def compare(self, timeout: float = _REQUEST_S) -> Comparison:
-        """Compare both ends' books since the last comparison, whose outcome is from now on what they are held against.
+        """Compare both ends' books since the last comparison, whose outcome is from now on what they are held
+        against.
 
-        The first one has nothing to be held against: what the board had booked before this host came is no difference. On a line too
-        bad for a question and its answer the comparison is not `steady`, says nothing, and changes nothing.
+        The first one has nothing to be held against: what the board had booked before this host came is no
+        difference. On a line too bad for a question and its answer the comparison is not `steady`, says
+        nothing, and changes nothing.
         """
         deadline, before = monotonic() + timeout, None
         for _attempt in range(5):
             asked = self.counters()
             ours, theirs = await self.books(max(0.1, deadline - monotonic()))
-            # Where question or answer had to be repeated, the two ends' books are of different moments; where they differ, what was
-            # on the line may still come: they are compared when they differ twice by the same.
+            # Where question or answer had to be repeated, the two ends' books are of different moments; where
+            # they differ, what was on the line may still come: they are compared when they differ twice by
+            # the same.
             steady, apart = all(getattr(asked, n) == getattr(ours, n) for n in _STEADY), theirs - ours.swapped
             if steady and (
                 self._agreed is None

@@ -1,4 +1,5 @@
-"""Bodies of messages as values: what boards say of themselves and answer, and what a CONFIG says (docs/PROTOCOL.md)."""
+"""Bodies of messages as values: what boards say of themselves and answer, and what a CONFIG says
+(docs/PROTOCOL.md)."""
 
 from __future__ import annotations
 
@@ -21,12 +22,13 @@ CODEC_AT = 30  # of a CONFIG message: kind and flags of the codec
 
 @dataclass(frozen=True)
 class DeviceInfo:
-    """A board's self-description. package: SHA-256 as hex, None when it holds none; head: hash of its global head.
+    """A board's self-description. package: SHA-256 as hex, None when it holds none; head: hash of its global
+    head.
 
-    keys: its flags of keys (lib.QFL_KEYS_*). operators: bit c for every operator code c its engine has. selftest: 0, or the
-    number of the first kernel case that failed. kept: what its flash held at the start and holds now (KEPT). codecs, kinds: masks of
-    the codecs and of the trainable layers it has; parts: what else its build holds (lib.QFL_PART_*). battery_percent:
-    its charge, None: not known.
+    keys: its flags of keys (lib.QFL_KEYS_*). operators: bit c for every operator code c its engine has.
+    selftest: 0, or the number of the first kernel case that failed. kept: what its flash held at the start
+    and holds now (KEPT). codecs, kinds: masks of the codecs and of the trainable layers it has; parts: what
+    else its build holds (lib.QFL_PART_*). battery_percent: its charge, None: not known.
     """
 
     protocol: int
@@ -60,10 +62,11 @@ class DeviceInfo:
 
 @dataclass(frozen=True)
 class DeviceStatus:
-    """samples cached of at most `capacity`; rejected: samples refused for label or length; round: last one trained.
+    """samples cached of at most `capacity`; rejected: samples refused for label or length; round: last one
+    trained.
 
-    own: the board uses a head of its own. held: samples it holds back; held_global, held_own: right among them by the global head and
-    by the head in use, at their last comparison (0 without a personal run).
+    own: the board uses a head of its own. held: samples it holds back; held_global, held_own: right among
+    them by the global head and by the head in use, at their last comparison (0 without a personal run).
     """
 
     state: str
@@ -83,10 +86,11 @@ class DeviceStatus:
 
 @dataclass(frozen=True)
 class Delta:
-    """A round's answer: coded delta, number of samples trained on, mean loss of the last epoch in nats (to 1/16 of it).
+    """A round's answer: coded delta, number of samples trained on, mean loss of the last epoch in nats (to
+    1/16 of it).
 
-    balanced: the board's books of the link agreed with ours when it answered (by digest). step: the code agreed on, or 0.
-    head: hash of the head it started from.
+    balanced: the board's books of the link agreed with ours when it answered (by digest). step: the code
+    agreed on, or 0. head: hash of the head it started from.
     """
 
     round: int
@@ -109,8 +113,9 @@ class StaleHead(DeviceError):
 def config_bytes(
     fit: FitConfig, codec: Codec, *, run_id: int, seed: int, keep: float = 1.0, personal: bool = False
 ) -> bytes:
-    """The body of a CONFIG message (docs/PROTOCOL.md). keep: part of a residual that is left per round missed, 0..1. personal: boards
-    keep a head of their own where it is better on the samples they hold back."""
+    """The body of a CONFIG message (docs/PROTOCOL.md). keep: part of a residual that is left per round
+    missed, 0..1. personal: boards keep a head of their own where it is better on the samples they hold
+    back."""
     kind, flags, levels = codec.fields
     flags |= lib.QFL_CONFIG_PERSONAL * personal
     return struct.pack(
@@ -166,7 +171,8 @@ class Rest:
             self.data += partial[2 + self.head + 32 :]
 
     def whole(self, answer: Answer) -> Answer | None:
-        """The answer as it would have come without a break; None: the pieces do not fit together, so it is asked anew."""
+        """The answer as it would have come without a break; None: the pieces do not fit together, so it is
+        asked anew."""
         digest, rest = answer.body[self.head : self.head + 32], answer.body[self.head + 32 :]
         data, self.data = self.data + rest, b""
         if answer.status < 0 or hashlib.sha256(data).digest() != digest:

@@ -1,4 +1,5 @@
-"""What a board says of itself is somebody else's bytes: each of these once killed, hung or fooled the host."""
+"""What a board says of itself is somebody else's bytes: each of these once killed, hung or fooled the
+host."""
 
 from __future__ import annotations
 

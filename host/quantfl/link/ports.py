@@ -1,8 +1,10 @@
-"""Ports of this machine, and which board is behind which: a board is known by its own id, wherever it is plugged in.
+"""Ports of this machine, and which board is behind which: a board is known by its own id, wherever it is
+plugged in.
 
-`id://UID` names a board by its unique id (or its beginning); it is looked for at every USB serial port, and at the ports that the
-environment variable QUANTFL_PORTS lists (URLs or patterns of paths, separated by commas). Opening a port to ask who is there sends a
-SYN to whatever it is: ports that are no USB serial ports are left alone unless they are listed.
+`id://UID` names a board by its unique id (or its beginning); it is looked for at every USB serial port, and
+at the ports that the environment variable QUANTFL_PORTS lists (URLs or patterns of paths, separated by
+commas). Opening a port to ask who is there sends a SYN to whatever it is: ports that are no USB serial ports
+are left alone unless they are listed.
 """
 
 from __future__ import annotations
@@ -69,7 +71,8 @@ def serial_ports() -> list[Port]:
 
 
 def listed() -> list[str]:
-    """Ports that QUANTFL_PORTS names. Patterns are resolved among files and, as COM ports are none, among this machine's ports."""
+    """Ports that QUANTFL_PORTS names. Patterns are resolved among files and, as COM ports are none, among
+    this machine's ports."""
     names = [n.strip() for n in os.environ.get("QUANTFL_PORTS", "").split(",") if n.strip()]
     return [p for n in names for p in ([n] if "://" in n or not glob.has_magic(n) else _matching(n))]
 
@@ -128,7 +131,8 @@ def release(url: str) -> None:
 
 
 async def identify(url: str, *, baud: int, timeout: float = PROBE_S) -> str | None:
-    """The unique id, as hex, of the board at a port; None when no board answers. Costs a session and INFO, in nobody's ledger."""
+    """The unique id, as hex, of the board at a port; None when no board answers. Costs a session and INFO, in
+    nobody's ledger."""
     from quantfl.board_info import uid_of
     from quantfl.link.session import Session
     from quantfl.link.transport import SerialTransport
@@ -151,7 +155,8 @@ _seen: dict[str, str] = {}  # port -> id of the board last found there
 
 
 async def locate(uid: str, *, baud: int, first: str | None = None) -> str:
-    """The port of the board whose id begins with `uid`. first: where it was last. LinkError when it is nowhere, or not alone."""
+    """The port of the board whose id begins with `uid`. first: where it was last. LinkError when it is
+    nowhere, or not alone."""
     lock = _searches.setdefault(asyncio.get_running_loop(), asyncio.Lock())
     async with lock:  # one search at a time: a port has room for one
         free = [url for url in candidates() if same_port(url) not in _in_use.values()]
