@@ -6,6 +6,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
+from fnmatch import fnmatchcase
 from importlib import metadata
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 import typer
 
 import quantfl
-from quantfl.cli import plugins
+from quantfl.cli import emulate, plugins
 from quantfl.errors import ToolError
 
 PRODUCT = Path(quantfl.__file__).parent
@@ -86,3 +88,39 @@ def test_the_product_runs_where_the_laboratory_cannot_be_imported(tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_each_distribution_holds_its_own_packages_and_no_other():
+    """The product's wheel has no laboratory, the laboratory's list has every folder of it, and types are
+    shipped."""
+    root = PRODUCT.parents[1]
+    product = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
+    rule = product["packages"]["find"]
+    packages = [
+        ".".join(f.parent.relative_to(PRODUCT.parent).parts) for f in PRODUCT.parent.rglob("__init__.py")
+    ]
+    found = {name for name in packages for pattern in rule["include"] if fnmatchcase(name, pattern)}
+    assert rule["where"] == ["host"] and "quantfl.cli" in found
+    assert found == {name for name in packages if name.partition(".")[0] == "quantfl"} != set(packages)
+    assert product["package-data"]["quantfl"] == ["py.typed"] and (PRODUCT / "py.typed").exists()
+    lab = root / "host" / "quantfl_lab"
+    named = tomllib.loads((lab / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {".".join(("quantfl_lab", *f.parent.relative_to(lab).parts)) for f in lab.rglob("__init__.py")}
+    assert set(named) == folders
+
+
+def test_boards_on_a_missing_radio_are_not_booted(monkeypatch):
+    monkeypatch.setattr(plugins, "entry_points", lambda **_: ())
+    monkeypatch.setattr("quantfl.emulate.boot_fleet", lambda *_, **__: pytest.fail("booted"))
+    with pytest.raises(ToolError, match="laboratory"):
+        emulate.command(
+            board="native",
+            count=1,
+            seed=1,
+            package=None,
+            data=None,
+            data_path=None,
+            ble=True,
+            chaos=None,
+            battery=None,
+        )

@@ -60,13 +60,14 @@ def command(
         if package is None:
             raise UsageError("--data needs --package: samples are fed in the input quantisation of a model")
         shards = _shards(package, data, data_path, split, count, seed)
+    radio = virtual_radio() if ble else None  # what is missing is said before anything boots
     boards = boot_fleet(board, count, seed=seed, ble=ble, battery=battery)
     adapter = None
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
     try:
-        if ble:
-            adapter = virtual_radio()(boards, chaos)
+        if radio is not None:
+            adapter = radio(boards, chaos)
             adapter.start()
         _announce(boards, adapter, as_json)
         _feed(boards, shards)
