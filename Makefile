@@ -12,13 +12,18 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 C_SOURCES := $(shell find firmware/lib firmware/boards firmware/bench firmware/bench_keys firmware/cases firmware/src firmware/platforms -name '*.[chS]' -o -name '*.ld' -o -name '*.json' -o -name '*.py')
 EXTENSION := host/quantfl/core/_qfl.abi3.so
 
-.PHONY: demo test test-bluez firmware cores venv tools test-tools lint format clean recipes asan torture fuzz fuzz-quick
+.PHONY: demo test test-busy test-bluez firmware cores venv tools test-tools lint format clean recipes asan torture fuzz fuzz-quick
 
 demo: firmware
 	$(BIN)/quantfl demo $(if $(QUANTFL_NO_ARM),--board native)
 
 test: $(VENV)/.test firmware cores
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# The same tests in a random order, with N busy processes beside them. SEED: this order again; T=tests/ble: a part.
+test-busy: N = 10
+test-busy: $(VENV)/.test firmware cores
+	$(BIN)/python tools/test_busy.py $(N) $(or $(SEED),random) -n 2 --dist worksteal $(T)
 
 # The system's compilers and emulators, where its package manager can give them.
 tools:
