@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "qfl_crypt.h"
-#include "qfl_keep.h"
+#include "qfl_keystore.h"
 #include "qfl_link_internal.h"
 
 #define REG(a) (*(volatile uint32_t *)(uintptr_t)(a))
@@ -152,7 +152,7 @@ int main(void)
     say("ram_link");
     number(sizeof(qfl_link_secure) + 3 * (SLACK - 17));
     say(" 0 0\nram_keep");
-    number(sizeof(qfl_keep));
+    number(sizeof(qfl_keystore));
     say(" 0 0\nend 0 0 0\n");
     register uint32_t r0 __asm("r0") = 0x18; /* SYS_EXIT, ADP_Stopped_ApplicationExit */
     register uint32_t r1 __asm("r1") = 0x20026;

@@ -16,7 +16,7 @@ import cbor2
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from quantfl.core import lib
-from quantfl.messages import KEPT, RESETS, STATES, DeviceInfo
+from quantfl.messages import PERSISTED, RESETS, STATES, DeviceInfo
 
 INFO_MAX = 4096  # bytes: ten times what boards send
 ITEMS_MAX = 256  # keys and values, nested ones included
@@ -54,7 +54,7 @@ class _Info(BaseModel):
     samples: _U32 = 0
     capacity: _U32 = 0
     keys: _U32 = 0
-    kept: _U32 = 0
+    persisted_flags: Annotated[_U32, Field(alias="kept")] = 0
     codecs: _U32 = 0x0F
     kinds: _U32 = 0x7E
     parts: _U32 = 0x0F
@@ -67,7 +67,7 @@ class _Info(BaseModel):
 
     def value(self) -> DeviceInfo:
         """As the rest of the host knows it."""
-        plain = self.model_dump(exclude={"uid", "state", "reset", "package", "battery", "kept"})
+        plain = self.model_dump(exclude={"uid", "state", "reset", "package", "battery", "persisted_flags"})
         return DeviceInfo(
             **plain,
             uid=self.uid.hex(),
@@ -75,7 +75,7 @@ class _Info(BaseModel):
             reset=RESETS.get(self.reset, "other"),
             package=None if self.package is None else self.package.hex(),
             battery_percent=self.battery,
-            kept=tuple(text for bit, text in enumerate(KEPT) if self.kept >> bit & 1),
+            persisted=tuple(text for bit, text in enumerate(PERSISTED) if self.persisted_flags >> bit & 1),
         )
 
 

@@ -208,6 +208,11 @@ class Device:
             self.session.transport.know(self.info.uid)
         if not self.session.link.sealed and not provisioning and not is_emulated(self.info.board):
             warn_plain(self.name, self.info.uid)
+        if self.info.keys & lib.QFL_KEYS_DAMAGED:
+            raise SecurityError(
+                f"{self.name}: the record of its keys is damaged, so it talks to nobody; erase its flash by "
+                f"cable, flash its firmware, and give it new keys with `quantfl keys provision --reset`"
+            )
         if self.info.selftest:
             raise DeviceError(
                 f"{self.name} fails its self-test (kernel case {self.info.selftest}): it would compute "
@@ -216,19 +221,36 @@ class Device:
             )
         return self.info
 
-    async def set_keys(self, key: bytes | None, owner: bytes | None, *, timeout: float = _REQUEST_S) -> None:
+    async def set_keys(
+        self,
+        key: bytes | None,
+        owner: bytes | None,
+        *,
+        agreed: Callable[[int, bytes | None, bytes], bytes] | None = None,
+        timeout: float = _REQUEST_S,
+    ) -> None:
         """Tell the board its link key and its owner's public key; None, None: none any more. DeviceError when
         it refuses.
 
-        quantfl.provision does this together with the key file.
+        quantfl.provision does this together with the key file. agreed: makes the present owner's signature
+        over the flags, the new
+        owner and what this session exports, without which a board lets no owner be replaced or removed. None:
+        not to be had.
         """
         self.require("keys", "keys")
         flags = (lib.QFL_KEYS_LINK if key is not None else 0) | (
             lib.QFL_KEYS_OWNER if owner is not None else 0
         )
         body = bytes((flags,)) + (key or b"") + (owner or b"")
+        if agreed is not None and self.session.link.sealed:
+            body += agreed(flags, owner, self.session.link.export())
         answer = await self._request(lib.QFL_MSG_KEYS, body, timeout=timeout)
         if answer.status < 0:
+            if answer.status == lib.QFL_E_AUTH and self.session.link.sealed:
+                raise SecurityError(
+                    f"{self.name} refused the keys: its owner is replaced or removed by the owner's signing "
+                    f"key only, which this key file does not have"
+                )
             raise self._refused(answer, "the keys")
 
     async def selftest(self, timeout: float = _REQUEST_S) -> tuple[int, int, int]:

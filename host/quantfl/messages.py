@@ -15,7 +15,7 @@ from quantfl.link.session import Answer
 
 STATES = {0: "empty", 1: "idle", 2: "training", 3: "evaluating", 4: "summing"}
 #: What a board says of its flash: bits of INFO's `kept` (docs/STORE.md).
-KEPT = ("package", "log", "cut package", "cut log", "no room for a log", "keeps rounds", "log failed")
+PERSISTED = ("package", "log", "cut package", "cut log", "no room for a log", "keeps rounds", "log failed")
 RESETS = {0: "power", 1: "pin", 2: "software", 3: "watchdog", 4: "other"}
 CODEC_AT = 30  # of a CONFIG message: kind and flags of the codec
 
@@ -26,9 +26,12 @@ class DeviceInfo:
     head.
 
     keys: its flags of keys (lib.QFL_KEYS_*). operators: bit c for every operator code c its engine has.
-    selftest: 0, or the number of the first kernel case that failed. kept: what its flash held at the start
-    and holds now (KEPT). codecs, kinds: masks of the codecs and of the trainable layers it has; parts: what
-    else its build holds (lib.QFL_PART_*). battery_percent: its charge, None: not known.
+    selftest: 0, or the
+    number of the first kernel case that failed. persisted: what its flash held at the start and holds now
+    (PERSISTED). codecs, kinds: masks of
+    the codecs and of the trainable layers it has; parts: what else its build holds (lib.QFL_PART_*).
+    battery_percent:
+    its charge, None: not known.
     """
 
     protocol: int
@@ -53,7 +56,7 @@ class DeviceInfo:
     samples: int = 0
     capacity: int = 0
     keys: int = 0
-    kept: tuple[str, ...] = ()
+    persisted: tuple[str, ...] = ()
     codecs: int = 0x0F
     kinds: int = 0x7E
     parts: int = 0x0F
@@ -111,11 +114,17 @@ class StaleHead(DeviceError):
 
 
 def config_bytes(
-    fit: FitConfig, codec: Codec, *, run_id: int, seed: int, keep: float = 1.0, personal: bool = False
+    fit: FitConfig,
+    codec: Codec,
+    *,
+    run_id: int,
+    seed: int,
+    residual_decay: float = 1.0,
+    personal: bool = False,
 ) -> bytes:
-    """The body of a CONFIG message (docs/PROTOCOL.md). keep: part of a residual that is left per round
-    missed, 0..1. personal: boards keep a head of their own where it is better on the samples they hold
-    back."""
+    """The body of a CONFIG message (docs/PROTOCOL.md). residual_decay: part of a residual that is left per
+    round missed, 0..1. personal: boards
+    keep a head of their own where it is better on the samples they hold back."""
     kind, flags, levels = codec.fields
     flags |= lib.QFL_CONFIG_PERSONAL * personal
     return struct.pack(
@@ -133,7 +142,7 @@ def config_bytes(
         kind,
         flags,
         levels,
-        round(255 * keep),
+        round(255 * residual_decay),
     )
 
 

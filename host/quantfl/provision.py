@@ -7,7 +7,7 @@ Whatever breaks in between, the file holds the key that the board holds, and the
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from quantfl.core.link import PEER_PLAIN
 from quantfl.device import Device
@@ -19,6 +19,10 @@ def _ring(device: Device) -> KeyRing:
     if device.session.keys is None:
         raise UsageError("a key file is needed")
     return device.session.keys
+
+
+def _agreed(ring: KeyRing) -> Callable[[int, bytes | None, bytes], bytes] | None:
+    return ring.agree if ring.can_sign else None
 
 
 @contextlib.asynccontextmanager
@@ -78,7 +82,7 @@ async def rotate(device: Device, *, owner: bool = True, timeout: float = 10.0) -
     board = ring.boards[uid]
     if board.next is None or session.key_held != board.next:  # else an earlier rotation has reached the board
         new = ring.begin_rotation(uid)
-        await device.set_keys(new, ring.owner if owner else None, timeout=timeout)
+        await device.set_keys(new, ring.owner if owner else None, agreed=_agreed(ring), timeout=timeout)
         await session.open(timeout)  # with the key that the board now holds
     return _confirm(device)
 
@@ -106,6 +110,6 @@ async def remove(device: Device, *, timeout: float = 10.0) -> str:
     else:
         uid = session.link.peer_uid.hex()
         ring.begin_removal(uid)
-        await device.set_keys(None, None, timeout=timeout)
+        await device.set_keys(None, None, agreed=_agreed(ring), timeout=timeout)
     ring.end_removal(uid)
     return uid

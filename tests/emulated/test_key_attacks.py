@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from quantfl.core import crypt
+from quantfl.core import crypt, ffi, lib
 from quantfl.core.link import PEER_PLAIN
 from quantfl.device import Device
 from quantfl.emulate import boot_fleet, close_all
@@ -18,7 +18,7 @@ from quantfl.errors import LinkError, SecurityError, UsageError
 from quantfl.link.keys import KeyRing
 from quantfl.link.ports import is_private
 from quantfl.locks import Lock, acquire_port, holder_of, locked, release_port
-from quantfl.provision import provision, remove
+from quantfl.provision import provision, remove, rotate
 
 pytestmark = pytest.mark.emulated
 
@@ -34,6 +34,11 @@ def boards():
     real, false = boot_fleet("inproc", 1), boot_fleet("inproc", 1)
     yield real[0], false[0]
     close_all([*real, *false])
+
+
+async def hello(device):
+    await device.open()
+    return await device.hello()
 
 
 def with_device(url, action, keys=None):
@@ -120,6 +125,99 @@ def test_a_refusal_says_what_it_may_be(boards, ring):
     with pytest.raises(SecurityError) as error:
         with_device(board.url, open_, ring)
     assert error.value.refusal == PEER_PLAIN and "in its place" in str(error.value)
+
+
+def test_a_stolen_gateway_takes_no_board(ring, boards, tmp_path):
+    """A key file without the signing key rotates keys, but neither replaces nor removes the board's owner."""
+    board, _ = boards
+    uid = with_device(board.url, provision, ring)
+    text = "".join(line for line in ring.path.read_text().splitlines(True) if not line.startswith("secret"))
+    path = tmp_path / "gateway.toml"
+    path.write_text(text)
+    path.chmod(0o600)
+    gateway = KeyRing.load(path)
+    thief = KeyRing.make(tmp_path / "thief.toml")
+    key = gateway.boards[uid].key
+
+    async def attack(device):
+        await device.open()
+        info = await device.hello()
+        for new in ((key, thief.owner), (key, None), (None, None)):
+            for agreed in (None, thief.agree, lambda *_: bytes(64)):
+                with pytest.raises(SecurityError, match="signing key"):
+                    await device.set_keys(*new, agreed=agreed)
+        recorded = ring.agree(3, thief.owner, bytes(32))  # a signature of another session
+        with pytest.raises(SecurityError):
+            await device.set_keys(key, thief.owner, agreed=lambda *_: recorded)
+        assert (await device.hello()).keys == info.keys == 3
+
+    with_device(board.url, attack, gateway)
+    with pytest.raises(SecurityError):
+        with_device(board.url, remove, KeyRing.load(path))
+    assert with_device(board.url, rotate, KeyRing.load(path)) == uid  # the owner stays: this a gateway may do
+    owner = KeyRing.load(path)
+    owner._secret = ring._secret
+
+    async def replace_owner(device):
+        await device.open()
+        held = device.session.key_held
+        await device.set_keys(held, thief.owner, agreed=owner.agree)
+        with pytest.raises(SecurityError):
+            await device.set_keys(held, owner.owner, agreed=owner.agree)  # it is not its owner any more
+        await device.set_keys(held, owner.owner, agreed=thief.agree)
+
+    with_device(board.url, replace_owner, owner)
+    assert with_device(board.url, remove, owner) == uid
+
+
+def test_damaged_keys_open_no_board(ring):
+    """One flipped bit in the only copy once made a board talk to anybody."""
+    (board,) = boot_fleet("inproc", 1)
+    try:
+        uid = with_device(board.url, provision, ring)
+        info = ffi.new("qfl_flash_info *")
+        lib.qfl_inproc_port(board.board._board).flash_info(lib.qfl_inproc_port(board.board._board).ctx, info)
+        flash = memoryview(ffi.buffer(info.map, info.size)).cast("B")
+        clean = bytes(flash)
+        at = [i for i in range(len(clean) - 3) if clean[i : i + 4] == b"QFK1"]
+        assert len(at) == 2  # two copies from the first write on
+        for copy in at:
+            for bit in range(0, 96 * 8, 37):
+                flash[:] = clean
+                flash[copy + bit // 8] ^= 1 << bit % 8
+                board.reset()
+                assert with_device(board.url, hello, ring).keys == 3  # the other copy holds
+                repaired = bytes(flash)
+                keys = [repaired[a + 8 : a + 12] + repaired[a + 16 : a + 88] for a in at]
+                assert keys[0] == keys[1]  # between them the count of starts
+        flash[:] = clean
+        for copy in at:
+            flash[copy + 20] ^= 1
+        board.reset()
+        with pytest.raises(SecurityError, match="damaged"):
+            with_device(board.url, hello)
+        with pytest.raises(SecurityError) as error:
+            with_device(board.url, hello, ring)
+        assert error.value.refusal == PEER_PLAIN
+
+        async def others(device):
+            await device.open()
+            answer = await device._request(lib.QFL_MSG_STATUS, timeout=5)
+            assert answer.status == lib.QFL_E_AUTH
+            answer = await device._request(lib.QFL_MSG_KEYS, bytes([1]) + bytes(32), timeout=5)
+            assert answer.status == lib.QFL_E_AUTH
+
+        with_device(board.url, others)
+        flash[:] = bytes([info.erased]) * len(clean)
+        board.reset()
+        fresh = KeyRing.load(ring.path)
+
+        async def again(device):
+            return await provision(device, reset=True)
+
+        assert with_device(board.url, again, fresh) == uid
+    finally:
+        close_all([board])
 
 
 @pytest.mark.parametrize(

@@ -440,13 +440,15 @@ def test_a_recorded_host_gets_nowhere(board, ring):
         device.session.transport.write = lambda data: (sent.append(bytes(data)), write(data))[1]
         await device.open()
         await device.hello()
-        await device.set_keys(bytes(range(32)), None)  # what the false host would like to happen again
+        await device.set_keys(
+            bytes(range(32)), None, agreed=ring.agree
+        )  # what the false host would like to happen again
 
     with_device(board.url, record, ring)
 
     async def back(device):
         await device.open()
-        await device.set_keys(taken.key, ring.owner)
+        await device.set_keys(taken.key, ring.owner, agreed=ring.agree)
 
     (uid,) = ring.boards
     taken = ring.boards[uid]

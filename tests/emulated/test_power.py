@@ -115,7 +115,9 @@ def test_a_board_killed_in_every_round_sends_the_same_bytes(kind, package, tmp_p
         device = Device(board.url)  # the host died too: it asks for the same round again
         await device.open(10)
         info = await device.hello(10)
-        assert info.head == head_hash(script.heads[1]) and info.samples == 0 and "keeps rounds" in info.kept
+        assert (
+            info.head == head_hash(script.heads[1]) and info.samples == 0 and "keeps rounds" in info.persisted
+        )
         assert await script.round(device, 1) == out[0]  # no samples were needed: the delta was in flash
         await device.close()
         device = await script.connect()
@@ -166,7 +168,7 @@ def test_a_push_goes_on_where_a_power_cut_broke_it_off(kind, package, tmp_path):
     async def whole():
         async with Device(board.url) as device:
             info = await device.hello()
-            assert info.package is None and "cut package" in info.kept
+            assert info.package is None and "cut package" in info.persisted
             before = device.counters()
             await device.push(package)
             return (device.counters() - before).tx_payload

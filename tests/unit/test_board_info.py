@@ -40,7 +40,9 @@ def test_a_sound_description_is_read():
     assert (
         info.uid == "0102" and info.ram == 262144 and info.package == "00" * 32 and info.battery_percent == 88
     )
-    assert info.kept == ("package",) and info.state == "idle" and parse_info(with_(newer="x")).uid == "0102"
+    assert (
+        info.persisted == ("package",) and info.state == "idle" and parse_info(with_(newer="x")).uid == "0102"
+    )
 
 
 @pytest.mark.parametrize(

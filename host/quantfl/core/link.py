@@ -225,6 +225,12 @@ class Link:
         """Whether the session that is up has keys."""
         return bool(lib.qfl_link_is_sealed(self._link))
 
+    def export(self) -> bytes:
+        """32 bytes that only the two ends of this session know. ValueError: the session has no keys."""
+        out = ffi.new("uint8_t[]", 32)
+        _check(lib.qfl_link_export(self._link, out))
+        return bytes(ffi.buffer(out))
+
     @property
     def refusal(self) -> int:
         """Why the session did not come up: PEER_PLAIN, PEER_KEYED, KEY_UNKNOWN, KEY_WRONG."""

@@ -189,11 +189,11 @@ class CodecTable(_Table):
 
 
 class UplinkTable(CodecTable):
-    """[uplink]. keep: part of a board's residual that is left per round it sat out."""
+    """[uplink]. residual_decay: part of a board's residual left per round it sat out, 1: all of it."""
 
     default: ClassVar[Default] = UPLINK
 
-    keep: Annotated[float, Field(ge=0, le=1)] = 1.0
+    residual_decay: Annotated[float, Field(ge=0, le=1)] = 1.0
 
 
 class DownlinkTable(CodecTable):

@@ -285,7 +285,7 @@ def make_client(
         run_id=run_id(config, package),
         seed=seed,
         personal=config.train.personal,
-        keep=config.uplink.keep,
+        residual_decay=config.uplink.residual_decay,
     )
     session = None
     if chaos is not None:

@@ -291,6 +291,18 @@ class KeyRing:
             self.save()
         return board
 
+    def agree(self, flags: int, owner: bytes | None, exported: bytes) -> bytes:
+        """Our signature as a board's owner: `owner` may replace us, None: we are removed, in this session only.
+
+        exported: what the session with the board exports. SecurityError: the file has no signing key.
+        """
+        if self._secret is None:
+            raise SecurityError(f"{self.path} has no signing key")
+        out = ffi.new("uint8_t[]", 64)
+        session, new = ffi.from_buffer("uint8_t[]", exported), ffi.NULL if owner is None else _key(owner)
+        lib.qfl_device_sign_owner(_key(self._secret), flags, new, session, out)
+        return bytes(ffi.buffer(out))
+
     def sign(self, package: bytes) -> bytes:
         """The package as boards of this owner take it: signed by us, or as it is when it is signed already.
 

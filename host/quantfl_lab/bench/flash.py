@@ -27,7 +27,7 @@ _PARTS = {
     "monocypher": "keys",
 }
 #: Of other libraries, but there for keys only.
-_KEYS = ("qfl_link_secure.", "qfl_device_keys.", "qfl_keep.")
+_KEYS = ("qfl_link_secure.", "qfl_device_keys.", "qfl_keystore.")
 _SECTION = re.compile(r"^ (\.\S+)\s+0x[0-9a-f]+\s+0x([0-9a-f]+)\s+(\S+)$", re.MULTILINE)
 _LOADED = (".text", ".rodata", ".srodata", ".data", ".sdata", ".vectors", ".init")
 

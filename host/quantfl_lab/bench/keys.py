@@ -21,7 +21,7 @@ from quantfl.emulate.base import available, firmware
 from quantfl.errors import ToolError
 from quantfl_lab.bench import stack
 
-SOURCES = ("monocypher.c", "qfl_crypt.c", "qfl_link_secure.c", "qfl_device_keys.c", "qfl_keep.c")
+SOURCES = ("monocypher.c", "qfl_crypt.c", "qfl_link_secure.c", "qfl_device_keys.c", "qfl_keystore.c")
 WHAT = {
     "seal": "encrypt and tag a frame's payload",
     "open": "check and decrypt it",

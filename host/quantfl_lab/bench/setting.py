@@ -203,7 +203,7 @@ def federation(s: Setting) -> Federation:
             config.uplink.make(),
             run_id=run_id(config, s.package),
             seed=client_seed(run.seed, index),
-            keep=config.uplink.keep,
+            residual_decay=config.uplink.residual_decay,
         )
         clients.append(
             BoardClient(

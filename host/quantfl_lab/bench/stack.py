@@ -53,7 +53,9 @@ def measured(kind: str = "qemu_m0", *, signed: bool = True) -> list[dict]:
                 await device.train(1, head_hash(package.params), timeout=60)
                 note("a round")
                 board.reset()
-                while (info := await device.hello(30)).uptime_ms > 20_000 or "keeps rounds" not in info.kept:
+                while (
+                    info := await device.hello(30)
+                ).uptime_ms > 20_000 or "keeps rounds" not in info.persisted:
                     await asyncio.sleep(0.2)
                 note("a reset")
             finally:

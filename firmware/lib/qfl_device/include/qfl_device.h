@@ -40,7 +40,8 @@ typedef enum qfl_msg {
     QFL_MSG_SELFTEST =
         13, /* run the kernels' known answers again -> cases u16, failed u16, first of them u16 (from 1) */
     QFL_MSG_KEYS =
-        14, /* flags u8 (QFL_KEYS_*), link key 32, owner's public key 32: what the board holds from now on */
+        14, /* flags u8 (QFL_KEYS_*), link key 32, owner's public key 32: what the board holds from now on; then the
+             * signature (64) of the owner it has, where that owner is replaced or removed */
     QFL_MSG_REST =
         15, /* what a break cut off of the answer to TRAIN or STATS, with the SHA-256 of the whole */
     QFL_MSG_FAILED = 0x40,
@@ -67,6 +68,8 @@ enum {
 /* Keys of a board. The first are given in a plain session; then only who holds the link key may change them. */
 enum {
     QFL_KEYS_LINK = 1, /* sessions need the link key; every other request is refused with QFL_E_AUTH */
+    QFL_KEYS_DAMAGED =
+        4, /* told only: the record of keys has suffered; nothing but INFO is served till flash is erased */
     QFL_KEYS_OWNER = 2, /* only packages signed by the owner are taken and run; with QFL_KEYS_LINK only */
     QFL_SIGNED_BYTES =
         72 /* at the end of a signed package: signature of its SHA-256 (64), "QFLSIG1" and a zero byte */
@@ -134,5 +137,12 @@ qfl_status qfl_device_check_signed(const uint8_t *owner, const uint8_t *file, ui
 
 /* First 4 bytes of SHA-256 over the little-endian float32 parameters, as u32 LE: how a head is named in messages. */
 uint32_t qfl_device_head_hash(const float *params, uint32_t count);
+
+/*
+ * Host: the signature (64) by which a board's owner lets itself be replaced or removed in one session. secret: the owner's (32);
+ * flags: of the KEYS message; owner: the new one (32), not read without QFL_KEYS_OWNER; exported: qfl_link_export of the session.
+ */
+qfl_status qfl_device_sign_owner(const uint8_t *secret, uint8_t flags, const uint8_t *owner,
+                                 const uint8_t *exported, uint8_t *out);
 
 #endif

@@ -154,8 +154,9 @@ static void dispatch(qfl_device *d, const uint8_t *m, uint32_t n)
     uint8_t kind = m[0], number = m[1];
     const uint8_t *p = m + 2;
     n -= 2;
-    if (QFL_KEYS && !qfl_device_may_talk(d) &&
-        kind != QFL_MSG_KEYS) { /* the plain session in which the key came */
+    if (QFL_KEYS && !qfl_device_may_talk(d) && kind != QFL_MSG_KEYS &&
+        !(kind == QFL_MSG_INFO &&
+          qfl_device_keys(d) & QFL_KEYS_DAMAGED)) { /* the plain session in which the key came */
         qfl_device_say(d, kind, number, QFL_E_AUTH);
         return;
     }

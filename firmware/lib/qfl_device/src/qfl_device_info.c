@@ -84,7 +84,7 @@ QFL_COLD void qfl_device_on_info(qfl_device *d, uint8_t number)
         qfl_nn_operators(),
         d->selftest_failed != 0 ? d->selftest_first : 0,
         qfl_device_keys(d),
-        qfl_device_kept(d),
+        qfl_device_persisted(d),
         qfl_codec_kinds(),
         qfl_head_kinds(),
         PARTS,

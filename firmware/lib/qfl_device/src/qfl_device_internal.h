@@ -5,7 +5,7 @@
 #include "qfl_crypt.h"
 #include "qfl_device.h"
 #include "qfl_head_stats.h"
-#include "qfl_keep.h"
+#include "qfl_keystore.h"
 #include "qfl_nn_selftest.h"
 #include "qfl_options.h"
 #include "qfl_store.h"
@@ -38,7 +38,7 @@ struct qfl_device {
     uint8_t put_failed;   /* refused once; the rest of the pipelined data is dropped silently */
     uint8_t unkept;       /* the fit is over, its delta not yet in the log */
     uint8_t restored;     /* head and the like came from the log at the start */
-    uint8_t keep_failed;  /* the log could not be written; RAM is ahead of it */
+    uint8_t persist_failed;  /* the log could not be written; RAM is ahead of it */
     uint8_t personal, own_in_use;
     uint8_t judged;       /* qfl_judge: what is being scored before or after a fit */
     uint8_t eval_own;     /* the own head is being evaluated */
@@ -91,7 +91,7 @@ struct qfl_device {
     qfl_head_fit fit;
     qfl_codec_layout layout;
     qfl_store store;
-    qfl_keep keep; /* keys */
+    qfl_keystore keystore; /* keys */
     uint8_t put_sha256[QFL_SHA256_BYTES];
     uint8_t config_bytes[QFL_CONFIG_BYTES];
 
@@ -150,16 +150,16 @@ int qfl_device_may_talk(const qfl_device *d); /* 1: requests of the session unde
 qfl_status qfl_device_check_package(const qfl_device *d, const uint8_t *file, uint32_t *length);
 void qfl_device_on_keys(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n);
 
-/* qfl_device_keep.c: what survives a reset. Before a change, ready(n) must be 1 for a record of n bytes; 0: flash is being erased,
+/* qfl_device_persist.c: what survives a reset. Before a change, ready(n) must be 1 for a record of n bytes; 0: flash is being erased,
  * refuse with BUSY and change nothing. After it, keep_*. */
-int qfl_device_keep_ready(qfl_device *d, uint32_t n);
-void qfl_device_keep_config(qfl_device *d);
-void qfl_device_keep_update(qfl_device *d, const uint8_t *p,
-                            uint32_t n); /* the coded delta that has led to head_hash */
-void qfl_device_keep_head(qfl_device *d);
-void qfl_device_keep_round(qfl_device *d);
+int qfl_device_persist_ready(qfl_device *d, uint32_t n);
+void qfl_device_persist_config(qfl_device *d);
+void qfl_device_persist_update(qfl_device *d, const uint8_t *p,
+                               uint32_t n); /* the coded delta that has led to head_hash */
+void qfl_device_persist_head(qfl_device *d);
+void qfl_device_persist_round(qfl_device *d);
 void qfl_device_restore(qfl_device *d); /* after the package has been laid out */
-uint32_t qfl_device_kept(const qfl_device *d); /* as INFO says it */
+uint32_t qfl_device_persisted(const qfl_device *d); /* as INFO says it */
 
 /* qfl_device_put.c: objects */
 void qfl_device_on_put(qfl_device *d, uint8_t kind, uint8_t number, const uint8_t *p, uint32_t n);

@@ -134,11 +134,11 @@ static qfl_status end_ram(qfl_device *d)
     for (uint32_t i = 0; i < d->params; i++)
         if ((qfl_get32(p + 4 * i) & 0x7F800000u) == 0x7F800000u)
             return QFL_E_NONFINITE;
-    if (!qfl_device_keep_ready(d, d->put_length))
+    if (!qfl_device_persist_ready(d, d->put_length))
         return QFL_E_BUSY;
     memcpy(d->global, p, d->put_length);
     d->head_hash = qfl_get32(digest);
-    qfl_device_keep_head(d);
+    qfl_device_persist_head(d);
     return QFL_OK;
 }
 

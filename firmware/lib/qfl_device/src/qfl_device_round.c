@@ -72,13 +72,13 @@ QFL_COLD void qfl_device_on_config(qfl_device *d, uint8_t number, const uint8_t 
     else if (n != QFL_CONFIG_BYTES)
         status = QFL_E_FORMAT;
     else if (!d->have_config || memcmp(p, d->config_bytes, QFL_CONFIG_BYTES) != 0) {
-        status = qfl_device_keep_ready(d, n) ? QFL_OK : QFL_E_BUSY;
+        status = qfl_device_persist_ready(d, n) ? QFL_OK : QFL_E_BUSY;
         if (status == QFL_OK && p[0] == CONFIG_FORMAT)
             qfl_device_cancel(d);
         if (status == QFL_OK)
             status = qfl_device_take_config(d, p);
         if (status == QFL_OK)
-            qfl_device_keep_config(d);
+            qfl_device_persist_config(d);
     }
     qfl_device_say(d, QFL_MSG_CONFIG, number, status);
 }
@@ -95,12 +95,12 @@ static qfl_status apply_update(qfl_device *d, uint32_t result, int staged, const
         p = (const uint8_t *)d->momentum;
         n = d->staged;
     }
-    if (!qfl_device_keep_ready(d, n + 4))
+    if (!qfl_device_persist_ready(d, n + 4))
         return QFL_E_BUSY;
     qfl_device_cancel(d);
     qfl_status status = qfl_device_lead(d, result, p, n);
     if (status == QFL_OK)
-        qfl_device_keep_update(d, p, n);
+        qfl_device_persist_update(d, p, n);
     return status;
 }
 
@@ -281,14 +281,14 @@ static uint8_t pack_loss(float loss)
 static void end_round(qfl_device *d)
 {
     uint32_t size = d->delta_status == QFL_OK ? d->delta_size : 0;
-    d->unkept = !qfl_device_keep_ready(d, size + d->params);
+    d->unkept = !qfl_device_persist_ready(d, size + d->params);
     if (d->unkept) {
         (void)qfl_store_work(&d->store);
         return;
     }
     d->delta_done = 1;
     d->state = QFL_DEVICE_IDLE; /* qfl_device_answer_waiting sends it */
-    qfl_device_keep_round(d);
+    qfl_device_persist_round(d);
 }
 
 /* The fit is done: the delta goes into momentum, its code into work, where it stays until it is no longer wanted. */

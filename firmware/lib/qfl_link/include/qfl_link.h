@@ -158,6 +158,9 @@ const uint8_t *qfl_link_peer_uid(const qfl_link *l, uint32_t *n);
 /* 1: the session that is up has keys. */
 int qfl_link_is_sealed(const qfl_link *l);
 qfl_link_refusal qfl_link_get_refusal(const qfl_link *l);
+/* 32 bytes that both ends of this session know, and nobody else: what is signed over them is said in this session only.
+ * QFL_E_STATE: the session has no keys. */
+qfl_status qfl_link_export(const qfl_link *l, uint8_t *out);
 
 /* Takes received bytes; stops when a message is complete. Returns the bytes taken: feed the rest after the release. */
 uint32_t qfl_link_feed(qfl_link *l, const uint8_t *bytes, uint32_t n, uint32_t now_ms);

@@ -19,7 +19,8 @@ enum {
 enum { MISMATCHES = 3 }; /* wrong proofs after which the host gives up: one may be a stray answer */
 
 static const char proof_label[] = "quantfl board proof 1", keys_label[] = "quantfl session keys 1",
-                  nonce_label[] = "quantfl nonce 1";
+                  nonce_label[] = "quantfl nonce 1", seed_label[] = "quantfl next seed 1",
+                  export_label[] = "quantfl export 1";
 
 static uint16_t get16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
 
@@ -27,7 +28,8 @@ static uint16_t get16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
 static void draw(qfl_link_secure *s, uint8_t *out)
 {
     uint8_t count[4];
-    s->drawn++;
+    if (++s->drawn == 0) /* the count begins anew: with another seed, so that no challenge ever comes twice */
+        qfl_crypt_mac(s->seed, seed_label, NULL, 0, s->seed, sizeof s->seed);
     for (unsigned i = 0; i < 4; i++)
         count[i] = (uint8_t)(s->drawn >> (8 * i));
     qfl_crypt_part part = {count, sizeof count};
@@ -101,6 +103,17 @@ static void start_sealed(qfl_link *l, const uint8_t *keys)
     memcpy(qfl_link_initiates(l) ? s->tx_key : s->rx_key, keys, QFL_CRYPT_KEY);
     memcpy(qfl_link_initiates(l) ? s->rx_key : s->tx_key, keys + QFL_CRYPT_KEY, QFL_CRYPT_KEY);
     s->sealed = 1;
+}
+
+QFL_COLD qfl_status qfl_link_export(const qfl_link *l, uint8_t *out)
+{
+    if (!qfl_link_is_sealed(l))
+        return QFL_E_STATE;
+    const uint8_t *from_host = qfl_link_initiates(l) ? l->secure.tx_key : l->secure.rx_key;
+    const uint8_t *from_board = qfl_link_initiates(l) ? l->secure.rx_key : l->secure.tx_key;
+    const qfl_crypt_part part = {from_board, QFL_CRYPT_KEY};
+    qfl_crypt_mac(from_host, export_label, &part, 1, out, QFL_CRYPT_KEY);
+    return QFL_OK;
 }
 
 /* --- the host's side of the handshake --- */

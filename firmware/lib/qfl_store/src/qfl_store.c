@@ -1,7 +1,7 @@
 /* Two slots for a package: intent, object, commit. */
 #include "qfl_store_internal.h"
 
-#include "qfl_keep.h"
+#include "qfl_keystore.h"
 
 enum { MAGIC = 0x324C4651, INTENT = 1, COMMIT = 2 }; /* "QFL2" */
 enum { AT_TYPE = 4, AT_SEQUENCE = 8, AT_LENGTH = 12, AT_SHA = 16, AT_CHECK = 48 };
@@ -98,8 +98,8 @@ static int divide(qfl_store *s)
     if (unit < 1 || unit > QFL_STORE_CHUNK || QFL_STORE_CHUNK % unit != 0 || erase < 1024 ||
         erase % QFL_STORE_CHUNK != 0 || f->size % erase != 0 || f->log_size % (2 * erase) != 0)
         return 0;
-    if (f->size / erase >= 3 * QFL_KEEP_UNITS)
-        f->size -= QFL_KEEP_UNITS * erase; /* the record of keys is there */
+    if (f->size / erase >= 3 * QFL_KEYSTORE_UNITS)
+        f->size -= QFL_KEYSTORE_UNITS * erase; /* the record of keys is there */
     if (f->log_size >= f->size || (f->size - f->log_size) / 2 < erase)
         return 0;
     s->slots = f->log_size;

@@ -21,12 +21,12 @@ static int keeps(const qfl_device *d)
     return d->have_package && d->params != 0 && qfl_store_log_capacity(&d->store) >= most;
 }
 
-QFL_COLD uint32_t qfl_device_kept(const qfl_device *d)
+QFL_COLD uint32_t qfl_device_persisted(const qfl_device *d)
 {
-    return d->store.found | (keeps(d) ? 32u : 0) | (d->keep_failed ? 64u : 0);
+    return d->store.found | (keeps(d) ? 32u : 0) | (d->persist_failed ? 64u : 0);
 }
 
-QFL_COLD int qfl_device_keep_ready(qfl_device *d, uint32_t n)
+QFL_COLD int qfl_device_persist_ready(qfl_device *d, uint32_t n)
 {
     qfl_store *s = &d->store;
     if (!keeps(d) || s->log_rolling || qfl_store_log_room(s) >= n + OVERHEAD)
@@ -78,18 +78,18 @@ static void record(qfl_device *d, uint8_t type, const qfl_store_part *parts, uin
         if (status == QFL_OK)
             status = qfl_store_log_append(s, SNAPSHOT, all, 5);
     }
-    d->keep_failed = status != QFL_OK;
+    d->persist_failed = status != QFL_OK;
     if (qfl_store_log_room(s) < s->log_half / 2)
         qfl_store_log_prepare(s);
 }
 
-QFL_COLD void qfl_device_keep_config(qfl_device *d)
+QFL_COLD void qfl_device_persist_config(qfl_device *d)
 {
     const qfl_store_part part = {d->config_bytes, QFL_CONFIG_BYTES};
     record(d, CONFIG, &part, 1);
 }
 
-QFL_COLD void qfl_device_keep_update(qfl_device *d, const uint8_t *p, uint32_t n)
+QFL_COLD void qfl_device_persist_update(qfl_device *d, const uint8_t *p, uint32_t n)
 {
     uint8_t result[4];
     qfl_put32(result, d->head_hash);
@@ -97,13 +97,13 @@ QFL_COLD void qfl_device_keep_update(qfl_device *d, const uint8_t *p, uint32_t n
     record(d, UPDATE, parts, 2);
 }
 
-QFL_COLD void qfl_device_keep_head(qfl_device *d)
+QFL_COLD void qfl_device_persist_head(qfl_device *d)
 {
     const qfl_store_part part = {d->global, 4 * d->params};
     record(d, HEAD, &part, 1);
 }
 
-QFL_COLD void qfl_device_keep_round(qfl_device *d)
+QFL_COLD void qfl_device_persist_round(qfl_device *d)
 {
     uint8_t round[ROUND_HEAD];
     pack_round(d, round);

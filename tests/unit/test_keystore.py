@@ -1,4 +1,4 @@
-"""qfl_keep: the record of keys on a flash whose power is cut after every byte of every operation."""
+"""qfl_keystore: the record of keys on a flash whose power is cut after every byte of every operation."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ class Flash:
         return self._spend(at, bytes(ffi.buffer(p, n)), random.Random(at))
 
     def _erase(self, _ctx, at, n) -> int:
-        assert at % UNIT == 0 and n % UNIT == 0 and at >= UNIT * (UNITS - lib.QFL_KEEP_UNITS)
+        assert at % UNIT == 0 and n % UNIT == 0 and at >= UNIT * (UNITS - lib.QFL_KEYSTORE_UNITS)
         return self._spend(at, bytes([self.erased]) * n, random.Random(at))
 
     def open(self):
-        keep = ffi.new("qfl_keep *")
-        assert lib.qfl_keep_open(keep, self.port) == 0
+        keep = ffi.new("qfl_keystore *")
+        assert lib.qfl_keystore_open(keep, self.port) == 0
         return keep
 
 
@@ -76,7 +76,7 @@ def body_of(keep) -> bytes:
 
 
 def make(i: int) -> bytes:
-    return random.Random(i).randbytes(lib.QFL_KEEP_BYTES)
+    return random.Random(i).randbytes(lib.QFL_KEYSTORE_BYTES)
 
 
 @pytest.mark.parametrize("unit", [1, 4, 8, 16, 32, 256])
@@ -84,9 +84,9 @@ def make(i: int) -> bytes:
 def test_the_newest_record_is_found(unit, erased):
     flash = Flash(unit, erased)
     keep = flash.open()
-    assert not lib.qfl_keep_has(keep) and body_of(keep) == bytes(lib.QFL_KEEP_BYTES)
+    assert not lib.qfl_keystore_has(keep) and body_of(keep) == bytes(lib.QFL_KEYSTORE_BYTES)
     for i in range(5):
-        assert lib.qfl_keep_write(keep, make(i)) == 0
+        assert lib.qfl_keystore_write(keep, make(i)) == 0
         assert body_of(keep) == body_of(flash.open()) == make(i)
     assert flash.data[: -2 * UNIT] == bytes([erased]) * (UNIT * (UNITS - 2))
 
@@ -100,12 +100,12 @@ def test_a_cut_after_every_byte_leaves_the_old_or_the_new(unit, writes):
         flash = Flash(unit)
         keep = flash.open()
         for i in range(writes):
-            assert lib.qfl_keep_write(keep, make(i)) == 0
+            assert lib.qfl_keystore_write(keep, make(i)) == 0
         flash.budget = cut
-        status = lib.qfl_keep_write(keep, make(100))
+        status = lib.qfl_keystore_write(keep, make(100))
         flash.budget = None
         after = flash.open()
-        old = make(writes - 1) if writes else bytes(lib.QFL_KEEP_BYTES)
+        old = make(writes - 1) if writes else bytes(lib.QFL_KEYSTORE_BYTES)
         assert body_of(after) in (old, make(100))
         assert (body_of(after) == make(100)) == bool(
             status == 0
@@ -113,7 +113,7 @@ def test_a_cut_after_every_byte_leaves_the_old_or_the_new(unit, writes):
         if status != 0:
             assert body_of(keep) == old  # the writer goes on with the old one
         seen.add(body_of(after) == make(100))
-        assert lib.qfl_keep_write(after, make(200)) == 0 and body_of(flash.open()) == make(200)
+        assert lib.qfl_keystore_write(after, make(200)) == 0 and body_of(flash.open()) == make(200)
     assert seen == {False, True}
 
 
@@ -127,6 +127,6 @@ def test_a_region_too_small_has_no_record():
 
     small = ffi.callback("int32_t(void *, qfl_flash_info *)", info)
     flash.port.flash_info = ffi.cast(ffi.typeof(flash.port.flash_info), small)
-    keep = ffi.new("qfl_keep *")
-    assert lib.qfl_keep_open(keep, flash.port) == lib.QFL_E_UNSUPPORTED
-    assert lib.qfl_keep_write(keep, make(1)) == lib.QFL_E_UNSUPPORTED
+    keep = ffi.new("qfl_keystore *")
+    assert lib.qfl_keystore_open(keep, flash.port) == lib.QFL_E_UNSUPPORTED
+    assert lib.qfl_keystore_write(keep, make(1)) == lib.QFL_E_UNSUPPORTED
