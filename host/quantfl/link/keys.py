@@ -292,7 +292,7 @@ class KeyRing:
         return board
 
     def agree(self, flags: int, owner: bytes | None, exported: bytes) -> bytes:
-        """Our signature as a board's owner: `owner` may replace us, None: we are removed, in this session only.
+        """Our signature as a board's owner: `owner` may replace us, None: we are removed, in this session.
 
         exported: what the session with the board exports. SecurityError: the file has no signing key.
         """
