@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 C_SOURCES := $(shell find firmware/lib firmware/boards firmware/bench firmware/bench_keys firmware/cases firmware/src firmware/platforms -name '*.[chS]' -o -name '*.ld' -o -name '*.json' -o -name '*.py')
 EXTENSION := host/quantfl/core/_qfl.abi3.so
 
-.PHONY: demo test test-busy test-bluez firmware cores venv tools test-tools lint format clean recipes asan torture fuzz fuzz-quick
+.PHONY: demo test test-busy test-bluez firmware cores boards venv tools test-tools lint format clean recipes asan torture fuzz fuzz-quick
 
 demo: firmware
 	$(BIN)/quantfl demo $(if $(QUANTFL_NO_ARM),--board native)
@@ -65,8 +65,11 @@ firmware: $(EXTENSION) .pio/.native
 	$(BIN)/pio run -s -e qemu_m4 -e bench_m4 -e bench_m4_portable -e bench_keys_m4
 	@touch $@
 
+# Images of real boards that the installed Arm compiler links.
+BOARDS := nucleo_l476rg nucleo_l476rg_qemu
+
 # All emulated cores, for the tests: those whose compiler is there.
-CORES_ARM := standard_m4 digits_m4 qemu_m0 qemu_m3 qemu_m7 qemu_m33 qemu_m55 cases_m0 cases_m3 cases_m4 cases_m7 cases_m33 cases_m55 bench_m55 bench_m55_dsp
+CORES_ARM := standard_m4 digits_m4 qemu_m0 qemu_m3 qemu_m7 qemu_m33 qemu_m55 cases_m0 cases_m3 cases_m4 cases_m7 cases_m33 cases_m55 bench_m55 bench_m55_dsp $(BOARDS)
 CORES_RISCV := qemu_rv32imc cases_rv32imc
 CORES_XTENSA := cases_lx106
 
@@ -80,6 +83,12 @@ cores: firmware .pio/.cores
 	$(BIN)/python tools/pio_offline/provision.py --core-dir $(CORE) >/dev/null; \
 	for e in $$envs; do args="$$args -e $$e"; done; [ -z "$$args" ] || $(BIN)/pio run -s $$args
 	@touch $@
+
+# Real boards only, with their sizes, and the QEMU that has a model of one.
+boards: $(VENV)/.demo
+	$(BIN)/python tools/pio_offline/provision.py --core-dir $(CORE) >/dev/null
+	$(BIN)/pio run $(addprefix -e ,$(BOARDS))
+	tools/qemu10.sh .cache/qemu10 || [ $$? = 77 ]
 
 # The slow tier of BLE: the real bluetoothd and kernel in a software-emulated machine (Debian, qemu-system-x86).
 test-bluez: $(VENV)/.test firmware

@@ -83,15 +83,15 @@ def toolchain(packages: Path, name: str, prefix: str) -> str | None:
     return f"{name}: GCC {found}"
 
 
-def native(platforms: Path) -> str:
-    """The platform "native"."""
-    target = platforms / "native"
+def platform(platforms: Path, name: str) -> str:
+    """One of the platforms that lie beside this file."""
+    target = platforms / name
     if target.exists():
         shutil.rmtree(target)
-    shutil.copytree(HERE / "native", target)
+    shutil.copytree(HERE / name, target)
     version = json.loads((target / "platform.json").read_text())["version"]
-    write_package(target, "platform", "native", version, manifest=False)
-    return f"platform native {version}"
+    write_package(target, "platform", name, version, manifest=False)
+    return f"platform {name} {version}"
 
 
 def main() -> None:
@@ -103,7 +103,7 @@ def main() -> None:
     packages, platforms = core / "packages", core / "platforms"
     for folder in (packages, platforms):
         folder.mkdir(parents=True, exist_ok=True)
-    done: list[str | None] = [scons(packages), native(platforms)]
+    done: list[str | None] = [scons(packages), platform(platforms, "native"), platform(platforms, "ststm32")]
     for name, prefix in (
         ("toolchain-gccarmnoneeabi", "arm-none-eabi-"),
         ("toolchain-riscv", "riscv64-unknown-elf-"),

@@ -25,7 +25,8 @@ typedef struct qfl_flash_info {
     uint32_t erase_unit;     /* bytes erased at once */
     uint32_t program_unit; /* bytes programmed at once: 1..256; addresses and lengths are multiples of it */
     uint32_t worst_erase_ms; /* longest time one erase may take, ms */
-    const uint8_t *map; /* memory-mapped view of the region, 16-byte aligned, or NULL */
+    const uint8_t *
+        map; /* memory-mapped view of the region, 16-byte aligned; qfl_store demands it: NULL, no package is kept */
     uint8_t erased; /* value of an erased byte, 0xFF on most parts */
     uint8_t write_once; /* 1: a program unit may be written once between erases */
     /* bytes of the region for the log of rounds, two halves of whole erase units; 0: a reset board
@@ -48,8 +49,12 @@ typedef struct qfl_port {
     uint32_t (*link_epoch)(void *ctx,
                            uint8_t link); /* counts reconnections, so that half frames are dropped */
     uint32_t (*link_mtu)(void *ctx, uint8_t link); /* bytes taken at once; may change; 20 at first on BLE */
-    int32_t (*link_write)(void *ctx, uint8_t link, const uint8_t *p,
-                          uint32_t n); /* copies; returns bytes taken, 0: later */
+    /*
+     * Copies and never blocks; returns the bytes taken, 0: later. A serial port needs a transmit ring of at least link_mtu bytes that
+     * an interrupt or DMA drains: the device calls this a few times per sleep, and a port that only fills the UART's own
+     * register sends one byte per call, which is about 1 KB/s.
+     */
+    int32_t (*link_write)(void *ctx, uint8_t link, const uint8_t *p, uint32_t n);
     int32_t (*link_read)(void *ctx, uint8_t link, uint8_t *p,
                          uint32_t n); /* never blocks; returns bytes read */
     uint32_t (*link_lost)(void *ctx, uint8_t link); /* bytes lost to ring overflow since start */
@@ -63,9 +68,10 @@ typedef struct qfl_port {
                        uint32_t n); /* random bytes; returns how many are truly random */
     int32_t (*uid)(void *ctx, uint8_t *p,
                    uint32_t n); /* the part's unique id, at most n bytes; returns its length */
-    uint32_t (*reset_cause)(void *ctx); /* 0 power, 1 pin, 2 software, 3 watchdog, 4 other */
-    void (*sleep)(void *ctx,
-                  uint32_t ms); /* idle at most ms, less when a link, sample or timer needs attention */
+    /* 0 power, 1 pin, 2 software, 3 watchdog, 4 other. Parts keep flags of older resets: read and clear them when the board opens. */
+    uint32_t (*reset_cause)(void *ctx);
+    /* Idles at most ms. It has to end at once when a byte of a link arrives, and may end early for any other interrupt. */
+    void (*sleep)(void *ctx, uint32_t ms);
     void (*reboot)(void *ctx);
 
     /*
