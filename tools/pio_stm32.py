@@ -1,4 +1,4 @@
-"""What an STM32 image without a framework needs beside its build flags: the FPU at link time, our start-up code and linker script."""
+"""What an STM32 image without a framework needs beside its build flags: the FPU when linking."""
 
 from pathlib import Path
 

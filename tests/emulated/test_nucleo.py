@@ -1,4 +1,4 @@
-"""The Nucleo-L476RG's firmware on QEMU's B-L475E-IOT01A: the same part but for its pins (tools/qemu10.sh, make boards)."""
+"""The Nucleo-L476RG's firmware on QEMU's B-L475E-IOT01A, the same part but for its pins (make boards)."""
 
 from __future__ import annotations
 

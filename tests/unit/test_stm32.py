@@ -43,7 +43,7 @@ def usart(tmp_path_factory):
 
 
 def test_a_usart_keeps_its_line_busy_both_ways(usart):
-    """The bound is 1.3 times the time that the line needs, although the task looks only once a millisecond."""
+    """At most 1.3 times what the line itself needs, although the task looks only once a millisecond."""
     seen = usart(LINE, EVERY, 0)
     assert seen["brr"] == 87 and seen["sent_right"] == 1 and seen["out_steps"] <= 1.3 * LINE
     assert seen["missing"] == seen["lost"] == seen["dropped"] == 0 and seen["rest_right"] == 1

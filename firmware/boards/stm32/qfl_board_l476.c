@@ -65,7 +65,6 @@ typedef struct l476_board {
     qfl_sample_reader reader;
     uint32_t hz, reset_cause;
 } l476_board;
-
 static uint8_t link_rx[4096], link_tx[2 * LINK_MTU], samples_rx[2048];
 static l476_board board;
 static volatile uint32_t ticks; /* ms */
@@ -74,7 +73,6 @@ extern uint8_t __arena_start[], __arena_end[];
 void qfl_irq_link(void);
 void qfl_irq_samples(void);
 void qfl_irq_tick(void);
-
 void qfl_irq_link(void) { qfl_usart_irq(&board.link); }
 void qfl_irq_samples(void) { qfl_usart_irq(&board.samples); }
 void qfl_irq_tick(void) { ticks = ticks + 1; }
@@ -172,13 +170,11 @@ static uint32_t port_link_mtu(void *ctx, uint8_t link)
 }
 static int32_t port_link_write(void *ctx, uint8_t link, const uint8_t *p, uint32_t n)
 {
-    l476_board *b = ctx;
-    return link == 0 ? (int32_t)qfl_usart_write(&b->link, p, n) : QFL_PORT_E_NOSYS;
+    return link == 0 ? (int32_t)qfl_usart_write(&((l476_board *)ctx)->link, p, n) : QFL_PORT_E_NOSYS;
 }
 static int32_t port_link_read(void *ctx, uint8_t link, uint8_t *p, uint32_t n)
 {
-    l476_board *b = ctx;
-    return link == 0 ? (int32_t)qfl_usart_read(&b->link, p, n) : QFL_PORT_E_NOSYS;
+    return link == 0 ? (int32_t)qfl_usart_read(&((l476_board *)ctx)->link, p, n) : QFL_PORT_E_NOSYS;
 }
 static uint32_t port_link_lost(void *ctx, uint8_t link)
 {
@@ -241,9 +237,8 @@ static uint32_t port_reset_cause(void *ctx) { return ((l476_board *)ctx)->reset_
 /* Every interrupt ends a WFI, SysTick's one each ms; only a byte of the link ends the sleep early. */
 static void port_sleep(void *ctx, uint32_t ms)
 {
-    const l476_board *b = ctx;
     uint32_t start = ticks;
-    while (ticks - start < ms && qfl_ring_used(&b->link.rx) == 0)
+    while (ticks - start < ms && qfl_ring_used(&((const l476_board *)ctx)->link.rx) == 0)
         __asm volatile("wfi");
 }
 static void port_reboot(void *ctx)

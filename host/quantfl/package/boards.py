@@ -106,7 +106,8 @@ BOARDS = (
     _real("adafruit_feather_nrf52840", "Cortex-M4F", 243, 796, 160, 384, 48, 4096, 4),
     _real("nano33ble", "Cortex-M4F", 256, 960, 160, 384, 48, 4096, 4),
     _real("nucleo_f446re", "Cortex-M4F", 128, 512, 96, 256, 0, 128 * _K, 4),
-    _real("nucleo_l476rg", "Cortex-M4F", 96, 1024, 72, 512, 64, 2048, 8),
+    # Linked: the arena is what the linker leaves, as for the emulated boards.
+    Board("nucleo_l476rg", "Cortex-M4F", 96 * _K, 1024 * _K, 85_904, 512 * _K, 64 * _K, 2048, 8, 4096),
     _real("nucleo_h743zi", "Cortex-M7", 512, 2048, 384, 768, 256, 128 * _K, 32),
     _real("nucleo_wb55rg_p", "Cortex-M4F", 192, 512, 96, 256, 32, 4096, 8),
     _real("pico", "Cortex-M0+", 256, 2048, 192, 1024, 128, 4096, 256),
