@@ -70,5 +70,5 @@ def test_absent_and_unreadable_files(tmp_path):
     with pytest.raises(UsageError, match="no such file"):
         load(tmp_path / "x.toml")
     (tmp_path / "y.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="save the file as UTF-8"):
         load(tmp_path / "y.toml")

@@ -173,7 +173,6 @@ def _costs(rows: list[Cost], train: str, as_json: bool) -> int:
 def _write(out: Path, data: bytes, write: Callable[[Path, bytes], None]) -> None:
     from quantfl.errors import UsageError
 
-    try:
-        write(out, data)
-    except OSError as error:
-        raise UsageError(f"{out}: cannot be written: {error.strerror}") from None
+    if not out.parent.is_dir():
+        raise UsageError(f"{out}: cannot be written: there is no folder {out.parent}")
+    write(out, data)

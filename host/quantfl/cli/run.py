@@ -77,10 +77,11 @@ def execute(
 
     if board is not None and conf.fleet.emulate is None:
         raise UsageError("--board is for descriptions with fleet.emulate; this one names boards at ports")
+    from quantfl.fleet.config import read_text
     from quantfl.link.chaos import parse
 
     spec = None if chaos is None else parse(chaos)
-    text = description.read_text(encoding="utf-8")
+    text = read_text(description)
     with LiveTable(stderr_console() if as_json else console(), title=conf.run.name) as live:
         run = run_virtual if on_virtual_time(conf, board) else asyncio.run
         outcome = run(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -15,6 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from quantfl.errors import DataError, ToolError, UsageError
+
+LABEL_MAX = 65535  # boards keep a label as uint16
 
 
 @dataclass(frozen=True)
@@ -128,23 +131,31 @@ def load(name: str, path: Path | None = None) -> Dataset:
 
 
 def load_npz(path: Path) -> Dataset:
-    """A data set of one's own. DataError names what is missing or does not fit."""
+    """A data set of one's own. DataError names the array, its shape or dtype, and what is due."""
     try:
         with np.load(path, allow_pickle=False) as z:
-            arrays = {k: z[k] for k in z.files}
+            names = ("x", "y", "x_test", "y_test", "groups", "groups_test")
+            arrays = {k: z[k] for k in names if k in z.files}
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except MemoryError:
+        raise DataError(f"{path}: its arrays do not fit into memory; keep fewer samples") from None
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: not a .npz file of plain arrays ({error})") from None
     missing = [k for k in ("x", "y", "x_test", "y_test") if k not in arrays]
     if missing:
         raise DataError(f"{path}: lacks the array {missing[0]}; x, y, x_test and y_test are needed")
-    for k in ("y", "y_test"):
-        if arrays[k].ndim != 1 or arrays[k].dtype.kind not in "iu":
-            raise DataError(
-                f"{path}: {k} must be a vector of integers, not {arrays[k].dtype} {arrays[k].shape}"
-            )
-    top = int(max(arrays["y"].max(initial=0), arrays["y_test"].max(initial=0)))
+    for name in ("x", "x_test"):
+        check_samples(arrays[name], str(path), name)
+    if arrays["x"].shape[1:] != arrays["x_test"].shape[1:]:
+        raise DataError(
+            f"{path}: a sample of x has shape {arrays['x'].shape[1:]}, "
+            f"one of x_test {arrays['x_test'].shape[1:]}; they must be alike"
+        )
+    for name, of in (("y", "x"), ("y_test", "x_test"), ("groups", "x"), ("groups_test", "x_test")):
+        if name in arrays:
+            _check_integers(arrays[name], arrays[of], str(path), name, of)
+    top = int(max(arrays["y"].max(), arrays["y_test"].max()))
     return Dataset(
         path.stem,
         arrays["x"],
@@ -155,3 +166,36 @@ def load_npz(path: Path) -> Dataset:
         arrays.get("groups"),
         arrays.get("groups_test"),
     )
+
+
+def check_samples(x: np.ndarray, source: str, name: str) -> None:
+    """DataError unless x is [n, ...] of real, finite numbers with n and the sample's size above 0.
+
+    source: the file, name: the array in it, as the message names them.
+    """
+    if x.dtype.kind not in "biuf":
+        raise DataError(f"{source}: {name} has dtype {x.dtype}; real numbers are due (uint8 or float32)")
+    if x.ndim < 2 or x.size == 0:
+        raise DataError(
+            f"{source}: {name} has shape {x.shape}; (samples, ...) is due, "
+            "with at least one sample of one value"
+        )
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        raise DataError(f"{source}: {name} {x.dtype} {x.shape} holds NaN or infinity; finite numbers are due")
+
+
+def _check_integers(values: np.ndarray, x: np.ndarray, source: str, name: str, of: str) -> None:
+    """DataError unless `values`, the labels or groups of x, are integers [len(x)]; labels are 0 to 65535."""
+    if values.ndim != 1 or values.dtype.kind not in "iu":
+        raise DataError(
+            f"{source}: {name} must be a vector of integers, not {values.dtype} {values.shape}; "
+            f"one per sample of {of}"
+        )
+    if len(values) != len(x):
+        raise DataError(
+            f"{source}: {name} has {len(values)} values, but {of} has {len(x)} samples; one each is due"
+        )
+    if name.startswith("y") and not 0 <= int(values.min()) <= int(values.max()) <= LABEL_MAX:
+        raise DataError(
+            f"{source}: {name} runs from {values.min()} to {values.max()}; labels are 0 to {LABEL_MAX}"
+        )

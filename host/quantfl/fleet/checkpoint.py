@@ -6,6 +6,7 @@ history.jsonl (one line per round), model.tflite, summary.json, accuracy.png.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -25,13 +26,39 @@ FORMAT = 5
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` in one step: after a crash it is the old content or the new, never a part."""
+    """Replace `path` in one step: after a crash it is the old content or the new, never a part.
+
+    RunError when it cannot be written: the old content stays, and no temporary file is left.
+    """
     temporary = path.with_name(path.name + ".new")
-    with open(temporary, "wb") as f:
-        f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(temporary, path)
+    try:
+        try:
+            with open(temporary, "wb") as f:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise RunError(
+            f"{path}: cannot be written: {error.strerror or error}; make room or choose another folder"
+        ) from None
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` last through a power cut. Does nothing on Windows."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems do not know fsync of a folder
+            os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @dataclass

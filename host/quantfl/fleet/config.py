@@ -349,7 +349,7 @@ def _known(table: type[BaseModel], prefix: str = "") -> list[str]:
 def _meant(location: tuple[int | str, ...]) -> str:
     """A question about a key that is like one of ours, or stands in the wrong table."""
     given = ".".join(str(part) for part in location if isinstance(part, str))
-    known = _known(RunConfig)
+    known = [*RunConfig.model_fields, *_known(RunConfig)]
     last = given.rsplit(".", 1)[-1]
     there = [key for key in known if key.rsplit(".", 1)[-1] == last] or difflib.get_close_matches(
         given, known, 1, 0.75
@@ -382,10 +382,18 @@ def parse(text: str, source: str = "FLEET.toml") -> RunConfig:
 
 def load(path: Path) -> RunConfig:
     """Read FLEET.toml. UsageError when it is absent, unreadable or wrong."""
+    return parse(read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """A description's text; a byte order mark before UTF-8 is left out. UsageError when it is no UTF-8."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from None
-    return parse(text, str(path))
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{path}: byte {error.start + 1} is not UTF-8 text; save the file as UTF-8 in your editor"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from None

@@ -1,0 +1,85 @@
+"""Mistakes that people make with their own files: one line that names what is wrong, and what is due."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from quantfl.data.dataset import load_npz
+from quantfl.errors import DataError, RunError, UsageError
+from quantfl.fleet import config
+from quantfl.fleet.checkpoint import write_atomic
+
+GOOD = {
+    "x": np.ones((4, 3), np.float32),
+    "y": np.arange(4),
+    "x_test": np.ones((2, 3), np.float32),
+    "y_test": np.arange(2),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"x": GOOD["x"][:0], "y": GOOD["y"][:0]}, ["x has shape (0, 3)"]),
+        ({"x_test": GOOD["x_test"][:0], "y_test": GOOD["y_test"][:0]}, ["x_test has shape (0, 3)"]),
+        ({"x": GOOD["x"].astype("U8")}, ["x has dtype <U8"]),
+        ({"x": GOOD["x"].astype("M8[s]")}, ["x has dtype datetime64"]),
+        ({"x": np.array(5.0)}, ["x has shape ()"]),
+        ({"x": GOOD["x"].astype(complex)}, ["x has dtype complex128"]),
+        ({"x": GOOD["x"] * np.inf}, ["x float32 (4, 3) holds NaN or infinity"]),
+        ({"x_test": GOOD["x_test"] * np.nan}, ["x_test float32 (2, 3) holds NaN"]),
+        ({"x_test": np.ones((2, 4))}, ["x has shape (3,)", "x_test (4,)"]),
+        ({"y": np.arange(5)}, ["y has 5 values, but x has 4"]),
+        ({"y": np.arange(4) - 1}, ["y runs from -1 to 2"]),
+        ({"y": np.arange(4) * 30000}, ["y runs from 0 to 90000"]),
+        ({"y": np.arange(4.0)}, ["y must be a vector of integers, not float64 (4,)"]),
+        ({"y": np.ones((4, 10), int)}, ["y must be a vector of integers", "(4, 10)"]),
+        ({"groups": np.array([0, 1])}, ["groups has 2 values, but x has 4"]),
+        ({"groups": np.arange(5000)}, ["groups has 5000 values, but x has 4"]),
+        ({"x": np.array([[None]], object)}, ["not a .npz file of plain arrays"]),
+    ],
+)
+def test_arrays_of_ones_own_are_looked_at(tmp_path, change, words):
+    path = tmp_path / "own.npz"
+    np.savez(path, **(GOOD | change))
+    with pytest.raises(DataError) as error:
+        load_npz(path)
+    assert all(w in str(error.value) for w in (*words, "own.npz"))
+
+
+@pytest.mark.parametrize("cut", [0, 1, 30, 200, -1])
+def test_a_truncated_npz_is_told_in_one_line(tmp_path, cut):
+    path = tmp_path / "own.npz"
+    np.savez(path, **GOOD)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(DataError, match=r"own\.npz"):
+        load_npz(path)
+
+
+def test_what_cannot_be_written_leaves_no_temporary_file(tmp_path):
+    target = tmp_path / "folder"
+    target.mkdir()  # a folder where a file is due: the rename fails
+    with pytest.raises(RunError, match="cannot be written"):
+        write_atomic(target, b"content")
+    assert list(tmp_path.iterdir()) == [target]
+    with pytest.raises(RunError, match="cannot be written"):
+        write_atomic(tmp_path / "absent" / "file", b"content")
+
+
+TEXT = '[model]\npath = "m.tflite"\n[fleet]\nemulate = "inproc"\n'
+
+
+def test_descriptions_as_editors_save_them(tmp_path):
+    path = tmp_path / "F.toml"
+    path.write_bytes(TEXT.encode("utf-8-sig"))
+    assert config.load(path).model.path == "m.tflite"
+    for raw in (TEXT.encode("utf-16"), (TEXT + "# é").encode("latin-1")):
+        path.write_bytes(raw)
+        with pytest.raises(UsageError, match="save the file as UTF-8"):
+            config.load(path)
+
+
+def test_a_misspelt_table_is_told_with_the_right_one():
+    with pytest.raises(UsageError, match=r"trian: no such key \(is train meant\?\)"):
+        config.parse(TEXT + "[trian]\nlr = 0.1\n")
