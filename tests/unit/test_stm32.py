@@ -71,3 +71,19 @@ def test_the_image_keeps_its_budgets():
     assert 0 < at["__arena_start"] - 0x20000000 <= 10 * 1024
     assert at["__arena_end"] - at["__arena_start"] == named("nucleo_l476rg").arena >= 80 * 1024
     assert at["__stack_top"] - at["__arena_end"] == 4096
+
+
+def test_the_flash_driver_keeps_the_rules_of_the_controller(tmp_path):
+    """20,000 random erases and writes; writes over used units are refused and change nothing else."""
+    compiler = shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        pytest.skip("neither gcc nor clang is installed")
+    program = tmp_path / "flash_l4"
+    sources = [ROOT / "tests" / "boards" / "flash_l4.c", STM32 / "qfl_stm32_flash_l4.c"]
+    flags = ["-std=c11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-DQFL_FAKE_REGISTERS", f"-I{STM32}"]
+    flags.append(f"-I{ROOT / 'firmware' / 'lib' / 'qfl_port' / 'include'}")
+    subprocess.run([compiler, *flags, *map(str, sources), "-o", str(program)], check=True)
+    done = subprocess.run([str(program)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["erases"] == 2000 and seen["units"] > 10_000 and seen["refused"] > 1000
