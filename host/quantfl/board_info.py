@@ -58,7 +58,7 @@ class _Info(BaseModel):
     codecs: _U32 = 0x0F
     kinds: _U32 = 0x7E
     parts: _U32 = 0x0F
-    battery: Annotated[int, Field(ge=0, le=100)] | None = None
+    battery: _U32 | None = None  # above 100 the port does not know it
 
     @field_validator("firmware", "board")
     @classmethod
@@ -74,7 +74,7 @@ class _Info(BaseModel):
             state=STATES.get(self.state, "unknown"),
             reset=RESETS.get(self.reset, "other"),
             package=None if self.package is None else self.package.hex(),
-            battery_percent=self.battery,
+            battery_percent=self.battery if self.battery is not None and self.battery <= 100 else None,
             persisted=tuple(text for bit, text in enumerate(PERSISTED) if self.persisted_flags >> bit & 1),
         )
 

@@ -130,7 +130,7 @@ def test_boards_that_train_long_give_their_place_to_others(air, monkeypatch):
     record = rounds.history[1]
     assert record["failed"] == {} and len(record["contributors"]) == 4
     assert run(there.meters())["most_connections"] == 1
-    connections = [m.device.session.transport.connections for m in rounds.f.members]
+    connections = [m.device.session.transport.connections for m in rounds.f.clients]
     # Set-up, TRAIN, the delta: its place went to others while it trained. On a slow machine it is asked in
     # between as well.
     assert max(connections) >= 3
@@ -142,7 +142,7 @@ def test_the_ledger_holds_the_layers_of_ble(air):
     rounds = over_ble(there, run={"rounds": 2, "deadline_s": 30.0})
     carried = rounds.ledger.carried
     for board in ("b0", "b1"):
-        transport = next(m.device.session.transport for m in rounds.f.members if m.name == board)
+        transport = next(m.device.session.transport for m in rounds.f.clients if m.name == board)
         for way, lengths in (("down", transport.sent), ("up", transport.received)):
             total = sum(
                 c.bytes for k, c in carried.items() if (k.board, k.way, k.kind) == (board, way, "att")

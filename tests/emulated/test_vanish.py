@@ -120,3 +120,17 @@ def test_a_default_written_out_means_what_its_absence_means(tmp_path):
         DownlinkTable().schedule(10).limits is not None
         and DownlinkTable(step=10.0).schedule(10).limits is None
     )
+
+
+def test_a_second_process_at_a_runs_folder_is_told_who_is_there(tmp_path):
+    from quantfl.locks import locked
+
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with (
+        locked(folder / "run.lock", "it", RunError),
+        pytest.raises(RunError, match="in use by process") as error,
+    ):
+        run(config(rounds=1), folder)
+    assert error.value.exit_code == 8
+    assert run(config(rounds=1), folder).summary["rounds"] == 1

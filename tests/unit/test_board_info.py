@@ -63,7 +63,7 @@ def test_a_sound_description_is_read():
         {"ram": 2**32},
         {"kept": -1},
         {"kept": 1.5},
-        {"battery": 101},
+        {"battery": -1},
         {"battery": float("nan")},
         {"operators": 1 << 3000},
         {"selftest": None},

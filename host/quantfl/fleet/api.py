@@ -25,6 +25,7 @@ from quantfl.fleet.finalise import finalise, plain_summary
 from quantfl.fleet.rounds import Progress, Rounds, Silent
 from quantfl.fleet.setup import RunSetup, set_up_run
 from quantfl.link.chaos import Chaos
+from quantfl.locks import locked
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,36 @@ async def run(
     for.
     """
     progress = progress or Silent()
+    with contextlib.ExitStack() as held:
+        if folder is not None:
+            RunFolder(folder).create()
+            held.enter_context(locked(folder / "run.lock", f"the run's folder {folder}", RunError))
+        return await _run(
+            config,
+            base=base,
+            folder=folder,
+            resume=resume,
+            compare=compare,
+            progress=progress,
+            kind=kind,
+            text=text,
+            chaos=chaos,
+        )
+
+
+async def _run(
+    config: RunConfig,
+    *,
+    base: Path,
+    folder: Path | None,
+    resume: bool,
+    compare: bool,
+    progress: Progress,
+    kind: str | None,
+    text: str,
+    chaos: Chaos | None,
+) -> Outcome:
+    """`run`, once the folder is ours."""
     place, state = None, None
     if folder is not None:
         place = RunFolder(folder)

@@ -3,7 +3,6 @@ own."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from quantfl.device import Device
 from quantfl.errors import DeviceError, SecurityError
 from quantfl.link.clock import monotonic
 from quantfl.link.ledger import Ledger
+from quantfl.link.threads import in_own_thread
 from quantfl.link.traffic import Comparison
 from quantfl.messages import Delta, StaleHead
 from quantfl.provision import provision
@@ -192,4 +192,4 @@ class BoardClient:
 
 
 async def _in_thread(function: Callable[[], int]) -> int:
-    return await asyncio.get_running_loop().run_in_executor(None, function)
+    return await in_own_thread(function)

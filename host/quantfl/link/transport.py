@@ -19,6 +19,8 @@ import serial
 
 from quantfl.errors import LinkError, UsageError
 from quantfl.link import ports
+from quantfl.link.threads import in_own_thread
+from quantfl.locks import acquire_port, release_port
 
 BAUD = 921_600
 POSIX = os.name == "posix"
@@ -74,6 +76,7 @@ class SerialTransport:
                 raise UsageError(
                     f"{url}: an id is written in hexadecimal digits, as `quantfl devices` shows it"
                 )
+        self._owned: str | None = None  # the port that is locked for this process
         self._port: serial.SerialBase | None = None
         self._reader: threading.Thread | None = None
         self._fd: int | None = None
@@ -86,9 +89,14 @@ class SerialTransport:
         if self._misplaced and self.uid is not None:
             self.place = await ports.locate(self.uid, baud=self.baud, first=self.place)
             self._misplaced = False
+        self._own()
         try:
-            port = await loop.run_in_executor(None, self._open_port)
+            port = await in_own_thread(self._open_port, dispose=_close_quietly)
+        except asyncio.CancelledError:
+            self._disown()
+            raise
         except (serial.SerialException, OSError, ValueError) as error:
+            self._disown()
             self.misplaced()
             raise LinkError(
                 f"cannot open {self.place}: {_reason(error)}; check the port and its cable or address"
@@ -104,6 +112,20 @@ class SerialTransport:
         else:
             self._reader = threading.Thread(target=self._read_all, args=(loop, on_bytes), daemon=True)
             self._reader.start()
+
+    def _own(self) -> None:
+        """Be the only process at this port. LinkError names the one that is there."""
+        self._disown()
+        place = ports.same_port(self.place or self.url)
+        other = acquire_port(place)
+        if other is not None:
+            raise LinkError(f"{place} is in use by {other}; end it, or name another port")
+        self._owned = place
+
+    def _disown(self) -> None:
+        if self._owned is not None:
+            release_port(self._owned)
+            self._owned = None
 
     @property
     def lossless(self) -> bool:
@@ -189,14 +211,13 @@ class SerialTransport:
             self._out.put_nowait(data)
 
     async def _write_all(self, port: serial.SerialBase, out: asyncio.Queue[bytes]) -> None:
-        loop = asyncio.get_running_loop()
         try:
             while True:
                 data = await out.get()
                 while not out.empty():
                     data += out.get_nowait()
                 # A full line blocks pyserial's write; other boards must not wait for it.
-                await loop.run_in_executor(None, port.write, data)
+                await in_own_thread(port.write, data)
         except (serial.SerialException, OSError) as error:
             self._fail(_reason(error))
 
@@ -227,12 +248,19 @@ class SerialTransport:
         port, self._port = self._port, None
         if port is not None:
             with contextlib.suppress(serial.SerialException, OSError):
-                await asyncio.get_running_loop().run_in_executor(None, port.close)
+                await in_own_thread(port.close)
+        self._disown()
 
 
 def _waiting(port: serial.SerialBase) -> int:
     """Bytes that can be read at once. Every port has the property; the stub of their base class lacks it."""
     return int(port.in_waiting)  # type: ignore[attr-defined]
+
+
+def _close_quietly(port: serial.SerialBase) -> None:
+    """Close a port that nobody waits for any more."""
+    with contextlib.suppress(serial.SerialException, OSError):
+        port.close()
 
 
 def _pollable(port: serial.SerialBase) -> int | None:
