@@ -59,7 +59,8 @@ def test_a_port_in_use_names_the_process(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"socket://127.0.0.1:{server.getsockname()[1]}"
         code = (
-            "import asyncio; from quantfl.errors import LinkError; from quantfl.link.transport import SerialTransport\n"
+            "import asyncio; from quantfl.errors import LinkError\n"
+            "from quantfl.link.transport import SerialTransport\n"
             "async def go():\n"
             f"    t = SerialTransport({url!r})\n"
             "    try: await t.open(lambda b: None, lambda r: None)\n"
