@@ -7,8 +7,10 @@ import pytest
 
 from quantfl.data.dataset import load_npz
 from quantfl.errors import DataError, RunError, UsageError
-from quantfl.fleet import config
-from quantfl.fleet.checkpoint import write_atomic
+from quantfl.fleet import config, ledger_store
+from quantfl.fleet.checkpoint import RunFolder, write_atomic
+from quantfl.link.ledger import Ledger
+from quantfl.package.operators import BaseOperators
 
 GOOD = {
     "x": np.ones((4, 3), np.float32),
@@ -83,3 +85,43 @@ def test_descriptions_as_editors_save_them(tmp_path):
 def test_a_misspelt_table_is_told_with_the_right_one():
     with pytest.raises(UsageError, match=r"trian: no such key \(is train meant\?\)"):
         config.parse(TEXT + "[trian]\nlr = 0.1\n")
+
+
+def test_an_empty_ledger_is_not_made_anew(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    path.write_bytes(b"")
+    with pytest.raises(RunError, match="cut short"):
+        ledger_store.load(path)
+    assert path.read_bytes() == b""
+
+
+def test_damaged_ledgers_and_checkpoints_are_told_in_one_line(tmp_path):
+    folder, rng = RunFolder(tmp_path), np.random.default_rng(1)
+    meta = np.frombuffer(b'{"format": 4, "round": 1}', np.uint8)
+    np.savez(folder.checkpoint, meta=meta, **{"strategy/params": np.zeros(50, np.float32)})
+    ledger_store.save(folder.ledger, Ledger())
+    for path, load in (
+        (folder.checkpoint, folder.load),
+        (folder.ledger, lambda: ledger_store.load(folder.ledger)),
+    ):
+        good = path.read_bytes()
+        for _ in range(150):
+            raw = bytearray(good[: int(rng.integers(1, len(good) + 1))])
+            for at in rng.integers(0, len(raw), 3):
+                raw[at] ^= int(rng.integers(1, 256))
+            path.write_bytes(bytes(raw))
+            try:
+                load()
+            except RunError as error:
+                assert path.name in str(error)
+
+
+def test_a_bias_at_the_limit_does_not_matter_where_the_multiplier_is_0():
+    class Input:
+        zero_point = -128
+
+    compiler = BaseOperators(None)
+    weights, bias = np.ones((2, 4), np.int8), np.array([2**31 - 1, 5])
+    compiler.conv_table(None, weights, Input, bias, [(0, 0), (1 << 30, 0)])
+    rows = np.frombuffer(bytes(compiler.tables), "<i4").reshape(-1, 3)
+    assert rows[:, :2].tolist() == [[0, 0], [5 + 128 * 4, 1 << 30]]

@@ -10,7 +10,10 @@ import contextlib
 import io
 import json
 import os
+import struct
+import tokenize
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,14 @@ from quantfl.link.ledger import Ledger
 from quantfl.strategy.base import Snapshot
 
 FORMAT = 5
+
+
+#: What reading a damaged archive raises, in numpy, zipfile, zlib and json.
+DAMAGE = (
+    *(OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, IndexError, SyntaxError),
+    *(NotImplementedError, RuntimeError, MemoryError, OverflowError, struct.error, tokenize.TokenError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -142,12 +153,19 @@ class RunFolder:
                 }
         except FileNotFoundError:
             raise RunError(f"{self.path} holds no checkpoint: start the run without --resume") from None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise RunError(f"{self.checkpoint} cannot be read ({error}); start the run anew") from None
-        if meta["format"] != FORMAT:
+        except DAMAGE as error:
+            why = f"{type(error).__name__}: {error}"[:200]
+            raise RunError(f"{self.checkpoint} cannot be read ({why}); start the run anew") from None
+        if not isinstance(meta, dict):
+            raise RunError(f"{self.checkpoint} is damaged; start the run anew")
+        if meta.get("format") != FORMAT:
             raise RunError(
                 f"{self.checkpoint} has format {meta['format']}, this quantfl writes {FORMAT}; start the "
                 "run anew"
             )
+        kinds = {"round": int, "package_sha256": str, "config": dict, "history": list, "strategy": dict}
+        wrong = [key for key, kind in kinds.items() if not isinstance(meta.get(key), kind)]
+        if wrong:
+            raise RunError(f"{self.checkpoint} is damaged: it lacks {wrong[0]}; start the run anew")
         snapshot, ledger = Snapshot(arrays, meta["strategy"]), ledger_store.load(self.ledger)
         return State(meta["round"], meta["package_sha256"], meta["config"], snapshot, meta["history"], ledger)

@@ -46,8 +46,8 @@ PRAGMA user_version = {VERSION};
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection in one transaction, committed at the end."""
+def _opened(path: Path, *, make: bool = True) -> Iterator[sqlite3.Connection]:
+    """A connection in one transaction, committed at the end. make: a file without our tables gets them."""
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=10.0, isolation_level=None)) as db:
             version, application = (
@@ -58,6 +58,8 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
                     f"{path} is no ledger of version {VERSION} (it says {version}); read it with the "
                     "quantfl that wrote it"
                 )
+            if version == 0 and not make:
+                raise RunError(f"{path} is empty or cut short; the run's bytes are lost, start the run anew")
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
             if version == 0:
@@ -69,7 +71,7 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
                 db.execute("ROLLBACK")
                 raise
             db.execute("COMMIT")
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # damaged bytes within SQLite's own messages
         raise RunError(f"{path}: {error}") from None
 
 
@@ -104,12 +106,21 @@ def save(path: Path, ledger: Ledger) -> None:
     ledger.changed.clear()
 
 
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Rows that are not what `save` writes become one RunError."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise RunError(f"{path} is damaged ({type(error).__name__}); start the run anew") from None
+
+
 def load(path: Path) -> Ledger:
     """A run's ledger. RunError when there is none or it cannot be read."""
     if not path.exists():
         raise RunError(f"{path} is missing: the run's bytes are not known any more; start the run anew")
     ledger = Ledger()
-    with _opened(path) as db:
+    with _opened(path, make=False) as db, _readable(path):
         for row in db.execute("SELECT * FROM traffic"):
             ledger.add(Key(*row[:4]), Traffic(*row[4:]))
         for row in db.execute("SELECT * FROM carried"):

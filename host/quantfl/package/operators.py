@@ -214,6 +214,9 @@ class BaseOperators:
         (WIDE)."""
         w64 = w.astype(np.int64)
         folded = bias - x.zero_point * w64.sum(1)
+        # A sum that is multiplied by 0 cannot matter, whatever its bias is.
+        beyond = np.abs(folded) + 128 * 128 * w64.shape[1] >= 1 << 31
+        folded = np.where(beyond & np.array([m == 0 for m, _ in q]), 0, folded)
         if (np.abs(folded) + 128 * 128 * w64.shape[1]).max(initial=0) >= 1 << 31 or w64.shape[1] >= 65536:
             raise self.unsupported(op, "its accumulators may overflow 32 bits", "retrain with smaller biases")
         wide = np.abs(folded) + 128 * np.abs(w64).sum(1) >= 1 << 30
