@@ -10,6 +10,7 @@ from quantfl.errors import DataError, RunError, UsageError
 from quantfl.fleet import config, ledger_store
 from quantfl.fleet.checkpoint import RunFolder, write_atomic
 from quantfl.link.ledger import Ledger
+from quantfl.package.keras_convert import checked
 from quantfl.package.operators import BaseOperators
 
 GOOD = {
@@ -125,3 +126,21 @@ def test_a_bias_at_the_limit_does_not_matter_where_the_multiplier_is_0():
     compiler.conv_table(None, weights, Input, bias, [(0, 0), (1 << 30, 0)])
     rows = np.frombuffer(bytes(compiler.tables), "<i4").reshape(-1, 3)
     assert rows[:, :2].tolist() == [[0, 0], [5 + 128 * 4, 1 << 30]]
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (np.zeros((9, 3)), "every value is 0"),
+        (np.ones((9, 3)) * np.inf, "NaN or infinity"),
+        (np.ones((0, 3)), "calibrates nothing"),
+        (np.arange(9), "calibrates nothing"),
+        (np.array([["a"]]), "calibrates nothing"),
+    ],
+)
+def test_calibration_data_is_looked_at(capsys, x, words):
+    with pytest.raises(SystemExit):
+        checked(x, "c.npz")
+    said = capsys.readouterr().out
+    assert words in said
+    assert "c.npz" in said

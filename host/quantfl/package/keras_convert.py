@@ -37,6 +37,18 @@ def samples(path: Path) -> np.ndarray:
     raise AssertionError
 
 
+def checked(x: np.ndarray, source: str) -> np.ndarray:
+    """x as float32 [n, ...]; fails unless it holds finite numbers that differ, in at least one sample."""
+    if x.dtype.kind not in "biuf" or x.ndim < 2 or x.size == 0:
+        fail("usage", f"{source}: {x.dtype} {x.shape} calibrates nothing; real inputs (samples, ...) are due")
+    values = x.astype(np.float32)
+    if not np.isfinite(values).all():
+        fail("usage", f"{source}: NaN or infinity among the inputs, as float32; finite numbers are due")
+    if values.min() == values.max():
+        fail("usage", f"{source}: every value is {values.min():g}; real inputs are due, which differ")
+    return values
+
+
 def main(model_path: str, calibration: str, out: str) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -47,7 +59,7 @@ def main(model_path: str, calibration: str, out: str) -> None:
             "tool",
             "TensorFlow is missing: pip install 'quantfl[convert]', or give a full int8 .tflite instead",
         )
-    x = samples(Path(calibration)).astype(np.float32)
+    x = checked(samples(Path(calibration)), calibration)
     try:
         if Path(model_path).is_dir():
             loaded = tf.saved_model.load(model_path)
