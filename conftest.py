@@ -3,7 +3,7 @@
 import hypothesis  # noqa: F401  its plugin imports it at the very end otherwise, at a depth that CPython 3.11's parser cannot bear
 import pytest
 
-pytest_plugins = ["quantfl.emulate.pytest_chaos"]
+pytest_plugins = ["quantfl.emulation.pytest_chaos"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

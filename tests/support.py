@@ -22,7 +22,7 @@ def shared_data(part: str) -> Path:
 
 def need_board(kind: str) -> None:
     """Skip with the reason when boards of this kind cannot be booted."""
-    from quantfl.emulate import available
+    from quantfl.emulation import available
 
     reason = available(kind)
     if reason is not None:

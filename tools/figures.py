@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Paste measured figures into README.md and docs (PAGES), between `<!-- figures:NAME -->` and `<!-- end -->`.
+"""Paste measured figures into docs (PAGES), between `<!-- figures:NAME -->` and `<!-- end -->`.
 
 python tools/figures.py            # runs the demo and `quantfl bench engine` and `bytes`, some minutes
 python tools/figures.py engine     # only some of them
@@ -83,8 +83,8 @@ def demo() -> str:
         f"model in {s['interpreter']}; "
         f"plain float32 exchange of the same rounds reaches {plain['accuracy']:.3f} with {theirs:,} "
         f"bytes, here {mine:,}: "
-        f"{theirs / mine:.1f}× fewer.\n\n![the demo's summary](docs/demo.svg)\n\n![accuracy against "
-        "bytes](docs/demo.png)\n\n"
+        f"{theirs / mine:.1f}× fewer.\n\n![the demo's summary](demo.svg)\n\n![accuracy against "
+        "bytes](demo.png)\n\n"
         "Two of its links, in bytes:\n\n"
     )
     return text + table(
@@ -104,7 +104,7 @@ def engine() -> str:
         f"counted the same way. The engine with all operators and the bench: {rows[0]['code_bytes']:,} "
         "bytes of code; the whole "
         f"firmware with all operators, training, codecs, link and keys: {rows[0]['firmware_bytes']:,}"
-        + (f"; the standard build ([docs/PORTING.md](docs/PORTING.md)): {small:,}.\n\n" if small else ".\n\n")
+        + (f"; the standard build ([docs/PORTING.md](PORTING.md)): {small:,}.\n\n" if small else ".\n\n")
     )
 
     def share(value: float | None) -> str:
@@ -244,7 +244,7 @@ def bytes_() -> str:
         "the accuracy reaches "
         f"fp32's final one minus half a point; mean of {seeds} seeds. Of the rivals the one that gets "
         "there with the "
-        "fewest; all of them: [docs/BENCH.md](docs/BENCH.md).\n\n"
+        "fewest; all of them: further down.\n\n"
     )
     body = [[f"{r['task']}, {r['split']}, {r['participation']:.0%} a round", *_bytes_row(r)] for r in some]
     return text + table(["task", *BYTES_HEAD], body)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from quantfl.emulate.native import NativeBoard
+from quantfl.emulation.native import NativeBoard
 from quantfl_lab.ble.adapter import BleAdapter, BleBoard, missing
 from tests.support import need_board
 

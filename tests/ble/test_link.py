@@ -271,7 +271,7 @@ def test_a_charge_that_only_the_port_knows_is_shown_too(air, capsys):
     import json
 
     from quantfl.cli.main import main
-    from quantfl.emulate.native import NativeBoard
+    from quantfl.emulation.native import NativeBoard
 
     board = NativeBoard("b0", uid=b"\x01", ble=True, battery=41)
     board.start()

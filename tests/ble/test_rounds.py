@@ -11,7 +11,7 @@ import pytest
 from quantfl.core.codec import Codec, decode
 from quantfl.core.head import FitConfig, Head, head_hash
 from quantfl.device import Device
-from quantfl.emulate import boot_fleet, close_all
+from quantfl.emulation import boot_fleet, close_all
 from quantfl.fleet import api
 from quantfl.fleet.config import FleetTable
 from quantfl.link import ble, ble_turns

@@ -17,7 +17,7 @@ import threading
 import time
 from pathlib import Path
 
-from quantfl.emulate.base import spawn
+from quantfl.emulation.base import spawn
 from tests.support import ROOT
 
 IMAGE = ROOT / "build" / "bluez"

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from quantfl.device import Device
-from quantfl.emulate.native import NativeBoard
+from quantfl.emulation.native import NativeBoard
 from quantfl.errors import LinkError
 from quantfl.fleet import api
 from quantfl.fleet.config import FleetTable

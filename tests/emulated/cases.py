@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from quantfl.core.nn import Engine
-from quantfl.emulate.base import firmware
-from quantfl.emulate.qemu import MACHINES, Machine
+from quantfl.emulation.base import firmware
+from quantfl.emulation.qemu import MACHINES, Machine
 from quantfl.errors import ToolError
 
 CORES = {

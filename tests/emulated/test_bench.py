@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from quantfl.emulate.base import firmware
+from quantfl.emulation.base import firmware
 from quantfl.errors import ToolError
 from quantfl.fleet import api, initialise
 from quantfl.fleet.config import DownlinkTable, StartTable, UplinkTable

@@ -16,9 +16,9 @@ import pytest
 
 from quantfl.cli.main import main
 from quantfl.device import Device
-from quantfl.emulate import boot_fleet, close_all
-from quantfl.emulate.native import NativeBoard
-from quantfl.emulate.qemu import QemuBoard
+from quantfl.emulation import boot_fleet, close_all
+from quantfl.emulation.native import NativeBoard
+from quantfl.emulation.qemu import QemuBoard
 from quantfl.package.convert import convert
 from tests.support import DEMO_MODEL, need_board
 
@@ -174,7 +174,7 @@ def test_an_idle_board_costs_next_to_nothing():
 def test_boards_die_with_a_parent_that_is_killed(kind):
     need_board(kind)
     script = (
-        "import time; from quantfl.emulate import boot_fleet\n"
+        "import time; from quantfl.emulation import boot_fleet\n"
         f"print(*(b.pid for b in boot_fleet({kind!r}, 2)), flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)

@@ -11,8 +11,8 @@ import pytest
 from quantfl.cli.main import main
 from quantfl.core.board import InprocBoard
 from quantfl.device import Device
-from quantfl.emulate import boot_fleet, close_all
-from quantfl.emulate.inproc import InprocBoardHandle
+from quantfl.emulation import boot_fleet, close_all
+from quantfl.emulation.inproc import InprocBoardHandle
 from quantfl.errors import DeviceError
 from quantfl.fleet import api
 from quantfl.fleet.checkpoint import RunFolder

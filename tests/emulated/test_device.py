@@ -18,7 +18,7 @@ from quantfl.core import lib
 from quantfl.core.codec import Codec, decode
 from quantfl.core.head import FitConfig, Head, head_hash
 from quantfl.device import Device
-from quantfl.emulate import boot_fleet, close_all
+from quantfl.emulation import boot_fleet, close_all
 from quantfl.errors import DeviceError
 from quantfl.link.traffic import compare
 from quantfl.messages import StaleHead, config_bytes

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from quantfl.core.nn import Engine
-from quantfl.emulate.base import firmware
+from quantfl.emulation.base import firmware
 from quantfl.errors import ToolError
 from quantfl.package.flatfile import ModelFile
 from quantfl.package.program import compile_program

@@ -14,9 +14,9 @@ from quantfl.core.codec import Codec
 from quantfl.core.head import FitConfig, head_hash
 from quantfl.core.nn import Engine, device_need
 from quantfl.device import Device
-from quantfl.emulate import boot_fleet, close_all
-from quantfl.emulate.elf import symbols
-from quantfl.emulate.qemu import QemuBoard
+from quantfl.emulation import boot_fleet, close_all
+from quantfl.emulation.elf import symbols
+from quantfl.emulation.qemu import QemuBoard
 from quantfl.errors import DeviceError
 from quantfl.messages import config_bytes
 from quantfl.package import fit

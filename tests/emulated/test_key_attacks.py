@@ -13,7 +13,7 @@ import pytest
 from quantfl.core import crypt, ffi, lib
 from quantfl.core.link import PEER_PLAIN
 from quantfl.device import Device
-from quantfl.emulate import boot_fleet, close_all
+from quantfl.emulation import boot_fleet, close_all
 from quantfl.errors import LinkError, SecurityError, UsageError
 from quantfl.link.keys import KeyRing
 from quantfl.link.ports import is_private

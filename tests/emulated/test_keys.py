@@ -14,7 +14,7 @@ from quantfl.core import lib
 from quantfl.core.board import InprocBoard
 from quantfl.core.link import KEY_UNKNOWN, KEY_WRONG, NAMED, PEER_KEYED, PEER_PLAIN, UP, Link, cobs_decode
 from quantfl.device import Device
-from quantfl.emulate import boot_fleet, close_all
+from quantfl.emulation import boot_fleet, close_all
 from quantfl.errors import DeviceError, LinkError, PackageError, SecurityError, UsageError
 from quantfl.fleet import api
 from quantfl.fleet.checkpoint import RunFolder

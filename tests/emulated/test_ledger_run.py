@@ -15,7 +15,7 @@ import pytest
 
 from quantfl.core.link import Counters
 from quantfl.device import Device
-from quantfl.emulate import boot_fleet, close_all
+from quantfl.emulation import boot_fleet, close_all
 from quantfl.fleet.checkpoint import RunFolder
 from quantfl.link.ledger import UNSEEN, WAYS
 from tests.support import DEMO_MODEL, need_board, need_digits

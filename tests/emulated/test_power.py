@@ -12,8 +12,8 @@ import pytest
 from quantfl.core.codec import Codec
 from quantfl.core.head import FitConfig, head_hash
 from quantfl.device import Device
-from quantfl.emulate.native import NativeBoard
-from quantfl.emulate.qemu import QemuBoard
+from quantfl.emulation.native import NativeBoard
+from quantfl.emulation.qemu import QemuBoard
 from quantfl.messages import config_bytes
 from quantfl.package.convert import convert
 from quantfl.package.program import open_package

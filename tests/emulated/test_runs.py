@@ -17,7 +17,7 @@ import pytest
 
 from quantfl.core import lib
 from quantfl.core.link import Link
-from quantfl.emulate import best_kind, boot_fleet, close_all
+from quantfl.emulation import best_kind, boot_fleet, close_all
 from quantfl.errors import RunError
 from quantfl.fleet import api
 from quantfl.fleet.checkpoint import RunFolder

@@ -8,9 +8,9 @@ import asyncio
 import pytest
 
 from quantfl.device import Device
-from quantfl.emulate import boot_fleet, close_all
-from quantfl.emulate.base import firmware
-from quantfl.emulate.elf import symbols
+from quantfl.emulation import boot_fleet, close_all
+from quantfl.emulation.base import firmware
+from quantfl.emulation.elf import symbols
 from quantfl.errors import ToolError
 from quantfl_lab.bench.stack import measured
 from tests.support import need_board

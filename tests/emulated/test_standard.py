@@ -16,9 +16,9 @@ from quantfl.core import lib
 from quantfl.core.codec import Codec
 from quantfl.core.head import FitConfig, Layer
 from quantfl.device import Device
-from quantfl.emulate import boot_fleet, close_all
-from quantfl.emulate.base import firmware
-from quantfl.emulate.flash import flash_bytes
+from quantfl.emulation import boot_fleet, close_all
+from quantfl.emulation.base import firmware
+from quantfl.emulation.flash import flash_bytes
 from quantfl.errors import DeviceError, RunError, ToolError
 from quantfl.link.keys import KeyRing
 from quantfl.messages import config_bytes

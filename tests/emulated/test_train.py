@@ -12,7 +12,7 @@ from quantfl.core.codec import Codec
 from quantfl.core.head import FitConfig, dense_layers, head_hash
 from quantfl.core.nn import Engine, device_need
 from quantfl.device import Device
-from quantfl.emulate import boot_fleet, close_all
+from quantfl.emulation import boot_fleet, close_all
 from quantfl.errors import ToolError
 from quantfl.fleet import api
 from quantfl.messages import config_bytes

@@ -11,8 +11,8 @@ import pytest
 
 from quantfl.core import ffi, lib
 from quantfl.core.nn import device_need
-from quantfl.emulate.base import KINDS
-from quantfl.emulate.qemu import MACHINES
+from quantfl.emulation.base import KINDS
+from quantfl.emulation.qemu import MACHINES
 from quantfl.package import fit
 from quantfl.package.boards import BOARDS, Board
 from quantfl.package.convert import convert

@@ -21,7 +21,7 @@ from quantfl.cli.main import main
 from quantfl.core import lib
 from quantfl.core.board import InprocBoard
 from quantfl.device import Device
-from quantfl.emulate import boot_fleet, close_all
+from quantfl.emulation import boot_fleet, close_all
 from quantfl.errors import LinkError, UsageError
 from quantfl.fleet.config import parse
 from quantfl.link import ports

@@ -111,7 +111,7 @@ def test_each_distribution_holds_its_own_packages_and_no_other():
 
 def test_boards_on_a_missing_radio_are_not_booted(monkeypatch):
     monkeypatch.setattr(plugins, "entry_points", lambda **_: ())
-    monkeypatch.setattr("quantfl.emulate.boot_fleet", lambda *_, **__: pytest.fail("booted"))
+    monkeypatch.setattr("quantfl.emulation.boot_fleet", lambda *_, **__: pytest.fail("booted"))
     with pytest.raises(ToolError, match="laboratory"):
         emulate.command(
             board="native",

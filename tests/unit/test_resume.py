@@ -16,8 +16,8 @@ from quantfl.core.codec import Codec
 from quantfl.core.head import FitConfig
 from quantfl.core.link import UP, Link, cobs_decode
 from quantfl.device import Device
-from quantfl.emulate import boot_fleet, close_all
-from quantfl.emulate.inproc import InprocTransport
+from quantfl.emulation import boot_fleet, close_all
+from quantfl.emulation.inproc import InprocTransport
 from quantfl.link.session import Session
 from quantfl.messages import config_bytes
 from tests.support import DEMO_MODEL

@@ -13,7 +13,7 @@ import pytest
 
 from quantfl.core import ffi, lib
 from quantfl.device import Device
-from quantfl.emulate import boot_fleet, close_all
+from quantfl.emulation import boot_fleet, close_all
 from quantfl.errors import DeviceError
 from tests.support import ROOT
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from quantfl.emulate.elf import symbols
+from quantfl.emulation.elf import symbols
 from quantfl.package.boards import BOARDS
 
 ROOT = Path(__file__).resolve().parents[2]

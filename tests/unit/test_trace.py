@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from quantfl.cli.main import main
 from quantfl.device import Device
-from quantfl.emulate import boot_fleet, close_all
+from quantfl.emulation import boot_fleet, close_all
 from quantfl.errors import UsageError
 from quantfl.link import trace
 from tests.support import DEMO_MODEL, ROOT

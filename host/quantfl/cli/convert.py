@@ -43,7 +43,7 @@ def command(
     and a remedy.
     """
     from quantfl.cli.output import console, print_json
-    from quantfl.emulate.flash import built
+    from quantfl.emulation.flash import built
     from quantfl.errors import UsageError
     from quantfl.fleet.checkpoint import write_atomic
     from quantfl.package.build import build_flags

@@ -22,9 +22,9 @@ def command(
     counted."""
     from quantfl.cli.output import console, stderr_console
     from quantfl.cli.run import execute
-    from quantfl.emulate import KINDS, available, best_kind
-    from quantfl.emulate.base import ROOT
-    from quantfl.emulate.qemu import MACHINES
+    from quantfl.emulation import KINDS, available, best_kind
+    from quantfl.emulation.base import ROOT
+    from quantfl.emulation.qemu import MACHINES
     from quantfl.errors import ToolError, UsageError
     from quantfl.fleet import config
 

@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     import numpy as np
 
-    from quantfl.emulate.base import Board
+    from quantfl.emulation.base import Board
 
     #: One board's samples int8 [n, size] and labels [n].
     _Samples = tuple[np.ndarray, np.ndarray]
@@ -43,7 +43,7 @@ def command(
 ) -> int:
     """Boot boards, print their ports, and keep them running until Ctrl-C or until this process ends."""
     from quantfl.cli.plugins import virtual_radio
-    from quantfl.emulate import KINDS, boot_fleet, close_all
+    from quantfl.emulation import KINDS, boot_fleet, close_all
     from quantfl.errors import UsageError
 
     if board not in KINDS or board == "inproc":

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,12 @@ from quantfl.locks import locked
 
 @dataclass(frozen=True)
 class Outcome:
-    """summary: as in summary.json. interrupted: ended by Ctrl-C or `stop` before its last round."""
+    """summary: as in summary.json. interrupted: ended by Ctrl-C or `stop` before its last round. history: its
+    rounds, round 0 first."""
 
     summary: dict[str, Any]
     interrupted: bool
+    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 def default_folder(config: RunConfig, base: Path) -> Path:
@@ -129,7 +131,8 @@ async def _run(
         await prepared.close()
     plain = await plain_run(config, base, progress) if compare and not rounds.stopped else None
     progress.phase("writing the model and the summary")
-    return Outcome(finalise(prepared, rounds, books, plain=plain, own=own), rounds.stopped)
+    summary = finalise(prepared, rounds, books, plain=plain, own=own)
+    return Outcome(summary, rounds.stopped, rounds.history)
 
 
 async def quiet_run(config: RunConfig, base: Path) -> Rounds:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from quantfl.core.codec import LEVELS, Codec
 from quantfl.core.head import FitConfig
-from quantfl.emulate.base import KINDS
+from quantfl.emulation.base import KINDS
 from quantfl.errors import UsageError
 from quantfl.link.ble_turns import DEFAULT_CONNECTIONS
 from quantfl.link.energy import RADIOS, joules
@@ -363,6 +363,11 @@ def parse(text: str, source: str = "FLEET.toml") -> RunConfig:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{source}: not TOML: {error}") from None
+    return validate(raw, source)
+
+
+def validate(raw: dict[str, Any], source: str = "the description") -> RunConfig:
+    """A description from nested dicts. UsageError names `source` and the key."""
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:

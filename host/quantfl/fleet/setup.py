@@ -17,7 +17,7 @@ from quantfl.core.nn import Engine
 from quantfl.data import load, split
 from quantfl.data.quantise import to_int8
 from quantfl.device import Device
-from quantfl.emulate import Board, best_kind, boot_fleet, close_all
+from quantfl.emulation import Board, best_kind, boot_fleet, close_all
 from quantfl.errors import DataError, RunError
 from quantfl.fleet.board_client import BoardClient
 from quantfl.fleet.chaos import FaultInjector
@@ -265,7 +265,7 @@ def make_client(
 ) -> BoardClient:
     """One client of a run: its data, seed and configuration; board: emulated, None: at the port the
     description names."""
-    from quantfl.emulate.base import send_samples
+    from quantfl.emulation.base import send_samples
 
     feed: Callable[[], int] | None = None
     expected = 0

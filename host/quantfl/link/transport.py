@@ -3,7 +3,7 @@
 `/dev/tty…`, `COM3`, `socket://host:port`, `rfc2217://host:port`, `loop://`, `hwgrep://…` go through
 pyserial's `serial_for_url`; `id://UID` is the port at which the board with this id is found
 (quantfl.link.ports); `ble://NAME-or-ADDRESS` through bleak (quantfl.link.ble); `inproc://…` names a board
-inside this process (quantfl.emulate.inproc).
+inside this process (quantfl.emulation.inproc).
 """
 
 from __future__ import annotations
@@ -285,7 +285,7 @@ def _reason(error: BaseException) -> str:
 def open_transport(url: str, *, baud: int = BAUD) -> Transport:
     """The transport for a port as a user names it; nothing is opened yet."""
     if url.startswith("inproc://"):
-        from quantfl.emulate.inproc import InprocTransport
+        from quantfl.emulation.inproc import InprocTransport
 
         return InprocTransport(url)
     if url.startswith("ble://"):

@@ -21,7 +21,7 @@ import numpy as np
 from quantfl.core.codec import Form, dz_step, dz_with_feedback, dz_write
 from quantfl.core.head import FitConfig, Head
 from quantfl.data.dataset import digits_arrays
-from quantfl.emulate.base import firmware
+from quantfl.emulation.base import firmware
 from quantfl.errors import ToolError
 
 HEADS = ((64, 10), (128, 10), (256, 10), (64, 100))

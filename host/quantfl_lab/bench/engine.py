@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from quantfl.data.dataset import find
-from quantfl.emulate.base import ROOT, firmware
+from quantfl.emulation.base import ROOT, firmware
 from quantfl.errors import DataError, ToolError, UnsupportedError
 from quantfl.package.convert import convert_bytes
 from quantfl.package.flatfile import ModelFile

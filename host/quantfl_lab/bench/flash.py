@@ -10,8 +10,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from quantfl.emulate.base import firmware
-from quantfl.emulate.flash import built
+from quantfl.emulation.base import firmware
+from quantfl.emulation.flash import built
 from quantfl.errors import ToolError
 
 #: What the project promises of standard_m4.

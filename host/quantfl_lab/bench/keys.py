@@ -17,7 +17,7 @@ from pathlib import Path
 
 from quantfl.core import lib
 from quantfl.core.link import NAMED, UP, Link
-from quantfl.emulate.base import available, firmware
+from quantfl.emulation.base import available, firmware
 from quantfl.errors import ToolError
 from quantfl_lab.bench import stack
 

@@ -12,8 +12,8 @@ import numpy as np
 from quantfl.core.codec import Codec
 from quantfl.core.head import FitConfig, head_hash
 from quantfl.device import Device
-from quantfl.emulate import boot_fleet, close_all
-from quantfl.emulate.base import ROOT
+from quantfl.emulation import boot_fleet, close_all
+from quantfl.emulation.base import ROOT
 from quantfl.fleet.setup import load_package
 from quantfl.link.keys import KeyRing
 from quantfl.messages import config_bytes

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantfl.emulate.base import ROOT
+from quantfl.emulation.base import ROOT
 from quantfl.errors import DataError
 from quantfl.fleet import config
 from quantfl.fleet.config import RunConfig

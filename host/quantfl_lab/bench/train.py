@@ -21,7 +21,7 @@ from quantfl.core.head import FitConfig, Head, Layer, dense_layers
 from quantfl.core.nn import Engine
 from quantfl.data.dataset import load
 from quantfl.data.quantise import to_int8
-from quantfl.emulate.base import ROOT
+from quantfl.emulation.base import ROOT
 from quantfl.errors import DataError, ToolError
 from quantfl.package.convert import convert_bytes
 from quantfl.package.cut import HeadSpec, choose

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantfl.emulate.base import Board, spawn
+from quantfl.emulation.base import Board, spawn
 from quantfl.errors import ToolError
 from quantfl.link.chaos import parse
 from quantfl_lab.ble.chaos import check_air

@@ -36,8 +36,8 @@ def command(
     from dataclasses import asdict
 
     from quantfl.cli.output import console, print_json
-    from quantfl.emulate import available
-    from quantfl.emulate.base import ROOT
+    from quantfl.emulation import available
+    from quantfl.emulation.base import ROOT
     from quantfl.errors import ToolError, UsageError
     from quantfl.link.chaos import parse
     from quantfl_lab.torture.runs import command_of, run_schedules

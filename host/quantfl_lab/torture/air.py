@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from quantfl.emulate import Board
+from quantfl.emulation import Board
 from quantfl_lab.ble.adapter import BleAdapter, BleBoard
 
 

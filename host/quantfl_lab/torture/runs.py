@@ -34,7 +34,7 @@ import numpy as np
 
 from quantfl.core import crypt
 from quantfl.core.head import Score
-from quantfl.emulate import Board, boot_fleet, close_all
+from quantfl.emulation import Board, boot_fleet, close_all
 from quantfl.errors import DeviceError, LinkError, QuantflError
 from quantfl.fleet.board_client import BoardClient
 from quantfl.fleet.chaos import FaultInjector

@@ -1,4 +1,4 @@
-"""A pytest plug-in: `pytest_plugins = ["quantfl.emulate.pytest_chaos"]` gives the fixture `faulty_device`
+"""A pytest plug-in: `pytest_plugins = ["quantfl.emulation.pytest_chaos"]` gives the fixture `faulty_device`
 (docs/CHAOS.md)."""
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import pytest
 
 from quantfl.core.codec import Codec
 from quantfl.device import Device
-from quantfl.emulate.base import Board
+from quantfl.emulation.base import Board
 from quantfl.fleet.chaos import FaultInjector
 from quantfl.link.chaos import parse
 from quantfl.link.transport import open_transport

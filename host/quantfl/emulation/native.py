@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from quantfl.emulate.base import firmware, send_samples, spawn
+from quantfl.emulation.base import firmware, send_samples, spawn
 from quantfl.errors import ToolError
 
 

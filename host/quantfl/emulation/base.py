@@ -75,7 +75,7 @@ def available(kind: str) -> str | None:
         if kind == "native":
             firmware("native", "program")
         elif kind in QEMU_KINDS:
-            from quantfl.emulate.qemu import MACHINES
+            from quantfl.emulation.qemu import MACHINES
 
             machine = MACHINES[kind]
             if shutil.which(machine.command) is None:
@@ -110,9 +110,9 @@ def boot_fleet(
     reason = available(kind)
     if reason is not None:
         raise ToolError(f"cannot boot {kind} boards: {reason}")
-    from quantfl.emulate.inproc import InprocBoardHandle
-    from quantfl.emulate.native import NativeBoard
-    from quantfl.emulate.qemu import QemuBoard
+    from quantfl.emulation.inproc import InprocBoardHandle
+    from quantfl.emulation.native import NativeBoard
+    from quantfl.emulation.qemu import QemuBoard
 
     native = partial(NativeBoard, ble=ble, battery=battery)
     makers: dict[str, Callable[..., Board]] = {"native": native, "inproc": InprocBoardHandle}

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from quantfl.emulate.base import firmware, sample_records, send_samples, spawn
-from quantfl.emulate.elf import symbols
+from quantfl.emulation.base import firmware, sample_records, send_samples, spawn
+from quantfl.emulation.elf import symbols
 from quantfl.errors import ToolError
 
 PAINT = 0xA5A5A5A5  # of the stack (firmware/platforms/qemu/baremetal)

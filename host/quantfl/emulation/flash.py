@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-from quantfl.emulate.base import firmware
+from quantfl.emulation.base import firmware
 from quantfl.errors import ToolError
 
 #: Environments of platformio.ini: everything, the standard set, what models/digits needs; then other cores
