@@ -282,7 +282,7 @@ class StrategyTable(_Table):
     @model_validator(mode="after")
     def _options(self) -> StrategyTable:
         try:
-            self.options()
+            options = self.options()
         except UsageError as error:
             raise ValueError(str(error)) from None
         except ValidationError as error:
@@ -293,6 +293,8 @@ class StrategyTable(_Table):
                 text = f"strategy.{key} is no key of {self.name}{meant}; its keys are {known}"
                 raise ValueError(text) from None
             raise ValueError(f"strategy.{key}: {first['msg']} (got {first.get('input')!r})") from None
+        # A default that is written out is the same description as its absence.
+        object.__setattr__(self, "__pydantic_extra__", options.model_dump())
         return self
 
     def options(self) -> registry.Options:
