@@ -149,7 +149,8 @@ def run(
     """
     config = describe(description)
     from_file = isinstance(description, str | Path) and "\n" not in str(description)
-    start = Path(base) if base is not None else Path(str(description)).parent if from_file else Path()
+    here = fleet_api.base_of(Path(str(description))) if from_file else Path()
+    start = Path(base) if base is not None else here
     folder = None if out is None else Path(out)
     if resume and folder is None:
         raise UsageError("resume needs out: the folder of the run that goes on")

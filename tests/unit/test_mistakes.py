@@ -5,13 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from quantfl.cli.main import main
 from quantfl.data.dataset import load_npz
-from quantfl.errors import DataError, RunError, UsageError
+from quantfl.errors import DataError, RunError, UnsupportedError, UsageError
 from quantfl.fleet import config, ledger_store
 from quantfl.fleet.checkpoint import RunFolder, write_atomic
 from quantfl.link.ledger import Ledger
+from quantfl.package.convert import convert
 from quantfl.package.keras_convert import checked
 from quantfl.package.operators import BaseOperators
+from tests.support import DEMO_MODEL, ROOT
 
 GOOD = {
     "x": np.ones((4, 3), np.float32),
@@ -144,3 +147,47 @@ def test_calibration_data_is_looked_at(capsys, x, words):
     said = capsys.readouterr().out
     assert words in said
     assert "c.npz" in said
+
+
+def test_a_model_with_several_outputs_is_refused():
+    """It trained the last operator's output and scored output 0, without a word."""
+    path = ROOT.parent / "shared" / "cases" / "two_swapped.tflite"
+    if not path.exists():
+        pytest.skip("the shared cases are absent")
+    with pytest.raises(UnsupportedError, match="2 outputs") as error:
+        convert(path)
+    assert "StatefulPartitionedCall_1:1" in str(error.value) and error.value.exit_code == 4
+
+
+def test_a_run_is_evaluated_and_repeated_from_another_folder(tmp_path, monkeypatch, capsys):
+    """Relative paths of the description start from where it lay, not from where it is looked at."""
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed (extra data)")
+    from quantfl.data.dataset import load_digits
+
+    digits = load_digits(None)
+    home = tmp_path / "project" / "sub"
+    home.mkdir(parents=True)
+    (home / "m.tflite").write_bytes(DEMO_MODEL.read_bytes())
+    np.savez(
+        home / "my.npz",
+        x=digits.x_train[:200],
+        y=digits.y_train[:200],
+        x_test=digits.x_test[:50],
+        y_test=digits.y_test[:50],
+    )
+    (home / "my.toml").write_text(
+        '[run]\nname = "mine"\nrounds = 1\n[model]\npath = "m.tflite"\n[fleet]\nemulate = "inproc"\n'
+        'boards = 2\n[data]\nname = "npz:my.npz"\nsplit = "iid"\n'
+    )
+    monkeypatch.chdir(tmp_path / "project")
+    assert main(["run", "sub/my.toml", "--out", "run"]) == 0
+    monkeypatch.chdir(tmp_path)
+    for verb in (
+        ["evaluate", "project/run"],
+        ["export", "project/run", "-o", "e.tflite"],
+        ["report", "project/run"],
+    ):
+        assert main(verb) == 0, capsys.readouterr().err
+    assert main(["run", "project/run/FLEET.toml", "--out", "again"]) == 0, capsys.readouterr().err
+    a, b = RunFolder(tmp_path / "project" / "run").load(), RunFolder(tmp_path / "again").load()
+    assert a.params.tobytes() == b.params.tobytes()

@@ -37,6 +37,7 @@ def evaluate(target: Path, data: str | None, data_path: Path | None, samples: in
     """What the verb prints."""
     from quantfl.core.nn import Engine
     from quantfl.data import load
+    from quantfl.data.dataset import located
     from quantfl.data.quantise import to_int8
     from quantfl.errors import UsageError
     from quantfl.fleet.checkpoint import RunFolder
@@ -49,9 +50,10 @@ def evaluate(target: Path, data: str | None, data_path: Path | None, samples: in
         folder = RunFolder(target)
         state = folder.load()
         raw, params = read_file(folder.package), state.params
-        data = data or state.config["data"]["name"]
-        if data_path is None and state.config["data"]["path"]:
-            data_path = Path(state.config["data"]["path"])
+        if data is None:  # that of the run, wherever its description was
+            kept = state.config["data"]
+            data, where = located(kept["name"], kept["path"], folder.base)
+            data_path = data_path or where
         samples = samples or state.config["data"]["test_samples"]
         model = read_file(folder.model) if folder.model.exists() else None
     else:

@@ -18,6 +18,7 @@ def command(
     from quantfl.cli.output import console, print_json
     from quantfl.core.nn import Engine
     from quantfl.data import load
+    from quantfl.data.dataset import located
     from quantfl.data.quantise import to_int8
     from quantfl.fleet.checkpoint import RunFolder, write_atomic
     from quantfl.package.export import export
@@ -28,7 +29,7 @@ def command(
     state = folder.load()
     package = open_package(read_file(folder.package), str(folder.package))
     table = state.config["data"]
-    ds = load(table["name"], Path(table["path"]) if table["path"] else None)
+    ds = load(*located(table["name"], table["path"], folder.base))
     x = to_int8(ds.x_test[:500], package.input_scale, package.input_zero_point, package.input_size, ds.name)
     data = export(package, state.params, Engine(package.data).run_batch(x), keep_metadata=as_package)
     _write(out, data, write_atomic)

@@ -87,7 +87,7 @@ def execute(
         outcome = run(
             api.run(
                 conf,
-                base=description.parent,
+                base=api.base_of(description),
                 folder=folder,
                 resume=resume,
                 compare=compare,

@@ -116,6 +116,16 @@ LOADERS: dict[str, Callable[[Path | None], Dataset]] = {
 }
 
 
+def located(name: str, path: str | Path | None, base: Path) -> tuple[str, Path | None]:
+    """`data.name` and `data.path` of a description whose relative paths start from `base`, as `load` takes
+    them.
+    """
+    for kind in ("npz:", "wav:"):
+        if name.startswith(kind):
+            name = f"{kind}{base / name.removeprefix(kind)}"
+    return name, None if path is None else base / path
+
+
 def load(name: str, path: Path | None = None) -> Dataset:
     """A data set by name, `npz:FILE` with arrays x, y, x_test, y_test and optionally groups, groups_test, or
     `wav:FOLDER` with a folder of wav files per word."""

@@ -38,6 +38,13 @@ class Outcome:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
+def base_of(description: Path) -> Path:
+    """The folder that relative paths of a description start from: its own, or for a run's copy the
+    original's.
+    """
+    return RunFolder(description.parent).base
+
+
 def default_folder(config: RunConfig, base: Path) -> Path:
     return base / config.run.out if config.run.out else Path("runs") / config.run.name
 
@@ -119,6 +126,7 @@ async def _run(
         if place is not None and state is None:
             write_atomic(place.package, prepared.package.data)
             write_atomic(place.description, text.encode())
+            place.save_origin(base)
         with _stop_on_interrupt(rounds):
             await rounds.set_up()
             rounds.score_start()

@@ -102,6 +102,7 @@ class RunFolder:
     def __getattr__(self, name: str) -> Path:
         names = {
             "description": "FLEET.toml",
+            "origin": "origin.json",
             "package": "package.tflite",
             "checkpoint": "checkpoint.npz",
             "history": "history.jsonl",
@@ -113,6 +114,23 @@ class RunFolder:
         if name in names:
             return self.path / names[name]
         raise AttributeError(name)
+
+    def save_origin(self, base: Path) -> None:
+        """Keep the folder that relative paths of the description start from, so that the copy can be used
+        too.
+        """
+        write_atomic(self.origin, json.dumps({"base": str(base.resolve())}).encode())
+
+    @property
+    def base(self) -> Path:
+        """The folder that relative paths of the description start from; the run's own where it is not
+        known.
+        """
+        try:
+            found = Path(json.loads(self.origin.read_bytes())["base"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return self.path
+        return found if found.is_dir() else self.path
 
     def create(self) -> None:
         try:

@@ -15,6 +15,7 @@ import numpy as np
 from quantfl.core.head import Head, Score
 from quantfl.core.nn import Engine
 from quantfl.data import load, split
+from quantfl.data.dataset import located
 from quantfl.data.quantise import to_int8
 from quantfl.device import Device
 from quantfl.emulation import Board, best_kind, boot_fleet, close_all
@@ -116,9 +117,7 @@ class Shards:
 def shards(config: RunConfig, package: Package, base: Path) -> Shards:
     """Load, quantise and split the run's data. DataError when it does not fit the model."""
     data = config.data
-    path = None if data.path is None else base / data.path
-    name = f"npz:{base / data.name[4:]}" if data.name.startswith("npz:") else data.name
-    ds = load(name, path)
+    ds = load(*located(data.name, data.path, base))
     if len(ds.classes) > package.dims[-1]:
         raise DataError(
             f"data.name: {data.name} has {len(ds.classes)} classes, but the model tells {package.dims[-1]}"

@@ -95,6 +95,17 @@ def cut_costs(
     return rows
 
 
+def _one_way(model: ModelFile, source: str) -> None:
+    """UnsupportedError: several inputs or outputs, so that what is trained need not be what is scored."""
+    for ends, what in ((model.inputs, "inputs"), (model.outputs, "outputs")):
+        if len(ends) != 1:
+            names = ", ".join(model.tensors[t].name for t in ends) or "none"
+            raise UnsupportedError(
+                f"{source} has {len(ends)} {what} ({names}), and quantfl trains models with one: "
+                f"export the model with the one you want"
+            )
+
+
 def convert_bytes(
     data: bytes,
     *,
@@ -110,6 +121,7 @@ def convert_bytes(
     with damage(source):
         data = original_of(data)
         model = ModelFile(data, source)
+        _one_way(model, source)
         _full_int8(model)
         chosen = cutting.choose(model, cut).trained(train)
         without = cutting.without_own_bias(model, chosen)
