@@ -7,6 +7,7 @@ import pytest
 
 from quantfl.cli.main import main
 from quantfl.data.dataset import load_npz
+from quantfl.data.quantise import misfit
 from quantfl.errors import DataError, RunError, UnsupportedError, UsageError
 from quantfl.fleet import config, ledger_store
 from quantfl.fleet.checkpoint import RunFolder, write_atomic
@@ -191,3 +192,21 @@ def test_a_run_is_evaluated_and_repeated_from_another_folder(tmp_path, monkeypat
     assert main(["run", "project/run/FLEET.toml", "--out", "again"]) == 0, capsys.readouterr().err
     a, b = RunFolder(tmp_path / "project" / "run").load(), RunFolder(tmp_path / "again").load()
     assert a.params.tobytes() == b.params.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("factor", "offset", "words"),
+    [
+        (1.0, 0.0, None),
+        (1 / 255, 0.0, "of 256 int8 values"),
+        (255.0, 0.0, "cut off"),
+        (1.0, -300.0, "cut off"),
+    ],
+)
+def test_samples_in_other_units_than_the_models_are_said(factor, offset, words):
+    """x / 255 left one or two int8 values per pixel, and nothing was said."""
+    x = np.random.default_rng(1).uniform(0, 255, (50, 8, 8, 1)) * factor + offset
+    warning = misfit(x, 1.0, -128, "npz:my.npz")
+    assert (warning is None) if words is None else (words in warning and "npz:my.npz" in warning)
+    assert misfit(np.zeros((5, 4)), 1.0, -128) is None  # one value only is not a matter of units
+    assert misfit(np.eye(4) * 255, 1.0, -128) is None  # black and white is what it is

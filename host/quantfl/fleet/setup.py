@@ -16,7 +16,7 @@ from quantfl.core.head import Head, Score
 from quantfl.core.nn import Engine
 from quantfl.data import load, split
 from quantfl.data.dataset import located
-from quantfl.data.quantise import to_int8
+from quantfl.data.quantise import misfit, to_int8
 from quantfl.device import Device
 from quantfl.emulation import Board, best_kind, boot_fleet, close_all
 from quantfl.errors import DataError, RunError
@@ -112,6 +112,7 @@ class Shards:
     clients: list[tuple[np.ndarray, np.ndarray]]
     x_test: np.ndarray
     y_test: np.ndarray
+    warning: str | None = None  # the samples hardly fit the model's input
 
 
 def shards(config: RunConfig, package: Package, base: Path) -> Shards:
@@ -139,7 +140,8 @@ def shards(config: RunConfig, package: Package, base: Path) -> Shards:
     )
     keep = slice(None, data.test_samples)
     clients = [(quantise(ds.x_train[p]), ds.y_train[p].astype(np.uint16)) for p in parts]
-    return Shards(clients, quantise(ds.x_test[keep]), ds.y_test[keep])
+    warning = misfit(ds.x_test[:500], package.input_scale, package.input_zero_point, data.name)
+    return Shards(clients, quantise(ds.x_test[keep]), ds.y_test[keep], warning)
 
 
 def make_strategy(config: RunConfig, head: Head, params: np.ndarray) -> Strategy:
@@ -203,6 +205,8 @@ def set_up_run(
     progress.phase("reading the data")
     fed = config.fleet.emulate is not None or any(b.samples for b in config.fleet.board)
     data = shards(config, package, base)
+    if data.warning is not None:
+        progress.warn(data.warning)
     features = Engine(package.data).run_batch(data.x_test)
     boards: list[Board] = []
     if config.fleet.emulate is not None:
