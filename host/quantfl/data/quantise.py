@@ -43,5 +43,5 @@ def misfit(x: np.ndarray, scale: float, zero_point: int, source: str = "the data
         return f"{source}: {beyond:.0%} of the values are cut off ({given}); are they in the model's units?"
     levels = len(np.unique(to_int8(flat, scale, zero_point, flat.shape[1])))
     if levels <= FEW_LEVELS < len(np.unique(flat)):
-        return f"{source}: all values fall on {levels} of 256 int8 values ({given}); are they in the model's units?"
+        return f"{source}: values fall on {levels} of 256 int8 values ({given}); are they in its units?"
     return None
