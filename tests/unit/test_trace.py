@@ -8,6 +8,7 @@ import json
 import shutil
 import struct
 import subprocess
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from quantfl.cli.main import main
 from quantfl.device import Device
 from quantfl.emulation import boot_fleet, close_all
-from quantfl.errors import UsageError
+from quantfl.errors import RunError, UsageError
 from quantfl.link import trace
 from tests.support import DEMO_MODEL, ROOT
 
@@ -164,3 +165,19 @@ def documented(name: str) -> bytes:
     lines = (ROOT / "docs" / "PROTOCOL.md").read_text().splitlines()
     (line,) = (x for x in lines if x.startswith(f"| {name} |"))
     return bytes.fromhex(line.split("`")[1].replace(" ", ""))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_trace_that_cannot_be_written_ends_nothing_else():
+    done = []
+
+    def traced() -> None:
+        with trace.tracing(Path("/dev/full")):
+            tap = trace.tap_of("socket://127.0.0.1:1")
+            for _ in range(3):
+                tap.take(trace.RECEIVED, b"\1\2\3\0")
+            done.append(1)
+
+    with pytest.raises(RunError, match="ends early") as error:
+        traced()
+    assert done and error.value.exit_code == 8 and "\n" not in str(error.value)

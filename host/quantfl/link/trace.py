@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 from quantfl.core import lib
 from quantfl.core.link import cobs_decode
-from quantfl.errors import UsageError
+from quantfl.errors import RunError, UsageError
 
 LINKTYPE_USER0 = 147
 SENT, RECEIVED = "sent", "received"  # as the host sees it
@@ -42,32 +42,48 @@ def _block(kind: int, body: bytes) -> bytes:
 
 
 class TraceWriter:
-    """A trace file. UsageError when it cannot be written."""
+    """A trace file. UsageError when it cannot be made.
+
+    What cannot be written later, on a full disk for one, ends the trace and nothing else: `failed` says why.
+    """
 
     def __init__(self, path: Path):
         try:
             self._file: BinaryIO = open(path, "wb")  # noqa: SIM115 (closed by close)
         except OSError as error:
             raise UsageError(f"--trace {path}: cannot be written: {error.strerror}") from None
+        self.path, self.failed = path, ""
         application = _option(4, b"quantfl") + _option(0, b"")
-        self._file.write(_block(_SHB, struct.pack("<IHHq", _BLOCK, 1, 0, -1) + application))
+        self._write(_block(_SHB, struct.pack("<IHHq", _BLOCK, 1, 0, -1) + application))
         self._links = 0
 
     def tap(self, name: str) -> Tap:
         """A new link of this trace."""
         options = _option(2, name.encode()) + _option(9, b"\x06") + _option(0, b"")
-        self._file.write(_block(_IDB, struct.pack("<HHI", LINKTYPE_USER0, 0, 0) + options))
+        self._write(_block(_IDB, struct.pack("<HHI", LINKTYPE_USER0, 0, 0) + options))
         self._links += 1
         return Tap(self, self._links - 1)
 
     def packet(self, link: int, direction: str, data: bytes, at_us: int) -> None:
         flags = _option(2, struct.pack("<I", 2 if direction == SENT else 1)) + _option(0, b"")
         body = struct.pack("<IIIII", link, at_us >> 32, at_us & 0xFFFFFFFF, len(data), len(data))
-        self._file.write(_block(_EPB, body + data.ljust(-(-len(data) // 4) * 4, b"\0") + flags))
-        self._file.flush()
+        self._write(_block(_EPB, body + data.ljust(-(-len(data) // 4) * 4, b"\0") + flags))
+
+    def _write(self, data: bytes) -> None:
+        if self.failed:
+            return
+        try:
+            self._file.write(data)
+            self._file.flush()
+        except OSError as error:
+            self.failed = error.strerror or str(error)
 
     def close(self) -> None:
-        self._file.close()
+        """Close the file."""
+        try:
+            self._file.close()
+        except OSError as error:
+            self.failed = self.failed or error.strerror or str(error)
 
 
 @dataclass
@@ -102,6 +118,8 @@ def tracing(path: Path | None) -> Iterator[None]:
     finally:
         _active.reset(token)
         writer.close()
+    if writer.failed:
+        raise RunError(f"--trace {path}: ends early: {writer.failed}; all else is done")
 
 
 def tap_of(url: str) -> Tap | None:
