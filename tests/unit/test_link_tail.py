@@ -156,3 +156,31 @@ def test_what_is_printed_before_the_session_is_no_loss(sender):
     a.send(b"last")
     a.pull(line.now)
     assert silence(a, line)[0] == RTO_MIN
+
+
+CALM = 4000
+
+
+def test_a_slow_peer_is_no_lost_frame_on_a_line_that_loses_nothing():
+    """The demo once sent 24 KB again over a clean socket, because the host was busy for half a second."""
+    line, a, b = met("host", shaky=False, rto_calm_ms=CALM)
+    before = a.counters()
+    a.send(b"last")
+    first = a.pull(line.now)
+    line.now += CALM - 100  # the peer is stopped
+    assert a.pull(line.now) == b""
+    assert feed_all(b, first, line.now) == [b"last"]
+    feed_all(a, b.pull(line.now), line.now)
+    assert a.pending == 0 and (a.counters() - before).tx_retransmission == 0
+
+
+def test_a_line_that_shows_that_it_loses_frames_is_not_waited_for():
+    """Noise, or a second time-out in a row, ends the patience; a single time-out does not."""
+    line, a, _ = met("host", shaky=True, rto_calm_ms=CALM)
+    a.send(b"last")
+    a.pull(line.now)
+    assert [silence(a, line)[0] for _ in range(3)][1:] == [RTO_MIN, 2 * RTO_MIN]
+    line, a, _ = met("host", shaky=False, rto_calm_ms=CALM)
+    a.send(b"last")
+    a.pull(line.now)
+    assert [silence(a, line)[0] for _ in range(2)] == [CALM, CALM]  # 4 s is the longest there is
