@@ -127,6 +127,14 @@ def _ports_folder() -> Path:
     return folder
 
 
+def port_holder(port: str) -> Holder | None:
+    """The other process that owns a port; None: nobody, or this process. Nothing is acquired."""
+    other = acquire_port(port)
+    if other is None:
+        release_port(port)
+    return other
+
+
 def acquire_port(port: str) -> Holder | None:
     """Make this process the owner of a board's port. Returns None, or the process that owns it.
 

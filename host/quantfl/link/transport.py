@@ -19,8 +19,9 @@ import serial
 
 from quantfl.errors import LinkError, UsageError
 from quantfl.link import ports
+from quantfl.link.port_errors import busy, cause_of
 from quantfl.link.threads import in_own_thread
-from quantfl.locks import acquire_port, release_port
+from quantfl.locks import acquire_port, port_holder, release_port
 
 BAUD = 921_600
 POSIX = os.name == "posix"
@@ -89,18 +90,18 @@ class SerialTransport:
         if self._misplaced and self.uid is not None:
             self.place = await ports.locate(self.uid, baud=self.baud, first=self.place)
             self._misplaced = False
-        self._own()
         try:
             port = await in_own_thread(self._open_port, dispose=_close_quietly)
-        except asyncio.CancelledError:
-            self._disown()
-            raise
         except (serial.SerialException, OSError, ValueError) as error:
-            self._disown()
             self.misplaced()
-            raise LinkError(
-                f"cannot open {self.place}: {_reason(error)}; check the port and its cable or address"
-            ) from None
+            other = port_holder(self._lock_name()) if busy(error) else None
+            cause = f"it is in use by {other}; end it" if other else cause_of(self.place or self.url, error)
+            raise LinkError(f"cannot open {self.place}: {cause}") from None
+        try:
+            self._own()
+        except LinkError:
+            await in_own_thread(_close_quietly, port)
+            raise
         if self.place is not None:
             ports.claim(self.place)
         self._port, self._lost = port, on_lost
@@ -116,11 +117,16 @@ class SerialTransport:
     def _own(self) -> None:
         """Be the only process at this port. LinkError names the one that is there."""
         self._disown()
-        place = ports.same_port(self.place or self.url)
+        place = self._lock_name()
+        if place.startswith("loop://"):  # it leads nowhere but back
+            return
         other = acquire_port(place)
         if other is not None:
             raise LinkError(f"{place} is in use by {other}; end it, or name another port")
         self._owned = place
+
+    def _lock_name(self) -> str:
+        return ports.same_port(self.place or self.url)
 
     def _disown(self) -> None:
         if self._owned is not None:
