@@ -79,7 +79,7 @@ def test_a_host_killed_at_any_time_neither_loses_nor_doubles_a_byte(tmp_path):
         mine = ledger.grouped(lambda k: (k.board, k.way))
         for name, own in boards_own(boards).items():
             assert tuple(mine[name, way].total for way in WAYS) == own, name
-        # Whether a kill met bytes on the way (rows of kind UNSEEN) is a matter of time, and no claim of this test.
+        # Whether a kill met bytes on the way (rows UNSEEN) is a matter of time, and no claim of this test.
     finally:
         close_all(boards)
 
