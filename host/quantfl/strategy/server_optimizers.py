@@ -7,6 +7,8 @@ in the second moment alone.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 
 from quantfl.strategy.base import Snapshot
@@ -54,7 +56,7 @@ class ServerMomentum:
         self.velocity = None if held is None else held.copy()
 
 
-class ServerAdaptive:
+class ServerAdaptive(ABC):
     """m = beta1 m + (1 - beta1) mean; params + lr m / (sqrt(v) + tau). State: m and v, float64 [params].
 
     A subclass says what v becomes. tau bounds how much small movements are scaled up (the paper's degree of
@@ -66,9 +68,9 @@ class ServerAdaptive:
         self.m: np.ndarray | None = None
         self.v: np.ndarray | None = None
 
+    @abstractmethod
     def second_moment(self, v: np.ndarray, square: np.ndarray) -> np.ndarray:
         """The next v, float64 [params], from the present one and the square of the mean delta."""
-        raise NotImplementedError
 
     def step(self, params: np.ndarray, mean: np.ndarray) -> np.ndarray:
         """The next head, float32 [params]."""
