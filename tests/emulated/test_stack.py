@@ -22,11 +22,14 @@ MARGIN = 128  # bytes that have to be left
 def test_the_micro_bit_has_stack_to_spare():
     need_board("qemu_m0")
     signed, unsigned = ({r["after"]: r for r in measured(signed=s)} for s in (True, False))
-    assert list(signed) == list(unsigned) == ["its first keys", "a package", "a round", "a reset"]
+    steps = ["its first keys", "a package", "a round", "a reset", "its owner's leave"]
+    assert list(signed) == list(unsigned) == steps
     assert all(r["margin_bytes"] >= MARGIN for r in (*signed.values(), *unsigned.values())), signed
     used = {k: r["used_bytes"] for k, r in signed.items()}
     # The signature is the deepest; a reset paints the stack anew, and checks it from less deep.
     assert used["its first keys"] < used["a package"] == used["a round"] > used["a reset"] > 1600
+    # An owner that is removed signs for it: since the reset that is deeper than the package's check at start.
+    assert used["a reset"] < used["its owner's leave"] <= used["a package"]
     assert max(r["used_bytes"] for r in unsigned.values()) < 1600
 
 

@@ -17,7 +17,7 @@ from quantfl.emulation.base import ROOT
 from quantfl.fleet.setup import load_package
 from quantfl.link.keys import KeyRing
 from quantfl.messages import config_bytes
-from quantfl.provision import provision
+from quantfl.provision import provision, rotate
 
 MODEL = ROOT / "models" / "micro" / "micro_int8.tflite"
 _SAMPLES = 12
@@ -58,6 +58,8 @@ def measured(kind: str = "qemu_m0", *, signed: bool = True) -> list[dict]:
                 ).uptime_ms > 20_000 or "keeps rounds" not in info.persisted:
                     await asyncio.sleep(0.2)
                 note("a reset")
+                await rotate(device, owner=False, timeout=60)  # which the owner has to sign, where there is one
+                note("its owner's leave")
             finally:
                 await device.close()
 
