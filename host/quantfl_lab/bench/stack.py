@@ -58,7 +58,7 @@ def measured(kind: str = "qemu_m0", *, signed: bool = True) -> list[dict]:
                 ).uptime_ms > 20_000 or "keeps rounds" not in info.persisted:
                     await asyncio.sleep(0.2)
                 note("a reset")
-                await rotate(device, owner=False, timeout=60)  # which the owner has to sign, where there is one
+                await rotate(device, owner=False, timeout=60)  # the owner signs it, where there is one
                 note("its owner's leave")
             finally:
                 await device.close()
