@@ -7,6 +7,10 @@
 
 #include "qfl_ble_link.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum {
     QFL_BLE_RECORD_CONNECTED = 1, /* att_mtu u16 */
     QFL_BLE_RECORD_DISCONNECTED = 2,
@@ -31,5 +35,9 @@ typedef struct qfl_ble_records {
 void qfl_ble_records_reset(qfl_ble_records *r); /* the stream was reconnected: half a record is dropped */
 void qfl_ble_records_poll(qfl_ble_records *r, qfl_ble_link *l);
 int32_t qfl_ble_records_send(void *records, const uint8_t *p, uint32_t n); /* a qfl_ble_send */
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -4,6 +4,14 @@
 
 #include "qfl_port.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 const qfl_port *qfl_board_open(int argc, char **argv);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -7,6 +7,10 @@
 
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Handle of a file, negative when it cannot be opened. write: 0 reads, 1 makes it anew. */
 int32_t qfl_host_open(const char *name, int write);
 /* Bytes read or written, 0 at the end of the file. */
@@ -15,6 +19,10 @@ uint32_t qfl_host_write(int32_t file, const void *p, uint32_t n);
 void qfl_host_seek(int32_t file, uint32_t at);
 void qfl_host_close(int32_t file);
 /* Ends the emulator. */
-_Noreturn void qfl_host_exit(int code);
+__attribute__((noreturn)) void qfl_host_exit(int code);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -4,6 +4,10 @@
 
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef struct qfl_ring {
     uint8_t *bytes;
     uint32_t size;
@@ -28,5 +32,9 @@ static inline uint32_t qfl_ring_take(qfl_ring *r, uint8_t *p, uint32_t n)
     }
     return i;
 }
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

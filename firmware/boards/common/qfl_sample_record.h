@@ -7,6 +7,10 @@
 
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef struct qfl_sample_reader {
     uint8_t head[8];
     uint8_t head_n;
@@ -22,5 +26,9 @@ typedef uint32_t (*qfl_sample_source)(void *ctx, uint8_t *p, uint32_t n);
 /* One call of a port's next_sample: 1 when x [n] is complete. Nonsense before a record is skipped. */
 int32_t qfl_sample_next(qfl_sample_reader *r, qfl_sample_source read, void *ctx, int8_t *x, uint32_t n,
                         uint16_t *label);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

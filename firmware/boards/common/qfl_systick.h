@@ -4,10 +4,18 @@
 
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 void qfl_systick_start(void);
 /* Core clocks since the start. Has to be called more often than SysTick wraps, every 2^24 clocks. */
 uint64_t qfl_systick_now(void);
 /* Waits for an interrupt, at most `clocks` (below 2^24) long. Called with interrupts masked (PRIMASK), which WFI sees through. */
 void qfl_systick_wait(uint32_t clocks);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

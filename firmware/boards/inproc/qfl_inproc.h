@@ -11,6 +11,10 @@
 #include "qfl_port.h"
 #include "qfl_status.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef struct qfl_inproc qfl_inproc;
 
 /* Bytes of memory for a board with this much flash (a multiple of 4096) and arena (a multiple of 16). */
@@ -29,5 +33,9 @@ void qfl_inproc_set_samples(qfl_inproc *board, const int8_t *x, const uint16_t *
 void qfl_inproc_set_ms(qfl_inproc *board, uint32_t ms);
 /* A power cycle: rings and arena are cleared, flash stays. The device has to be created again. */
 void qfl_inproc_reset(qfl_inproc *board);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -118,7 +118,8 @@ def decode(data: bytes, tensors: Sequence[int], agreed: int = 0) -> np.ndarray:
 @dataclass(frozen=True)
 class Form:
     """How a DZ delta is written (qfl_codec_dz_form): code of the step; agreed: the step is not in the delta;
-    offset: by how many codes the encoder's own choice would have been coarser, -8..7."""
+    offset: by how many codes the encoder's own choice would have been coarser,
+    QFL_CODEC_DZ_FINER..QFL_CODEC_DZ_COARSER of the C header, saturated."""
 
     code: int
     agreed: bool = False

@@ -2,6 +2,10 @@
 #ifndef QFL_STATUS_H
 #define QFL_STATUS_H
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef enum qfl_status {
     QFL_OK = 0,
     QFL_E_INVAL = -1,       /* an argument is out of its documented range */
@@ -18,5 +22,9 @@ typedef enum qfl_status {
     QFL_E_RANGE = -12,      /* a number outside its permitted bounds */
     QFL_E_AUTH = -13 /* a tag or signature by somebody else, or a request that needs a session with keys */
 } qfl_status;
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -19,6 +19,10 @@
 
 #include "qfl_status.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum { QFL_CODEC_MAX_TENSORS = 16 };
 
 typedef enum qfl_codec_kind {
@@ -139,5 +143,9 @@ void qfl_codec_dz_stream_put(qfl_codec_dz_stream *stream, int32_t symbol);
 qfl_status qfl_codec_dz_stream_end(qfl_codec_dz_stream *stream, uint32_t *size);
 /* The symbol of one value. */
 int32_t qfl_codec_dz_symbol(float x, float step);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -11,6 +11,10 @@
 
 #include "qfl_status.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum {
     QFL_CRYPT_KEY = 32,       /* bytes of every key, secret or public */
     QFL_CRYPT_NONCE = 12,
@@ -60,5 +64,9 @@ qfl_status qfl_crypt_sign(const uint8_t *secret, const char *label, const uint8_
 /* QFL_OK, or QFL_E_AUTH when the signature is not by the holder of the secret key. */
 qfl_status qfl_crypt_check(const uint8_t *public_key, const char *label, const uint8_t *message, uint32_t n,
                            const uint8_t *signature);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

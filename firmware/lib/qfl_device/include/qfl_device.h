@@ -18,6 +18,10 @@
 #include "qfl_port.h"
 #include "qfl_status.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum { QFL_DEVICE_PROTOCOL = 2 };
 
 /*
@@ -144,5 +148,9 @@ uint32_t qfl_device_head_hash(const float *params, uint32_t count);
  */
 qfl_status qfl_device_sign_owner(const uint8_t *secret, uint8_t flags, const uint8_t *owner,
                                  const uint8_t *exported, uint8_t *out);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -21,6 +21,10 @@
 
 #include "qfl_status.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum { QFL_HEAD_MAX_LAYERS = 12, QFL_HEAD_MAX_TRAINED = 8, QFL_HEAD_LAYER_BYTES = 32 };
 
 typedef enum qfl_head_kind {
@@ -186,5 +190,9 @@ void qfl_head_score_finish(qfl_head_score *score);
 /* exp(x) for x <= 0 (0 below -87.3) and log(x) for normal x > 0: error below 2 ulp, the same bytes everywhere. */
 float qfl_head_exp(float x);
 float qfl_head_log(float x);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -17,6 +17,10 @@
 
 #include "qfl_head.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef struct qfl_head_stats {
     const qfl_head_data *data;
     uint32_t features; /* F */
@@ -43,5 +47,9 @@ float qfl_head_stats_diagonal(const qfl_head_stats *s);
 
 /* Sign of a feature in a sketch, +1 or -1. */
 int qfl_head_stats_sign(uint32_t feature, uint32_t seed);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

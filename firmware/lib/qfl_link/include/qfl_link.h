@@ -18,6 +18,10 @@
 
 #include "qfl_status.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum {
     QFL_LINK_VERSION = 2,
     QFL_LINK_HEAD_MAX = 64,      /* bytes of a message that qfl_link_send copies */
@@ -217,5 +221,9 @@ uint32_t qfl_link_crc32(uint32_t crc, const uint8_t *p, uint32_t n); /* CRC-32/I
 uint32_t qfl_link_cobs_encode(const uint8_t *in, uint32_t n, uint8_t *out);
 /* Decodes in place; returns the length or -1 when the bytes are no COBS. */
 int32_t qfl_link_cobs_decode(uint8_t *buf, uint32_t n);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

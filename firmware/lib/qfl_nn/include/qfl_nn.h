@@ -17,6 +17,10 @@
 
 #include "qfl_status.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum { QFL_NN_HEAD_LAYER_BYTES = 32 };
 
 /* An opened package: pointers into the file and numbers read from it. Fields are read-only for callers. */
@@ -57,5 +61,9 @@ qfl_status qfl_nn_run(const qfl_nn *nn, uint8_t *arena, uint32_t first, uint32_t
 
 /* Arena offset and size in bytes of what record `op` writes; valid right after it has run. The last one's is the model's output. */
 qfl_status qfl_nn_output(const qfl_nn *nn, uint32_t op, uint32_t *offset, uint32_t *size);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -4,6 +4,10 @@
 
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum { QFL_NN_SELFTEST_BYTES = 1536 };
 
 /* Number of cases. */
@@ -17,5 +21,9 @@ uint32_t qfl_nn_selftest(void *mem, uint32_t *first);
 
 /* Hash of what case `index`, below the count, writes; for making the vectors and for tests. */
 uint32_t qfl_nn_selftest_hash(uint32_t index, void *mem);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -1,7 +1,7 @@
 /*
  * qfl_port: all that the quantfl libraries ask of a board.
  *
- * A board fills one qfl_port (see firmware/boards/) and hands it to qfl_device_init().
+ * A board fills one qfl_port (see firmware/boards/) and hands it to qfl_device_create().
  * Every function is called from one task, never from an interrupt, and gets `ctx` first, so one process may hold many
  * boards. Interrupt and BLE callback code stays inside the port and hands bytes over through a ring. A port never calls
  * into the libraries. Negative results are one of the QFL_PORT_E_* codes.
@@ -10,6 +10,10 @@
 #define QFL_PORT_H
 
 #include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 enum {
     QFL_PORT_E_IO = -1,    /* the hardware failed */
@@ -87,5 +91,9 @@ typedef struct qfl_port {
     /* May be NULL: charge of the battery, 0..100 per cent; negative: not known, or no battery. Called seldom, may take some ms. */
     int32_t (*battery_percent)(void *ctx);
 } qfl_port;
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

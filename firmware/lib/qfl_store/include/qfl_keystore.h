@@ -14,6 +14,10 @@
 #include "qfl_port.h"
 #include "qfl_status.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum {
     QFL_KEYSTORE_BYTES = 80, /* of the caller's */
     QFL_KEYSTORE_UNITS = 2,  /* erase units at the end of the region */
@@ -44,5 +48,9 @@ int qfl_keystore_has(const qfl_keystore *k);
  * holds. Where the other copy is another one (`alone` is set then), a second call makes both the same.
  */
 qfl_status qfl_keystore_write(qfl_keystore *k, const uint8_t *body);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -4,6 +4,10 @@
 
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum { QFL_SHA256_BYTES = 32 };
 
 typedef struct qfl_sha256 {
@@ -15,5 +19,9 @@ typedef struct qfl_sha256 {
 void qfl_sha256_begin(qfl_sha256 *s);
 void qfl_sha256_add(qfl_sha256 *s, const uint8_t *p, uint32_t n);
 void qfl_sha256_end(qfl_sha256 *s, uint8_t *digest); /* digest: 32 bytes */
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -21,6 +21,10 @@
 #include "qfl_sha256.h"
 #include "qfl_status.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum {
     QFL_STORE_RECORD = 64,     /* bytes of a slot's record before padding to the program unit */
     QFL_STORE_LOG_RECORD = 32, /* bytes of a log record before its payload, before padding */
@@ -136,5 +140,9 @@ qfl_status qfl_store_log_roll(qfl_store *s);
 /* Bytes left in the current half; when they are few, qfl_store_log_prepare has the other half erased by qfl_store_work. */
 uint32_t qfl_store_log_room(const qfl_store *s);
 void qfl_store_log_prepare(qfl_store *s);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -1,0 +1,73 @@
+"""Every public header stands alone, in C and in C++: sketches and vendors' kits include them from either."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from quantfl.core import lib
+
+FIRMWARE = Path(__file__).resolve().parents[2] / "firmware"
+HEADERS = [
+    *sorted(FIRMWARE.glob("lib/qfl_*/include/*.h")),
+    *sorted(FIRMWARE.glob("boards/common/*.h")),
+    FIRMWARE / "boards" / "inproc" / "qfl_inproc.h",
+]
+#: Compilers for C, compilers for C++, and the options of the machine.
+TARGETS = {
+    "host": (("cc", "gcc", "clang"), ("c++", "g++", "clang++"), []),
+    "arm": (("arm-none-eabi-gcc",), ("arm-none-eabi-g++",), ["-mcpu=cortex-m4", "-mthumb"]),
+}
+
+
+def compiler(names: tuple[str, ...]) -> str:
+    found = next((path for path in map(shutil.which, names) if path), None)
+    if found is None:
+        pytest.skip(f"none of {', '.join(names)} is installed")
+    return found
+
+
+def compiled(target: str, language: str, source: str, *options: str) -> subprocess.CompletedProcess:
+    in_c, in_cpp, machine = TARGETS[target]
+    names, standard = (in_c, "c11") if language == "c" else (in_cpp, "c++11")
+    flags = ["-Wall", "-Wextra", "-Werror", f"-std={standard}", *(f"-I{h.parent}" for h in HEADERS)]
+    return subprocess.run(
+        [compiler(names), *machine, *flags, "-x", language, *options, "-"],
+        input=source,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("language", ["c", "c++"])
+def test_every_public_header_compiles_alone(target, language):
+    assert len(HEADERS) > 20
+    for header in HEADERS:
+        source = f'#include "{header.name}"\n#include "{header.name}"\n'
+        done = compiled(target, language, source, "-fsyntax-only")
+        assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+def test_a_word_of_cpp_is_noticed():
+    source = '#include "qfl_status.h"\nqfl_status class;\n'
+    assert compiled("host", "c", source, "-fsyntax-only").returncode == 0
+    assert compiled("host", "c++", source, "-fsyntax-only").returncode != 0
+
+
+def test_functions_have_the_names_of_c_in_cpp(tmp_path):
+    """Without `extern "C"` a declaration compiles in C++ too, but its name does not link."""
+    functions = sorted(name for name in dir(lib) if name.startswith("qfl_") and callable(getattr(lib, name)))
+    assert len(functions) > 100
+    source = "".join(f'#include "{h.name}"\n' for h in HEADERS)
+    source += "void (*const used[])() = {" + ", ".join(f"(void (*)()){f}" for f in functions) + "};\n"
+    source += 'extern "C" const void *table() { return used; }\n'
+    done = compiled("host", "c++", source, "-Wno-cast-function-type", "-c", "-o", str(tmp_path / "names.o"))
+    assert done.returncode == 0, done.stderr
+    names = subprocess.run(
+        [compiler(("nm",)), "-u", str(tmp_path / "names.o")], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert set(functions) <= set(names), sorted(set(functions) - set(names))
