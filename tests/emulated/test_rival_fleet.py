@@ -4,11 +4,13 @@ every rival runs."""
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from quantfl.core.codec import Codec
+from quantfl.core.codec import Codec, CodecError
+from quantfl.errors import RunError
 from quantfl.fleet import api
 from quantfl.fleet.config import DownlinkTable, FleetTable, StartTable, UplinkTable
 from quantfl.messages import loss_of
@@ -74,6 +76,15 @@ def test_a_loss_packs_as_on_a_board():
     for loss in (0.0, 0.003, 0.5, 1.0, 2.3026, 17.0, 100.0):
         assert loss_of(loss_byte(loss)) <= loss < loss_of(loss_byte(loss)) * 17 / 16 + 0.004
     assert loss_byte(float("nan")) == 255
+
+
+def test_a_rival_that_diverges_ends_its_run():
+    """A failure of one of these boards is no lost link, but a fit that ran away: no figure may come of it."""
+    need_digits()
+    s = setting(config(3), DEMO_MODEL.parent)
+    wild = s.config.train.model_copy(update={"lr": 1e30})
+    with pytest.raises((RunError, CodecError)):
+        fleet.history(replace(s, config=s.config.model_copy(update={"train": wild})), Rival("x", Float(16)))
 
 
 def test_watch_sees_every_delta():

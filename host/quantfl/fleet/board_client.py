@@ -51,6 +51,11 @@ class BoardClient:
     set_up_comparison: Comparison | None = None  # of both ends' traffic counters at the last set-up
 
     @property
+    def url(self) -> str:
+        """How it is reached."""
+        return self.device.url
+
+    @property
     def known_samples(self) -> int:
         """Samples that the host itself has put there; 0: only the board knows how many it has."""
         return self.samples if self.feed else 0
@@ -68,6 +73,10 @@ class BoardClient:
     def has(self, part: str) -> bool:
         """Whether its firmware has an optional part."""
         return self.device.has(part)
+
+    async def close(self) -> None:
+        """End its link."""
+        await self.device.close()
 
     def release_turn(self) -> None:
         """Nothing more is wanted of it for now: its place at a shared adapter may go to another board."""
@@ -102,6 +111,16 @@ class BoardClient:
     async def statistics(self, request: bytes, *, timeout: float) -> bytes:
         """The sufficient statistics of its features, coded."""
         return await self.device.sums(request, timeout=timeout)
+
+    async def personalised_head(self) -> dict[str, Any] | None:
+        """What its status says of its personalised head."""
+        status = await self.device.status()
+        return {
+            "own": status.own,
+            "held": status.held,
+            "global": status.held_global,
+            "in_use": status.held_own,
+        }
 
     async def set_up(self, package: bytes, *, timeout: float, progress: Callable[[str], None]) -> None:
         """Connect, greet, push the package unless it is there, feed samples, configure. Repeatable."""

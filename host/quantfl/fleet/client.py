@@ -43,6 +43,10 @@ class Client(Protocol):
     stats: dict[str, Any]
 
     @property
+    def url(self) -> str:
+        """How it is reached, from which the radio's energy per byte follows; empty: not known."""
+
+    @property
     def known_samples(self) -> int:
         """Samples that the host itself has put there; 0: only the client knows how many it has."""
 
@@ -67,6 +71,13 @@ class Client(Protocol):
 
     async def statistics(self, request: bytes, *, timeout: float) -> bytes:
         """The sufficient statistics of its features, coded (quantfl.strategy.closed_form)."""
+
+    async def personalised_head(self) -> dict[str, Any] | None:
+        """`own`: whether it uses a personalised head; `held`: samples it holds back; `global`, `in_use`: how
+        many of them the global head and the head in use get right. None: it has no such thing."""
+
+    async def close(self) -> None:
+        """End its links. Repeatable."""
 
     def release_turn(self) -> None:
         """Nothing more is wanted of it for now: its place at a shared adapter may go to another."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,6 @@ import numpy as np
 
 from quantfl.core.head import Score
 from quantfl.errors import DeviceError, LinkError, QuantflError, RunError
-from quantfl.fleet.board_client import BoardClient
 from quantfl.fleet.chaos import FaultInjector
 from quantfl.fleet.checkpoint import RunFolder, State
 from quantfl.fleet.client import Client, ask_all, in_turn, pause, reason_of, select
@@ -48,18 +47,22 @@ RETRY_S = 1.0  # between two attempts at a round that had too few contributors
 
 @dataclass
 class Federation:
-    """Everything a run works with. evaluate: scores global parameters float32 [params] on the host's test
-    data."""
+    """Everything a run works with.
+
+    evaluate: scores global parameters float32 [params] on the host's test data. any_codec: clients code their
+    deltas in a way that the strategy alone knows.
+    """
 
     config: RunConfig
     package: bytes
     package_sha256: str
     strategy: Strategy
-    clients: list[BoardClient]
+    clients: Sequence[Client]
     evaluate: Callable[[np.ndarray], Score]
     folder: RunFolder | None
     progress: Progress
     chaos: FaultInjector | None = None
+    any_codec: bool = False
 
 
 @dataclass
@@ -85,11 +88,11 @@ class Rounds:
         self.history: list[dict[str, Any]] = state.history if state else []
         self.round = state.round if state else 0
         self.traffic = TrafficObserver(state.ledger if state else Ledger(), f.progress)
-        self.ledger.radios = {c.name: radio_of(c.device.url, f.config.budget.radio) for c in f.clients}
+        self.ledger.radios = {c.name: radio_of(c.url, f.config.budget.radio) for c in f.clients}
         self.budget = BudgetObserver(f.strategy, self.ledger, len(f.clients), f.config.run.rounds, f.progress)
         self.checkpoints = CheckpointObserver(f.folder, f.config, f.package_sha256, f.strategy)
         self.initialiser = ClosedFormInitialiser(f.config, f.strategy, self.clients, f.progress)
-        uplink = f.config.uplink.make().fields[0]
+        uplink = None if f.any_codec else f.config.uplink.make().fields[0]
         self.admission = Admission(f.config.admission.bounds(), uplink, f.strategy.read)
         self.admission.remember(self.history)
         self._stop = asyncio.Event()
@@ -275,6 +278,7 @@ class Rounds:
             delta.loss,
             delta.head,
             client.head,
+            client.index,
         )
 
     async def _closed_form(self, round_: int, attempt: int) -> _Round | None:
@@ -370,25 +374,21 @@ class Rounds:
         )
 
     async def personalised_heads(self) -> dict[str, dict[str, Any]]:
-        """Per board of a personal run: whether it uses a personalised head, and its validation hits by either
-        head.
+        """Per client of a personal run: whether it uses a personalised head, and how many validation samples
+        either head gets right.
 
-        Boards out of reach are left out.
+        Clients out of reach are left out.
         """
         rows: dict[str, dict[str, Any]] = {}
 
-        async def one(client: BoardClient) -> None:
+        async def one(client: Client) -> None:
             with contextlib.suppress(DeviceError, LinkError):
-                status = await client.device.status()
-                rows[client.name] = {
-                    "own": status.own,
-                    "held": status.held,
-                    "global": status.held_global,
-                    "in_use": status.held_own,
-                }
+                row = await client.personalised_head()
+                if row is not None:
+                    rows[client.name] = row
 
         if self.f.config.train.personal:
-            await asyncio.gather(*(in_turn(c, one(c)) for c in self.f.clients))
+            await asyncio.gather(*(in_turn(c, one(c)) for c in self.clients))
         return dict(sorted(rows.items()))
 
     async def close_books(self) -> dict[str, str]:

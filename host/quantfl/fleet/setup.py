@@ -52,7 +52,7 @@ class RunSetup:
     boards: list[Board] = field(default_factory=list)
 
     async def close(self) -> None:
-        await asyncio.gather(*(m.device.close() for m in self.federation.clients), return_exceptions=True)
+        await asyncio.gather(*(c.close() for c in self.federation.clients), return_exceptions=True)
         close_all(self.boards)
 
 

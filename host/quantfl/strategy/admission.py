@@ -47,7 +47,7 @@ class Candidate:
     coded delta.
 
     known: samples the board is known to hold, 0: not known. step: code of the step agreed on, 0: none. head,
-    asked_head: hashes.
+    asked_head: hashes. index: of the client.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Candidate:
     loss: float | None = None
     head: int = 0
     asked_head: int | None = 0
+    index: int = 0
 
 
 @dataclass
@@ -72,12 +73,13 @@ class Verdict:
 
 class Admission:
     """Judges the updates of one round after another. codec: first nibble of a coded delta as the run's boards
-    send it."""
+    send it, None: they use codes of another kind."""
 
-    def __init__(self, bounds: Bounds, codec: int, read: Callable[..., Contribution]):
+    def __init__(self, bounds: Bounds, codec: int | None, read: Callable[..., Contribution]):
         """read: decodes a delta and raises CodecError (Strategy.read)."""
         self.bounds, self.read = bounds, read
-        self.codecs = {codec, lib.QFL_CODEC_DZ_AGREED} if codec == lib.QFL_CODEC_DZ else {codec}
+        agreed = {lib.QFL_CODEC_DZ_AGREED} if codec == lib.QFL_CODEC_DZ else set()
+        self.codecs = None if codec is None else {codec} | agreed
         self._seen: dict[str, tuple[int, str]] = {}  # SHA-256 of accepted deltas -> round and board
 
     def remember(self, history: Iterable[dict[str, Any]]) -> None:
@@ -113,10 +115,13 @@ class Admission:
             return f"stale: its delta is of {which}", None
         if c.known and c.samples > c.known:
             return f"it claims {c.samples} samples, but holds {c.known}", None
-        if c.data and c.data[0] & 15 not in self.codecs and not _non_finite(c.data):
+        known = self.codecs is None or not c.data or c.data[0] & 15 in self.codecs
+        if not known and not _non_finite(c.data):
             return "wrong shape: its delta is coded in another way than the run's", None
         try:
-            contribution = self.read(c.data, c.samples, agreed=c.step, loss=c.loss)
+            contribution = self.read(
+                c.data, c.samples, agreed=c.step, loss=c.loss, client=c.index, round_=c.asked
+            )
         except CodecError as error:
             return f"{'not finite' if _non_finite(c.data) else 'wrong shape'}: {error}", None
         if not math.isfinite(contribution.norm):

@@ -61,7 +61,7 @@ class Contribution:
 
     samples: its weight, usually the samples it trained on. data: its coded delta. agreed: code of the step
     agreed on, 0: none. own_code: code of the step it would have chosen, 0: not told. loss: its mean training
-    loss in nats. norm: l2 norm of the delta.
+    loss in nats. norm: l2 norm of the delta. client: index of the client. round: in which it trained.
     """
 
     samples: int
@@ -70,6 +70,8 @@ class Contribution:
     own_code: int = 0
     loss: float | None = None
     norm: float = 0.0
+    client: int = 0
+    round: int = 0
 
 
 @dataclass(frozen=True)
@@ -175,8 +177,20 @@ class Strategy(Stateful, Protocol):
         """How client `index` gets from the head `held` (its hash, None: not known) to the head it trains from
         next."""
 
-    def read(self, data: bytes, samples: int, *, agreed: int = 0, loss: float | None = None) -> Contribution:
-        """A client's coded delta, checked. CodecError when it is malformed or of another shape."""
+    def read(
+        self,
+        data: bytes,
+        samples: int,
+        *,
+        agreed: int = 0,
+        loss: float | None = None,
+        client: int = 0,
+        round_: int = 0,
+    ) -> Contribution:
+        """The coded delta of client `client` in round `round_`, checked.
+
+        CodecError: it is malformed or of another shape.
+        """
 
     def step(self, round_: int, contributions: list[Contribution]) -> bool:
         """Aggregate round `round_` and take the step; False when there is nothing to aggregate.

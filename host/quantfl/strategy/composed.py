@@ -3,6 +3,8 @@ plainest form."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from quantfl.core import lib
@@ -50,20 +52,40 @@ class ComposedStrategy:
         """How client `index` gets from the head `held` (its hash) to the one to train from."""
         return self.downlink.plan(index, held)
 
-    def read(self, data: bytes, samples: int, *, agreed: int = 0, loss: float | None = None) -> Contribution:
-        """A client's coded delta, checked. CodecError when it is malformed or of another shape."""
+    def read(
+        self,
+        data: bytes,
+        samples: int,
+        *,
+        agreed: int = 0,
+        loss: float | None = None,
+        client: int = 0,
+        round_: int = 0,
+    ) -> Contribution:
+        """The coded delta of client `client` in round `round_`, checked.
+
+        CodecError: it is malformed or of another shape.
+        """
         if samples < 1:
             raise CodecError("a delta trained on no samples", 0)
         if not is_dz(data):
             norm = float(np.linalg.norm(decode(data, self.head.tensors).astype(np.float64)))
-            return Contribution(samples, data, 0, 0, loss, norm)
+            return Contribution(samples, data, 0, 0, loss, norm, client, round_)
         symbols, form = dz_read(data, self.head.tensors, agreed)
         norm = float(np.linalg.norm(symbols.astype(np.float64))) * (dz_value(form.code) if form.code else 0.0)
         told = form.code and (
             not form.agreed or lib.QFL_CODEC_DZ_FINER < form.offset < lib.QFL_CODEC_DZ_COARSER
         )
         own = form.code + form.offset if told else 0  # at the offset's ends it is saturated
-        return Contribution(samples, data, agreed if form.agreed else 0, own, loss, norm)
+        return Contribution(samples, data, agreed if form.agreed else 0, own, loss, norm, client, round_)
+
+    def centre(self, mean: np.ndarray, contributions: Sequence[Contribution]) -> None:
+        """Take out of `mean` [params], in place, what coding added to all classes alike: boards take the mean
+        over classes out of the last layer's delta."""
+        if self.head.centred is not None and any(is_dz(c.data) for c in contributions):
+            first, classes = self.head.centred
+            rows = mean[first:].reshape(-1, classes)
+            rows -= rows.mean(axis=1, keepdims=True)
 
     def step(self, round_: int, contributions: list[Contribution]) -> bool:
         """Aggregate round `round_` and take the step; False when there is nothing to aggregate."""
@@ -72,12 +94,7 @@ class ComposedStrategy:
             return False
         norms = [c.norm for c in contributions]
         similarity = update_similarity(mean, [c.samples for c in contributions], norms)
-        if self.head.centred is not None and any(is_dz(c.data) for c in contributions):
-            # Boards take the mean over classes out of the last layer's delta; what coding added to all
-            # classes alike goes too.
-            first, classes = self.head.centred
-            rows = mean[first:].reshape(-1, classes)
-            rows -= rows.mean(axis=1, keepdims=True)
+        self.centre(mean, contributions)
         before = self.optimizer.state()
         with np.errstate(over="ignore", invalid="ignore"):
             params = self.optimizer.step(self.params, mean)

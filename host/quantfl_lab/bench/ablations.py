@@ -26,11 +26,10 @@ from quantfl.errors import RunError
 from quantfl_lab.bench import starts
 from quantfl_lab.bench.bytes import code_version
 from quantfl_lab.bench.pictures import Axis, Series, draw
-from quantfl_lab.bench.setting import cache_folder
+from quantfl_lab.bench.setting import Setting, cache_folder
 from quantfl_lab.rivals import fleet
 from quantfl_lab.rivals.base import Quantiser
 from quantfl_lab.rivals.buckets import Ours
-from quantfl_lab.rivals.fleet import Setting
 from quantfl_lab.rivals.schemes import Rival
 from quantfl_lab.rivals.simple import Float
 from quantfl_lab.rivals.tasks import tasks

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -338,7 +338,7 @@ DOWN = DownlinkTable(step=8.0, step_end=2.0, dither=0.6)
 def _led(task: RivalTask, seed: int, rounds: int | None) -> Setting:
     """A task whose boards are led as DOWN says, whatever the default is."""
     s = task.setting(seed, rounds)
-    return Setting(s.config.model_copy(update={"downlink": DOWN}), s.package, s.clients, s.test)
+    return replace(s, config=s.config.model_copy(update={"downlink": DOWN}))
 
 
 def _runs(some: list[RivalTask], quick: bool) -> list[dict]:

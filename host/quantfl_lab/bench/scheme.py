@@ -3,7 +3,7 @@ links and frames."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from quantfl.fleet.config import DownlinkTable, StartTable, UplinkTable
@@ -42,7 +42,7 @@ class Own:
 
     def applied(self, s: Setting) -> Setting:
         tables = {"uplink": self.uplink, "downlink": self.downlink, "start": self.start}
-        return Setting(s.config.model_copy(update=tables), s.package, s.clients, s.test)
+        return replace(s, config=s.config.model_copy(update=tables))
 
     def history(self, s: Setting) -> list[dict]:
         return setting.history(self.applied(s))

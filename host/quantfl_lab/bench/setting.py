@@ -12,7 +12,7 @@ import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from quantfl.core.nn import Engine
 from quantfl.data import load, split
 from quantfl.data.quantise import to_int8
 from quantfl.device import Device
+from quantfl.errors import UsageError
 from quantfl.fleet.board_client import BoardClient
 from quantfl.fleet.config import RunConfig
 from quantfl.fleet.rounds import Federation, Rounds, Silent
@@ -95,22 +96,16 @@ def features(package: Package, name: str, path: Path | None, train: int | None, 
 
 @dataclass(frozen=True)
 class Setting:
-    """package: of the head alone (quantfl_lab.bench.headless). clients: (features int8 [n, F], labels uint16
-    [n]) each; test: the same at the host."""
+    """head, params: the first head, float32 [params]. clients: (features int8 [n, F], labels uint16 [n])
+    each; test: the same at the host. package: of the head alone (quantfl_lab.bench.headless), which boards
+    need; None: the run has no boards but rivals'."""
 
     config: RunConfig
-    package: Package
+    head: Head
+    params: np.ndarray
     clients: list[tuple[np.ndarray, np.ndarray]]
     test: tuple[np.ndarray, np.ndarray]
-
-    @cached_property
-    def head(self) -> Head:
-        return head_of(self.package)
-
-    @property
-    def params(self) -> np.ndarray:
-        """The first head, float32 [params]."""
-        return self.package.params
+    package: Package | None = None
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -133,7 +128,8 @@ def setting(config: RunConfig, base: Path, train: int | None = None) -> Setting:
         data.split, f.y, f.groups, config.fleet.size, config.run.seed, per_client=data.samples_per_board
     )
     clients = [(f.x[p], f.y[p].astype(np.uint16)) for p in parts]
-    return Setting(config, head_only(package), clients, (f.x_test, f.y_test))
+    alone = head_only(package)
+    return Setting(config, head_of(alone), alone.params, clients, (f.x_test, f.y_test), alone)
 
 
 class DirectTransport:
@@ -188,7 +184,9 @@ def _feed(board: InprocBoard, x: np.ndarray, y: np.ndarray) -> int:
 
 def federation(s: Setting) -> Federation:
     """All of a run but its rounds, over boards in this process; call it inside a running event loop."""
-    config, run = s.config, s.config.run
+    config, run, package = s.config, s.config.run, s.package
+    if package is None:
+        raise UsageError("boards need a package of the head; this setting has none")
     clients = []
     for index, (x, y) in enumerate(s.clients):
         name = f"board-{index:02d}"
@@ -201,7 +199,7 @@ def federation(s: Setting) -> Federation:
         message = config_bytes(
             config.train.fit(),
             config.uplink.make(),
-            run_id=run_id(config, s.package),
+            run_id=run_id(config, package),
             seed=client_seed(run.seed, index),
             residual_decay=config.uplink.residual_decay,
         )
@@ -220,11 +218,11 @@ def federation(s: Setting) -> Federation:
     strategy = make_strategy(config, s.head, s.params)
     return Federation(
         config,
-        s.package.data,
-        s.package.sha256,
+        package.data,
+        package.sha256,
         strategy,
         clients,
-        evaluator(s.package, *s.test),
+        evaluator(package, *s.test),
         None,
         Silent(),
     )

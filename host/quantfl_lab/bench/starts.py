@@ -21,7 +21,7 @@ from quantfl.data import load, split
 from quantfl.data.dataset import digits_arrays
 from quantfl.errors import DataError
 from quantfl.fleet.config import DataTable, FleetTable, ModelTable, RunConfig, RunTable, TrainTable
-from quantfl_lab.rivals.fleet import Setting
+from quantfl_lab.bench.setting import Setting
 
 HIDDEN = 32
 STARTS = ("pre-trained", "random")
