@@ -15,7 +15,10 @@ from quantfl.link.session import Answer
 
 STATES = {0: "empty", 1: "idle", 2: "training", 3: "evaluating", 4: "summing"}
 #: What a board says of its flash: bits of INFO's `kept` (docs/STORE.md).
-PERSISTED = ("package", "log", "cut package", "cut log", "no room for a log", "keeps rounds", "log failed")
+PERSISTED = (
+    *("package", "log", "cut package", "cut log", "no room for a log", "keeps rounds", "log failed"),
+    "damaged package",
+)
 RESETS = {0: "power", 1: "pin", 2: "software", 3: "watchdog", 4: "other"}
 CODEC_AT = 30  # of a CONFIG message: kind and flags of the codec
 
@@ -61,6 +64,18 @@ class DeviceInfo:
     kinds: int = 0x7E
     parts: int = 0x0F
     battery_percent: int | None = None
+
+    @property
+    def flash_note(self) -> str | None:
+        """What people should know of the board's flash, one line; None: nothing."""
+        if "damaged package" in self.persisted:
+            return (
+                "the package in its flash changed after it was stored whole, which no power cut does: the "
+                "flash is worn or was written from outside; replace the board if this comes again"
+            )
+        if "log failed" in self.persisted:
+            return "its flash does not take the log of rounds: a reset would cost the round under way"
+        return None
 
 
 @dataclass(frozen=True)

@@ -180,3 +180,32 @@ def test_a_push_goes_on_where_a_power_cut_broke_it_off(kind, package, tmp_path):
     finally:
         board.stop()
     assert moved < 0.8 * len(package)
+
+
+def test_a_package_that_rots_in_flash_is_not_called_a_power_cut(package, tmp_path):
+    flash = tmp_path / "flash.img"
+    board = make("native", flash)
+
+    async def push_and_look(push: bool):
+        async with Device(board.url) as device:
+            info = await device.hello()
+            if push:
+                await device.push(package)
+            return info
+
+    try:
+        asyncio.run(push_and_look(True))
+        board.kill()
+        board.stop()
+        image = bytearray(flash.read_bytes())
+        image[image.index(package[:64]) + len(package) // 2] ^= 1
+        flash.write_bytes(image)
+        board.start()
+        rotten = asyncio.run(push_and_look(True))  # a push mends it
+        power_cycle(board)
+        mended = asyncio.run(push_and_look(False))
+    finally:
+        board.stop()
+    assert rotten.package is None and {"damaged package"} == {*rotten.persisted} - {"log"}
+    assert rotten.flash_note is not None and "no power cut" in rotten.flash_note
+    assert mended.package is not None and mended.flash_note is None

@@ -1,6 +1,7 @@
 /*
  * qfl_store on the flash of real parts, with power failing in every single write and erase of an update, in five ways each: what
- * is found afterwards is the old state or the new one, and the update then goes through. Prints one line of JSON per part.
+ * is found afterwards is the old state or the new one, and the update then goes through. And bits that flip in what was whole: they
+ * are told from a power cut. Prints one line of JSON per part.
  */
 #include "fake_flash.h"
 #include "qfl_store.h"
@@ -156,6 +157,44 @@ static void try_slots(const part *part, uint32_t *cuts, uint32_t *resumed)
         }
 }
 
+/* A bit of a committed package flips: that is no power cut. The older package is there, the next one is newer than both. */
+static void try_rot(void)
+{
+    static uint8_t a[KB(9)], b[KB(9)];
+    uint32_t n;
+    for (uint32_t i = 0; i < sizeof a; i++) {
+        a[i] = (uint8_t)ff_random(&flash);
+        b[i] = (uint8_t)ff_random(&flash);
+    }
+    for (int older = 0; older < 2; older++) /* rot of the older package is nobody's concern */
+        for (int first = 0; first < 2; first++) {
+            MUST(qfl_store_open(&store, &port) == QFL_OK);
+            for (int i = 0; i <= first; i++) /* so that either slot holds the newer one */
+                push(i % 2 != 0 ? a : b, 700);
+            push(a, sizeof a);
+            push(b, sizeof b);
+            uint32_t sequence = store.sequence;
+            const uint8_t *newest = qfl_store_object(&store, &n);
+            const uint8_t *other = newest + (store.current == 0 ? 1 : -1) * (long)store.slot_size;
+            uint32_t at = (uint32_t)((older ? other : newest) - store.flash.map) + 4000 + (uint32_t)first;
+            flash.mem[at] ^= 16;
+            MUST(look(a, sizeof a, b, sizeof b) == older);
+            MUST((store.found & (QFL_STORE_PACKAGE | QFL_STORE_CUT_PACKAGE | QFL_STORE_ROTTEN_PACKAGE)) ==
+                 (QFL_STORE_PACKAGE | (older ? 0 : QFL_STORE_ROTTEN_PACKAGE)));
+            if (older)
+                continue;
+            flash.mem[at - (uint32_t)(newest - other)] ^= 16; /* both: nothing is left */
+            MUST(qfl_store_open(&store, &port) == QFL_OK && qfl_store_object(&store, &n) == NULL);
+            MUST((store.found & (QFL_STORE_PACKAGE | QFL_STORE_CUT_PACKAGE | QFL_STORE_ROTTEN_PACKAGE)) ==
+                 QFL_STORE_ROTTEN_PACKAGE);
+            push(a, sizeof a);
+            MUST(store.sequence == sequence + 1);
+            MUST(look(b, sizeof b, a, sizeof a) == 1);
+            MUST((store.found & (QFL_STORE_PACKAGE | QFL_STORE_CUT_PACKAGE | QFL_STORE_ROTTEN_PACKAGE)) ==
+                 QFL_STORE_PACKAGE);
+        }
+}
+
 /* A state of the log: a number that every record counts up by one, and a byte that goes with it. */
 static uint32_t replay(void)
 {
@@ -260,6 +299,10 @@ int main(int argc, char **argv)
         part_now = parts[i].name;
         ff_make(&flash, &port, &parts[i].info);
         try_slots(&parts[i], &slot_cuts, &resumed);
+        free(flash.mem);
+        free(flash.used);
+        ff_make(&flash, &port, &parts[i].info);
+        try_rot();
         if (parts[i].info.log_size != 0) {
             try_log(&parts[i], &log_cuts);
             try_wear(&parts[i], &least, &most);

@@ -83,7 +83,8 @@ def _lines(row: dict[str, Any]) -> list[str]:
         ]
     else:
         holds.append("no package")
-    return ["  ".join(who), "    " + ", ".join([*holds, *_battery(row)])]
+    notes = [f"    {row['flash_note']}"] if row.get("flash_note") else []
+    return ["  ".join(who), "    " + ", ".join([*holds, *_battery(row)]), *notes]
 
 
 def _radio(row: dict[str, Any]) -> list[str]:
@@ -107,7 +108,8 @@ async def _ask(
         row: dict[str, Any] = {"url": url}
         try:
             await device.open(timeout)
-            row |= asdict(await device.hello(timeout))
+            info = await device.hello(timeout)
+            row |= asdict(info) | {"flash_note": info.flash_note}
             describe = getattr(device.session.transport, "describe", None)
             return row | (await describe() if describe is not None else {})
         except (LinkError, DeviceError) as error:

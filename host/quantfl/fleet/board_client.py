@@ -48,6 +48,7 @@ class BoardClient:
     reason: str | None = None
     late: int = 0  # answers, so far, that came when nobody waited for them any more
     stats: dict[str, Any] = field(default_factory=dict)
+    notice: str | None = None  # what people should know of it since the last set-up, one line
     set_up_comparison: Comparison | None = None  # of both ends' traffic counters at the last set-up
 
     @property
@@ -136,6 +137,7 @@ class BoardClient:
         info = await self.device.hello(min(left(), 5.0))
         for codec in self.codecs:
             self.device.require_codec(codec)
+        self.notice = info.flash_note
         self.set_up_comparison = await self.device.compare(min(left(), 5.0))
         progress("pushing")
         await self.device.push(package, timeout=left())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -121,34 +122,62 @@ class TrafficObserver:
 
 
 class BudgetObserver:
-    """Tells the rate control what links have cost, and ends the run when the budget is used up.
+    """Holds every link to the budget: tells the rate control what links have cost, leaves out a board whose
+    link has used up its own, and ends the run when too few are left.
 
-    Noise does not count: a board, or whoever disturbs its line, would otherwise end the run of all.
+    A link costs its own budget only, and noise does not count at all: a board, or whoever disturbs its line,
+    would otherwise end the run of all.
+
+    used_up: boards that are left out for their links' budget, with the round after which they were.
     """
 
-    def __init__(self, strategy: Strategy, ledger: Ledger, links: int, rounds: int, progress: Progress):
-        self.strategy, self.ledger, self.links = strategy, ledger, links
-        self.rounds, self.progress = rounds, progress
+    def __init__(self, strategy: Strategy, ledger: Ledger, config: RunConfig, names: Sequence[str]):
+        self.strategy, self.ledger, self.names = strategy, ledger, tuple(names)
+        self.rounds, self.needed = config.run.rounds, config.run.min_boards
+        self.used_up: dict[str, int] = {}
         self.over: str | None = None  # why the run ends before its last round
+        self._before = self._spent()
 
-    def per_link(self, first: int) -> float:
-        """Bytes since round `first`, without noise: the mean over the fleet's links."""
-        return sum(t.total - t.noise for t in self.ledger.total(first=first)) / self.links
+    def _spent(self) -> dict[str, int]:
+        return {name: self.ledger.link_bytes(name) for name in self.names}
 
-    def after_round(self, round_: int) -> None:
-        """Book a round with the rate control."""
-        self.strategy.rate.spend(round_, self.per_link(1), self.per_link(round_))
-        self.check(round_)
+    def after_round(self, round_: int, progress: Progress) -> None:
+        """Book a round with the rate control, which sees the mean of the links that had budget left; each
+        counts at most its budget."""
+        rate, spent = self.strategy.rate, self._spent()
+        most = rate.budget if rate.budget is not None else float("inf")
+        counted = [name for name in self.names if name not in self.used_up]
+        if counted:
+            total = sum(min(spent[name], most) for name in counted)
+            before = sum(min(self._before[name], most) for name in counted)
+            rate.spend(round_, total / len(counted), (total - before) / len(counted))
+        self._before = spent
+        self.check(round_, progress)
 
-    def check(self, round_: int) -> None:
-        """End the run where nothing is left to spend."""
+    def check(self, round_: int, progress: Progress) -> None:
+        """Leave out the boards whose links have nothing left to spend; end the run where too few remain."""
         rate = self.strategy.rate
-        if rate.exhausted(self.per_link(1)) and round_ < self.rounds:
-            budget = rate.budget or 0.0
-            self.over = (
-                f"the budget of {budget:,.0f} bytes per link is used up after round {round_} of {self.rounds}"
+        if round_ >= self.rounds:
+            return
+        new = [n for n in self.names if n not in self.used_up and rate.exhausted(self.ledger.link_bytes(n))]
+        self.used_up |= dict.fromkeys(new, round_)
+        left = len(self.names) - len(self.used_up)
+        budget = f"the budget of {rate.budget or 0.0:,.0f} bytes per link is used up"
+        if new and left < max(1, min(self.needed, len(self.names))):
+            self.over = f"{budget} after round {round_} of {self.rounds}"
+            if left:
+                self.over += f": {left} boards have some left, {self.needed} needed"
+            progress.warn(self.over)
+        elif new:
+            progress.warn(
+                f"{budget} after round {round_} of {self.rounds} by {_listed(new)}; the run goes on with the "
+                f"other {left}"
             )
-            self.progress.warn(self.over)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 class CheckpointObserver:

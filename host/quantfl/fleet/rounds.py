@@ -89,12 +89,13 @@ class Rounds:
         self.round = state.round if state else 0
         self.traffic = TrafficObserver(state.ledger if state else Ledger(), f.progress)
         self.ledger.radios = {c.name: radio_of(c.url, f.config.budget.radio) for c in f.clients}
-        self.budget = BudgetObserver(f.strategy, self.ledger, len(f.clients), f.config.run.rounds, f.progress)
+        self.budget = BudgetObserver(f.strategy, self.ledger, f.config, [c.name for c in f.clients])
         self.checkpoints = CheckpointObserver(f.folder, f.config, f.package_sha256, f.strategy)
         self.initialiser = ClosedFormInitialiser(f.config, f.strategy, self.clients, f.progress)
         uplink = None if f.any_codec else f.config.uplink.make().fields[0]
         self.admission = Admission(f.config.admission.bounds(), uplink, f.strategy.read)
         self.admission.remember(self.history)
+        self._noticed: set[tuple[str, str]] = set()  # notices of boards that were said
         self._stop = asyncio.Event()
 
     @property
@@ -145,6 +146,9 @@ class Rounds:
             self.f.progress.board(client.name, state="failed", reason=client.reason)
         else:
             self.traffic.after_set_up(self.round + 1, client)
+            if client.notice is not None and (client.name, client.notice) not in self._noticed:
+                self._noticed.add((client.name, client.notice))
+                self.f.progress.warn(f"{client.name}: {client.notice}")
         if client.fed_bytes:
             self.ledger.samples[client.name] = client.fed_bytes
 
@@ -174,7 +178,7 @@ class Rounds:
         """
         rounds = self.f.config.run.rounds
         if self.round > 0:  # resumed: the budget may have been used up before
-            self.budget.check(self.round)
+            self.budget.check(self.round, self.f.progress)
         closed = self.round == 0 and self.initialiser.wanted()
         while self.round < rounds and not self.stopped and self.over is None:
             record = await self._whole_round(self.round + 1, closed)
@@ -194,9 +198,8 @@ class Rounds:
 
     def choose(self, round_: int, attempt: int = 0) -> list[Client]:
         """The clients to be asked in a round; others at every attempt, where not all take part."""
-        run = self.f.config.run
-        chosen = select(run.seed, round_, len(self.clients), run.participation, attempt)
-        return [self.clients[i] for i in chosen]
+        run, able = self.f.config.run, [c for c in self.clients if c.name not in self.budget.used_up]
+        return [able[i] for i in select(run.seed, round_, len(able), run.participation, attempt)]
 
     async def _whole_round(self, round_: int, closed: bool) -> dict[str, Any] | None:
         """Attempts at a round until enough clients have contributed. None: stopped."""
@@ -210,7 +213,7 @@ class Rounds:
                 if attempt:
                     tried.extra["attempts"] = attempt + 1
                 record = self._record(tried)
-                self.budget.after_round(round_)
+                self.budget.after_round(round_, self.f.progress)
                 return record
             for client in tried.chosen:
                 self.traffic.record(round_, client)
@@ -262,6 +265,8 @@ class Rounds:
         )
         if verdict.refused:
             tried.extra["refused"] = verdict.refused
+        if self.budget.used_up:
+            tried.extra["budget_used_up"] = sorted(self.budget.used_up)
         tried.extra["similarity"] = f.strategy.rate.similarity
         return tried
 

@@ -121,6 +121,7 @@ class Ledger:
     )  # board -> what its bytes go over (quantfl.link.energy.RADIOS)
     changed: set[Key] = field(default_factory=set)
     _sums: dict[tuple[int, str], Traffic] = field(default_factory=dict)  # of all rows by round and way
+    _links: dict[str, int] = field(default_factory=dict)  # board -> bytes of all rounds but 0, without noise
     _last: dict[str, np.ndarray] = field(default_factory=dict)
     _last_carried: dict[tuple[str, str, str], int] = field(default_factory=dict)
 
@@ -140,7 +141,13 @@ class Ledger:
     def add(self, key: Key, traffic: Traffic) -> None:
         self.rows[key] = self.rows[key] + traffic if key in self.rows else traffic
         self._sums[key.round, key.way] = self._sums.get((key.round, key.way), Traffic()) + traffic
+        if key.round > 0:
+            self._links[key.board] = self._links.get(key.board, 0) + traffic.total - traffic.noise
         self.changed.add(key)
+
+    def link_bytes(self, board: str) -> int:
+        """Bytes of a board's link since round 1, both directions, everything but noise."""
+        return self._links.get(board, 0)
 
     def record_carried(
         self, round_: int, board: str, running: dict[tuple[str, str], tuple[int, bool]]

@@ -28,7 +28,8 @@ class RivalClient:
         """head: hash of the head that its board begins with."""
         self.index, self.name, self.line = index, name, line
         self.head: int | None = head
-        self.ready, self.state, self.reason = False, "new", None
+        self.ready, self.state = False, "new"
+        self.reason = self.notice = None
         self.samples, self.fed_bytes = len(line.board.labels), 0
         self.stats: dict[str, Any] = {}
 

@@ -37,7 +37,9 @@ enum {
     QFL_STORE_LOG = 2,            /* a whole snapshot */
     QFL_STORE_CUT_PACKAGE = 4,    /* and a newer package that a cut left unfinished */
     QFL_STORE_CUT_LOG = 8,        /* and traces of a log record that a cut left unfinished */
-    QFL_STORE_NO_LOG = 16         /* the port sets no room aside for a log */
+    QFL_STORE_NO_LOG = 16,        /* the port sets no room aside for a log */
+    QFL_STORE_ROTTEN_PACKAGE =
+        128 /* and a newer package that was whole once and is not any more: flash has suffered */
 };
 
 typedef struct qfl_store {

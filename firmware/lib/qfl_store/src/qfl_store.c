@@ -20,6 +20,11 @@ static void check_of(const uint8_t *record, uint8_t *out)
     qfl_sha256_end(&h, out);
 }
 
+QFL_COLD QFL_APART static void copy_sha(uint8_t *to, const uint8_t *from)
+{
+    memcpy(to, from, QFL_SHA256_BYTES);
+}
+
 /* Reads slot's record of this type; 0 when it is not whole. */
 static int read_record(const qfl_store *s, int slot, uint32_t type, uint8_t *r)
 {
@@ -41,7 +46,7 @@ static qfl_status write_record(qfl_store *s, uint32_t type, uint32_t sequence)
     put32(r + AT_TYPE, type);
     put32(r + AT_SEQUENCE, sequence);
     put32(r + AT_LENGTH, s->new_length);
-    memcpy(r + AT_SHA, s->new_sha256, QFL_SHA256_BYTES);
+    copy_sha(r + AT_SHA, s->new_sha256);
     check_of(r, check);
     memcpy(r + AT_CHECK, check, QFL_STORE_CHECK);
     return qfl_store_program(s, slot_at(s, s->writing) + (type == COMMIT ? s->record_size : 0), r,
@@ -74,20 +79,29 @@ QFL_COLD uint32_t qfl_store_capacity(const qfl_store *s)
 static void find_current(qfl_store *s)
 {
     uint8_t r[QFL_STORE_RECORD];
-    uint32_t newest = 0;
+    uint32_t newest = 0, rotten = 0;
     for (int slot = 0; slot < 2; slot++) {
         if (read_record(s, slot, INTENT, r) && get32(r + AT_SEQUENCE) > newest)
             newest = get32(r + AT_SEQUENCE);
-        if (!read_record(s, slot, COMMIT, r) || get32(r + AT_SEQUENCE) <= s->sequence ||
-            !object_ok(s, slot, get32(r + AT_LENGTH), r + AT_SHA))
+        if (!read_record(s, slot, COMMIT, r) || get32(r + AT_SEQUENCE) <= s->sequence)
             continue;
+        if (!object_ok(s, slot, get32(r + AT_LENGTH), r + AT_SHA)) {
+            if (get32(r + AT_SEQUENCE) > rotten)
+                rotten = get32(r + AT_SEQUENCE); /* it was whole when it was committed: no cut does that */
+            continue;
+        }
         s->sequence = get32(r + AT_SEQUENCE);
         s->current = (int8_t)slot;
+        s->found = QFL_STORE_PACKAGE;
         s->length = get32(r + AT_LENGTH);
-        memcpy(s->sha256, r + AT_SHA, QFL_SHA256_BYTES);
+        copy_sha(s->sha256, r + AT_SHA);
     }
-    s->found |= (uint8_t)((s->current >= 0 ? QFL_STORE_PACKAGE : 0) |
-                          (newest > s->sequence ? QFL_STORE_CUT_PACKAGE : 0));
+    if (rotten > s->sequence) {
+        s->found |= QFL_STORE_ROTTEN_PACKAGE;
+        s->sequence = rotten; /* the next package is newer than what is left of this one */
+    }
+    if (newest > s->sequence)
+        s->found |= QFL_STORE_CUT_PACKAGE;
 }
 
 /* Divides the region of s->flash, whose size is then without the record of keys. 0: it cannot be. */
@@ -178,7 +192,7 @@ QFL_COLD qfl_status qfl_store_begin(qfl_store *s, uint32_t length, const uint8_t
         s->writing = s->current == 0 ? 1 : 0;
         s->new_length = length;
         s->tail_n = 0;
-        memcpy(s->new_sha256, sha256, QFL_SHA256_BYTES);
+        copy_sha(s->new_sha256, sha256);
         s->new_have = left_over(s);
         s->resumed = s->new_have != 0;
         s->intend = !s->resumed;
@@ -287,6 +301,6 @@ QFL_COLD qfl_status qfl_store_commit(qfl_store *s)
     s->writing = -1;
     s->distrust = 0;
     s->length = s->new_length;
-    memcpy(s->sha256, s->new_sha256, sizeof s->sha256);
+    copy_sha(s->sha256, s->new_sha256);
     return QFL_OK;
 }
