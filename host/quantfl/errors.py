@@ -75,6 +75,12 @@ class RunError(QuantflError):
     exit_code = 8
 
 
+class Interrupted(QuantflError):
+    """Ended by Ctrl-C; the message says what is kept and how to go on."""
+
+    exit_code = 130
+
+
 class ToolError(QuantflError):
     """An optional tool or Python extra is missing; names it and how to install it."""
 

@@ -111,7 +111,7 @@ def test_bytes(monkeypatch, tmp_path):
     raw["down"][-1] += 8000
     wrong.write_text(json.dumps(raw))
     told: list[str] = []
-    assert bench_bytes.run(quick=True, progress=told.append) != first
+    assert bench_bytes.run(quick=True, progress=lambda done, total, text: told.append(text)) != first
     assert told[0].startswith(f"{len(rows)} of {len(rows)} runs are kept")
     assert bench_bytes.run(quick=True, fresh=True) == first
     assert {p: p.read_text() for p in kept} == kept

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,7 +70,9 @@ def command(
             row["firmware"] = firmwares.get(row["board"])
         print_json(made | {"path": str(out), "build_flags": build_flags(done.package)})
         return 0
-    from rich.table import Table
+    from rich.text import Text
+
+    from quantfl.report.tables import Column, FittedTable, number
 
     c = console()
     c.print(f"{out}: {len(done.package):,} bytes, sha256 {done.sha256[:16]}…", highlight=False)
@@ -86,27 +88,29 @@ def command(
         soft_wrap=True,
     )
     if len(done.cuts) > 1:
-        listed = Table(title="possible cuts (--cuts says what each costs)")
-        for column in ("operator", "layer", "head", "parameters"):
-            listed.add_column(column)
-        for cut_ in done.cuts:
-            listed.add_row(str(cut_.op), cut_.layer, cut_.text, f"{cut_.params:,}")
+        listed = FittedTable(
+            [number("operator"), Column("layer", name=True, drop=1), Column("head"), number("parameters")],
+            title="possible cuts (--cuts says what each costs)",
+        )
+        for cut_, label in zip(done.cuts, layer_labels([c.layer for c in done.cuts]), strict=True):
+            listed.add(str(cut_.op), label, cut_.text, f"{cut_.params:,}")
         c.print(listed)
-    table = Table(title="boards, with 100 samples cached (bytes)")
-    for column in (
-        "board",
-        "core",
-        "RAM needed",
-        "RAM",
-        "package",
-        "flash slot",
-        "samples at most",
-        "fits",
-        "firmware",
-    ):
-        table.add_column(column, justify="left" if column in ("board", "core", "fits") else "right")
+    table = FittedTable(
+        [
+            Column("board", name=True),
+            Column("core", drop=3),
+            number("RAM needed"),
+            number("RAM"),
+            number("package", drop=2),
+            number("flash slot", drop=1),
+            number("samples at most"),
+            Column("fits"),
+            number("firmware", drop=4),
+        ],
+        title="boards, with 100 samples cached (bytes)",
+    )
     for row in done.fits:
-        table.add_row(
+        table.add(
             row.board,
             row.core,
             f"{row.ram_needed:,}",
@@ -114,7 +118,7 @@ def command(
             f"{row.flash_needed:,}",
             f"{row.flash:,}",
             f"{row.max_samples:,}",
-            "[green]yes[/]" if row.fits else "[red]no[/]",
+            Text("yes", style="green") if row.fits else Text("no", style="red"),
             f"{firmwares[row.board]:,}" if row.board in firmwares else "",
         )
     c.print(table)
@@ -129,13 +133,20 @@ def command(
     return 0
 
 
+def layer_labels(names: Sequence[str]) -> list[str]:
+    """Short names of layers for a table: of `model/block/conv_1/Relu;…/BiasAdd`, as converters write it, the
+    `conv_1`; whole names where that would make two of them equal."""
+    short = [name.split(";")[0].split("/") for name in names]
+    found = [parts[-2] if len(parts) > 1 else parts[-1] for parts in short]
+    return found if len(set(found)) == len(set(names)) else list(names)
+
+
 def _costs(rows: list[Cost], train: str, as_json: bool) -> int:
     from dataclasses import asdict
 
-    from rich.table import Table
-
     from quantfl.cli.output import console, print_json
     from quantfl.package.fit import SAMPLES
+    from quantfl.report.tables import Column, FittedTable, number
 
     if as_json:
         print_json(
@@ -149,20 +160,29 @@ def _costs(rows: list[Cost], train: str, as_json: bool) -> int:
     c = console()
     for r in rows:
         c.print(f"operator {r.cut.op}: {r.cut.text} ({r.cut.layer})", highlight=False, soft_wrap=True)
-    table = Table(
+    table = FittedTable(
+        [
+            number("op"),
+            number("params", drop=2),
+            number("RAM"),
+            number("sample", drop=1),
+            number("package", drop=3),
+            number("f32/round", drop=4),
+            number("BU(64)", drop=5),
+            number("insns"),
+        ],
         title=f"bytes; RAM with {SAMPLES} samples cached (qemu_m4); "
-        "about so many instructions per sample (Cortex-M4F)"
+        "about so many instructions per sample (Cortex-M4F)",
     )
-    for column in ("op", "params", "RAM", "sample", "package", "f32/round", "BU(64)", "insns"):
-        table.add_column(column, justify="right")
     for r in rows:
         numbers = (r.cut.op, r.cut.params, r.ram, r.per_sample, r.flash, r.round_fp32, r.round_bu, r.insns)
-        table.add_row(*(f"{n:,}" for n in numbers))
-    boards = Table(title="samples that fit, by operator (-: none, or the package is too large)")
-    for column in ("board", *(str(r.cut.op) for r in rows)):
-        boards.add_column(column, justify="left" if column == "board" else "right")
+        table.add(*(f"{n:,}" for n in numbers))
+    boards = FittedTable(
+        [Column("board", name=True), *(number(str(r.cut.op)) for r in rows)],
+        title="samples that fit, by operator (-: none, or the package is too large)",
+    )
     for board in rows[0].samples:
-        boards.add_row(board, *(f"{r.samples[board]:,}" if r.samples[board] else "-" for r in rows))
+        boards.add(board, *(f"{r.samples[board]:,}" if r.samples[board] else "-" for r in rows))
     c.print(table)
     c.print(boards)
     if train != "all":

@@ -7,10 +7,15 @@ from pathlib import Path
 
 import typer
 
+from quantfl.cli import complete
+
 
 def command(
     board: str = typer.Option(
-        None, "--board", help="Kind of emulated board (docs/BOARDS.md); default: the best that can be booted."
+        None,
+        "--board",
+        help="Kind of emulated board (docs/BOARDS.md); default: the best that can be booted.",
+        autocompletion=complete.kinds,
     ),
     out: Path = typer.Option(
         Path("demo"), "--out", help="Folder for everything that is written; emptied first."
@@ -27,12 +32,13 @@ def command(
     from quantfl.emulation.qemu import MACHINES
     from quantfl.errors import ToolError, UsageError
     from quantfl.fleet import config
+    from quantfl.suggest import meant
 
     description = ROOT / "models" / "digits" / "demo.toml"
     if not description.exists():
         raise ToolError("the demo needs the repository's models/ folder: run it from a clone")
     if board is not None and board not in KINDS:
-        raise UsageError(f"--board {board}: known are {', '.join(KINDS)}")
+        raise UsageError(f"--board {board}: known are {', '.join(KINDS)}{meant(board, KINDS)}")
     say = stderr_console() if as_json else console()
     kind = board or best_kind()
     what = {
@@ -52,4 +58,13 @@ def command(
         conf = conf.model_copy(update={"run": conf.run.model_copy(update={"rounds": rounds})})
     if (out / "checkpoint.npz").exists():
         shutil.rmtree(out)  # a folder of an earlier demo, and only such a one
-    return execute(conf, description, out, resume=False, compare=True, board=kind, as_json=as_json)
+    return execute(
+        conf,
+        description,
+        out,
+        resume=False,
+        compare=True,
+        board=kind,
+        as_json=as_json,
+        again="`quantfl demo`, which begins anew",
+    )

@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from quantfl.cli import complete
+
 if TYPE_CHECKING:
     from quantfl.link.keys import KeyRing
 
 
 def command(
     urls: list[str] = typer.Argument(
-        None, help="Ports: /dev/tty…, COM3, socket://host:port, rfc2217://host:port, ble://NAME."
+        None,
+        help="Ports: /dev/tty…, COM3, socket://host:port, rfc2217://host:port, ble://NAME.",
+        autocompletion=complete.ports,
     ),
     baud: int = typer.Option(921_600, min=300, help="Bits per second on a serial port."),
     timeout: float = typer.Option(

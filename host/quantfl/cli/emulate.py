@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from quantfl.cli import complete
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -20,14 +22,22 @@ if TYPE_CHECKING:
 
 def command(
     board: str = typer.Option(
-        "native", "--board", help="native, qemu_m4, or another emulated core: docs/BOARDS.md."
+        "native",
+        "--board",
+        help="native, qemu_m4, or another emulated core: docs/BOARDS.md.",
+        autocompletion=complete.kinds,
     ),
     count: int = typer.Option(1, "-n", "--count", min=1, max=64, help="How many boards."),
     seed: int = typer.Option(1, min=0, help="Decides the boards' unique ids and the split."),
     package: Path = typer.Option(
         None, "--package", help="With --data: the package whose input the samples are for."
     ),
-    data: str = typer.Option(None, "--data", help="Feed this data set to the boards as their sensors would."),
+    data: str = typer.Option(
+        None,
+        "--data",
+        help="Feed this data set to the boards as their sensors would.",
+        autocompletion=complete.data_sets,
+    ),
     data_path: Path = typer.Option(None, "--data-path", help="Where the data set lies."),
     split: str = typer.Option("dirichlet:0.3", "--split", help="iid, dirichlet:ALPHA or by-writer."),
     ble: bool = typer.Option(
@@ -45,10 +55,14 @@ def command(
     from quantfl.cli.plugins import virtual_radio
     from quantfl.emulation import KINDS, boot_fleet, close_all
     from quantfl.errors import UsageError
+    from quantfl.suggest import meant
 
     if board not in KINDS or board == "inproc":
-        known = ", ".join(k for k in KINDS if k != "inproc")
-        raise UsageError(f"--board {board}: boards that other processes can reach are {known}")
+        known = [k for k in KINDS if k != "inproc"]
+        raise UsageError(
+            f"--board {board}: boards that other processes can reach are {', '.join(known)}"
+            f"{meant(board, known)}"
+        )
     if battery is not None and board != "native":
         raise UsageError(f"--battery: {board} boards have no battery; --board native has")
     if chaos is not None and not ble:

@@ -7,10 +7,16 @@ from typing import Any
 
 import typer
 
+from quantfl.cli import complete
+
 
 def command(
-    target: Path = typer.Argument(..., help="Folder of a run, a package, or a full int8 .tflite."),
-    data: str = typer.Option(None, "--data", help="Data set; default: that of the run."),
+    target: Path = typer.Argument(
+        ..., help="Folder of a run, a package, or a full int8 .tflite.", autocompletion=complete.runs
+    ),
+    data: str = typer.Option(
+        None, "--data", help="Data set; default: that of the run.", autocompletion=complete.data_sets
+    ),
     data_path: Path = typer.Option(None, "--data-path", help="Where the data set lies."),
     samples: int = typer.Option(None, min=1, help="At most so many test samples."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
@@ -29,6 +35,7 @@ def command(
             if isinstance(value, float)
             else f"{key.replace('_', ' ')}: {value}",
             highlight=False,
+            soft_wrap=True,
         )
     return 0
 
@@ -48,7 +55,7 @@ def evaluate(target: Path, data: str | None, data_path: Path | None, samples: in
     params, model = None, None
     if target.is_dir():
         folder = RunFolder(target)
-        state = folder.load()
+        state = folder.required().load()
         raw, params = read_file(folder.package), state.params
         if data is None:  # that of the run, wherever its description was
             kept = state.config["data"]

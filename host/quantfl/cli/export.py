@@ -6,9 +6,11 @@ from pathlib import Path
 
 import typer
 
+from quantfl.cli import complete
+
 
 def command(
-    run: Path = typer.Argument(..., help="Folder of a run."),
+    run: Path = typer.Argument(..., help="Folder of a run.", autocompletion=complete.runs),
     out: Path = typer.Option(..., "-o", "--out", help="The .tflite to write."),
     as_package: bool = typer.Option(False, "--package", help="Write a package, to start another run from."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
@@ -26,7 +28,7 @@ def command(
     from quantfl.package.program import open_package
 
     folder = RunFolder(run)
-    state = folder.load()
+    state = folder.required().load()
     package = open_package(read_file(folder.package), str(folder.package))
     table = state.config["data"]
     ds = load(*located(table["name"], table["path"], folder.base))

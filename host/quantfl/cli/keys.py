@@ -58,13 +58,13 @@ def list_(file: Path = FILE, as_json: bool = JSON) -> int:
     if as_json:
         print_json({"file": str(file), "owner": owner, "boards": rows})
         return 0
-    from rich.table import Table
+    from quantfl.report.tables import Column, FittedTable
 
-    table = Table()
-    for column in ("board", "name", "key", "state"):
-        table.add_column(column)
+    table = FittedTable(
+        [Column("board", name=True), Column("name", name=True), Column("key"), Column("state")]
+    )
     for row in rows:
-        table.add_row(*row.values())
+        table.add(*row.values())
     console().print(table)
     sign = "signs packages" if ring.can_sign else "checks packages only"
     console().print(f"owner {_fingerprint(ring)}: this file {sign}", highlight=False)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import typer
 
+from quantfl.cli import complete
+
 
 class By(StrEnum):
     link = "link"
@@ -18,13 +20,16 @@ class By(StrEnum):
 
 
 def command(
-    run: Path = typer.Argument(..., help="Folder of a run, finished or not."),
+    run: Path = typer.Argument(..., help="Folder of a run, finished or not.", autocompletion=complete.runs),
     by: By = typer.Option(
         None, "--by", help="One table only; all: one row per link, round, direction and kind."
     ),
     rounds_only: bool = typer.Option(False, "--rounds-only", help="Leave the set-up out (round 0)."),
     radio: str = typer.Option(
-        None, "--radio", help="Energy as if all links were of this radio (docs/LEDGER.md)."
+        None,
+        "--radio",
+        help="Energy as if all links were of this radio (docs/LEDGER.md).",
+        autocompletion=complete.radios,
     ),
     nj_per_bit: float = typer.Option(
         None, "--nj-per-bit", min=0.0, help="Energy per bit in nJ: a figure of your own."
@@ -37,17 +42,16 @@ def command(
     from dataclasses import asdict
 
     from quantfl.cli.output import console, print_json
-    from quantfl.errors import RunError, UsageError
+    from quantfl.errors import UsageError
     from quantfl.fleet import ledger_store
     from quantfl.fleet.checkpoint import RunFolder
     from quantfl.link.energy import RADIOS
     from quantfl.report.ledger import energies, print_energy, print_notes, print_table, rows, table
+    from quantfl.suggest import meant
 
     if radio is not None and radio not in RADIOS:
-        raise UsageError(f"--radio: must be one of {', '.join(RADIOS)} (got {radio!r})")
-    if not run.is_dir():
-        raise RunError(f"{run} is no folder of a run")
-    ledger = ledger_store.load(RunFolder(run).ledger)
+        raise UsageError(f"--radio: must be one of {', '.join(RADIOS)} (got {radio!r}){meant(radio, RADIOS)}")
+    ledger = ledger_store.load(RunFolder(run).required("ledger").ledger)
     first = int(rounds_only)
     if as_csv:
         found = rows(ledger, first=first)

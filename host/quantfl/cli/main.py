@@ -27,6 +27,7 @@ from quantfl.cli import (
     trace,
 )
 from quantfl.cli.plugins import add_verbs
+from quantfl.cli.verbs import Verbs
 from quantfl.errors import QuantflError
 
 try:  # newer typer carries its own click
@@ -36,6 +37,8 @@ except ImportError:
 
 app = typer.Typer(
     name="quantfl",
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Federated learning that fits a microcontroller.",
     no_args_is_help=True,
     add_completion=True,

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from quantfl.cli import complete
+
 if TYPE_CHECKING:
     from quantfl.link.keys import KeyRing
 
 
 def command(
     package: str = typer.Argument(..., help="A package made by `quantfl convert`."),
-    urls: list[str] = typer.Argument(..., help="Ports of the boards."),
+    urls: list[str] = typer.Argument(..., help="Ports of the boards.", autocompletion=complete.ports),
     baud: int = typer.Option(921_600, min=300, help="Bits per second on a serial port."),
     timeout: float = typer.Option(120.0, min=1, help="Seconds for each board."),
     keys: Path = typer.Option(
@@ -85,8 +87,10 @@ def _check_order(package: str, urls: list[str]) -> None:
 async def _push(
     data: bytes, urls: list[str], baud: int, timeout: float, keys: KeyRing | None
 ) -> list[dict[str, Any]]:
+    from quantfl.cli.output import stderr_console
     from quantfl.device import Device
     from quantfl.errors import QuantflError
+    from quantfl.report.progress import Bars
 
     sha = hashlib.sha256(data).hexdigest()
 
@@ -95,7 +99,7 @@ async def _push(
         try:
             await device.open(min(timeout, 10.0))
             await device.hello()
-            moved = await device.push(data, timeout=timeout)
+            moved = await device.push(data, timeout=timeout, progress=lambda at, of: bars.update(url, at, of))
             c = device.counters()
             return {
                 "url": url,
@@ -109,4 +113,5 @@ async def _push(
         finally:
             await device.close()
 
-    return list(await asyncio.gather(*(one(u) for u in urls)))
+    with Bars(stderr_console()) as bars:
+        return list(await asyncio.gather(*(one(u) for u in urls)))

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import typer
 
+from quantfl.cli import complete
+
 
 def command(
-    run: Path = typer.Argument(..., help="Folder of a run."),
+    run: Path = typer.Argument(..., help="Folder of a run.", autocompletion=complete.runs),
     rounds: bool = typer.Option(False, "--rounds", help="One line per round too."),
     as_json: bool = typer.Option(False, "--json", help="Print summary and history as JSON."),
 ) -> int:
@@ -22,7 +24,7 @@ def command(
     from quantfl.report.summary import late_answers, print_summary
 
     folder = RunFolder(run)
-    state = folder.load()
+    state = folder.required().load()
     if folder.summary.exists():
         summary = json.loads(folder.summary.read_text())
     else:

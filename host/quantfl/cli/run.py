@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+
+from quantfl.cli import complete
 
 if TYPE_CHECKING:
     from quantfl.fleet.config import RunConfig
@@ -21,7 +24,12 @@ def command(
     compare: bool = typer.Option(
         False, "--compare", help="Repeat the rounds over plain float32 in-process, for the bytes."
     ),
-    board: str = typer.Option(None, "--board", help="Emulated boards of this kind (docs/BOARDS.md)."),
+    board: str = typer.Option(
+        None,
+        "--board",
+        help="Emulated boards of this kind (docs/BOARDS.md).",
+        autocompletion=complete.kinds,
+    ),
     chaos: str = typer.Option(
         None, "--chaos", help="Faults, e.g. 'flip=1e-5,drop=0.01; board-03: lie=nan' (docs/CHAOS.md)."
     ),
@@ -66,11 +74,16 @@ def execute(
     board: str | None,
     as_json: bool,
     chaos: str | None = None,
+    again: str | None = None,
 ) -> int:
-    """Run a loaded description with a live table and print its summary; shared with `quantfl demo`."""
+    """Run a loaded description with a live table and print its summary; shared with `quantfl demo`.
+
+    again: the command that goes on after Ctrl-C; None: this one with --resume.
+    """
     from quantfl.cli.output import console, print_json, stderr_console
-    from quantfl.errors import UsageError
+    from quantfl.errors import Interrupted, UsageError
     from quantfl.fleet import api
+    from quantfl.fleet.checkpoint import RunFolder
     from quantfl.link.clock import run_virtual
     from quantfl.report.live import LiveTable
     from quantfl.report.summary import print_summary
@@ -82,23 +95,39 @@ def execute(
 
     spec = None if chaos is None else parse(chaos)
     text = read_text(description)
-    with LiveTable(stderr_console() if as_json else console(), title=conf.run.name) as live:
+    again = again or _resuming(description, folder, board, chaos)
+    show = stderr_console() if as_json else console()
+    with LiveTable(show, title=conf.run.name, rounds=conf.run.rounds) as live:
         run = run_virtual if on_virtual_time(conf, board) else asyncio.run
-        outcome = run(
-            api.run(
-                conf,
-                base=api.base_of(description),
-                folder=folder,
-                resume=resume,
-                compare=compare,
-                progress=live,
-                kind=board,
-                text=text,
-                chaos=spec,
-            )
+        work = api.run(
+            conf,
+            base=api.base_of(description),
+            folder=folder,
+            resume=resume,
+            compare=compare,
+            progress=live,
+            kind=board,
+            text=text,
+            chaos=spec,
         )
+        try:
+            outcome = run(work)
+        except KeyboardInterrupt:
+            kept = "its complete rounds are kept" if RunFolder(folder).exists else "nothing of it is kept"
+            then = again if RunFolder(folder).exists else "start it again"
+            raise Interrupted(f"interrupted; {kept}: {then}") from None
     if as_json:
         print_json(outcome.summary)
     else:
         print_summary(outcome.summary)
-    return 130 if outcome.interrupted else 0
+    if outcome.interrupted:
+        done, of = outcome.summary["rounds"], outcome.summary["rounds_asked"]
+        raise Interrupted(f"stopped after round {done} of {of}; go on with: {again}")
+    return 0
+
+
+def _resuming(description: Path, folder: Path, board: str | None, chaos: str | None) -> str:
+    """The command line that goes on with an interrupted run."""
+    words = ["quantfl", "run", str(description), "--out", str(folder), "--resume"]
+    words += [] if board is None else ["--board", board]
+    return shlex.join(words + ([] if chaos is None else ["--chaos", chaos]))

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from quantfl.errors import DataError, ToolError, UsageError
+from quantfl.suggest import meant
 
 LABEL_MAX = 65535  # boards keep a label as uint16
 
@@ -135,7 +136,8 @@ def load(name: str, path: Path | None = None) -> Dataset:
         return _lazy("speech", "load_words")(Path(name[4:]))
     if name not in LOADERS:
         raise UsageError(
-            f"data.name: unknown data set {name!r}; known are {', '.join(LOADERS)} npz:FILE and wav:FOLDER"
+            f"data.name: unknown data set {name!r}{meant(name, LOADERS)}; known are {', '.join(LOADERS)}, "
+            "npz:FILE and wav:FOLDER"
         )
     return LOADERS[name](path)
 

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from quantfl.errors import LinkError, ToolError
+from quantfl.suggest import meant
 
 QEMU_KINDS = (
     "qemu_m4",
@@ -82,7 +83,7 @@ def available(kind: str) -> str | None:
                 return f"{machine.command} is not installed (package {machine.debian})"
             firmware(kind, "firmware.elf")
         elif kind != "inproc":
-            return f"unknown kind of board {kind!r}; known are {', '.join(KINDS)}"
+            return f"unknown kind of board {kind!r}{meant(kind, KINDS)}; known are {', '.join(KINDS)}"
     except ToolError as error:
         return str(error)
     return None

@@ -127,7 +127,7 @@ async def _run(
             write_atomic(place.package, prepared.package.data)
             write_atomic(place.description, text.encode())
             place.save_origin(base)
-        with _stop_on_interrupt(rounds):
+        with _stop_on_interrupt(rounds, progress):
             await rounds.set_up()
             rounds.score_start()
             rounds.checkpoint()
@@ -180,13 +180,14 @@ async def plain_run(config: RunConfig, base: Path, progress: Progress) -> dict[s
 
 
 @contextlib.contextmanager
-def _stop_on_interrupt(rounds: Rounds) -> Iterator[None]:
+def _stop_on_interrupt(rounds: Rounds, progress: Progress) -> Iterator[None]:
     """Ctrl-C and SIGTERM end the run after what is complete; a second Ctrl-C ends the process."""
     loop = asyncio.get_running_loop()
     handled = []
     for number in (signal.SIGINT, signal.SIGTERM):
 
         def stop(number: int = number) -> None:
+            progress.phase("stopping: complete rounds are kept; Ctrl-C again ends at once")
             rounds.stop()
             loop.remove_signal_handler(number)
 

@@ -140,7 +140,7 @@ class BoardClient:
         self.notice = info.flash_note
         self.set_up_comparison = await self.device.compare(min(left(), 5.0))
         progress("pushing")
-        await self.device.push(package, timeout=left())
+        await self.device.push(package, timeout=left(), progress=_in_steps(progress))
         info = self.device.info or info
         if self.feed is not None and info.samples == 0:
             progress("sampling")
@@ -210,6 +210,19 @@ class BoardClient:
             self.head = target
             return delta
         raise DeviceError(f"{self.name} does not take the global head", lib.QFL_E_STALE)
+
+
+def _in_steps(progress: Callable[[str], None]) -> Callable[[int, int], None]:
+    """Says how much of a package is there, at most twenty times."""
+    said = 0
+
+    def moved(at: int, total: int) -> None:
+        nonlocal said
+        if (share := 100 * at // total) >= said + 5:
+            said = share
+            progress(f"pushing {share} %")
+
+    return moved
 
 
 async def _in_thread(function: Callable[[], int]) -> int:

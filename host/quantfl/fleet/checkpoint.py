@@ -138,6 +138,35 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"{self.path}: cannot make the run's folder: {error.strerror}") from None
 
+    def required(self, *parts: str) -> RunFolder:
+        """This folder, if a run is in it. parts: files that suffice, as `ledger`; none: the checkpoint.
+
+        RunError: none is, and where runs are that may be meant.
+        """
+        if any(getattr(self, part).exists() for part in parts or ("checkpoint",)):
+            return self
+        if not self.path.exists():
+            what = f"{self.path}: no such folder"
+        elif not self.path.is_dir():
+            what = f"{self.path} is a file"
+        else:
+            what = f"no run is in {self.path}"
+        below = [str(path) for path in self.runs_below()]
+        more = f" and {len(below) - 4} more" if len(below) > 4 else ""
+        hint = (
+            f"runs are in {', '.join(below[:4])}{more}" if below else "`quantfl run` prints where it writes"
+        )
+        raise RunError(f"{what}; name the folder of a run: {hint}")
+
+    def runs_below(self) -> list[Path]:
+        """Folders of runs one and two levels below this one."""
+        try:
+            return sorted(
+                p.parent for depth in ("*", "*/*") for p in self.path.glob(f"{depth}/checkpoint.npz")
+            )
+        except OSError:
+            return []
+
     @property
     def exists(self) -> bool:
         return self.checkpoint.exists()

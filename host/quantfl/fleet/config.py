@@ -24,6 +24,7 @@ from quantfl.strategy.admission import Bounds
 from quantfl.strategy.base import Strategy
 from quantfl.strategy.closed_form import StatsSpec
 from quantfl.strategy.rate_control import DOWNLINK, UPLINK, StepSchedule, schedule
+from quantfl.suggest import meant
 
 
 class _Table(BaseModel):
@@ -91,7 +92,7 @@ class FleetTable(_Table):
     @classmethod
     def _emulate(cls, value: str | None) -> str | None:
         if value not in (None, "auto", *KINDS):
-            raise ValueError(f"must be one of auto, {', '.join(KINDS)}")
+            raise ValueError(f"must be one of auto, {', '.join(KINDS)}{meant(value, KINDS)}")
         return value
 
     @model_validator(mode="after")
@@ -234,7 +235,7 @@ class BudgetTable(_Table):
     @classmethod
     def _radio(cls, value: str) -> str:
         if value not in RADIOS:
-            raise ValueError(f"must be one of {', '.join(RADIOS)}")
+            raise ValueError(f"must be one of {', '.join(RADIOS)}{meant(value, RADIOS)}")
         return value
 
     def limit(self) -> float | None:

@@ -22,6 +22,7 @@ from typing import Any
 from quantfl.errors import UsageError
 from quantfl.link.clock import monotonic
 from quantfl.link.transport import Transport
+from quantfl.suggest import meant
 
 DOWN, UP = "down", "up"
 LIES = ("nan", "huge", "shape", "garbage", "replay", "round", "samples")
@@ -94,8 +95,8 @@ class Chaos:
             for name in names:
                 if not any(fnmatch.fnmatchcase(b, name) for b in boards):
                     raise UsageError(
-                        f"--chaos: no board is called {name!r}; there are {', '.join(boards[:8])}"
-                        + (" …" if len(boards) > 8 else "")
+                        f"--chaos: no board is called {name!r}{meant(name, boards)}; "
+                        f"there are {', '.join(boards[:8])}" + (" …" if len(boards) > 8 else "")
                     )
 
 
@@ -138,7 +139,10 @@ def _fault(item: str) -> Fault:
         way = ""
     kind = LINE.get(name) or BOARD.get(name)
     if kind is None:
-        raise UsageError(f"--chaos: there is no fault {name!r}; there are {', '.join([*LINE, *BOARD])}")
+        known = [*LINE, *BOARD]
+        raise UsageError(
+            f"--chaos: there is no fault {name!r}{meant(name, known)}; there are {', '.join(known)}"
+        )
     if way and (name in BOARD or kind == "count"):
         raise UsageError(f"--chaos: {item!r}: {name} has no direction")
     fields: dict[str, Any] = {"probability": 1.0 if kind != "count" else 1.0 / ONE_IN}

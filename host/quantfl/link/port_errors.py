@@ -4,9 +4,13 @@ below.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import glob
+import os
 import re
 import sys
+from pathlib import Path
 from urllib.parse import urlsplit
 
 _ERRNO = re.compile(r"\[Errno (-?\d+)\]")
@@ -54,6 +58,19 @@ def _number(error: BaseException) -> int | None:
     return int(found[1]) if found else getattr(error, "errno", None)
 
 
+def opened_by(path: str) -> str | None:
+    """The program that has a device open, as far as this machine tells (Linux, programs of one's own)."""
+    with contextlib.suppress(OSError):
+        real = os.path.realpath(path)
+        for link in glob.glob("/proc/[0-9]*/fd/*"):
+            with contextlib.suppress(OSError):
+                pid = link.split("/")[2]
+                if int(pid) != os.getpid() and os.readlink(link) == real:
+                    name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
+                    return f"{''.join(c for c in name if c.isprintable())} (process {pid})"
+    return None
+
+
 def busy(error: BaseException) -> bool:
     """Whether a port could not be opened because somebody else has it open."""
     return _number(error) in (errno.EBUSY, errno.EAGAIN)
@@ -66,6 +83,8 @@ def cause_of(url: str, error: BaseException) -> str:
         return wrong
     text = " ".join(str(error).split()) or type(error).__name__
     number = _number(error)
+    if number in (errno.EBUSY, errno.EAGAIN) and (holder := opened_by(url)):
+        return f"{holder} has it open: end that program"
     if number in _REMEDIES:
         return _REMEDIES[number]
     if number is not None and number < 0:  # getaddrinfo

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console, JustifyMethod
+from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from quantfl.link.energy import RADIOS, joules
 from quantfl.link.ledger import Key, Ledger, Traffic
+from quantfl.report.tables import Column, FittedTable, number
 
 COLUMNS = ("payload", "framing", "acknowledgement", "retransmission", "handshake", "security", "noise")
 _SHORT = {"acknowledgement": "ack", "retransmission": "retrans."}
@@ -21,6 +21,11 @@ _BY: dict[str, Callable[[Key], str | int]] = {
     "round": lambda k: k.round,
     "kind": lambda k: k.kind,
 }
+
+
+def purpose_column(purpose: str) -> Column:
+    """The column of a byte category; on a narrow terminal the last ones are left out first."""
+    return number(_SHORT.get(purpose, purpose), drop=1 + COLUMNS.index(purpose))
 
 
 def rows(ledger: Ledger, *, first: int = 0) -> list[dict[str, Any]]:
@@ -48,20 +53,24 @@ def print_table(ledger: Ledger, by: str, console: Console, *, first: int = 0) ->
     keys = [k for k in ("round", "link", "kind", "direction") if found and k in found[0]]
     total = sum(ledger.total(first=first), Traffic())
     columns = [c for c in COLUMNS if getattr(total, c) or c in ("payload", "framing")]
-    shown = Table(title="every row" if by == "all" else f"bytes on the wire by {by}", padding=(0, 1, 0, 0))
-    for key in keys:
-        shown.add_column("" if key == "direction" else key, no_wrap=True)
-    for column in (*columns, "total"):
-        shown.add_column(_SHORT.get(column, column), justify="right", no_wrap=True)
+    shown = FittedTable(
+        [
+            *(Column("" if key == "direction" else key, name=key == "link") for key in keys),
+            *(purpose_column(c) for c in columns),
+            number("total"),
+        ],
+        title="every row" if by == "all" else f"bytes on the wire by {by}",
+        repeat=by != "all",
+    )
     last = None
     for row in found:
         lead = [str(row[k]) for k in keys]
         if by != "all" and row[by] == last:
             lead[0] = ""
         last = row.get(by)
-        shown.add_row(*map(escape, lead), *(f"{row[c]:,}" for c in columns), f"{row['total']:,}")
-    shown.add_section()
-    shown.add_row(
+        shown.add(*lead, *(f"{row[c]:,}" for c in columns), f"{row['total']:,}")
+    shown.section()
+    shown.add(
         "all", *[""] * (len(keys) - 1), *(f"{getattr(total, c):,}" for c in columns), f"{total.total:,}"
     )
     console.print(shown)
@@ -85,23 +94,21 @@ def energies(
 
 
 def print_energy(energy: dict[str, dict[str, Any]], ledger: Ledger, console: Console) -> None:
-    shown = Table(
-        title="energy at the board's end of each link (estimate, docs/LEDGER.md)", padding=(0, 1, 0, 0)
+    shown = FittedTable(
+        [
+            Column("link", name=True),
+            Column("radio", drop=1),
+            number("nJ/bit", drop=2),
+            number("up mJ"),
+            number("down mJ"),
+            number("total mJ"),
+        ],
+        title="energy at the board's end of each link (estimate, docs/LEDGER.md)",
     )
-    justified: tuple[tuple[str, JustifyMethod], ...] = (
-        ("link", "left"),
-        ("radio", "left"),
-        ("nJ/bit", "right"),
-        ("up mJ", "right"),
-        ("down mJ", "right"),
-        ("total mJ", "right"),
-    )
-    for column, justify in justified:
-        shown.add_column(column, justify=justify, no_wrap=True)
     for name, e in energy.items():
         up, down = 1000 * e["joules_up"], 1000 * e["joules_down"]
-        shown.add_row(
-            escape(name),
+        shown.add(
+            name,
             e["radio"],
             f"{e['nj_per_bit']:,g}",
             f"{up:,.3f}",

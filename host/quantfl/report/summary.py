@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from quantfl.link.ledger import PURPOSES
+from quantfl.report.ledger import purpose_column
 from quantfl.report.live import kib
+from quantfl.report.tables import Column, FittedTable, number
 
 
 def late_answers(history: list[dict[str, Any]]) -> dict[str, int]:
@@ -47,37 +48,35 @@ def print_summary(summary: dict[str, Any], console: Console | None = None) -> No
             highlight=False,
         )
     ledger = summary["ledger"]
-    table = Table(title="bytes on the wire, by link and purpose", padding=(0, 1, 0, 0))
-    table.add_column("link", no_wrap=True)
     purposes = [p for p in PURPOSES if p != "security" or any(ledger[w][p] for w in ("up", "down"))]
-    short = {"acknowledgement": "ack", "retransmission": "retrans."}
-    for column in ("", *(short.get(p, p) for p in purposes), "total"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = FittedTable(
+        [Column("link", name=True), Column(""), *map(purpose_column, purposes), number("total")],
+        title="bytes on the wire, by link and purpose",
+        repeat=True,
+    )
     for name, board in ledger["boards"].items():
         for way in ("up", "down"):
             row = board[way]
-            table.add_row(
+            table.add(
                 name if way == "up" else "",
                 way,
                 *(f"{row[p]:,}" for p in purposes),
                 f"{board[way + '_total']:,}",
             )
-    table.add_section()
+    table.section()
     for way in ("up", "down"):
         row = ledger[way]
-        table.add_row(
+        table.add(
             "all" if way == "up" else "",
             way,
             *(f"{row[p]:,}" for p in purposes),
             f"{ledger[way + '_total']:,}",
         )
-    table.add_section()
+    table.section()
     for way in ("up", "down"):
         row = ledger["rounds_" + way]
         total = ledger[f"rounds_{way}_total"]
-        table.add_row(
-            "rounds only" if way == "up" else "", way, *(f"{row[p]:,}" for p in purposes), f"{total:,}"
-        )
+        table.add("rounds only" if way == "up" else "", way, *(f"{row[p]:,}" for p in purposes), f"{total:,}")
     console.print(table)
     if summary.get("fp32"):
         plain = summary["fp32"]

@@ -24,6 +24,7 @@ from quantfl.errors import UsageError
 from quantfl.strategy.aggregators import WeightedMean
 from quantfl.strategy.base import Aggregator, Downlink, RateControl, ServerOptimizer, Strategy
 from quantfl.strategy.composed import ComposedStrategy
+from quantfl.suggest import meant
 
 GROUP = "quantfl.strategies"
 
@@ -101,5 +102,5 @@ def find(name: str) -> Entry:
                     f"strategy {name!r} cannot be loaded from {offered.value}: {reason}"
                 ) from None
     if name not in _entries:
-        raise UsageError(f"no strategy {name!r}; there are {', '.join(names())}")
+        raise UsageError(f"no strategy {name!r}{meant(name, names())}; there are {', '.join(names())}")
     return _entries[name]

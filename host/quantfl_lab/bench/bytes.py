@@ -118,16 +118,15 @@ def one_run(task: Task, scheme: Scheme, seed: int, fresh: bool = False) -> Curve
 def all_runs(
     jobs: Sequence[tuple[Task, Scheme, int]],
     workers: int | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
     fresh: bool = False,
 ) -> dict[tuple[str, str, int], Curve]:
     """(task's label, scheme, seed) -> run, in as many processes as there are cores; features are computed
     before they part. Runs kept from before are not made again unless `fresh`."""
     missing = [job for job in jobs if fresh or not _kept_at(*job).exists()]
     if progress is not None and len(missing) < len(jobs):
-        progress(
-            f"{len(jobs) - len(missing)} of {len(jobs)} runs are kept from before; --fresh makes them anew"
-        )
+        kept = len(jobs) - len(missing)
+        progress(0, len(jobs), f"{kept} of {len(jobs)} runs are kept from before; --fresh makes them anew")
     for task, _, _ in {
         (task.name, task.source.path): (task, scheme, seed) for task, scheme, seed in missing
     }.values():
@@ -144,7 +143,8 @@ def all_runs(
                 pool.shutdown(wait=False, cancel_futures=True)
             done[task.label, scheme.name, seed] = future.result()
             if progress is not None:
-                progress(f"{len(done)} of {len(jobs)}: {task.label}, {scheme.name}, seed {seed}")
+                text = f"{len(done)} of {len(jobs)}: {task.label}, {scheme.name}, seed {seed}"
+                progress(len(done), len(jobs), text)
     return done
 
 
@@ -199,7 +199,7 @@ def run(
     *,
     only: Iterable[str] = (),
     out: Path | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
     fresh: bool = False,
 ) -> list[dict]:
     """One row per task and scheme. only: names of tasks, all when empty. out: a folder for one PNG per task.

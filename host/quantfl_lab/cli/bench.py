@@ -40,16 +40,22 @@ def command(
 
     from quantfl.cli.output import console, print_json, stderr_console
     from quantfl.errors import ToolError, UsageError
+    from quantfl.report.progress import Bars
+    from quantfl.suggest import meant
 
     if name not in BENCHES:
-        raise UsageError(f"no bench {name!r}; there are {', '.join(BENCHES)}")
+        raise UsageError(f"no bench {name!r}{meant(name, BENCHES)}; there are {', '.join(BENCHES)}")
     module = import_module(f"quantfl_lab.bench.{name}")
-    options: dict = (
-        {"only": only, "out": out, "fresh": fresh, "progress": stderr_console().print}
-        if name == "bytes"
-        else {}
-    )
-    rows = module.run(quick=quick, **options)
+    say = stderr_console()
+    with Bars(say) as bars:
+        bars.update(name, 0, None)
+
+        def progress(done: int, total: int, text: str) -> None:
+            say.print(text, highlight=False)
+            bars.update(name, done, total)
+
+        options: dict = {"only": only, "out": out, "fresh": fresh, "progress": progress}
+        rows = module.run(quick=quick, **(options if name == "bytes" else {}))
     if hasattr(module, "plots"):
         try:
             for path in module.plots(rows, out):
@@ -91,13 +97,12 @@ def _parts(rows: list[dict]) -> list[tuple[str | None, list[dict]]]:
 
 
 def _table(title: str | None, rows: list[dict]):
-    from rich.table import Table
+    from quantfl.report.tables import Column, FittedTable
 
-    table = Table(title=title, title_justify="left")
-    for column, value in rows[0].items():
-        table.add_column(column, justify="left" if isinstance(value, str) else "right", overflow="fold")
+    columns = [Column(k, right=not isinstance(v, str), name=isinstance(v, str)) for k, v in rows[0].items()]
+    table = FittedTable(columns, title=title)
     for row in rows:
-        table.add_row(
+        table.add(
             *(
                 f"{v:,.4g}" if isinstance(v, float) else f"{v:,}" if type(v) is int else str(v)
                 for v in row.values()
