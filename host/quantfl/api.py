@@ -24,7 +24,7 @@ from quantfl.fleet.observers import Progress
 from quantfl.link.clock import run_virtual
 from quantfl.link.ports import Port, serial_ports
 from quantfl.package.convert import convert as _convert
-from quantfl.package.program import Package, open_package
+from quantfl.package.program import Package
 
 if TYPE_CHECKING:
     import pandas
@@ -52,7 +52,7 @@ def convert(
     made = _convert(Path(model), cut=cut, calibrate=where, train=train)
     if out is not None:
         write_atomic(Path(out), made.package)
-    return open_package(made.package, str(model))
+    return made.opened
 
 
 def discover() -> list[Port]:

@@ -34,6 +34,7 @@ from quantfl.messages import (
     loss_of,
 )
 from quantfl.package.build import PARTS, codec_linked, codec_name, lacking
+from quantfl.package.program import Needs
 
 _REQUEST_S = 5.0
 # seconds that a board waits for its turn at a BLE adapter; in a run the round's deadline ends it earlier
@@ -302,8 +303,10 @@ class Device:
         sha = hashlib.sha256(package).hexdigest()
         if self.info is not None and self.info.package == sha:
             return False
-        if self.info is not None and (missing := lacking(package, self.info.operators, self.info.kinds)):
-            raise DeviceError(f"{self.name} {missing}", lib.QFL_E_UNSUPPORTED)
+        if self.info is not None:
+            missing = lacking(Needs.of(package), self.info.operators, self.info.kinds)
+            if missing:
+                raise DeviceError(f"{self.name} {missing}", lib.QFL_E_UNSUPPORTED)
         moved = await self._put(lib.QFL_OBJECT_PACKAGE, package, "the package", timeout, progress)
         self._config = None
         await self.hello()

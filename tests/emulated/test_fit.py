@@ -51,7 +51,7 @@ def package_of(name: str) -> bytes:
 
 
 def row_of(package: bytes, board: Board) -> fit.Fit:
-    (row,) = fit.check(package, boards=(board,))
+    (row,) = fit.check(open_package(package), boards=(board,))
     return row
 
 

@@ -67,7 +67,7 @@ def test_the_flags_of_the_demo_model_are_those_of_its_build():
     """digits_m4 of platformio.ini is what `quantfl convert` prints."""
     ini = (ROOT / "platformio.ini").read_text()
     lean, own = ini.split("[lean]")[1].split("[", 1)[0], ini.split("[env:digits_m4]")[1].split("[", 1)[0]
-    operators, kinds = build_flags(convert(DEMO_MODEL).package).split()
+    operators, kinds = build_flags(convert(DEMO_MODEL).opened.needs).split()
     assert kinds in lean and operators.lower() in own.lower()
 
 
@@ -82,10 +82,10 @@ def test_layers_and_what_they_need():
         head_mask([Layer("depthwise", (4, 4, 8), (4, 4, 8), kernel=(3, 3), mode="scales"), dense])
         == 0x06 | SCALES
     )
-    package = convert(DEMO_MODEL).package
-    assert lacking(package, 0xFFFFFFFF, 0x7E) is None and lacking(package, 0xFFFFFFFF, 0x02) is None
-    assert "cannot train dense" in lacking(package, 0xFFFFFFFF, 0x04)
-    assert "AVERAGE_POOL_2D" in lacking(package, 0xFFFFFFFF & ~(1 << 4), 0x02)
+    needs = convert(DEMO_MODEL).opened.needs
+    assert lacking(needs, 0xFFFFFFFF, 0x7E) is None and lacking(needs, 0xFFFFFFFF, 0x02) is None
+    assert "cannot train dense" in lacking(needs, 0xFFFFFFFF, 0x04)
+    assert "AVERAGE_POOL_2D" in lacking(needs, 0xFFFFFFFF & ~(1 << 4), 0x02)
 
 
 def test_rounds_equal_those_of_a_board_with_everything(tmp_path):

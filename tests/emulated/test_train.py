@@ -175,7 +175,7 @@ def test_estimated_instructions_are_near_those_counted(model):
             done = convert_bytes(data, source=model, cut=str(option.op), train=train)
             size = open_package(done.package).input_size
             counted = count(done.package, np.random.default_rng(1).integers(-128, 128, (10, size), np.int8))
-            estimate = insns(done.cut.layers, used_inputs(done.package, done.cut))
+            estimate = insns(done.cut.layers, used_inputs(done.opened, done.cut))
             bound = 1.25 if train == "all" and len(done.cut.layers) > 1 else 1.5
             assert 1 / bound < 10 * estimate / counted.train_insns < bound, (
                 option.text,
@@ -192,7 +192,7 @@ def test_estimated_instructions_where_nearly_all_activations_are_zero():
     counted = count(done.package, np.random.default_rng(1).integers(-128, 128, (10, 27648), np.int8))
     assert (
         1 / 1.25
-        < 10 * insns(done.cut.layers, used_inputs(done.package, done.cut)) / counted.train_insns
+        < 10 * insns(done.cut.layers, used_inputs(done.opened, done.cut)) / counted.train_insns
         < 1.25
     )
 

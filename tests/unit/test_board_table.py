@@ -113,6 +113,6 @@ def test_one_byte_less_of_arena_is_one_sample_less():
 
 
 def test_a_firmware_that_lacks_a_layer_does_not_fit():
-    rows = {r.board: r for r in fit.check(convert(DEMO_MODEL, cut="1", train="scales").package)}
+    rows = {r.board: r for r in fit.check(convert(DEMO_MODEL, cut="1", train="scales").opened)}
     assert rows["qemu_m4"].fits and rows["qemu_m4"].lacks is None
     assert not rows["standard_m4"].fits and "QFL_HEAD_KINDS" in rows["standard_m4"].lacks

@@ -12,7 +12,9 @@ from quantfl.core.head import Head
 from quantfl.core.nn import Engine
 from quantfl.errors import PackageError, QuantflError, UnsupportedError
 from quantfl.fleet.finalise import stock_accuracy
+from quantfl.fleet.setup import load_package
 from quantfl.package import cut, fit, plan
+from quantfl.package.build import build_flags
 from quantfl.package.convert import convert, convert_bytes
 from quantfl.package.export import export
 from quantfl.package.flatfile import METADATA_NAME, ModelFile
@@ -27,6 +29,31 @@ PACKAGE = convert_bytes(ORIGINAL, source="demo", name="digits").package
 def test_the_users_bytes_are_inside_unchanged():
     assert PACKAGE.endswith(ORIGINAL) and original_of(PACKAGE) == ORIGINAL
     assert ModelFile(PACKAGE).metadata[METADATA_NAME][0] % 16 == 0
+
+
+def test_a_model_is_parsed_once_on_its_way_to_a_package(monkeypatch, tmp_path):
+    """Once as it came, and once more where it was rewritten: with a bias for a layer that had none, or out of
+    the package it was in."""
+    parsed = []
+    parse = tflite.Model.GetRootAsModel
+    monkeypatch.setattr(
+        tflite.Model, "GetRootAsModel", lambda *given: parsed.append(len(given[0])) or parse(*given)
+    )
+
+    def parses(data: bytes) -> int:
+        parsed.clear()
+        (tmp_path / "m.tflite").write_bytes(data)
+        done = convert(tmp_path / "m.tflite")
+        assert build_flags(done.opened.needs) and done.opened.original and done.to_json()
+        return len(parsed)
+
+    assert parses(ORIGINAL) == 1 and parsed == [len(ORIGINAL)]
+    assert parses(PACKAGE) == 2
+    assert parses((shared_data("models/mlperf_tiny") / "vww_96_int8.tflite").read_bytes()) <= 2
+    parsed.clear()
+    open_package(PACKAGE)
+    load_package(tmp_path / "m.tflite")
+    assert len(parsed) <= 3
 
 
 def test_packing_again_replaces_the_program():
@@ -112,9 +139,9 @@ def test_export_of_a_two_layer_head():
 
 
 def test_fit_is_what_the_device_computes():
-    rows = {r.board: r for r in fit.check(PACKAGE, samples=50)}
+    rows = {r.board: r for r in fit.check(open_package(PACKAGE), samples=50)}
     assert rows["qemu_m4"].fits and rows["native"].max_samples > rows["nucleo_l476rg"].max_samples > 100
-    tight = fit.check(PACKAGE, samples=5000)
+    tight = fit.check(open_package(PACKAGE), samples=5000)
     assert not any(r.fits for r in tight)
 
 
@@ -293,7 +320,7 @@ def test_biases_for_several_layers_at_once():
         o = table.Operators(op.index)
         at = o._tab.Vector(o._tab.Offset(6)) + 8
         data[at : at + 4] = (-1).to_bytes(4, "little", signed=True)
-    given = add_biases(bytes(data), [op.index for op in model.ops])
+    given = add_biases(ModelFile(bytes(data)), [op.index for op in model.ops])
     x = np.random.default_rng(1).integers(-128, 128, (10, 640), np.int8)
     assert (Engine(compile_program(given)).classify(x) == Engine(compile_program(zeroed)).classify(x)).all()
     assert all(
@@ -346,7 +373,7 @@ def test_shared_bias_buffers_are_parted():
     model = ModelFile(ORIGINAL)
     chosen = cut.choose(model, "1")
     ops = [s.op.index for s in cut.stages_of(model, chosen.op) if s.layer.weights]
-    parted = ModelFile(add_biases(ORIGINAL, ops[:2]))
+    parted = ModelFile(add_biases(model, ops[:2]))
     for index in ops[:2]:
         old, new = (m.tensors[m.ops[index].inputs[2]] for m in (model, parted))
         assert np.array_equal(old.data.reshape(-1), new.data.reshape(-1)) and np.allclose(

@@ -68,7 +68,7 @@ def command(
         made = done.to_json()
         for row in made["boards"]:
             row["firmware"] = firmwares.get(row["board"])
-        print_json(made | {"path": str(out), "build_flags": build_flags(done.package)})
+        print_json(made | {"path": str(out), "build_flags": build_flags(done.opened.needs)})
         return 0
     from rich.text import Text
 
@@ -83,7 +83,7 @@ def command(
         soft_wrap=True,
     )
     c.print(
-        f"firmware with its operators and layers only: {build_flags(done.package)}",
+        f"firmware with its operators and layers only: {build_flags(done.opened.needs)}",
         highlight=False,
         soft_wrap=True,
     )

@@ -47,6 +47,11 @@ class Engine:
         return int(self.nn.cut_op)
 
     @property
+    def program_at(self) -> int:
+        """Where in the package the program lies."""
+        return int(self.nn.program - self.nn.file)
+
+    @property
     def arena_size(self) -> int:
         """Bytes of RAM for activations."""
         return int(self.nn.arena_size)
@@ -97,8 +102,8 @@ class Engine:
         return np.stack(rows)
 
 
-def check(package: bytes, source: str = "the package") -> None:
-    """PackageError unless the device would accept `package`, its head too."""
+def check(package: bytes, source: str = "the package") -> Engine:
+    """The opened package. PackageError unless the device would accept it, its head too."""
     engine = Engine(package, source)
     if engine.nn.head_layers:
         shape = ffi.new("qfl_head_shape *", lib.qfl_device_shape(engine.nn))
@@ -108,6 +113,7 @@ def check(package: bytes, source: str = "the package") -> None:
             raise PackageError(
                 f"{source} has a head this firmware cannot run: {status_text(status or lib.QFL_E_FORMAT)}"
             )
+    return engine
 
 
 def device_need(package: bytes, arena: int, *, pointer: int = 4) -> dict[str, int]:

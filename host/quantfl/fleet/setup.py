@@ -30,7 +30,7 @@ from quantfl.link.chaos import Chaos
 from quantfl.link.keys import KeyRing
 from quantfl.link.transport import open_transport
 from quantfl.messages import config_bytes
-from quantfl.package.convert import convert
+from quantfl.package.convert import convert, convert_bytes
 from quantfl.package.flatfile import METADATA_NAME, ModelFile, read_file
 from quantfl.package.program import Package, grid, open_package
 from quantfl.strategy.base import Downlink, Strategy
@@ -67,18 +67,13 @@ def load_package(
     """A package, or a model that is converted now; a package is converted anew when one of the options is
     given."""
     if path.suffix == ".tflite" and path.is_file():
-        data = read_file(path)
-        if (
-            cut is None
-            and train is None
-            and not recompute
-            and METADATA_NAME in ModelFile(data, str(path)).metadata
-        ):
-            return open_package(data, str(path))
-    return open_package(
-        convert(path, cut=cut, calibrate=calibrate, train=train or "all", recompute=recompute).package,
-        str(path),
-    )
+        model = ModelFile(read_file(path), str(path))
+        if cut is None and train is None and not recompute and METADATA_NAME in model.metadata:
+            return open_package(model, str(path))
+        return convert_bytes(
+            model, source=str(path), cut=cut, name=path.stem, train=train or "all", recompute=recompute
+        ).opened
+    return convert(path, cut=cut, calibrate=calibrate, train=train or "all", recompute=recompute).opened
 
 
 def client_seed(seed: int, index: int) -> int:

@@ -3,14 +3,12 @@ and what a board lacks."""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable
 
 from quantfl.core import lib
 from quantfl.core.codec import KINDS as CODECS
 from quantfl.core.head import KINDS, Layer
-from quantfl.package.flatfile import METADATA_NAME, ModelFile
-from quantfl.package.program import missing_operators, operator_mask
+from quantfl.package.program import Needs
 
 #: Bits of QFL_HEAD_KINDS beside those of the kinds themselves.
 SCALES, WINDOWS = 0x20, 0x40
@@ -26,16 +24,6 @@ PARTS = {
     "personal": lib.QFL_PART_PERSONAL,
     "log": lib.QFL_PART_LOG,
 }
-_LAYERS_AT, _LAYER_BYTES = 48, 32
-
-
-def head_layers(data: bytes) -> tuple[Layer, ...]:
-    """The layers after the cut of a package, signed or not."""
-    entry = ModelFile(data).metadata[METADATA_NAME][0]
-    count, at = struct.unpack_from("<II", data, entry + _LAYERS_AT)
-    return tuple(
-        Layer.unpack(data[at + i * _LAYER_BYTES : at + (i + 1) * _LAYER_BYTES]) for i in range(count)
-    )
 
 
 def head_mask(layers: Iterable[Layer]) -> int:
@@ -51,22 +39,22 @@ def head_mask(layers: Iterable[Layer]) -> int:
     return mask
 
 
-def build_flags(data: bytes) -> str:
+def build_flags(needs: Needs) -> str:
     """The compiler's options for a firmware that holds what a package needs, and no other operators and
     layers."""
-    return f"-DQFL_NN_OPS={operator_mask(data):#x} -DQFL_HEAD_KINDS={head_mask(head_layers(data)):#04x}"
+    return f"-DQFL_NN_OPS={needs.operators:#x} -DQFL_HEAD_KINDS={head_mask(needs.layers):#04x}"
 
 
-def lacking(data: bytes, operators: int, kinds: int) -> str | None:
+def lacking(needs: Needs, operators: int, kinds: int) -> str | None:
     """What a board with these masks lacks for a package, in words that say how to build it in; None:
     nothing."""
-    if missing := missing_operators(data, operators):
+    if missing := needs.missing_operators(operators):
         return (
             f"has no {', '.join(missing)} in its engine, which this package needs; build its firmware "
             "with them "
-            f"(QFL_NN_OPS={operator_mask(data):#x}, see docs/PORTING.md)"
+            f"(QFL_NN_OPS={needs.operators:#x}, see docs/PORTING.md)"
         )
-    need = head_mask(head_layers(data))
+    need = head_mask(needs.layers)
     if missing := [name for bit, name in _NAMES.items() if need & ~kinds & bit]:
         return (
             f"cannot train {', '.join(missing)}, which this package needs; build its firmware with them "

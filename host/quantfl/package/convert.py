@@ -17,7 +17,7 @@ from quantfl.package import cost as costs
 from quantfl.package import cut as cutting
 from quantfl.package import fit
 from quantfl.package.flatfile import ModelFile, damage, read_file
-from quantfl.package.program import compile_program, open_package, original_of
+from quantfl.package.program import Package, compile_program, open_made, original_model
 from quantfl.package.rewrite import add_biases
 
 
@@ -26,13 +26,24 @@ class Converted:
     """A package and what there is to say about it. fits: one row per known board; cuts: every possible
     cut."""
 
-    package: bytes
+    opened: Package
     name: str
     cut: cutting.Cut
     cuts: tuple[cutting.Cut, ...]
     fits: tuple[fit.Fit, ...]
-    arena_size: int
-    sha256: str
+
+    @property
+    def package(self) -> bytes:
+        """The file's bytes."""
+        return self.opened.data
+
+    @property
+    def arena_size(self) -> int:
+        return self.opened.arena_size
+
+    @property
+    def sha256(self) -> str:
+        return self.opened.sha256
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -87,11 +98,12 @@ def cut_costs(
     """What every possible cut of a model costs, the smallest head first; the package is made for each."""
     keras = path.is_dir() or path.suffix in (".keras", ".h5")
     data = keras_to_tflite(path, calibrate) if keras else read_file(path)
-    first = convert_bytes(data, source=str(path), train=train, recompute=recompute)
+    model = ModelFile(data, str(path))
+    first = convert_bytes(model, source=str(path), train=train, recompute=recompute)
     rows = []
     for c in first.cuts:
-        done = convert_bytes(data, source=str(path), cut=str(c.op), train=train, recompute=recompute)
-        rows.append(costs.cost(done.package, done.cut))
+        done = convert_bytes(model, source=str(path), cut=str(c.op), train=train, recompute=recompute)
+        rows.append(costs.cost(done.opened, done.cut))
     return rows
 
 
@@ -107,7 +119,7 @@ def _one_way(model: ModelFile, source: str) -> None:
 
 
 def convert_bytes(
-    data: bytes,
+    data: bytes | ModelFile,
     *,
     source: str,
     cut: str | None = None,
@@ -116,34 +128,24 @@ def convert_bytes(
     train: str = "all",
     recompute: bool = False,
 ) -> Converted:
-    """Convert the bytes of a full int8 .tflite (or of a package, which is converted anew). train: one of
-    cut.MODES; recompute: boards cache inputs instead of features."""
+    """Convert the bytes of a full int8 .tflite (or of a package, which is converted anew), parsed already or
+    not. train: one of cut.MODES; recompute: boards cache inputs instead of features."""
     with damage(source):
-        data = original_of(data)
-        model = ModelFile(data, source)
+        model = original_model(ModelFile(data, source) if isinstance(data, bytes) else data)
         _one_way(model, source)
         _full_int8(model)
         chosen = cutting.choose(model, cut).trained(train)
         without = cutting.without_own_bias(model, chosen)
         if without:  # the trained bias needs a place in the exported model
-            data = add_biases(data, without, source)
-            model = ModelFile(data, source)
+            model = ModelFile(add_biases(model, without), source)
         head = cutting.head_of(model, chosen)
     if labels and len(labels) != chosen.dims[-1]:
         raise UsageError(f"{len(labels)} labels given, but the model has {chosen.dims[-1]} classes")
     package = compile_program(
-        data, cut_op=chosen.op, head=head, name=name, labels=labels, source=source, recompute=recompute
+        model, cut_op=chosen.op, head=head, name=name, labels=labels, source=source, recompute=recompute
     )
-    opened = open_package(package, source)
-    return Converted(
-        package,
-        name,
-        chosen,
-        tuple(cutting.possible_cuts(model)),
-        tuple(fit.check(package)),
-        opened.arena_size,
-        opened.sha256,
-    )
+    opened = open_made(package, source)
+    return Converted(opened, name, chosen, tuple(cutting.possible_cuts(model)), tuple(fit.check(opened)))
 
 
 def _full_int8(model: ModelFile) -> None:

@@ -15,7 +15,7 @@ from quantfl.package import fit
 from quantfl.package.boards import BOARDS, Board
 from quantfl.package.cut import Cut, stages_of
 from quantfl.package.flatfile import ModelFile
-from quantfl.package.program import compile_program, original_of
+from quantfl.package.program import Package, compile_program
 
 #: Of which `ram` is said: smaller boards need less, as their message buffers are smaller.
 LARGE = next(b for b in BOARDS if b.name == "qemu_m4")
@@ -62,10 +62,10 @@ def _one_dense(layer: Layer, used: float) -> float:
     return 350.0 + 45.0 * outputs + taken * layer.weights * (6.3 + 5.8 / block) + 0.55 * sum(layer.tensors)
 
 
-def used_inputs(package: bytes, cut: Cut) -> tuple[float, ...]:
+def used_inputs(package: Package, cut: Cut) -> tuple[float, ...]:
     """Share of the inputs of every layer of the head that are not 0, in the int8 model on random inputs."""
-    data = original_of(package)
-    model, engine = ModelFile(data), Engine(compile_program(data, stripes=False))
+    model = ModelFile(package.original)
+    engine = Engine(compile_program(model, stripes=False))
     made = {t: op.index for op in model.ops for t in op.outputs}
     shares = np.ones((_INPUTS, len(cut.layers)))
     for row, x in zip(
@@ -109,7 +109,7 @@ def insns(layers: tuple[Layer, ...], used: tuple[float, ...]) -> int:
     return round(total)
 
 
-def cost(package: bytes, cut: Cut, *, boards: tuple[Board, ...] = BOARDS) -> Cost:
+def cost(package: Package, cut: Cut, *, boards: tuple[Board, ...] = BOARDS) -> Cost:
     """The cost of a package that was made with this cut."""
     rows = fit.check(package, boards=boards)
     fits = {r.board: r.max_samples if r.flash_needed <= r.flash and r.lacks is None else 0 for r in rows}
@@ -117,9 +117,9 @@ def cost(package: bytes, cut: Cut, *, boards: tuple[Board, ...] = BOARDS) -> Cos
     ramp = np.linspace(-1.0, 1.0, cut.params, dtype=np.float32)
     return Cost(
         cut,
-        fit.needed(package, LARGE),
-        device_need(package, LARGE.arena)["per_sample"],
-        len(package),
+        fit.needed(package.data, LARGE),
+        device_need(package.data, LARGE.arena)["per_sample"],
+        len(package.data),
         4 * cut.params,
         len(Codec("bu", 64).encode(ramp, tensors)),
         insns(cut.layers, used_inputs(package, cut)),

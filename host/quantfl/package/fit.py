@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from quantfl.core.nn import device_need
 from quantfl.package.boards import BOARDS, Board
 from quantfl.package.build import lacking
+from quantfl.package.program import Package
 
 SAMPLES = 100
 #: Bytes at the end of the arena that stay free (qfl_device_plan).
@@ -43,17 +44,17 @@ def needed(package: bytes, board: Board, samples: int = SAMPLES) -> int:
     return need["fixed"] + need["params"] + need["activations"] + SPARE + samples * need["per_sample"]
 
 
-def check(package: bytes, *, samples: int = SAMPLES, boards: tuple[Board, ...] = BOARDS) -> list[Fit]:
+def check(package: Package, *, samples: int = SAMPLES, boards: tuple[Board, ...] = BOARDS) -> list[Fit]:
     """One row per board. The package fits when `samples` samples can be cached, its store takes the package
     and its build runs it."""
     rows = []
     for board in boards:
         ram, slot, lacks = (
-            needed(package, board, samples),
+            needed(package.data, board, samples),
             board.slot,
-            lacking(package, board.operators, board.kinds),
+            lacking(package.needs, board.operators, board.kinds),
         )
-        most = device_need(package, board.arena, pointer=board.pointer)["capacity"]
-        fits = samples <= most and len(package) <= slot and lacks is None
-        rows.append(Fit(board.name, board.core, ram, board.arena, len(package), slot, most, fits, lacks))
+        most = device_need(package.data, board.arena, pointer=board.pointer)["capacity"]
+        fits = samples <= most and len(package.data) <= slot and lacks is None
+        rows.append(Fit(board.name, board.core, ram, board.arena, len(package.data), slot, most, fits, lacks))
     return rows

@@ -12,14 +12,13 @@ import json
 import math
 import struct
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 
 from quantfl.core.head import Head, Layer
 from quantfl.errors import PackageError, UnsupportedError
 from quantfl.package.elementwise import ElementwiseOperators
-from quantfl.package.flatfile import METADATA_NAME, ModelFile, damage, with_metadata
+from quantfl.package.flatfile import METADATA_NAME, ModelFile, damage, prefix_size, with_metadata
 from quantfl.package.layout import lay_out
 from quantfl.package.movement import MovementOperators
 from quantfl.package.operators import CODES, RECORD, Record
@@ -88,7 +87,7 @@ class Compiler(ElementwiseOperators, MovementOperators):
 
 
 def compile_program(
-    data: bytes,
+    data: bytes | ModelFile,
     *,
     cut_op: int | None = None,
     head: HeadSpec | None = None,
@@ -99,7 +98,8 @@ def compile_program(
     recompute: bool = False,
     stripes: bool = True,
 ) -> bytes:
-    """The package: `data` (a full int8 .tflite) with our program in its metadata.
+    """The package: `data` (a full int8 .tflite, or one that is parsed already) with our program in its
+    metadata.
 
     cut_op: operators [0, cut_op) are the backbone and the input of operator cut_op is the cut tensor; None:
     the whole model is backbone and there is nothing to train. shift: 0..15, by which all tensors are
@@ -109,7 +109,7 @@ def compile_program(
     """
     with damage(source):
         return _compile(
-            original_of(data),
+            original_model(ModelFile(data, source)) if isinstance(data, bytes) else data,
             cut_op,
             head,
             name,
@@ -122,7 +122,7 @@ def compile_program(
 
 
 def _compile(
-    data: bytes,
+    model: ModelFile,
     cut_op: int | None,
     head: HeadSpec | None,
     name: str,
@@ -132,7 +132,6 @@ def _compile(
     flags: int,
     stripes: bool,
 ) -> bytes:
-    model = ModelFile(data, source)
     compiler = Compiler(model)
     if len(model.inputs) != 1 or not model.ops:
         raise UnsupportedError(
@@ -160,8 +159,7 @@ def _compile(
     params_at = scales_at + len(scales)
     meta_at = params_at + len(params)
     size = -(-(meta_at + len(meta)) // 16) * 16
-    packed, blob_at = _probe(data, size)
-    prefix = len(packed) - len(data)
+    prefix, blob_at = prefix_size(model.data, size)
     for r in records:
         r.weights = r.weights + (blob_at + tables_at if r.own_weights else prefix) if r.weights_size else 0
         r.table = blob_at + tables_at + r.table if r.table_count else 0
@@ -194,9 +192,9 @@ def _compile(
         blob_at + params_at if head else 0,
         len(params) // 4,
         blob_at + ops_at,
-        len(packed),
+        prefix + len(model.data),
         prefix,
-        len(data),
+        len(model.data),
         entry.scale,
         entry.zero_point,
         meta_at,
@@ -212,7 +210,7 @@ def _compile(
         meta,
     ]
     blob = b"".join(parts)
-    return with_metadata(data, blob.ljust(size, b"\0"))
+    return with_metadata(model.data, blob.ljust(size, b"\0"))
 
 
 def entry_of(model: ModelFile) -> int:
@@ -252,43 +250,63 @@ def grid(params: np.ndarray, tensors: tuple[int, ...] = ()) -> float:
     return min(units, default=2.0**-16)
 
 
-def _probe(data: bytes, size: int) -> tuple[bytes, int]:
-    packed = with_metadata(data, bytes(size))
-    return packed, ModelFile(packed).metadata[METADATA_NAME][0]
+def original_model(model: ModelFile) -> ModelFile:
+    """The user's own .tflite inside a package, or `model` itself when it is none. PackageError: it is
+    damaged."""
+    data, entry = model.data, model.metadata.get(METADATA_NAME)
+    if entry is not None and entry[1] >= HEADER_SIZE and data[entry[0] : entry[0] + 4] == MAGIC:
+        fields = HEADER.unpack_from(data, entry[0])
+        prefix, length = fields[23], fields[24]
+        if prefix + length == len(data):
+            return ModelFile(data[prefix:], model.name)
+    return model
 
 
 def original_of(data: bytes) -> bytes:
-    """The user's own .tflite inside a package, or `data` itself when it is none."""
-    if len(data) > 8 and data[4:8] == b"TFL3":
-        entry = ModelFile(data).metadata.get(METADATA_NAME)
-        if entry is not None and entry[1] >= HEADER_SIZE and data[entry[0] : entry[0] + 4] == MAGIC:
-            fields = HEADER.unpack_from(data, entry[0])
-            prefix, length = fields[23], fields[24]
-            if prefix + length == len(data):
-                return data[prefix:]
-    return data
+    """The bytes of the user's own .tflite inside a package, or `data` itself when it is none."""
+    return original_model(ModelFile(data)).data if len(data) > 8 and data[4:8] == b"TFL3" else data
 
 
-@lru_cache(8)
-def operator_mask(data: bytes) -> int:
-    """Bit c set for every operator code c of a package: what QFL_NN_OPS must hold of a board's firmware."""
-    fields = HEADER.unpack_from(data, ModelFile(data).metadata[METADATA_NAME][0])
+def _operators(data: bytes, at: int) -> int:
+    fields = HEADER.unpack_from(data, at)
     at, count, mask = fields[21], fields[5], 0
     for i in range(count):
         mask |= 1 << struct.unpack_from("<I", data, at + i * RECORD_SIZE)[0]
     return mask
 
 
-def missing_operators(data: bytes, linked: int) -> list[str]:
-    """Names of a package's operators that an engine with the mask `linked` lacks."""
-    lacking = operator_mask(data) & ~linked
-    return [next(name for name, code in CODES.items() if code == c) for c in range(1, 32) if lacking >> c & 1]
+def _layers(data: bytes, at: int) -> tuple[Layer, ...]:
+    fields = HEADER.unpack_from(data, at)
+    count, at = fields[13], fields[14]
+    return tuple(Layer.unpack(data[at + i * LAYER_SIZE : at + (i + 1) * LAYER_SIZE]) for i in range(count))
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a package asks of a firmware's build. operators: bit c set for every operator code c, as
+    QFL_NN_OPS has them; layers: of the head, in order."""
+
+    operators: int
+    layers: tuple[Layer, ...]
+
+    @classmethod
+    def of(cls, data: bytes, source: str = "the package") -> Needs:
+        """Of a package's bytes, signed or not, which are parsed but not checked. PackageError when they are
+        no package."""
+        with damage(source):
+            at = ModelFile(data, source).metadata[METADATA_NAME][0]
+            return cls(_operators(data, at), _layers(data, at))
+
+    def missing_operators(self, linked: int) -> list[str]:
+        """Names of the operators that an engine with the mask `linked` lacks."""
+        lacking = self.operators & ~linked
+        return [next(n for n, code in CODES.items() if code == c) for c in range(1, 32) if lacking >> c & 1]
 
 
 @dataclass(frozen=True)
 class Package:
     """A package's fields, as the device will read them. params: float32 [P] initial head; sha256: hex of the
-    file."""
+    file; operators: mask of the operator codes it has; original_at: where the user's .tflite begins."""
 
     data: bytes
     arena_size: int
@@ -305,7 +323,13 @@ class Package:
     name: str
     labels: tuple[str, ...]
     sha256: str
+    operators: int
+    original_at: int
     recompute: bool = False
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(self.operators, self.layers)
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -320,28 +344,34 @@ class Package:
 
     @property
     def original(self) -> bytes:
-        return original_of(self.data)
+        """The bytes of the user's own .tflite."""
+        return self.data[self.original_at :]
 
 
-def open_package(data: bytes, source: str = "the package") -> Package:
-    """Read a package. PackageError when it is damaged, or a .tflite that has not been through `quantfl
-    convert`."""
-    from quantfl.core.nn import check
-
-    model = ModelFile(data, source)
-    entry = model.metadata.get(METADATA_NAME)
-    if entry is None:
+def open_package(data: bytes | ModelFile, source: str = "the package") -> Package:
+    """Read a package, parsed already or not. PackageError when it is damaged, or a .tflite that has not been
+    through `quantfl convert`."""
+    model = ModelFile(data, source) if isinstance(data, bytes) else data
+    if METADATA_NAME not in model.metadata:
         raise PackageError(
             f"{source} is a .tflite file but no quantfl package: run `quantfl convert` on it first"
         )
-    check(data, source)
+    return open_made(model.data, source)
+
+
+def open_made(data: bytes, source: str = "the package") -> Package:
+    """Read a package that this process has made: its FlatBuffer is not parsed again. The program is checked
+    as the device checks it."""
+    from quantfl.core.nn import check
+
+    at = check(data, source).program_at
     with damage(source):
-        return _read_package(data, entry[0], source)
+        return _read_package(data, at, source)
 
 
 def _read_package(data: bytes, at: int, source: str) -> Package:
     f = HEADER.unpack_from(data, at)
-    layers, layers_at, params_at, count = f[13], f[14], f[19], f[20]
+    params_at, count = f[19], f[20]
     try:
         meta = json.loads(data[at + f[27] : at + f[27] + f[28]])
         name, labels = str(meta["name"]), tuple(str(v) for v in meta["labels"])
@@ -358,13 +388,12 @@ def _read_package(data: bytes, at: int, source: str) -> Package:
         f[10],
         f[11],
         f[12],
-        tuple(
-            Layer.unpack(data[layers_at + i * LAYER_SIZE : layers_at + (i + 1) * LAYER_SIZE])
-            for i in range(layers)
-        ),
+        _layers(data, at),
         np.frombuffer(data, "<f4", count, params_at).astype(np.float32),
         name,
         labels,
         hashlib.sha256(data).hexdigest(),
+        _operators(data, at),
+        f[23] if f[23] + f[24] == len(data) else 0,
         bool(f[2] & RECOMPUTE),
     )

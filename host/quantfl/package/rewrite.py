@@ -99,13 +99,13 @@ class _Prefix:
         return bytes(self.out) + self.old
 
 
-def add_biases(data: bytes, ops: list[int], source: str = "the model") -> bytes:
+def add_biases(model: ModelFile, ops: list[int]) -> bytes:
     """The model with an int32 bias of its own for each of the dense and convolution operators `ops`: zeros
     where one has none, a copy where it shares its bias with another."""
     if not ops:
-        return data
-    with damage(source):
-        return _add_biases(data, ops, ModelFile(data, source))
+        return model.data
+    with damage(model.name):
+        return _add_biases(model.data, ops, model)
 
 
 def _add_biases(data: bytes, ops: list[int], model: ModelFile) -> bytes:
