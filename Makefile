@@ -112,12 +112,14 @@ fuzz: $(VENV)/.test
 	nice $(BIN)/python tests/fuzz/run.py $(T) --runs $(N)
 
 # Style and types: what `make format` would change is an error here. `.ci/run` and the pre-commit hooks run the same checks.
+LIBRARIES := $(shell git ls-files 'firmware/lib/qfl_*/src/*.c')
 C_STYLE := $(shell git ls-files 'firmware/*.[ch]' 'tests/*.[ch]' ':!firmware/lib/monocypher')
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check -q .
 	@$(BIN)/clang-format --dry-run -Werror $(C_STYLE)
+	$(CC) -std=c11 -Wall -Wextra -Wconversion -Werror -fsyntax-only $(addprefix -I,$(wildcard firmware/lib/*/include)) $(LIBRARIES)
 	$(BIN)/mypy
 
 format: $(VENV)/.test

@@ -71,3 +71,34 @@ def test_functions_have_the_names_of_c_in_cpp(tmp_path):
         [compiler(("nm",)), "-u", str(tmp_path / "names.o")], capture_output=True, text=True, check=True
     ).stdout.split()
     assert set(functions) <= set(names), sorted(set(functions) - set(names))
+
+
+#: Everything a build may leave out, left out (qfl_options.h).
+LEAN = [
+    *(
+        f"-DQFL_{part}=0"
+        for part in ("KEYS", "INITIATOR", "STATS", "PERSONAL", "LOG", "BATTERY", "HEAD_PAIRS")
+    ),
+    *("-DQFL_NN_OPS=0x61e", "-DQFL_HEAD_KINDS=0x02", "-DQFL_CODECS=0x05"),
+]
+
+
+@pytest.mark.parametrize("options", [[], ["-DQFL_HOST=1"], LEAN], ids=["whole", "host", "lean"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_libraries_convert_no_number_silently(target, options):
+    """As `make lint` compiles them. GCC's own __ssat changes a sign, so Arm goes without that one warning."""
+    in_c, _, machine = TARGETS[target]
+    command = [compiler(in_c), *machine]
+    if target == "arm":
+        command += ["--specs=picolibc.specs", "-Wno-sign-conversion"]
+        probe = subprocess.run(
+            [*command, "-fsyntax-only", "-xc", "-"], input="#include <string.h>\n", text=True
+        )
+        if probe.returncode != 0:
+            pytest.skip("picolibc for Arm is not installed")
+    sources = sorted(FIRMWARE.glob("lib/qfl_*/src/*.c"))
+    assert len(sources) > 40
+    flags = ["-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-fsyntax-only", *options]
+    includes = [f"-I{folder}" for folder in FIRMWARE.glob("lib/*/include")]
+    done = subprocess.run([*command, *flags, *includes, *sources], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

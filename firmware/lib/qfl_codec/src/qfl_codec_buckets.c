@@ -181,7 +181,7 @@ static qfl_status encode_range(const qfl_codec_spec *spec, const float *x, uint3
     if (means) {
         put_means(&b, x, n, lo, hi, out + RANGE);
     } else if (!IS_BU(spec->kind)) { /* lo, hi, then the inner edges */
-        memcpy(out + RANGE, scratch + 4, 4 * (spec->levels - 1));
+        memcpy(out + RANGE, scratch + 4, 4 * (spec->levels - 1u));
     }
     uint32_t used = put_indices(&b, x, n, coded != 0, out + at + prefix, cap - at - prefix);
     if (used == UINT32_MAX)

@@ -23,7 +23,7 @@ static void put_head(writer *w, uint8_t major, uint32_t v)
         return;
     uint8_t *p = w->p + w->n;
     if (v < 24) {
-        p[0] = (uint8_t)(major << 5 | v);
+        p[0] = (uint8_t)((uint32_t)major << 5 | v);
         w->n += 1;
     } else if (v < 256) {
         p[0] = (uint8_t)(major << 5 | 24);

@@ -140,7 +140,7 @@ static qfl_status set_keys(qfl_device *d, const uint8_t *p, uint32_t n)
 {
     uint8_t body[QFL_KEYSTORE_BYTES] = {0}, have = flags(d), want = n != 0 ? p[0] : 0xFF;
     uint32_t need =
-        1 + (want & QFL_KEYS_LINK ? QFL_CRYPT_KEY : 0) + (want & QFL_KEYS_OWNER ? QFL_CRYPT_KEY : 0);
+        1u + (want & QFL_KEYS_LINK ? QFL_CRYPT_KEY : 0u) + (want & QFL_KEYS_OWNER ? QFL_CRYPT_KEY : 0u);
     if (n == 0 || (n != need && n != need + QFL_CRYPT_SIGNATURE) || want > (QFL_KEYS_LINK | QFL_KEYS_OWNER) ||
         want == QFL_KEYS_OWNER)
         return QFL_E_FORMAT;

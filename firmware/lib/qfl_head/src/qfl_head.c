@@ -159,7 +159,7 @@ void qfl_head_gradient_pair(const qfl_head_shape *shape, const float *w, const i
     uint32_t in = shape->layer[0].in_c, k = shape->layer[0].out_c;
     qfl_head_pair p = {{q[0], q[1]}, scale, zero_point};
     qfl_head_pair_forward(w, w + in * k, &p, scratch, in, k);
-    for (int i = 0; i < 2; i++)
+    for (uint32_t i = 0; i < 2; i++)
         *loss += cross_entropy(scratch + i * k, k, label[i], weight);
     qfl_head_pair_gradient(grad, grad + in * k, &p, scratch, in, k);
 }

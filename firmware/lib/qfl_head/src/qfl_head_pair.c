@@ -75,10 +75,10 @@ QFL_HEAD_INLINE void forward(const float *w, const qfl_head_pair *p, float *y, f
     QFL_HEAD_WHOLLY
     for (uint32_t i = 0; i < n; i++)
         a[i] = y[i], b[i] = z[i];
-    for (; q != end; q += step, w += rows == 1 ? 0 : step * stride) {
+    for (; q != end; q += step, w += rows == 1 ? 0 : (uint32_t)step * stride) {
         uint32_t c = word(q, step), d = word(q + other, step);
         if (n <= FEW && c == zeros && d == zeros) {
-            w += rows == 1 ? step * stride : 0;
+            w += rows == 1 ? (uint32_t)step * stride : 0;
             continue;
         }
         QFL_HEAD_WHOLLY
@@ -124,7 +124,7 @@ QFL_HEAD_INLINE void gradient(float *g, const qfl_head_pair *p, const float *y, 
     for (; q != end; q += step) {
         uint32_t c = word(q, step), d = word(q + other, step);
         if (n <= FEW && c == zeros && d == zeros) {
-            g += step * stride;
+            g += (uint32_t)step * stride;
             continue;
         }
         QFL_HEAD_WHOLLY

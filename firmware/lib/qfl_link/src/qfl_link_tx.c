@@ -117,7 +117,8 @@ QFL_COLD void qfl_link_on_ack(qfl_link *l, uint8_t ack, uint32_t bitmap, uint32_
     else if (l->probed || newest->tries == 1)
         learn_tail(l, since);
     l->backoff = l->probed = 0;
-    l->shaky -= l->shaky != 0;
+    if (l->shaky != 0)
+        l->shaky--;
     while (l->tx_base != l->tx_next && frame_of(l, l->tx_base)->acked)
         l->tx_base++;
     mark_lost(l, newest->order);
@@ -220,7 +221,8 @@ static uint32_t make_ack(qfl_link *l, uint8_t *out)
     qfl_link_book(l, QFL_LINK_TX, kind, QFL_LINK_ACK, w - security);
     qfl_link_book(l, QFL_LINK_TX, kind, QFL_LINK_SECURITY, security);
     l->lead_ack = 0;
-    l->owe_acks -= l->owe_acks != 0;
+    if (l->owe_acks != 0)
+        l->owe_acks--;
     return w;
 }
 

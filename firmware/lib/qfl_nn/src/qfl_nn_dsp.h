@@ -20,7 +20,7 @@ static inline uint32_t load4(const int8_t *p)
     memcpy(&v, p, 4);
     return v;
 }
-static inline int32_t even2(uint32_t v) { return __sxtb16(v); }
+static inline int32_t even2(uint32_t v) { return __sxtb16((int8x4_t)v); }
 static inline int32_t odd2(uint32_t v)
 {
     int32_t r;
