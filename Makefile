@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 C_SOURCES := $(shell find firmware/lib firmware/boards firmware/bench firmware/bench_keys firmware/cases firmware/src firmware/platforms -name '*.[chS]' -o -name '*.ld' -o -name '*.json' -o -name '*.py')
 EXTENSION := host/quantfl/core/_qfl.abi3.so
 
-.PHONY: demo test test-busy test-bluez firmware cores boards venv tools test-tools lint format clean recipes asan torture fuzz fuzz-quick
+.PHONY: demo docs test test-busy test-bluez firmware cores boards venv tools test-tools lint format clean recipes asan torture fuzz fuzz-quick
 
 demo: firmware
 	$(BIN)/quantfl demo $(if $(QUANTFL_NO_ARM),--board native)
@@ -46,6 +46,15 @@ $(VENV)/.test: $(VENV)/.made pyproject.toml host/quantfl_lab/pyproject.toml | te
 	@touch $@ $(VENV)/.demo
 
 venv: $(VENV)/.demo
+
+$(VENV)/.docs: $(VENV)/.demo pyproject.toml
+	$(BIN)/pip install -q -e '.[docs]'
+	@touch $@
+
+# The documentation as a site, in build/site. A warning, as of a link that leads nowhere, is an error.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(VENV)/.docs $(EXTENSION)
+	$(BIN)/python -m mkdocs build --strict
 
 $(EXTENSION): $(VENV)/.demo $(C_SOURCES) host/quantfl/core/_build.py
 	$(BIN)/python host/quantfl/core/_build.py

@@ -26,7 +26,12 @@ from quantfl.cli import plugins
 from quantfl.fleet.config import parse
 from tests.support import ROOT
 
-PAGES = sorted([*(ROOT / "docs/tutorials").glob("*.md"), *(ROOT / "docs/how-to").glob("*.md")])
+PAGES = sorted(
+    page
+    for room in ("tutorials", "how-to")
+    for page in (ROOT / "docs" / room).glob("*.md")
+    if page.name != "index.md"
+)
 BLOCK = re.compile(r"<!-- (run|file: [\w.-]+|check: \w+) -->\n```(\w+)\n(.*?)```", re.DOTALL)
 
 

@@ -1,12 +1,14 @@
 """A run's description, FLEET.toml: every field validated, every error with file and key or line.
 
-Paths in the file are relative to the file. All fields with their defaults are listed in docs/FLEET.md.
+Paths in the file are relative to the file. The docstring below a key is its line in docs/FLEET.md:
+`python tools/reference.py` writes it there.
 """
 
 from __future__ import annotations
 
 import difflib
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -27,43 +29,72 @@ from quantfl.strategy.rate_control import DOWNLINK, UPLINK, StepSchedule, schedu
 from quantfl.suggest import meant
 
 
+@dataclass(frozen=True)
+class Unit:
+    """The unit of a key, for its documentation."""
+
+    name: str
+
+
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class RunTable(_Table):
     """[run]: what is repeated, how often, and where it is written."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "run"
-    rounds: Annotated[int, Field(ge=1, le=65535)] = 20
+    """The run's name."""
+    rounds: Annotated[int, Field(ge=1, le=65535), Unit("rounds")] = 20
+    """How many rounds count before the run ends."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
+    """Decides the split of the data, the choice of boards and every other draw of the run."""
     participation: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The share of boards that is asked in each round."""
     min_boards: Annotated[int, Field(ge=1)] = 1
-    wait_s: Annotated[float, Field(ge=0)] = 120.0
-    deadline_s: Annotated[float, Field(gt=0)] = 60.0
-    setup_s: Annotated[float, Field(gt=0)] = 120.0
-    evaluate_every: Annotated[int, Field(ge=1)] = 1
+    """With fewer ready boards the run does not start. With fewer contributing boards a round does not
+    count."""
+    wait_s: Annotated[float, Field(ge=0), Unit("s")] = 120.0
+    """How long a round with too few contributing boards is tried again. Then the run stops with exit code
+    8, and can be resumed."""
+    deadline_s: Annotated[float, Field(gt=0), Unit("s")] = 60.0
+    """The time that boards have for a round."""
+    setup_s: Annotated[float, Field(gt=0), Unit("s")] = 120.0
+    """The time that boards have to be set up."""
+    evaluate_every: Annotated[int, Field(ge=1), Unit("rounds")] = 1
+    """The host evaluates the head on its test data every so many rounds."""
     out: str | None = None
+    """The folder of everything that is written. None: `runs/NAME`."""
 
 
 class ModelTable(_Table):
     """[model]: a package, or a .tflite or .keras file that is converted first."""
 
     path: str
+    """A package, a full int8 `.tflite`, or a `.keras` model, which also needs `calibrate`."""
     cut: str | None = None
+    """The layer at whose input the model is cut, as in `quantfl convert --cut`."""
     calibrate: str | None = None
+    """A file of real inputs, as in `quantfl convert --calibrate`."""
     train: Literal["all", "scales", "scales+head"] | None = None
+    """What is trained, as in `quantfl convert --train`."""
     recompute: bool = False
+    """Boards cache inputs instead of features, as in `quantfl convert --recompute`."""
 
 
 class BoardTable(_Table):
-    """[[fleet.board]]: one board at a port, or by its id at whichever port it is; samples: the channel its
-    data is fed through, emulated boards only."""
+    """[[fleet.board]]: one board, by its port or by its id."""
 
     url: str = ""
+    """Where the board is: a serial port, or a URL such as `ble://NAME`. Write Windows names in single
+    quotes: `'COM3'`."""
     id: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{2,64}$")] | None = None
+    """The board's unique id, or its beginning, as `quantfl devices` shows it. It stands in place of `url`.
+    The board is found at whatever port it is plugged in."""
     samples: str | None = None
+    """The channel through which an emulated board gets its samples."""
     name: str | None = None
+    """What the board is called in tables and in the ledger. None: its URL."""
 
     @model_validator(mode="before")
     @classmethod
@@ -76,17 +107,20 @@ class BoardTable(_Table):
 
 
 class FleetTable(_Table):
-    """[fleet]: either emulated boards that the run boots itself, or boards at ports.
-
-    ble_connections: boards connected at once at the BLE adapter. ble_packet: bytes per link-layer packet, for
-    what is modelled.
-    """
+    """[fleet]: either emulated boards that the run boots itself, or boards at ports."""
 
     emulate: str | None = None
+    """The kind of boards that the run boots itself: `auto`, `inproc`, `native`, `qemu_m4` or another
+    emulated core of docs/BOARDS.md."""
     boards: Annotated[int, Field(ge=1, le=4096)] = 8
+    """How many boards the run boots."""
     board: tuple[BoardTable, ...] = ()
+    """Boards at ports, one table each. Give them or `emulate`, not both."""
     ble_connections: Annotated[int, Field(ge=1, le=64)] = DEFAULT_CONNECTIONS
-    ble_packet: Literal[27, 251] = 251
+    """How many boards are connected at once at the BLE adapter. More boards than that take turns."""
+    ble_packet: Annotated[Literal[27, 251], Unit("bytes")] = 251
+    """The size of a link-layer packet in the ledger's model of BLE. 27 stands for boards without
+    data-length extension."""
 
     @field_validator("emulate")
     @classmethod
@@ -114,28 +148,44 @@ class DataTable(_Table):
     """[data]: what is fed to emulated boards, how it is split, and what the host evaluates on."""
 
     name: str = "digits"
+    """A data set of docs/DATA.md, or `npz:FILE`."""
     path: str | None = None
+    """The folder of the data set. None: it is looked for as docs/DATA.md says."""
     split: str = "dirichlet:0.3"
-    samples_per_board: Annotated[int, Field(ge=1)] | None = None
-    test_samples: Annotated[int, Field(ge=1)] | None = None
+    """How samples are divided between boards: `iid`, `dirichlet:ALPHA`, or `by-group` (also called
+    `by-writer`), which keeps all samples of a group on one board."""
+    samples_per_board: Annotated[int, Field(ge=1), Unit("samples")] | None = None
+    """At most so many samples are fed to a board. None: all."""
+    test_samples: Annotated[int, Field(ge=1), Unit("samples")] | None = None
+    """At most so many samples are used to evaluate on the host. None: all."""
 
 
 class TrainTable(_Table):
     """[train]: hyper-parameters of the local fits."""
 
     lr: Annotated[float, Field(gt=0, le=1e6)] = 0.05
+    """The learning rate of SGD on the board."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The momentum of SGD on the board."""
     weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    """The weight decay of SGD on the board."""
     prox: Annotated[float, Field(ge=0, le=1e6)] = 0.0
-    epochs: Annotated[int, Field(ge=1, le=65535)] = 1
-    batch: Annotated[int, Field(ge=1, le=65535)] = 10
+    """FedProx's µ: how strongly a fit is held near the global head."""
+    epochs: Annotated[int, Field(ge=1, le=65535), Unit("epochs")] = 1
+    """How often a board goes over its samples in one round."""
+    batch: Annotated[int, Field(ge=1, le=65535), Unit("samples")] = 10
+    """The size of a minibatch."""
     holdout: Annotated[int, Field(ge=0, le=255)] = 0
+    """Every k-th sample is held back, to evaluate on the board. 0: none."""
     personal: bool = False
+    """A board keeps a personalised head where it is better on the samples held back (docs/TRAINING.md)."""
 
     @model_validator(mode="after")
     def _held_back(self) -> TrainTable:
         if self.personal and self.holdout == 0:
-            raise ValueError("personal heads are judged on samples held back: set holdout to at least 2")
+            raise ValueError(
+                "personalised heads are compared on samples held back: set holdout to at least 2"
+            )
         return self
 
     @field_validator("holdout")
@@ -158,12 +208,20 @@ class CodecTable(_Table):
     default: ClassVar[Default] = UPLINK
 
     codec: Literal["fp32", "bu", "bq", "dz"] = "dz"
+    """How deltas are coded (docs/CODEC.md)."""
     levels: int = 64
+    """The number of buckets of `bu` and `bq`: 4, 8, 16, 32, 64 or 256."""
     per_tensor: bool = False
+    """`bu` and `bq` have one range for each tensor instead of one for each message."""
     means: bool = False
+    """`bu` and `bq` reconstruct a value at the mean of its bucket instead of the bucket's midpoint."""
     coded: bool = False
-    step: Annotated[float, Field(ge=0.0625, le=64)] | None = None
-    step_end: Annotated[float, Field(ge=0.0625, le=64)] | None = None
+    """`bu` and `bq` send indices through an entropy coder. This needs at most 64 levels."""
+    step: Annotated[float, Field(ge=0.0625, le=64), Unit("rms of the delta")] | None = None
+    """The step of `dz` in the first round. None: the rate control chooses it. A step that is given stays
+    as it is."""
+    step_end: Annotated[float, Field(ge=0.0625, le=64), Unit("rms of the delta")] | None = None
+    """The step of `dz` in the last round. None: the rate control chooses it."""
 
     @field_validator("levels")
     @classmethod
@@ -190,46 +248,55 @@ class CodecTable(_Table):
 
 
 class UplinkTable(CodecTable):
-    """[uplink]. residual_decay: part of a board's residual left per round it sat out, 1: all of it."""
+    """[uplink]: how deltas are coded on their way from the boards."""
 
     default: ClassVar[Default] = UPLINK
 
     residual_decay: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """The part of a board's residual that is left for every round the board sat out."""
 
 
 class DownlinkTable(CodecTable):
-    """[downlink]. dither: spread of the boards' roundings in steps, 0: all boards hold the same head."""
+    """[downlink]: how deltas are coded on their way to the boards."""
 
     default: ClassVar[Default] = DOWNLINK
 
-    dither: Annotated[float, Field(ge=0, le=1)] = 0.8
+    dither: Annotated[float, Field(ge=0, le=1), Unit("steps")] = 0.8
+    """The spread of the boards' roundings. 0: all boards hold the same head."""
 
 
 class StartTable(_Table):
-    """[start]: a first head in closed form from sums of the boards' features, where the byte estimate says
-    that it pays.
-
-    boards: how many are asked. dims: of a sketch of the features, 0: none. steps: docs/CODEC.md.
-    """
+    """[start]: a first head in closed form, from sufficient statistics of the boards' features."""
 
     how: Literal["auto", "closed-form", "none"] = "auto"
+    """Whether the first head is computed in closed form. `auto` does so where the uplink's codec is `dz`, the
+    estimate of bytes says that it pays, and the head is calibrated on boards it has not seen
+    (docs/CODEC.md)."""
     boards: Annotated[int, Field(ge=1)] = 25
+    """How many boards are asked for their sufficient statistics."""
     scatter_step: Annotated[float, Field(ge=0.0625, le=15)] = 0.4
+    """The step with which the scatter of the features is quantised (docs/CODEC.md)."""
     sums_step: Annotated[float, Field(ge=0.0625, le=15)] = 0.4
+    """The step with which the class sums are quantised (docs/CODEC.md)."""
     dims: Annotated[int, Field(ge=0, le=65535)] = 0
+    """The number of dimensions of a random sketch of the features. 0: no sketch."""
 
     def spec(self, seed: int) -> StatsSpec:
         return StatsSpec(self.scatter_step, self.sums_step, self.dims, seed & 0xFFFFFFFF)
 
 
 class BudgetTable(_Table):
-    """[budget]: what a link may cost over all rounds; both directions, everything counted. radio: see
-    docs/FLEET.md."""
+    """[budget]: what a link may cost over all rounds. Both directions and all overhead but noise count."""
 
-    bytes_per_link: Annotated[int, Field(ge=1)] | None = None
-    joules_per_link: Annotated[float, Field(gt=0)] | None = None
+    bytes_per_link: Annotated[int, Field(ge=1), Unit("bytes")] | None = None
+    """How many bytes a link may carry. None: no limit."""
+    joules_per_link: Annotated[float, Field(gt=0), Unit("J")] | None = None
+    """How much energy a link may cost, by the energy per bit of `radio`. None: no limit."""
     radio: str = "ble"
-    nj_per_bit: Annotated[float, Field(gt=0)] | None = None
+    """The radio whose energy per bit counts: `ble`, `wifi`, `lora-sf7`, `lora-sf12`, `uart-115200` or
+    `uart-921600` (docs/LEDGER.md)."""
+    nj_per_bit: Annotated[float, Field(gt=0), Unit("nJ/bit")] | None = None
+    """The energy per bit of a radio of your own. It replaces that of `radio`."""
 
     @field_validator("radio")
     @classmethod
@@ -247,12 +314,19 @@ class BudgetTable(_Table):
 
 
 class AdmissionTable(_Table):
-    """[admission]: which updates are refused."""
+    """[admission]: which deltas are refused."""
 
     max_norm: Annotated[float, Field(gt=0)] | None = None
+    """A delta with a larger l2 norm is refused. None: no such bound."""
     times_median: Annotated[float, Field(ge=0)] = 10.0
-    max_samples: Annotated[float, Field(ge=1)] | None = None
+    """The same bound in units of the median of the round's non-zero norms, from three norms on. 0: no
+    such bound."""
+    max_samples: Annotated[float, Field(ge=1), Unit("samples")] | None = None
+    """The largest weight of a board whose number of samples only the board itself knows. None: twice the
+    median of the round's claims."""
     replays: bool = True
+    """A delta of 16 bytes or more is refused when it equals one that was admitted in an earlier round, from
+    whatever board."""
 
     @field_validator("times_median")
     @classmethod
@@ -266,19 +340,23 @@ class AdmissionTable(_Table):
 
 
 class KeysTable(_Table):
-    """[keys]: a key file (docs/SECURITY.md); all links are authenticated and encrypted then. Absent: links
-    are plain."""
+    """[keys]: with a key file, all links of the run are authenticated and encrypted (docs/SECURITY.md)."""
 
     file: str | None = None
+    """The key file. It is made where it is absent and the run boots the boards itself, which then get their
+    keys from it. Packages are signed where the file has the signing key. None: links are plain."""
 
 
 class StrategyTable(_Table):
     """[strategy]: how deltas become a new head. Keys beside name and weighting are the strategy's own."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
 
     name: str = "fedavg"
+    """`fedavg`, `fedavgm`, `fedadagrad`, `fedadam`, `fedyogi`, or a strategy that an installed package adds
+    (docs/EXTENDING.md)."""
     weighting: Literal["samples", "equal"] = "samples"
+    """The weight of a client in the mean: its number of samples, or the same for all."""
 
     @model_validator(mode="after")
     def _options(self) -> StrategyTable:

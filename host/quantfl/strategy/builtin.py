@@ -15,21 +15,21 @@ from quantfl.strategy.server_optimizers import ServerAdagrad, ServerMomentum, Se
 class FedAvgOptions(Options):
     """[strategy] with name = "fedavg" (McMahan et al. 2017)."""
 
-    server_lr: Annotated[float, Field(gt=0, le=100, description="scales the mean delta")] = 1.0
+    server_lr: Annotated[float, Field(gt=0, le=100, description="Scales the mean delta.")] = 1.0
 
 
 class FedAvgMOptions(FedAvgOptions):
     """[strategy] with name = "fedavgm" (Hsu et al. 2019)."""
 
-    momentum: Annotated[float, Field(ge=0, lt=1, description="of the server")] = 0.9
+    momentum: Annotated[float, Field(ge=0, lt=1, description="The momentum of the server.")] = 0.9
 
 
 class FedAdagradOptions(Options):
     """[strategy] with name = "fedadagrad" (Reddi et al. 2021)."""
 
-    server_lr: Annotated[float, Field(gt=0, le=100, description="server learning rate")] = 0.1
-    beta1: Annotated[float, Field(ge=0, lt=1, description="decay of the first moment")] = 0.0
-    tau: Annotated[float, Field(gt=0, description="bounds how much small movements are scaled up")] = 1e-3
+    server_lr: Annotated[float, Field(gt=0, le=100, description="The learning rate of the server.")] = 0.1
+    beta1: Annotated[float, Field(ge=0, lt=1, description="The decay of the first moment.")] = 0.0
+    tau: Annotated[float, Field(gt=0, description="Bounds how much small movements are scaled up.")] = 1e-3
 
 
 class FedYogiOptions(FedAdamOptions):

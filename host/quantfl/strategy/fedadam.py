@@ -27,10 +27,10 @@ class ServerAdam(ServerAdaptive):
 class FedAdamOptions(Options):
     """[strategy] with name = "fedadam"."""
 
-    server_lr: Annotated[float, Field(gt=0, le=100, description="server learning rate")] = 0.1
-    beta1: Annotated[float, Field(ge=0, lt=1, description="decay of the first moment")] = 0.9
-    beta2: Annotated[float, Field(ge=0, lt=1, description="decay of the second moment")] = 0.99
-    tau: Annotated[float, Field(gt=0, description="bounds how much small movements are scaled up")] = 1e-3
+    server_lr: Annotated[float, Field(gt=0, le=100, description="The learning rate of the server.")] = 0.1
+    beta1: Annotated[float, Field(ge=0, lt=1, description="The decay of the first moment.")] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1, description="The decay of the second moment.")] = 0.99
+    tau: Annotated[float, Field(gt=0, description="Bounds how much small movements are scaled up.")] = 1e-3
 
 
 @register("fedadam", FedAdamOptions)
