@@ -371,6 +371,13 @@ class Generator:
             "RESIZE_NEAREST_NEIGHBOR", [x, size], [b.add([1, *out, shape[3]], scales=s, zero=z)], o
         )
 
+    def resize_bilinear(self) -> bytes:
+        b, x, shape, s, z = self.moved()
+        o, out = schema.ResizeBilinearOptionsT(), [self.int(1, 12), self.int(1, 12)]
+        o.alignCorners, o.halfPixelCenters = [(False, False), (True, False), (False, True)][self.int(0, 2)]
+        size = b.add([2], "int32", data=np.array(out, np.int32))
+        return b.finish("RESIZE_BILINEAR", [x, size], [b.add([1, *out, shape[3]], scales=s, zero=z)], o)
+
     def split(self) -> bytes:
         b, x, shape, s, z = self.moved()
         o, axis = schema.SplitOptionsT(), self.int(1, 3)

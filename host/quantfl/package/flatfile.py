@@ -102,6 +102,7 @@ _OPTIONS = {
     "LEAKY_RELU": tflite.LeakyReluOptions,
     "TRANSPOSE_CONV": tflite.TransposeConvOptions,
     "RESIZE_NEAREST_NEIGHBOR": tflite.ResizeNearestNeighborOptions,
+    "RESIZE_BILINEAR": tflite.ResizeBilinearOptions,
     "SOFTMAX": tflite.SoftmaxOptions,
     "RESHAPE": tflite.ReshapeOptions,
 }

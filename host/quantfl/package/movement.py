@@ -12,10 +12,12 @@ from quantfl.package.flatfile import Op, Tensor
 from quantfl.package.operators import BaseOperators, Record, activation
 
 DIMS = 5  # of a strided copy
+FRACTION_BITS = 10  # of RESIZE_BILINEAR's positions
 
 
 class MovementOperators(BaseOperators):
-    """CONCATENATION, PACK, SPLIT, UNPACK, slices, TRANSPOSE, RESIZE_NEAREST_NEIGHBOR, TRANSPOSE_CONV."""
+    """CONCATENATION, PACK, SPLIT, UNPACK, slices, TRANSPOSE, RESIZE_NEAREST_NEIGHBOR, RESIZE_BILINEAR,
+    TRANSPOSE_CONV."""
 
     def join(self, op: Op, r: Record, whole: Tensor, parts: tuple[int, ...], axis: int) -> None:
         """Table of the places and sizes of `parts`, which alternate along `axis` of `whole`; places come with
@@ -158,6 +160,29 @@ class MovementOperators(BaseOperators):
         at = (np.float32(i) + np.float32(0.5 if half else 0.0)) * scale
         found = math.floor(at + 0.5) if corners else math.floor(at)
         return max(0, min(found, inputs - 1))
+
+    def op_resize_bilinear(self, op: Op, r: Record) -> None:
+        x, y, o = self.src(op), self.dst(op), op.options
+        self.same_quantisation(op, x, y)
+        h, w, c = self.image(op, x)
+        out = self.image(op, y)
+        rows = [self.between(i, n, m, o) for n, m in ((h, out[0]), (w, out[1])) for i in range(m)]
+        if any(low > high for low, high, _ in rows):
+            raise self.unsupported(op, f"tflite-micro reads beyond its input of {h} x {w}")
+        r.dims[:6] = [h, w, c, *out]
+        r.table_count, r.table = len(rows), self.table(np.array(rows))
+
+    @staticmethod
+    def between(i: int, inputs: int, outputs: int, options: Any) -> tuple[int, int, int]:
+        """Input positions before and after output position i, and the fraction of the way between them in
+        units of 1/1024, in integers as tflite-micro has it (ComputeInterpolationValuesInteger)."""
+        one = 1 << FRACTION_BITS
+        less = 1 if options.AlignCorners() and outputs > 1 else 0
+        scale = (one * (inputs - less) + (outputs - less) // 2) // (outputs - less)
+        at = i * scale + (scale // 2 - one // 2 if options.HalfPixelCenters() else 0)
+        low = max(0, at // one)
+        high = min(max(0, -(-at // one)), inputs - 1)
+        return low, high, 0 if low == high else at - low * one
 
     def op_transpose_conv(self, op: Op, r: Record) -> None:
         w, x, y, o = self.tensor(op, 1, constant=True), self.src(op, 2), self.dst(op), op.options

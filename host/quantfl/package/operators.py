@@ -45,6 +45,7 @@ CODES = {
     "SLICE": 14,
     "TRANSPOSE": 14,
     "RESIZE_NEAREST_NEIGHBOR": 15,
+    "RESIZE_BILINEAR": 20,
     "LOGISTIC": 16,
     "TANH": 16,
     "HARD_SWISH": 16,

@@ -198,6 +198,8 @@ int qfl_nn_run_op(const kernel_args *a)
         qfl_nn_strided(a);
     else if (LINKED(OP_RESIZE_NEAREST) && code == OP_RESIZE_NEAREST)
         qfl_nn_resize(a);
+    else if (LINKED(OP_RESIZE_BILINEAR) && code == OP_RESIZE_BILINEAR)
+        qfl_nn_resize_bilinear(a);
     else if (LINKED(OP_LUT) && code == OP_LUT)
         qfl_nn_lut(a);
     else if (LINKED(OP_MUL) && code == OP_MUL)

@@ -130,6 +130,21 @@ static int indices_ok(const qfl_nn *nn, const op_record *op)
     return 1;
 }
 
+/* Input rows and columns that every output row and column is mixed from, and how. */
+static int mixes_ok(const qfl_nn *nn, const op_record *op)
+{
+    uint32_t count = (uint32_t)op->out_h + op->out_w;
+    if (!table_ok(nn, op, count))
+        return 0;
+    const channel_row *mix = (const channel_row *)(const void *)(nn->file + op->table);
+    for (uint32_t i = 0; i < count; i++)
+        if (mix[i].bias < 0 || mix[i].multiplier < mix[i].bias ||
+            mix[i].multiplier >= (i < op->out_h ? op->in_h : op->in_w) || mix[i].shift < 0 ||
+            mix[i].shift > 1 << FRACTION_BITS)
+            return 0;
+    return 1;
+}
+
 static int kernel_ok(const qfl_nn *nn, const op_record *op)
 {
     uint32_t taps = times(op->k_h, op->k_w);
@@ -180,6 +195,9 @@ static int kernel_ok(const qfl_nn *nn, const op_record *op)
                apart(op->src, op->src_size, op->dst, op->dst_size);
     case OP_RESIZE_NEAREST:
         return LINKED(OP_RESIZE_NEAREST) && images_ok(op) && op->in_c == op->out_c && indices_ok(nn, op) &&
+               apart(op->src, op->src_size, op->dst, op->dst_size);
+    case OP_RESIZE_BILINEAR:
+        return LINKED(OP_RESIZE_BILINEAR) && images_ok(op) && op->in_c == op->out_c && mixes_ok(nn, op) &&
                apart(op->src, op->src_size, op->dst, op->dst_size);
     case OP_TRANSPOSE_CONV:
         return LINKED(OP_TRANSPOSE_CONV) && images_ok(op) && op->k_h >= 1 && op->k_w >= 1 &&

@@ -41,7 +41,8 @@ enum {
     OP_MUL = 17,
     OP_PRELU = 18,
     OP_TRANSPOSE_CONV = 19,
-    OP_LAST = 19
+    OP_RESIZE_BILINEAR = 20,
+    OP_LAST = 20
 };
 
 /* Whether an operator is in this build. */
@@ -72,6 +73,9 @@ typedef struct op_record {
 typedef struct channel_row {
     int32_t bias, multiplier, shift;
 } channel_row;
+
+/* RESIZE_BILINEAR: fractions of a row or column are in units of 1 / (1 << FRACTION_BITS). */
+enum { FRACTION_BITS = 10 };
 
 enum { HEADER_BYTES = 112, VERSION = 2, WIDE = 64, POINTER = sizeof(void *) };
 
@@ -169,6 +173,7 @@ void qfl_nn_concat(const kernel_args *a);
 void qfl_nn_split(const kernel_args *a);
 void qfl_nn_strided(const kernel_args *a);
 void qfl_nn_resize(const kernel_args *a);
+void qfl_nn_resize_bilinear(const kernel_args *a);
 void qfl_nn_lut(const kernel_args *a);
 void qfl_nn_mul(const kernel_args *a);
 void qfl_nn_prelu(const kernel_args *a);

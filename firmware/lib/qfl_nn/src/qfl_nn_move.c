@@ -1,4 +1,5 @@
-/* Elements that only move: CONCATENATION and PACK, SPLIT and UNPACK, slices and transpositions, RESIZE_NEAREST_NEIGHBOR. */
+/* Elements that only move: CONCATENATION and PACK, SPLIT and UNPACK, slices and transpositions, RESIZE_NEAREST_NEIGHBOR;
+ * and RESIZE_BILINEAR, which mixes four of them. */
 #include "qfl_nn_internal.h"
 
 /* Pieces lie one after the other in every one of extra[0] runs of the whole. A row of the table: offset in the arena, bytes. */
@@ -65,4 +66,36 @@ void qfl_nn_resize(const kernel_args *a)
     for (uint32_t y = 0; y < op->out_h; y++)
         for (uint32_t x = 0; x < op->out_w; x++, dst += c)
             memcpy(dst, src + (row[y] * op->in_w + column[x]) * c, c);
+}
+
+static inline int32_t mixed(int32_t a, int32_t b, int32_t fraction)
+{
+    return a * (1 << FRACTION_BITS) + (b - a) * fraction;
+}
+
+/*
+ * Table: for every output row, then for every output column, the input row (column) before it, the one after it, and the
+ * fraction of the way between them. One rounding at the end, half away from zero (tflite-micro's ResizeBilinearInteger).
+ */
+void qfl_nn_resize_bilinear(const kernel_args *a)
+{
+    const op_record *op = a->op;
+    const channel_row *row = op_table(a), *column = row + op->out_h;
+    const int8_t *src = op_src(a);
+    int8_t *dst = op_dst(a);
+    uint32_t c = op->in_c, line = (uint32_t)op->in_w * c;
+    const int32_t half = 1 << (2 * FRACTION_BITS - 1);
+    for (uint32_t y = 0; y < op->out_h; y++) {
+        const int8_t *above = src + (uint32_t)row[y].bias * line;
+        const int8_t *below = src + (uint32_t)row[y].multiplier * line;
+        for (uint32_t x = 0; x < op->out_w; x++) {
+            uint32_t left = (uint32_t)column[x].bias * c, right = (uint32_t)column[x].multiplier * c;
+            for (uint32_t k = 0; k < c; k++) {
+                int32_t v = mixed(mixed(above[left + k], above[right + k], column[x].shift),
+                                  mixed(below[left + k], below[right + k], column[x].shift), row[y].shift);
+                *dst++ =
+                    (int8_t)(v > 0 ? (v + half) >> 2 * FRACTION_BITS : -((half - v) >> 2 * FRACTION_BITS));
+            }
+        }
+    }
 }

@@ -46,6 +46,9 @@ static const test_case CASES[] = {
     {OP_RESIZE_NEAREST, 3, 4, 5, 5, 1, 1, 1, 0, 0, 1, 1, 0x5962EE34},
     {OP_TRANSPOSE_CONV, 3, 3, 3, 4, 3, 2, 2, 1, 0, 0, 1, 0x351C7678},
     {OP_RELU, 3, 4, 7, 7, 1, 1, 1, 0, 0, 0, 1, 0xF7F287BA},
+#if QFL_NN_OPS >> 20 & 1
+    {OP_RESIZE_BILINEAR, 3, 4, 5, 5, 1, 1, 1, 0, 0, 1, 1, 0x6646B141},
+#endif
 };
 
 enum { COUNT = sizeof CASES / sizeof CASES[0] };
@@ -103,6 +106,9 @@ static uint32_t outputs(uint32_t in, uint32_t k, const test_case *c)
     case OP_MEAN: return 1;
     case OP_PAD: return in + 2;
     case OP_TRANSPOSE_CONV: return (in - 1) * c->stride + k - 2u * c->pad;
+#if QFL_NN_OPS >> 20 & 1
+    case OP_RESIZE_BILINEAR:
+#endif
     case OP_RESIZE_NEAREST: return in + 1;
     default: return (in + 2u * c->pad - k) / c->stride + 1;
     }
@@ -207,6 +213,19 @@ static void lay_out_rest(bench *b, const test_case *c)
         for (uint32_t i = 0; i < (uint32_t)op->out_h + op->out_w; i++)
             ((uint32_t *)(void *)(b->mem + op->table))[i] = (i < op->out_h ? i : i - op->out_h) * 3u / 4u;
         break;
+#if QFL_NN_OPS >> 20 & 1
+    case OP_RESIZE_BILINEAR:
+        op->table_count = (uint32_t)op->out_h + op->out_w;
+        op->table = place(b, op->table_count * (uint32_t)sizeof(channel_row), 0);
+        for (uint32_t i = 0; i < op->table_count; i++) {
+            channel_row *mix = (channel_row *)(void *)(b->mem + op->table) + i;
+            uint32_t at = (i < op->out_h ? i : i - op->out_h) * 3u / 4u;
+            mix->bias = (int32_t)at;
+            mix->multiplier = (int32_t)at + (at + 1u < (i < op->out_h ? op->in_h : op->in_w));
+            mix->shift = (int32_t)(next(b) & 1023u);
+        }
+        break;
+#endif
     case OP_TRANSPOSE_CONV:
         if (!LINKED(OP_TRANSPOSE_CONV))
             break;
