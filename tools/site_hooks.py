@@ -6,6 +6,7 @@ the files at the top of the repository.
 
 from __future__ import annotations
 
+import json
 import logging
 import posixpath
 import re
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from markdown.extensions.toc import slugify
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -22,6 +24,8 @@ import reference
 
 log = logging.getLogger("mkdocs.hooks.quantfl")
 
+EXAMPLES = "tutorials/examples.md"
+LANGUAGES = {".py": "python", ".c": "c", ".ini": "ini", ".ipynb": "python"}
 #: Pages that are files of the repository's top.
 TOP = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
 
@@ -31,12 +35,36 @@ def top_page(name: str) -> str:
     text = (reference.ROOT / name).read_text(encoding="utf-8")
     moved = {source: page for page, source in TOP.items()}
     text = re.sub(r"\]\((\w+\.md)", lambda m: f"]({moved.get(m[1], m[1])}", text)
+    text = text.replace("](examples/README.md)", f"]({EXAMPLES})")
     return re.sub(r"\]\((?:\./)?docs/", "](", text)
+
+
+def examples() -> str:
+    """examples/README.md, with the text of every example below it."""
+    folder = reference.ROOT / "examples"
+    text = (folder / "README.md").read_text(encoding="utf-8").replace("](../docs/", "](../")
+    files = re.findall(r"\]\(([\w.]+)\) \|", text)
+    text = re.sub(r"\]\(([\w.]+)\) \|", lambda m: f"](#{slugify(m[1], '-')}) |", text)
+    for name in files:
+        text += f"\n## {name}\n"
+        whole = sorted(p for p in (folder / name).rglob("*") if p.suffix in LANGUAGES) or [folder / name]
+        for path in whole:
+            code = path.read_text(encoding="utf-8")
+            if path.suffix == ".ipynb":
+                code = "\n".join("".join(c["source"]) + "\n" for c in code_cells(code))
+            text += f'\n```{LANGUAGES[path.suffix]} title="{path.relative_to(folder)}"\n{code}```\n'
+    return text
+
+
+def code_cells(notebook: str) -> list[dict[str, Any]]:
+    """The cells of a notebook that hold code."""
+    return [cell for cell in json.loads(notebook)["cells"] if cell["cell_type"] == "code"]
 
 
 def generated() -> dict[str, str]:
     """Every generated page: its path below docs/, and its Markdown."""
     pages = {page: top_page(source) for page, source in TOP.items()}
+    pages[EXAMPLES] = examples()
     pages["reference/cli.md"] = "# Every verb and option\n\n" + reference.cli()
     for header in reference.HEADERS:
         pages[f"reference/c/{header.stem}.md"] = reference.c_header(header)

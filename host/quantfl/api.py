@@ -13,7 +13,7 @@ import threading
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from quantfl.emulation import Board, best_kind, boot_fleet, close_all
 from quantfl.errors import ToolError, UsageError
@@ -25,6 +25,7 @@ from quantfl.link.clock import run_virtual
 from quantfl.link.ports import Port, serial_ports
 from quantfl.package.convert import convert as _convert
 from quantfl.package.program import Package
+from quantfl.report.progress import RoundBar
 
 if TYPE_CHECKING:
     import pandas
@@ -137,13 +138,14 @@ def run(
     *,
     out: str | Path | None = None,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | Literal["bar"] | None = None,
     base: str | Path | None = None,
 ) -> Run:
     """Run a federation to its end.
 
     description: as for `describe`. out: the run's folder, None: nothing is written. resume: go on from the
-    checkpoint there. progress: told of everything that happens. base: folder that relative paths start from;
+    checkpoint there. progress: "bar" shows a bar, in a terminal and in a notebook; an object of your own is
+    told of everything that happens. base: folder that relative paths start from;
     None: that of the file, else the present one. RunError, LinkError, DataError and the other errors say what
     is wrong.
     """
@@ -155,15 +157,10 @@ def run(
     if resume and folder is None:
         raise UsageError("resume needs out: the folder of the run that goes on")
     text = Path(str(description)).read_text(encoding="utf-8-sig") if from_file else ""
-    work = fleet_api.run(
-        config,
-        base=start,
-        folder=folder,
-        resume=resume,
-        progress=progress,
-        text=text,
-    )
-    outcome = _whole(work, virtual=config.fleet.emulate == "inproc")
+    with contextlib.ExitStack() as stack:
+        told = stack.enter_context(RoundBar(config.run.rounds)) if progress == "bar" else progress
+        work = fleet_api.run(config, base=start, folder=folder, resume=resume, progress=told, text=text)
+        outcome = _whole(work, virtual=config.fleet.emulate == "inproc")
     return Run(outcome.summary, History(outcome.history), folder, outcome.interrupted)
 
 
