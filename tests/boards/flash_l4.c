@@ -128,9 +128,8 @@ int main(void)
     for (uint32_t k = 0; k < STORE; k++)
         MUST(mem[k] == 0x11);
     MUST((cr & 0x80000000u) != 0 && (acr & 1u << 10) != 0 && (acr & 1u << 12) == 0);
-    MUST(qfl_stm32_flash_program(4, data, 8) == QFL_PORT_E_INVAL && qfl_stm32_flash_program(0, data, 12) < 0);
-    MUST(qfl_stm32_flash_program(STORE, data, 8) < 0 &&
-         qfl_stm32_flash_erase(1024, PAGE) == QFL_PORT_E_INVAL);
+    MUST(qfl_stm32_flash_program(4, data, 8) == QFL_E_INVAL && qfl_stm32_flash_program(0, data, 12) < 0);
+    MUST(qfl_stm32_flash_program(STORE, data, 8) < 0 && qfl_stm32_flash_erase(1024, PAGE) == QFL_E_INVAL);
     MUST(qfl_stm32_flash_erase(STORE - PAGE, 2 * PAGE) < 0 && qfl_stm32_flash_read(STORE - 4, first, 8) < 0);
     printf("{\"erases\": %u, \"units\": %u, \"refused\": %u}\n", erases, units, refused);
     return 0;

@@ -29,7 +29,7 @@ static int32_t erase(void *ctx, uint32_t at, uint32_t n)
 {
     qfl_flash_info f;
     if (inner->flash_info(ctx, &f) < 0 || at % UNIT != 0 || n % UNIT != 0 || at > REGION || n > REGION - at)
-        return QFL_PORT_E_INVAL;
+        return QFL_E_INVAL;
     memset((uint8_t *)(uintptr_t)f.map + at, f.erased, n);
     return 0;
 }

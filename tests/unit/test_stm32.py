@@ -81,7 +81,7 @@ def test_the_flash_driver_keeps_the_rules_of_the_controller(tmp_path):
     program = tmp_path / "flash_l4"
     sources = [ROOT / "tests" / "boards" / "flash_l4.c", STM32 / "qfl_stm32_flash_l4.c"]
     flags = ["-std=c11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-DQFL_FAKE_REGISTERS", f"-I{STM32}"]
-    flags.append(f"-I{ROOT / 'firmware' / 'lib' / 'qfl_port' / 'include'}")
+    flags += [f"-I{ROOT / 'firmware' / 'lib' / lib / 'include'}" for lib in ("qfl_base", "qfl_port")]
     subprocess.run([compiler, *flags, *map(str, sources), "-o", str(program)], check=True)
     done = subprocess.run([str(program)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

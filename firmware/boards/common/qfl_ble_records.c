@@ -55,7 +55,7 @@ int32_t qfl_ble_records_send(void *records, const uint8_t *p, uint32_t n)
 {
     qfl_ble_records *r = records;
     if (n > QFL_BLE_RECORD_MAX)
-        return QFL_PORT_E_INVAL;
+        return QFL_E_INVAL;
     if (!written(r))
         return 0;
     r->out[0] = QFL_BLE_RECORD_VALUE;

@@ -17,10 +17,10 @@ void qfl_ram_flash_info(uint8_t *map, uint32_t size, qfl_flash_info *out)
 int32_t qfl_ram_flash_program(uint8_t *map, uint32_t size, uint32_t at, const uint8_t *p, uint32_t n)
 {
     if (at % QFL_RAM_FLASH_PROGRAM != 0 || n % QFL_RAM_FLASH_PROGRAM != 0 || at > size || n > size - at)
-        return QFL_PORT_E_INVAL;
+        return QFL_E_INVAL;
     for (uint32_t i = 0; i < n; i++)
         if (map[at + i] != 0xFF)
-            return QFL_PORT_E_IO; /* a second write without an erase: what a real part would silently garble */
+            return QFL_E_IO; /* a second write without an erase: what a real part would silently garble */
     memcpy(map + at, p, n);
     return 0;
 }
@@ -28,7 +28,7 @@ int32_t qfl_ram_flash_program(uint8_t *map, uint32_t size, uint32_t at, const ui
 int32_t qfl_ram_flash_erase(uint8_t *map, uint32_t size, uint32_t at, uint32_t n)
 {
     if (at % QFL_RAM_FLASH_ERASE != 0 || n % QFL_RAM_FLASH_ERASE != 0 || at > size || n > size - at)
-        return QFL_PORT_E_INVAL;
+        return QFL_E_INVAL;
     memset(map + at, 0xFF, n);
     return 0;
 }

@@ -67,11 +67,11 @@ static uint32_t port_link_mtu(void *ctx, uint8_t link)
 }
 static int32_t port_link_write(void *ctx, uint8_t link, const uint8_t *p, uint32_t n)
 {
-    return link == 0 ? (int32_t)put(&self(ctx)->to_host, p, n) : QFL_PORT_E_NOSYS;
+    return link == 0 ? (int32_t)put(&self(ctx)->to_host, p, n) : QFL_E_UNSUPPORTED;
 }
 static int32_t port_link_read(void *ctx, uint8_t link, uint8_t *p, uint32_t n)
 {
-    return link == 0 ? (int32_t)get(&self(ctx)->to_board, p, n) : QFL_PORT_E_NOSYS;
+    return link == 0 ? (int32_t)get(&self(ctx)->to_board, p, n) : QFL_E_UNSUPPORTED;
 }
 static uint32_t port_link_lost(void *ctx, uint8_t link)
 {
@@ -88,7 +88,7 @@ static int32_t port_flash_read(void *ctx, uint32_t at, uint8_t *p, uint32_t n)
 {
     qfl_inproc *b = self(ctx);
     if (at > b->flash_n || n > b->flash_n - at)
-        return QFL_PORT_E_INVAL;
+        return QFL_E_INVAL;
     memcpy(p, b->flash + at, n);
     return 0;
 }

@@ -183,7 +183,7 @@ static int32_t port_link_write(void *ctx, uint8_t link, const uint8_t *p, uint32
 {
     posix_board *b = self(ctx);
     if (link != 0)
-        return QFL_PORT_E_NOSYS;
+        return QFL_E_UNSUPPORTED;
     if (b->ble_on)
         return qfl_ble_link_write(&b->ble, p, n);
     if (b->link.client < 0)
@@ -195,7 +195,7 @@ static int32_t port_link_read(void *ctx, uint8_t link, uint8_t *p, uint32_t n)
 {
     posix_board *b = self(ctx);
     if (link != 0)
-        return QFL_PORT_E_NOSYS;
+        return QFL_E_UNSUPPORTED;
     return b->ble_on ? qfl_ble_link_read(&b->ble, p, n) : channel_read(&b->link, p, n);
 }
 
@@ -213,7 +213,7 @@ static int32_t port_flash_info(void *ctx, qfl_flash_info *out)
 static int32_t port_flash_read(void *ctx, uint32_t at, uint8_t *p, uint32_t n)
 {
     if (at > FLASH || n > FLASH - at)
-        return QFL_PORT_E_INVAL;
+        return QFL_E_INVAL;
     memcpy(p, self(ctx)->flash + at, n);
     return 0;
 }

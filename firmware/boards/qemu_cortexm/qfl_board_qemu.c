@@ -180,7 +180,7 @@ static int32_t port_link_write(void *ctx, uint8_t link, const uint8_t *p, uint32
     uintptr_t base = self(ctx)->link.base;
     uint32_t i = 0;
     if (link != 0)
-        return QFL_PORT_E_NOSYS;
+        return QFL_E_UNSUPPORTED;
     while (i < n && (REG(base + UART_STATE) & STATE_TX_FULL) == 0)
         REG(base + UART_DATA) = p[i++];
     return (int32_t)i;
@@ -188,7 +188,7 @@ static int32_t port_link_write(void *ctx, uint8_t link, const uint8_t *p, uint32
 
 static int32_t port_link_read(void *ctx, uint8_t link, uint8_t *p, uint32_t n)
 {
-    return link == 0 ? (int32_t)read_uart(&self(ctx)->link, p, n) : QFL_PORT_E_NOSYS;
+    return link == 0 ? (int32_t)read_uart(&self(ctx)->link, p, n) : QFL_E_UNSUPPORTED;
 }
 
 static uint32_t port_link_lost(void *ctx, uint8_t link)
@@ -208,7 +208,7 @@ static int32_t port_flash_read(void *ctx, uint32_t at, uint8_t *p, uint32_t n)
 {
     (void)ctx;
     if (at > FLASH || n > FLASH - at)
-        return QFL_PORT_E_INVAL;
+        return QFL_E_INVAL;
     memcpy(p, (const uint8_t *)PSRAM + at, n);
     return 0;
 }

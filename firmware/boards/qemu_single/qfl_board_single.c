@@ -94,7 +94,7 @@ static int32_t port_link_write(void *ctx, uint8_t link, const uint8_t *p, uint32
     uint32_t i = 0;
     (void)ctx;
     if (link != 0)
-        return QFL_PORT_E_NOSYS;
+        return QFL_E_UNSUPPORTED;
     while (i < n && qfl_single_send(p[i]))
         i++;
     return (int32_t)i;
@@ -104,7 +104,7 @@ static int32_t port_link_read(void *ctx, uint8_t link, uint8_t *p, uint32_t n)
 {
     single_board *b = self(ctx);
     if (link != 0)
-        return QFL_PORT_E_NOSYS;
+        return QFL_E_UNSUPPORTED;
     uint32_t got = qfl_ring_take(&b->link, p, n);
     if (b->stalled && qfl_ring_used(&b->link) <= b->link.size / 2) {
         qfl_single_mask(1);
@@ -127,7 +127,7 @@ static int32_t port_flash_read(void *ctx, uint32_t at, uint8_t *p, uint32_t n)
     qfl_flash_info info;
     (void)ctx;
     if (qfl_single_flash_info(&info) != 0 || at > info.size || n > info.size - at)
-        return QFL_PORT_E_INVAL;
+        return QFL_E_INVAL;
     memcpy(p, info.map + at, n);
     return 0;
 }

@@ -101,7 +101,7 @@ static void nvmc(uint32_t mode)
 int32_t qfl_single_flash_program(uint32_t at, const uint8_t *p, uint32_t n)
 {
     if (at % WORD != 0 || n % WORD != 0 || at > FLASH || n > FLASH - at)
-        return QFL_PORT_E_INVAL;
+        return QFL_E_INVAL;
     nvmc(WRITE);
     for (uint32_t i = 0; i < n; i += WORD) {
         REG(FLASH_AT + at + i) =
@@ -116,7 +116,7 @@ int32_t qfl_single_flash_program(uint32_t at, const uint8_t *p, uint32_t n)
 int32_t qfl_single_flash_erase(uint32_t at, uint32_t n)
 {
     if (at % PAGE != 0 || n % PAGE != 0 || at > FLASH || n > FLASH - at)
-        return QFL_PORT_E_INVAL;
+        return QFL_E_INVAL;
     nvmc(ERASE);
     for (uint32_t i = 0; i < n; i += PAGE) {
         REG(NVMC + NVMC_ERASEPAGE) = FLASH_AT + at + i;

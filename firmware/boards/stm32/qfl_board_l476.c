@@ -170,11 +170,11 @@ static uint32_t port_link_mtu(void *ctx, uint8_t link)
 }
 static int32_t port_link_write(void *ctx, uint8_t link, const uint8_t *p, uint32_t n)
 {
-    return link == 0 ? (int32_t)qfl_usart_write(&((l476_board *)ctx)->link, p, n) : QFL_PORT_E_NOSYS;
+    return link == 0 ? (int32_t)qfl_usart_write(&((l476_board *)ctx)->link, p, n) : QFL_E_UNSUPPORTED;
 }
 static int32_t port_link_read(void *ctx, uint8_t link, uint8_t *p, uint32_t n)
 {
-    return link == 0 ? (int32_t)qfl_usart_read(&((l476_board *)ctx)->link, p, n) : QFL_PORT_E_NOSYS;
+    return link == 0 ? (int32_t)qfl_usart_read(&((l476_board *)ctx)->link, p, n) : QFL_E_UNSUPPORTED;
 }
 static uint32_t port_link_lost(void *ctx, uint8_t link)
 {

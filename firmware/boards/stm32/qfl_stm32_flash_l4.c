@@ -67,7 +67,7 @@ static int outside(uint32_t at, uint32_t n, uint32_t unit)
 int32_t qfl_stm32_flash_read(uint32_t at, uint8_t *p, uint32_t n)
 {
     if (outside(at, n, 1))
-        return QFL_PORT_E_INVAL;
+        return QFL_E_INVAL;
     for (uint32_t i = 0; i < n; i++) {
         uint32_t from = QFL_STORE_AT + at + i;
         p[i] = (uint8_t)(qfl_reg_get(from & ~3u) >> 8 * (from & 3u));
@@ -80,9 +80,9 @@ static int32_t finish(void)
     for (uint32_t i = 0; i < TRIES; i++) {
         uint32_t state = qfl_reg_get(REGS + SR);
         if ((state & SR_BSY) == 0)
-            return (state & SR_ERRORS) != 0 ? QFL_PORT_E_IO : 0;
+            return (state & SR_ERRORS) != 0 ? QFL_E_IO : 0;
     }
-    return QFL_PORT_E_IO;
+    return QFL_E_IO;
 }
 
 /* Two leaves that are never inlined: a model of the controller can stop the processor there, once a chunk. */
@@ -133,7 +133,7 @@ int32_t qfl_stm32_flash_program(uint32_t at, const uint8_t *p, uint32_t n)
 {
     int32_t status = 0;
     if (outside(at, n, UNIT))
-        return QFL_PORT_E_INVAL;
+        return QFL_E_INVAL;
     begin();
     qfl_flash_control(CR_PG);
     for (uint32_t i = 0; i < n && status == 0; i += CHUNK)
@@ -145,7 +145,7 @@ int32_t qfl_stm32_flash_erase(uint32_t at, uint32_t n)
 {
     int32_t status = 0;
     if (outside(at, n, PAGE))
-        return QFL_PORT_E_INVAL;
+        return QFL_E_INVAL;
     begin();
     for (uint32_t i = 0; i < n && status == 0; i += PAGE) {
         uint32_t page = (QFL_STORE_AT - FLASH_AT + at + i) / PAGE;

@@ -4,24 +4,20 @@
  * A board fills one qfl_port (see firmware/boards/) and hands it to qfl_device_create().
  * Every function is called from one task, never from an interrupt, and gets `ctx` first, so one process may hold many
  * boards. Interrupt and BLE callback code stays inside the port and hands bytes over through a ring. A port never calls
- * into the libraries. Negative results are one of the QFL_PORT_E_* codes.
+ * into the libraries. Negative results are codes of qfl_status.h:
+ * QFL_E_IO the hardware failed, QFL_E_INVAL a bad argument (an unaligned flash address), QFL_E_STATE the link is not
+ * connected, QFL_E_BUSY try again, QFL_E_UNSUPPORTED the board has no such thing.
  */
 #ifndef QFL_PORT_H
 #define QFL_PORT_H
 
 #include <stdint.h>
 
+#include "qfl_status.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-enum {
-    QFL_PORT_E_IO = -1,    /* the hardware failed */
-    QFL_PORT_E_INVAL = -2, /* bad argument, e.g. an unaligned flash address */
-    QFL_PORT_E_DOWN = -3,  /* the link is not connected */
-    QFL_PORT_E_BUSY = -4,  /* try again */
-    QFL_PORT_E_NOSYS = -5  /* this board has no such thing */
-};
 
 /* The board's flash region for quantfl. Offsets passed to flash_* are relative to it. */
 typedef struct qfl_flash_info {
