@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -544,12 +545,21 @@ PAGES = (
 )
 
 
+def wrapped(text: str) -> str:
+    """Paragraphs in lines of at most 110 columns; tables and pictures stay as they are."""
+    lines = []
+    for line in text.split("\n"):
+        prose = line and not line.startswith(("|", "!"))
+        lines += textwrap.wrap(line, 110, break_long_words=False, break_on_hyphens=False) if prose else [line]
+    return "\n".join(lines)
+
+
 def main() -> None:
     for word in sys.argv[1:] or FIGURES:
         name, _, file = word.partition("=")
         if file:
             SAVED[name.removesuffix("-all").removesuffix("-dense")] = Path(file)
-        block = f"<!-- figures:{name} -->\n{FIGURES[name]()}\n<!-- end -->"
+        block = f"<!-- figures:{name} -->\n{wrapped(FIGURES[name]())}\n<!-- end -->"
         pattern = rf"<!-- figures:{name} -->.*?<!-- end -->"
         for page in PAGES:
             page.write_text(re.sub(pattern, lambda _: block, page.read_text(), flags=re.DOTALL))  # noqa: B023

@@ -1,6 +1,7 @@
 /*
- * quantfl in a firmware of your own, without the board's state machine: run the backbone, cache features, train the last layers,
- * make a delta. Link qfl_base, qfl_nn, qfl_head and qfl_codec (docs/PORTING.md). All memory is below; nothing is allocated.
+ * quantfl in a firmware of your own, without the board's state machine: run the backbone, cache features,
+ * train the last layers, make a delta. Link qfl_base, qfl_nn, qfl_head and qfl_codec (docs/PORTING.md). All
+ * memory is below; nothing is allocated.
  *
  * `package` is what `quantfl convert` wrote, 16-byte aligned in flash; read_sample() is your sensor.
  */
@@ -22,7 +23,7 @@ static int8_t features[SAMPLES * FEATURES];
 static uint16_t labels[SAMPLES];
 static uint8_t delta[4 * PARAMS];
 
-/* One round. Returns the bytes of the coded delta, or a negative qfl_status. score: of the global head, before it. */
+/* One round. Returns the bytes of the coded delta, or a negative qfl_status. *score: of the head before it. */
 int32_t one_round(qfl_head_score *score)
 {
     qfl_nn nn;

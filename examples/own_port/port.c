@@ -1,6 +1,6 @@
 /*
- * A port of your own: what quantfl asks of a board, on a pseudo-terminal, an array as flash and a made-up sensor. With
- * firmware/src/main.c it is a whole firmware. On a real part put_bytes and get_bytes call the driver of a UART, and so on.
+ * A port of your own: what quantfl asks of a board, on a pseudo-terminal, an array as flash and a made-up
+ * sensor. With firmware/src/main.c it is a whole firmware. On a real part these functions call its drivers.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>

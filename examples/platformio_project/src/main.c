@@ -1,6 +1,6 @@
 /*
- * Classifies one image, with the model of a quantfl package: the backbone by qfl_nn, the trained last layers by qfl_head.
- * The package lies beside platformio.ini: quantfl convert MODEL.tflite -o package.tflite
+ * Classifies one image with the model of a quantfl package: the backbone by qfl_nn, the trained last layers by
+ * qfl_head. The package lies beside platformio.ini: quantfl convert MODEL.tflite -o package.tflite
  */
 #include <stdio.h>
 #include <string.h>
