@@ -15,6 +15,7 @@ from quantfl.core.head import Head
 from quantfl.errors import RunError, UsageError
 from quantfl.fleet.config import parse
 from quantfl.strategy import registry
+from quantfl.strategy.aggregators import AggregatorOptions
 from quantfl.strategy.base import Snapshot
 from quantfl.strategy.downlink import SharedDownlink
 from quantfl.strategy.rate_control import AdaptiveRate, StepSchedule
@@ -29,7 +30,7 @@ def made(name: str, weighting: str = "samples", **options):
     downlink = SharedDownlink(HEAD, Codec("fp32"), params)
     rate = AdaptiveRate(9, StepSchedule(4.0, 4.0), StepSchedule(4.0, 4.0), 4.0)
     entry = registry.find(name)
-    parts = registry.Parts(HEAD, params, downlink, rate, weighting)
+    parts = registry.Parts(HEAD, params, downlink, rate, options=AggregatorOptions(weighting))
     return entry.make(parts, entry.options.model_validate(options))
 
 

@@ -25,7 +25,7 @@ from quantfl.fleet import ledger_store
 from quantfl.link.ledger import Ledger
 from quantfl.strategy.base import Snapshot
 
-FORMAT = 5
+FORMAT = 6
 
 
 #: What reading a damaged archive raises, in numpy, zipfile, zlib and json.

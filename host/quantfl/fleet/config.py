@@ -23,6 +23,7 @@ from quantfl.link.energy import RADIOS, joules
 from quantfl.link.ports import same_port
 from quantfl.strategy import registry
 from quantfl.strategy.admission import Bounds
+from quantfl.strategy.aggregators import find_aggregator
 from quantfl.strategy.base import Strategy
 from quantfl.strategy.closed_form import StatsSpec
 from quantfl.strategy.rate_control import DOWNLINK, UPLINK, StepSchedule, schedule
@@ -348,15 +349,32 @@ class KeysTable(_Table):
 
 
 class StrategyTable(_Table):
-    """[strategy]: how deltas become a new head. Keys beside name and weighting are the strategy's own."""
+    """[strategy]: how deltas become a new head. Keys that are not listed here are the strategy's own."""
 
     model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
 
     name: str = "fedavg"
     """`fedavg`, `fedavgm`, `fedadagrad`, `fedadam`, `fedyogi`, or a strategy that an installed package adds
     (docs/EXTENDING.md)."""
+    aggregator: str = "mean"
+    """How a round's deltas become one: `mean`, or a rule that stands against boards that lie: `median`,
+    `trimmed_mean`, `krum`, `multi_krum`, `bulyan`, `norm_clipped_mean` or `geometric_median`.
+    docs/SECURITY.md says which to choose."""
     weighting: Literal["samples", "equal"] = "samples"
     """The weight of a client in the mean: its number of samples, or the same for all."""
+    liars: Annotated[float, Field(ge=0, lt=0.5)] = 0.3
+    """The share of the boards that may lie, for `trimmed_mean`, `krum`, `multi_krum` and `bulyan`."""
+    clip: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    """For `norm_clipped_mean`: the longest delta, in units of the round's median norm."""
+
+    @field_validator("aggregator")
+    @classmethod
+    def _aggregator(cls, value: str) -> str:
+        try:
+            find_aggregator(value)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+        return value
 
     @model_validator(mode="after")
     def _options(self) -> StrategyTable:

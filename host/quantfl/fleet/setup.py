@@ -33,6 +33,7 @@ from quantfl.messages import config_bytes
 from quantfl.package.convert import convert, convert_bytes
 from quantfl.package.flatfile import METADATA_NAME, ModelFile, read_file
 from quantfl.package.program import Package, grid, open_package
+from quantfl.strategy.aggregators import AggregatorOptions
 from quantfl.strategy.base import Downlink, Strategy
 from quantfl.strategy.downlink import DitheredDownlink, SharedDownlink
 from quantfl.strategy.rate_control import AdaptiveRate
@@ -160,7 +161,9 @@ def make_strategy(config: RunConfig, head: Head, params: np.ndarray) -> Strategy
         )
     else:
         downlink = SharedDownlink(head, down.make(), params)
-    return config.strategy.make(Parts(head, params, downlink, rate, config.strategy.weighting))
+    table = config.strategy
+    options = AggregatorOptions(table.weighting, table.liars, table.clip)
+    return table.make(Parts(head, params, downlink, rate, table.aggregator, options))
 
 
 def set_up_run(

@@ -1,20 +1,29 @@
-"""Aggregators: contributions to one mean delta.
+"""The weighted mean, and what all aggregators share: decoding, and names that a description may give.
 
 Deltas whose step is known are summed as integers. The sum does not depend on the order of the clients, and
 takes one vector of integers per step in use, however many clients there are. Others (fp32, bu, bq) are
 decoded one at a time, in the clients' order.
+
+Robust aggregators are in `quantfl.strategy.robust`. A package adds its own by the entry-point group
+`quantfl.aggregators`: a module that calls `register_aggregator`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from quantfl.core.codec import decode, dz_read, dz_value, is_dz
 from quantfl.core.head import Head
-from quantfl.strategy.base import Contribution, Snapshot
+from quantfl.errors import UsageError
+from quantfl.strategy.base import Aggregator, Contribution, Snapshot
+
+GROUP = "quantfl.aggregators"
 
 
 class WeightedMean:
@@ -54,3 +63,62 @@ class WeightedMean:
 
     def restore(self, snapshot: Snapshot) -> None:
         """Nothing to take up."""
+
+
+@dataclass(frozen=True)
+class AggregatorOptions:
+    """What a description gives an aggregator.
+
+    weighting: by `samples`, or `equal` for every client. liars: share of the clients that may lie, 0 to below
+    0.5. clip: largest norm of a delta in units of the round's median norm, where norms are clipped.
+    """
+
+    weighting: Literal["samples", "equal"] = "samples"
+    liars: float = 0.3
+    clip: float = 1.0
+
+
+Maker = Callable[[Head, AggregatorOptions], Aggregator]
+_makers: dict[str, Maker] = {}
+_Made = TypeVar("_Made", bound=Maker)
+
+
+def register_aggregator(name: str) -> Callable[[_Made], _Made]:
+    """Decorator of a function (head, options) -> Aggregator: descriptions may name it. Registering a name
+    again replaces it."""
+
+    def add(make: _Made) -> _Made:
+        _makers[name] = make
+        return make
+
+    return add
+
+
+@register_aggregator("mean")
+def mean(head: Head, options: AggregatorOptions) -> Aggregator:
+    """The weighted mean."""
+    return WeightedMean(head, options.weighting)
+
+
+def aggregator_names() -> list[str]:
+    """All aggregators that a description may name."""
+    import_module("quantfl.strategy.robust")
+    return sorted({*_makers, *(e.name for e in entry_points(group=GROUP))})
+
+
+def find_aggregator(name: str) -> Maker:
+    """The aggregator of this name. UsageError when there is none, or when the package that offers it does not
+    work."""
+    import_module("quantfl.strategy.robust")
+    if name not in _makers:
+        for offered in entry_points(group=GROUP, name=name):
+            try:
+                offered.load()
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+                raise UsageError(
+                    f"aggregator {name!r} cannot be loaded from {offered.value}: {reason}"
+                ) from None
+    if name not in _makers:
+        raise UsageError(f"no aggregator {name!r}; there are {', '.join(aggregator_names())}")
+    return _makers[name]

@@ -97,8 +97,9 @@ class SyncPlan:
 
 
 class Aggregator(Stateful, Protocol):
-    """Contributions to one mean delta. needs: `sums` where sums of contributions are enough, `each` where
-    every delta is."""
+    """Contributions to one mean delta. needs: `sums` where weighted sums of contributions are enough, so that
+    nobody has to see a single one, and the result is their weighted mean; `each` where every delta has to be
+    seen."""
 
     needs: Literal["sums", "each"]
 
@@ -172,6 +173,10 @@ class Strategy(Stateful, Protocol):
     @property
     def hash(self) -> int:
         """Hash of the global head."""
+
+    @property
+    def needs(self) -> Literal["sums", "each"]:
+        """What it needs of a round's deltas, as `Aggregator` says."""
 
     def plan(self, index: int, held: int | None) -> SyncPlan:
         """How client `index` gets from the head `held` (its hash, None: not known) to the head it trains from

@@ -4,6 +4,7 @@ plainest form."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -47,6 +48,11 @@ class ComposedStrategy:
     def hash(self) -> int:
         """Hash of the global head."""
         return head_hash(self.params)
+
+    @property
+    def needs(self) -> Literal["sums", "each"]:
+        """What the aggregator needs of a round's deltas."""
+        return self.aggregator.needs
 
     def plan(self, index: int, held: int | None) -> SyncPlan:
         """How client `index` gets from the head `held` (its hash) to the one to train from."""
@@ -92,8 +98,7 @@ class ComposedStrategy:
         mean = self.aggregator.mean(contributions)
         if mean is None:
             return False
-        norms = [c.norm for c in contributions]
-        similarity = update_similarity(mean, [c.samples for c in contributions], norms)
+        similarity = self._similarity(mean, contributions)
         self.centre(mean, contributions)
         before = self.optimizer.state()
         with np.errstate(over="ignore", invalid="ignore"):
@@ -107,6 +112,12 @@ class ComposedStrategy:
         self.params = params
         self.downlink.publish(params, self.rate.downlink_steps(round_))
         return True
+
+    def _similarity(self, mean: np.ndarray, contributions: Sequence[Contribution]) -> float | None:
+        """Of the clients' deltas, from their weighted mean. None: the aggregator's is another mean."""
+        if self.needs == "each":
+            return None
+        return update_similarity(mean, [c.samples for c in contributions], [c.norm for c in contributions])
 
     def reset(self, params: np.ndarray, step: float) -> None:
         """The global head is now `params` [params], whatever it was; clients may miss it by `step` in each

@@ -11,17 +11,17 @@ The module is imported when a description names the strategy, and registers it w
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from quantfl.core.head import Head
 from quantfl.errors import UsageError
-from quantfl.strategy.aggregators import WeightedMean
+from quantfl.strategy.aggregators import AggregatorOptions, find_aggregator
 from quantfl.strategy.base import Aggregator, Downlink, RateControl, ServerOptimizer, Strategy
 from quantfl.strategy.composed import ComposedStrategy
 from quantfl.suggest import meant
@@ -30,30 +30,32 @@ GROUP = "quantfl.strategies"
 
 
 class Options(BaseModel):
-    """Keys of [strategy] beside `name` and `weighting`. A strategy's own class adds fields, each with a range
-    and a default."""
+    """Keys of [strategy] beside those of the aggregator. A strategy's own class adds fields, each with a
+    range and a default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run gives a strategy to start from. params: the first head, float32 [params]."""
+    """What a run gives a strategy to start from. params: the first head, float32 [params]. aggregator: its
+    name; options: the aggregator's."""
 
     head: Head
     params: np.ndarray
     downlink: Downlink
     rate: RateControl
-    weighting: Literal["samples", "equal"] = "samples"
+    aggregator: str = "mean"
+    options: AggregatorOptions = field(default_factory=AggregatorOptions)
 
     def compose(self, optimizer: ServerOptimizer, aggregator: Aggregator | None = None) -> ComposedStrategy:
-        """A strategy of these parts. aggregator: None for the weighted mean."""
+        """A strategy of these parts. aggregator: None for the one that the description names."""
         return ComposedStrategy(
             self.head,
             self.params,
             self.downlink,
             self.rate,
-            aggregator=aggregator or WeightedMean(self.head, self.weighting),
+            aggregator=aggregator or find_aggregator(self.aggregator)(self.head, self.options),
             optimizer=optimizer,
         )
 

@@ -41,7 +41,7 @@ class RivalDownlink(SharedDownlink):
 class RivalMean:
     """The mean of deltas that a rival codes, by samples."""
 
-    needs: Literal["sums", "each"] = "each"
+    needs: Literal["sums", "each"] = "sums"
 
     def __init__(self, up: Quantiser, shapes: Shapes, seed: int):
         self.up, self.shapes, self.seed = up, shapes, seed
