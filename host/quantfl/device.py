@@ -124,7 +124,7 @@ class Device:
         if rest is not None and rest.data:
             offset = struct.pack("<I", len(rest.data))
             whole = rest.whole(
-                await session.request(lib.QFL_MSG_REST, rest.named + offset, timeout=timeout, number=number)
+                await session.request(lib.QFL_MSG_RESUME, rest.named + offset, timeout=timeout, number=number)
             )
             if whole is not None:
                 return whole
@@ -559,18 +559,3 @@ class Device:
 
 class _Resume(Exception):
     """The board refused a piece; ask where to go on."""
-
-
-async def open_all(devices: list[Device], timeout: float = 10.0) -> dict[str, str]:
-    """Open and greet several boards at once; returns name -> reason for those that failed."""
-
-    async def one(device: Device) -> str | None:
-        try:
-            await device.open(timeout)
-            await device.hello(timeout)
-        except (LinkError, DeviceError) as error:
-            return str(error)
-        return None
-
-    reasons = await asyncio.gather(*(one(d) for d in devices))
-    return {d.name: r for d, r in zip(devices, reasons, strict=True) if r is not None}

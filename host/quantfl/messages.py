@@ -178,7 +178,7 @@ class Rest:
 
     @property
     def named(self) -> bytes:
-        """How REST names the answer."""
+        """How RESUME names the answer."""
         return (
             bytes((lib.QFL_MSG_TRAIN,)) + self.body[:4]
             if self.head
@@ -191,7 +191,7 @@ class Rest:
             return
         if partial[0] == self.kind | lib.QFL_MSG_ANSWER:
             self.data = partial[2 + self.head :]
-        elif partial[0] == lib.QFL_MSG_REST | lib.QFL_MSG_ANSWER:
+        elif partial[0] == lib.QFL_MSG_RESUME | lib.QFL_MSG_ANSWER:
             self.data += partial[2 + self.head + 32 :]
 
     def whole(self, answer: Answer) -> Answer | None:

@@ -65,18 +65,6 @@ def test_every_key_of_a_description_is_documented():
             assert key in text, f"{table}.{key}"
 
 
-def test_every_message_is_documented_by_its_number():
-    from quantfl.core import lib
-
-    names = [
-        n for n in dir(lib) if n.startswith("QFL_MSG_") and n not in ("QFL_MSG_FAILED", "QFL_MSG_ANSWER")
-    ]
-    assert len(names) >= 12
-    for name in names:
-        assert f"| {getattr(lib, name)} {name.removeprefix('QFL_MSG_')} |" in PROTOCOL, name
-    assert f"(`qfl_device`, protocol {lib.QFL_DEVICE_PROTOCOL})" in PROTOCOL
-
-
 def test_every_data_set_is_documented():
     from quantfl.data.dataset import LOADERS
 

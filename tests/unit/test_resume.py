@@ -111,7 +111,7 @@ def test_a_delta_goes_on_where_it_was_cut_off(board, package, codec, cuts):
 
 
 def test_what_was_cut_off_is_asked_for_and_checked(board, package):
-    """REST by hand: right rest and hash, refusals for what is not held."""
+    """RESUME by hand: right rest and hash, refusals for what is not held."""
 
     async def go() -> None:
         import hashlib
@@ -122,17 +122,17 @@ def test_what_was_cut_off_is_asked_for_and_checked(board, package):
         whole = (await device.train(3, head, timeout=30)).data
         for offset in (0, 1, len(whole) - 1, len(whole)):
             answer = await device.session.request(
-                lib.QFL_MSG_REST, struct.pack("<BII", 6, head, offset), timeout=5, number=3
+                lib.QFL_MSG_RESUME, struct.pack("<BII", 6, head, offset), timeout=5, number=3
             )
             assert answer.body[5:37] == hashlib.sha256(whole).digest() and answer.body[37:] == whole[offset:]
         for number, name, offset in ((4, head, 0), (3, head ^ 1, 0), (3, head, len(whole) + 1)):
             answer = await device.session.request(
-                lib.QFL_MSG_REST, struct.pack("<BII", 6, name, offset), timeout=5, number=number
+                lib.QFL_MSG_RESUME, struct.pack("<BII", 6, name, offset), timeout=5, number=number
             )
             assert answer.status == lib.QFL_E_STATE
         for junk in (b"", b"\x06", bytes(9), bytes(40)):
             assert (
-                await device.session.request(lib.QFL_MSG_REST, junk, timeout=5)
+                await device.session.request(lib.QFL_MSG_RESUME, junk, timeout=5)
             ).status == lib.QFL_E_FORMAT
         await device.close()
 

@@ -50,7 +50,7 @@ def test_every_byte_on_the_wire_is_in_the_trace(tmp_path):
     assert sum(f.bytes for f in frames if f.direction == trace.RECEIVED) == counters.rx_bytes
     assert [f.type for f in frames[:2]] == ["SYN", "SYNACK"]
     kinds = [f.kind for f in frames if f.kind]
-    assert kinds[:2] == ["info", "info answer"] and "put" in kinds
+    assert kinds[:2] == ["INFO", "INFO answer"] and "PUT_DATA" in kinds
     assert (
         sum(f.payload for f in frames if f.type == "DATA" and f.direction == trace.SENT)
         == counters.tx_payload
@@ -65,7 +65,7 @@ def test_the_command(tmp_path, capsys):
     assert "SYN" in lines[0] and "→" in lines[0] and "inproc://" in lines[0] and "SYNACK" in lines[1]
     assert main(["trace", str(tmp_path / "t.pcapng"), "--type", "DATA", "--limit", "1", "--json"]) == 0
     (row,) = (json.loads(line) for line in capsys.readouterr().out.splitlines())
-    assert row["type"] == "DATA" and row["kind"] == "info" and row["direction"] == "sent"
+    assert row["type"] == "DATA" and row["kind"] == "INFO" and row["direction"] == "sent"
     assert (
         main(["trace", str(tmp_path / "absent")]) == 2
         and main(["trace", str(tmp_path / "t.pcapng"), "--type", "X"]) == 2
@@ -85,7 +85,7 @@ def test_noise_and_a_file_cut_off(tmp_path):
     writer.close()
     noise, data = trace.read(path)
     assert noise.type == "noise" and "POWERON" in noise.detail and noise.direction == trace.RECEIVED
-    assert data.type == "DATA" and data.fin and data.kind == "status"
+    assert data.type == "DATA" and data.fin and data.kind == "STATUS"
     whole = path.read_bytes()
     for cut in range(28, len(whole)):
         path.write_bytes(whole[:cut])

@@ -4,8 +4,24 @@
 local p = Proto("quantfl", "quantfl link")
 local words = {[1] = "are you there?", [2] = "busy", [3] = "a frame had no place yet"}
 local types = { [0] = "DATA", [1] = "ACK", [2] = "SYN", [3] = "SYNACK", [4] = "RST", [5] = "DATA FIN" }
-local kinds = { [1] = "INFO", [2] = "PUT_BEGIN", [3] = "PUT_DATA", [4] = "PUT_END", [5] = "CONFIG", [6] = "TRAIN", [7] = "UPDATE",
-  [8] = "EVAL", [9] = "STATUS", [10] = "COUNTERS", [11] = "TRAIN_UPDATE", [12] = "STATS", [13] = "SELFTEST" }
+-- Name and traffic category of each kind of message, as in firmware/lib/qfl_device/include/qfl_msg.h (a test compares them).
+local kinds = {
+  [1] = { "INFO", "SERVICE" },
+  [2] = { "PUT_BEGIN", "TRANSFER" },
+  [3] = { "PUT_DATA", "TRANSFER" },
+  [4] = { "PUT_END", "TRANSFER" },
+  [5] = { "CONFIG", "TRAINING" },
+  [6] = { "TRAIN", "TRAINING" },
+  [7] = { "UPDATE", "TRAINING" },
+  [8] = { "EVAL", "EVALUATION" },
+  [9] = { "STATUS", "SERVICE" },
+  [10] = { "COUNTERS", "SERVICE" },
+  [11] = { "TRAIN_UPDATE", "TRAINING" },
+  [12] = { "STATS", "STATISTICS" },
+  [13] = { "SELFTEST", "SERVICE" },
+  [14] = { "KEYS", "SECURITY" },
+  [15] = { "RESUME", "TRAINING" },
+}
 local f = p.fields
 f.type = ProtoField.uint8("quantfl.type", "Type", base.DEC, types)
 f.fin = ProtoField.bool("quantfl.fin", "Last of its message")
@@ -64,7 +80,8 @@ function p.dissector(buffer, info, tree)
     if n > 3 then
       s:add(f.payload, t(3, n - 3))
       local k = t(3, 1):uint() % 64
-      if kinds[k] then text = text .. " (" .. kinds[k] .. " if it begins a message)" end
+      local kind_of = kinds[k] or { "kind " .. k, "unknown" }
+      text = text .. " (" .. kind_of[1] .. ", " .. kind_of[2] .. ", if it begins a message)"
     end
   elseif kind == 1 and n >= 2 then
     s:add(f.ack, t(1, 1))

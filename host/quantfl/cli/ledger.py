@@ -16,6 +16,7 @@ class By(StrEnum):
     link = "link"
     round = "round"
     kind = "kind"
+    category = "category"
     all = "all"
 
 
@@ -65,7 +66,7 @@ def command(
     if as_json:
         print_json(
             {
-                **{f"by_{b}": table(ledger, b, first=first) for b in ("link", "round", "kind")},
+                **{f"by_{b}": table(ledger, b, first=first) for b in ("link", "round", "kind", "category")},
                 "rows": rows(ledger, first=first),
                 "energy": energy,
                 "samples_fed": ledger.samples,

@@ -15,28 +15,17 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from quantfl.core import lib
 from quantfl.core.link import PURPOSES as ALL_PURPOSES
 from quantfl.core.link import Counters
+from quantfl.link.message_kinds import KIND_MAX, kind_name
 
 #: Purposes a sender knows of; the receiver knows noise besides.
 PURPOSES = ALL_PURPOSES[:-1]
 WAYS = ("down", "up")  # as the host's link counts: sent, received
-LINK, OTHER, UNSEEN = "LINK", "OTHER", "UNSEEN"
-
-
-def _kind_names() -> tuple[str, ...]:
-    names = [LINK] + [OTHER] * (lib.QFL_LINK_KINDS - 1)
-    for name in dir(lib):
-        value = getattr(lib, name)
-        if name.startswith("QFL_MSG_") and 0 < value < lib.QFL_LINK_KINDS - 1:
-            names[value] = name.removeprefix("QFL_MSG_")
-    return tuple(names)
-
-
-#: Name of each kind of message; LINK: bytes of no message (handshake, noise). UNSEEN: known from the board's
-#: books only.
-KINDS = _kind_names()
+#: The kind of what is known from the board's books only.
+UNSEEN = "UNSEEN"
+#: Name of each kind by its number; LINK: bytes of no message (handshake, noise).
+KINDS = tuple(map(kind_name, range(KIND_MAX + 1)))
 
 
 _Group = TypeVar("_Group")

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import random
 import secrets
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -30,6 +29,7 @@ from quantfl.core.link import (
 from quantfl.errors import LinkError, SecurityError
 from quantfl.link.clock import monotonic
 from quantfl.link.keys import KeyRing
+from quantfl.link.message_kinds import ANSWER, FAILED, kind_name
 from quantfl.link.trace import RECEIVED, SENT, tap_of
 from quantfl.link.transport import Transport
 
@@ -39,22 +39,6 @@ QUIET_MS = (
 #: Wait for an acknowledgement on a line that loses nothing by itself: silence there means that the board is
 #: slow.
 CALM_MS = 4000
-ANSWER, FAILED = lib.QFL_MSG_ANSWER, lib.QFL_MSG_FAILED
-KIND_NAMES = {
-    lib.QFL_MSG_INFO: "info",
-    lib.QFL_MSG_PUT_BEGIN: "put",
-    lib.QFL_MSG_PUT_DATA: "put",
-    lib.QFL_MSG_PUT_END: "put",
-    lib.QFL_MSG_CONFIG: "config",
-    lib.QFL_MSG_TRAIN: "train",
-    lib.QFL_MSG_TRAIN_UPDATE: "train",
-    lib.QFL_MSG_UPDATE: "update",
-    lib.QFL_MSG_EVAL: "evaluate",
-    lib.QFL_MSG_STATUS: "status",
-    lib.QFL_MSG_COUNTERS: "counters",
-    lib.QFL_MSG_KEYS: "keys",
-    lib.QFL_MSG_REST: "rest",
-}
 
 
 @dataclass(frozen=True)
@@ -97,7 +81,6 @@ class Session:
         if keys is not None:
             self.link.secure(secrets.token_bytes(32))
         self.late = 0  # answers nobody waits for any more
-        self.payload_by_kind: Counter[tuple[str, str]] = Counter()  # (direction, kind) -> message bytes
         self.sessions = 0
         self.partial = b""  # front of an answer that a break has cut off
         self.tamper: Callable[[bytes], bytes] | None = None  # changes the board's messages: chaos only
@@ -269,7 +252,7 @@ class Session:
                     return await future
             except TimeoutError:
                 raise LinkError(
-                    f"{self.transport.url}: no answer to {KIND_NAMES.get(kind, kind)} within {timeout:g} s"
+                    f"{self.transport.url}: no answer to {kind_name(kind)} within {timeout:g} s"
                 ) from None
             finally:
                 self._waiting.pop((kind, number), None)
@@ -293,9 +276,7 @@ class Session:
             await self._wait_change(left)
         if not self.up:
             raise LinkError(f"{self.transport.url}: {self._lost_reason or 'no session with the board'}")
-        message = bytes((kind, number)) + body
-        self.link.send(message)
-        self.payload_by_kind["up" if kind & ANSWER else "down", KIND_NAMES.get(kind, "other")] += len(message)
+        self.link.send(bytes((kind, number)) + body)
         self._pump()
 
     async def drained(self, timeout: float) -> None:
@@ -348,7 +329,6 @@ class Session:
             return
         kind, number = message[0] & ~(ANSWER | FAILED), message[1]
         status = int.from_bytes(message[2:3], "little", signed=True) if failed else 0
-        self.payload_by_kind["up", KIND_NAMES.get(kind, "other")] += len(message)
         answer = Answer(kind, number, status, message[2 + failed :], self.link.counters_before())
         future = self._waiting.get((kind, number))
         if future is not None and not future.done():

@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from quantfl.core import lib
 from quantfl.core.link import cobs_decode
 from quantfl.errors import RunError, UsageError
+from quantfl.link.message_kinds import ANSWER, FAILED, kind_name
 
 LINKTYPE_USER0 = 147
 SENT, RECEIVED = "sent", "received"  # as the host sees it
@@ -167,17 +167,8 @@ class Frame:
 
 
 def _kind(first: int) -> str:
-    from quantfl.link.session import KIND_NAMES
-
-    base = first & ~(lib.QFL_MSG_ANSWER | lib.QFL_MSG_FAILED)
-    name = KIND_NAMES.get(base, f"kind {base}")
-    return (
-        f"{name} refused"
-        if first & lib.QFL_MSG_FAILED
-        else f"{name} answer"
-        if first & lib.QFL_MSG_ANSWER
-        else name
-    )
+    said = " refused" if first & FAILED else " answer" if first & ANSWER else ""
+    return kind_name(first) + said
 
 
 def decode(at: float, link: str, direction: str, piece: bytes, starts: dict[tuple[str, str], bool]) -> Frame:

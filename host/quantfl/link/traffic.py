@@ -8,6 +8,7 @@ from itertools import product
 
 from quantfl.core import lib
 from quantfl.core.link import PURPOSES, Counters
+from quantfl.link.message_kinds import MESSAGE_KINDS
 
 COMPARED = ("payload", "framing", "ack", "retransmission", "handshake", "security")
 _ACK_BYTES = range(8, 20)  # on the wire, without what keys add
@@ -153,7 +154,7 @@ def _swaps() -> frozenset[int]:
     """What one lost acknowledgement and one doubled one as long, of another kind, put between two marks;
     plain and with keys."""
     ack, seal = PURPOSES.index("acknowledgement"), PURPOSES.index("security")
-    weights = [(lib.qfl_link_weight(k, ack), lib.qfl_link_weight(k, seal)) for k in range(lib.QFL_LINK_KINDS)]
+    weights = [(lib.qfl_link_weight(k, ack), lib.qfl_link_weight(k, seal)) for k in (0, *MESSAGE_KINDS)]
     return frozenset(
         (n * (a - b) + more * (sa - sb)) % 2**32
         for (a, sa), (b, sb), n, more in product(weights, weights, _ACK_BYTES, (0, lib.QFL_LINK_SEAL))

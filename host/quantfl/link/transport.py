@@ -42,22 +42,6 @@ class Transport(Protocol):
         """Give the port back; `on_lost` is not called."""
 
 
-class TurnTaking(Protocol):
-    """What a transport has besides when boards take turns at it (BLE). open_s: how long `open` may take."""
-
-    open_s: float
-
-    async def turn(self, timeout: float) -> float:
-        """Wait until it may be opened; returns the seconds spent in the queue. LinkError after `timeout` s,
-        or when absent."""
-
-    def engage(self, on: bool) -> None:
-        """A request begins or ends."""
-
-    def rest(self) -> None:
-        """Nothing more is wanted for now."""
-
-
 class SerialTransport:
     """Anything pyserial can open, without a reset of an ESP32: RTS alone, or later than DTR, would be one
     (`_open_port`).

@@ -13,6 +13,7 @@ from rich.markup import escape
 from quantfl.link.energy import RADIOS, joules
 from quantfl.link.ledger import Key, Ledger, Traffic
 from quantfl.report.tables import Column, FittedTable, number
+from quantfl.link.message_kinds import category_of
 
 COLUMNS = ("payload", "framing", "acknowledgement", "retransmission", "handshake", "security", "noise")
 _SHORT = {"acknowledgement": "ack", "retransmission": "retrans."}
@@ -20,6 +21,7 @@ _BY: dict[str, Callable[[Key], str | int]] = {
     "link": lambda k: k.board,
     "round": lambda k: k.round,
     "kind": lambda k: k.kind,
+    "category": lambda k: category_of(k.kind),
 }
 
 
@@ -38,7 +40,7 @@ def rows(ledger: Ledger, *, first: int = 0) -> list[dict[str, Any]]:
 
 
 def table(ledger: Ledger, by: str, *, first: int = 0) -> list[dict[str, Any]]:
-    """Rows summed by "link", "round" or "kind", one per direction."""
+    """Rows summed by "link", "round", "kind" or traffic "category", one per direction."""
     if by == "all":
         return rows(ledger, first=first)
     name = _BY[by]
@@ -50,7 +52,7 @@ def table(ledger: Ledger, by: str, *, first: int = 0) -> list[dict[str, Any]]:
 def print_table(ledger: Ledger, by: str, console: Console, *, first: int = 0) -> None:
     """One table; purposes of which there is not a byte are left out."""
     found = table(ledger, by, first=first)
-    keys = [k for k in ("round", "link", "kind", "direction") if found and k in found[0]]
+    keys = [k for k in ("round", "link", "kind", "category", "direction") if found and k in found[0]]
     total = sum(ledger.total(first=first), Traffic())
     columns = [c for c in COLUMNS if getattr(total, c) or c in ("payload", "framing")]
     shown = FittedTable(

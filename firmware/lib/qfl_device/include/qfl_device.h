@@ -4,7 +4,7 @@
  *
  * Whole firmware:  qfl_device_create(&d, port); for (;;) port->sleep(port->ctx, qfl_device_poll(d));
  *
- * All memory is the port's arena. Messages and their bytes are listed in docs/PROTOCOL.md.
+ * All memory is the port's arena. Kinds of messages: qfl_msg.h; their bytes: docs/PROTOCOL.md.
  */
 #ifndef QFL_DEVICE_H
 #define QFL_DEVICE_H
@@ -14,6 +14,7 @@
 #include "qfl_codec.h"
 #include "qfl_head.h"
 #include "qfl_link.h"
+#include "qfl_msg.h"
 #include "qfl_nn.h"
 #include "qfl_port.h"
 #include "qfl_status.h"
@@ -23,34 +24,6 @@ extern "C" {
 #endif
 
 enum { QFL_DEVICE_PROTOCOL = 2 };
-
-/*
- * First byte of a request; an answer has the same with QFL_MSG_ANSWER set, one that refuses QFL_MSG_FAILED too and then its
- * status as third byte. Second byte: request number, echoed; for TRAIN the round mod 256.
- */
-typedef enum qfl_msg {
-    QFL_MSG_INFO = 1,      /* self-description (CBOR) */
-    QFL_MSG_PUT_BEGIN = 2, /* object u8, length u32, SHA-256 -> offset u32 to go on from */
-    QFL_MSG_PUT_DATA = 3,  /* offset u32, bytes; answered only when refused */
-    QFL_MSG_PUT_END = 4,   /* verify and make current */
-    QFL_MSG_CONFIG = 5,    /* hyper-parameters of a run, QFL_CONFIG_BYTES */
-    QFL_MSG_TRAIN = 6,     /* fit one round; answered when it is done, with the delta */
-    QFL_MSG_UPDATE = 7,    /* apply a coded delta to the global head */
-    QFL_MSG_EVAL = 8,      /* loss and accuracy of the global head on local samples */
-    QFL_MSG_STATUS = 9,
-    QFL_MSG_COUNTERS = 10, /* the board's books of the link */
-    QFL_MSG_TRAIN_UPDATE = 11, /* TRAIN, with a coded delta that leads to the head named */
-    QFL_MSG_STATS = 12, /* class sums and scatter of the cached features */
-    QFL_MSG_SELFTEST =
-        13, /* run the kernels' known answers again -> cases u16, failed u16, first of them u16 (from 1) */
-    QFL_MSG_KEYS =
-        14, /* flags u8 (QFL_KEYS_*), link key 32, owner's public key 32: what the board holds from now on; then the
-             * signature (64) of the owner it has, where that owner is replaced or removed */
-    QFL_MSG_REST =
-        15, /* what a break cut off of the answer to TRAIN or STATS, with the SHA-256 of the whole */
-    QFL_MSG_FAILED = 0x40,
-    QFL_MSG_ANSWER = 0x80
-} qfl_msg;
 
 typedef enum qfl_object {
     QFL_OBJECT_PACKAGE = 1, /* kept in flash */

@@ -173,7 +173,7 @@ static void dispatch(qfl_device *d, const uint8_t *m, uint32_t n)
 #if QFL_STATS
     case QFL_MSG_STATS: qfl_device_on_stats(d, number, p, n); break;
 #endif
-    case QFL_MSG_REST: qfl_device_on_rest(d, number, p, n); break;
+    case QFL_MSG_RESUME: qfl_device_on_resume(d, number, p, n); break;
     case QFL_MSG_STATUS: qfl_device_on_status(d, number); break;
     case QFL_MSG_SELFTEST: qfl_device_on_selftest(d, number); break;
     case QFL_MSG_COUNTERS: qfl_device_on_counters(d, number); break;

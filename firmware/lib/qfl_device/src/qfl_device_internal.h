@@ -187,8 +187,8 @@ int qfl_device_own_fitted(qfl_device *d); /* after it; 1: there is something to 
 int qfl_device_own_slice(qfl_device *d); /* 1: the fitted head is scored */
 void qfl_device_own_compare(qfl_device *d); /* `score` is the global head's on the samples held back */
 
-/* qfl_device_rest.c: answers that a break cut off */
-void qfl_device_on_rest(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n);
+/* qfl_device_resume.c: answers that a break cut off */
+void qfl_device_on_resume(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n);
 
 /* qfl_device_stats.c: sums for a start in closed form */
 void qfl_device_on_stats(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n);

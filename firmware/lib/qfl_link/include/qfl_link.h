@@ -39,7 +39,7 @@ enum {
 enum {
     QFL_LINK_TX = 0,
     QFL_LINK_RX = 1,
-    QFL_LINK_KINDS = 16, /* low six bits of a message's first byte; 0: of no message, 15: 15 and more */
+    QFL_LINK_KINDS = 64, /* low six bits of a message's first byte; 0: of no message */
     QFL_LINK_PURPOSES = 7
 };
 typedef enum qfl_link_purpose {

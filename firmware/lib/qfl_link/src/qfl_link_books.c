@@ -8,11 +8,7 @@ uint32_t qfl_link_weight(uint32_t kind, uint32_t purpose)
     return (w ^ w >> 13) | 1u;
 }
 
-QFL_COLD uint8_t qfl_link_kind(uint8_t first_byte)
-{
-    uint8_t kind = first_byte & 0x3Fu;
-    return kind < QFL_LINK_KINDS ? kind : QFL_LINK_KINDS - 1;
-}
+QFL_COLD uint8_t qfl_link_kind(uint8_t first_byte) { return first_byte & (QFL_LINK_KINDS - 1u); }
 
 QFL_COLD void qfl_link_book(qfl_link *l, unsigned direction, unsigned kind, qfl_link_purpose purpose,
                             uint32_t n)

@@ -1,5 +1,5 @@
 /*
- * REST: the end of a delta or of sums whose answer a break cut off, from the byte that the host has come to. The object stays where it
+ * RESUME: the end of a delta or of sums whose answer a break cut off, from the byte that the host has come to. The object stays where it
  * is until it is no longer wanted, so nothing is computed twice; what the host puts together is checked by the SHA-256 of the whole.
  */
 #include <string.h>
@@ -10,7 +10,7 @@ enum { TRAIN_REQUEST = 1 + 4 + 4, STATS_REQUEST = 1 + QFL_STATS_BYTES + 4, HEAD 
 
 /* Request: the kind asked before (TRAIN or STATS) u8, its head u32 or its request (8), offset u32. Answer: for TRAIN samples u16,
  * loss u8, books u16; then SHA-256 (32) of the whole object, its bytes from offset. STATE: it is not held; ask anew. */
-QFL_COLD void qfl_device_on_rest(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
+QFL_COLD void qfl_device_on_resume(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
 {
     const uint8_t *object = NULL;
     uint8_t body[HEAD + QFL_SHA256_BYTES];
@@ -34,17 +34,17 @@ QFL_COLD void qfl_device_on_rest(qfl_device *d, uint8_t number, const uint8_t *p
             size = d->stats_size;
         }
     } else {
-        qfl_device_say(d, QFL_MSG_REST, number, QFL_E_FORMAT);
+        qfl_device_say(d, QFL_MSG_RESUME, number, QFL_E_FORMAT);
         return;
     }
     if (object == NULL || offset > size) {
-        qfl_device_say(d, QFL_MSG_REST, number, QFL_E_STATE);
+        qfl_device_say(d, QFL_MSG_RESUME, number, QFL_E_STATE);
         return;
     }
     qfl_sha256 h;
     qfl_sha256_begin(&h);
     qfl_sha256_add(&h, object, size);
     qfl_sha256_end(&h, body + at);
-    qfl_device_answer(d, QFL_MSG_REST, number, QFL_OK, body, at + QFL_SHA256_BYTES, object + offset,
+    qfl_device_answer(d, QFL_MSG_RESUME, number, QFL_OK, body, at + QFL_SHA256_BYTES, object + offset,
                       size - offset);
 }
