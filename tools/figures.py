@@ -57,22 +57,22 @@ def demo() -> str:
     picture(s)
     ledger, plain = s["ledger"], s["fp32"]
     rows = []
-    for name, way in [(b, w) for b in list(ledger["boards"])[:2] for w in ("up", "down")]:
+    for name, direction in [(b, w) for b in list(ledger["boards"])[:2] for w in ("up", "down")]:
         rows.append(
             [
                 name,
-                way,
-                *(f"{v:,}" for k, v in ledger["boards"][name][way].items() if k not in LEFT_OUT),
-                f"{ledger['boards'][name][way + '_total']:,}",
+                direction,
+                *(f"{v:,}" for k, v in ledger["boards"][name][direction].items() if k not in LEFT_OUT),
+                f"{ledger['boards'][name][direction + '_total']:,}",
             ]
         )
-    for way in ("up", "down"):
+    for direction in ("up", "down"):
         rows.append(
             [
                 "all boards, rounds only",
-                way,
-                *(f"{v:,}" for k, v in ledger["rounds_" + way].items() if k not in LEFT_OUT),
-                f"{ledger[f'rounds_{way}_total']:,}",
+                direction,
+                *(f"{v:,}" for k, v in ledger["rounds_" + direction].items() if k not in LEFT_OUT),
+                f"{ledger[f'rounds_{direction}_total']:,}",
             ]
         )
     mine = ledger["rounds_up_total"] + ledger["rounds_down_total"]
@@ -102,7 +102,7 @@ def engine() -> str:
         "with tflite-micro; in brackets the share of what tflite-micro takes with CMSIS-NN (portable: "
         "with its reference kernels; "
         "Cortex-M55 with Helium: of what the DSP kernels take there), "
-        f"counted the same way. The engine with all operators and the bench: {rows[0]['code_bytes']:,} "
+        f"counted the same direction. The engine with all operators and the bench: {rows[0]['code_bytes']:,} "
         "bytes of code; the whole "
         f"firmware with all operators, training, codecs, link and keys: {rows[0]['firmware_bytes']:,}"
         + (f"; the standard build ([docs/PORTING.md](PORTING.md)): {small:,}.\n\n" if small else ".\n\n")
@@ -425,7 +425,7 @@ def alternatives() -> str:
     kinds = list(dict.fromkeys((r["task"], r["step"]) for r in ways))
     cells = {(r["task"], r["step"], r["family"], r["setting"]): r for r in ways}
     told = table(
-        ["way", *(f"{task}, step {step:g} rms" for task, step in kinds)],
+        ["direction", *(f"{task}, step {step:g} rms" for task, step in kinds)],
         [
             [
                 ", ".join(filter(None, name)),

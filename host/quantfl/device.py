@@ -1,4 +1,4 @@
-"""One board as an async object: hello, push, configure, train, update, evaluate, books.
+"""One board as an async object: hello, push, configure, train, update, evaluate, traffic counters.
 
 Every method is safe to repeat: requests are idempotent on the board (docs/PROTOCOL.md), so a link that breaks
 is reopened and the request sent again until its deadline.
@@ -42,7 +42,7 @@ TURN_S = 600.0
 #: Requests that are answered at once: a board whose queue was full has dropped the answer, and is asked again
 #: after so many seconds.
 _QUICK, _AGAIN_S = {lib.QFL_MSG_INFO, lib.QFL_MSG_STATUS, lib.QFL_MSG_COUNTERS}, 2.5
-#: Counters that stand still while both ends' books are compared, but for the question and the answer.
+#: Counters that stand still while both ends' counters are compared, but for the question and the answer.
 _STEADY = ("tx_retransmission", "tx_handshake", "rx_frames", "rx_noise")
 
 
@@ -70,10 +70,10 @@ class Device:
         self.info: DeviceInfo | None = None
         self.boot: int | None = None  # a number the board drew when it started
         self._restarted = False
-        self.port_lost = 0  # bytes the board's port had dropped when its books were last seen
+        self.port_lost = 0  # bytes the board's port had dropped when its counters were last seen
         self._config: bytes | None = None
         self._agreed: tuple[Counters, Counters] | None = (
-            None  # both ends' books (ours, theirs) when last compared
+            None  # both ends' counters (ours, theirs) when last compared
         )
 
     async def __aenter__(self) -> Device:
@@ -94,7 +94,7 @@ class Device:
         await self.session.close()
 
     def counters(self) -> Counters:
-        """Our books of this link so far."""
+        """Our counters of this link so far."""
         return self.session.counters()
 
     async def _request(
@@ -438,8 +438,8 @@ class Device:
             raise self._refused(answer, f"to train round {round_}")
         if len(answer.body) < 6:
             raise self._garbled("a train request")
-        samples, loss, books = struct.unpack_from("<HBH", answer.body)
-        balanced = books == self._peer_books(answer.before).digest
+        samples, loss, digest = struct.unpack_from("<HBH", answer.body)
+        balanced = digest == self._peer_counters(answer.before).digest
         return Delta(round_, samples, loss_of(loss), answer.body[5:], balanced, step, head)
 
     async def sums(self, request: bytes, *, timeout: float) -> bytes:
@@ -480,31 +480,31 @@ class Device:
             raise self._garbled("an evaluation")
         return Score(*struct.unpack("<IIf", answer.body))
 
-    async def books(self, timeout: float = _REQUEST_S) -> tuple[Counters, Counters]:
+    async def read_counters(self, timeout: float = _REQUEST_S) -> tuple[Counters, Counters]:
         """(ours, the board's) counters of this link at one moment; on a clean link tx of one is rx of the
         other."""
         answer = await self._request(lib.QFL_MSG_COUNTERS, timeout=timeout)
         if answer.status < 0:
-            raise self._refused(answer, "to show its books")
+            raise self._refused(answer, "to tell its counters")
         try:
             theirs, self.port_lost, boot = unpack_counters(answer.body)
         except ValueError:
-            raise self._garbled("a request for its books") from None
+            raise self._garbled("a request for its counters") from None
         self._restarted = self._restarted or (self.boot is not None and boot != self.boot)
         self.boot = boot
         return answer.before, theirs
 
-    def _peer_books(self, ours: Counters) -> Counters:
-        """The board's books as they must stand when ours are `ours`, if nothing went wrong since they were
+    def _peer_counters(self, ours: Counters) -> Counters:
+        """The board's counters as they must stand when ours are `ours`, if nothing went wrong since they were
         last compared."""
         if self._agreed is None:
             return ours.swapped
         return self._agreed[1] + (ours - self._agreed[0]).swapped
 
-    def expected_books(self) -> Counters:
+    def expected_counters(self) -> Counters:
         """The board's running counters as they must stand now, if nothing went wrong since they were last
         seen."""
-        return self._peer_books(self.counters())
+        return self._peer_counters(self.counters())
 
     @property
     def compared(self) -> tuple[Counters, Counters]:
@@ -512,26 +512,26 @@ class Device:
         return self._agreed or (Counters(), Counters())
 
     async def compare(self, timeout: float = _REQUEST_S) -> Comparison:
-        """Compare both ends' books since the last comparison, whose outcome is from now on what they are held
-        against.
+        """Compare both ends' counters since the last comparison, whose outcome is from now on what they
+        are held against.
 
-        The first one has nothing to be held against: what the board had booked before this host came is no
+        The first one has nothing to be held against: what the board had counted before this host came is no
         difference. On a line too bad for a question and its answer the comparison is not `steady`, says
         nothing, and changes nothing.
         """
         deadline, before = monotonic() + timeout, None
         for _attempt in range(5):
             asked = self.counters()
-            ours, theirs = await self.books(max(0.1, deadline - monotonic()))
-            # Where question or answer had to be repeated, the two ends' books are of different moments; where
-            # they differ, what was on the line may still come: they are compared when they differ twice by
-            # the same.
+            ours, theirs = await self.read_counters(max(0.1, deadline - monotonic()))
+            # Where question or answer had to be repeated, the two ends' counters are of different moments;
+            # where they differ, what was on the line may still come: they are compared when they differ
+            # twice by the same.
             steady, apart = all(getattr(asked, n) == getattr(ours, n) for n in _STEADY), theirs - ours.swapped
             if steady and (
                 self._agreed is None
                 or apart == before
                 or ours.swapped.digest == theirs.digest
-                or theirs.digest == self._peer_books(ours).digest
+                or theirs.digest == self._peer_counters(ours).digest
             ):
                 break
             before = apart if steady else None

@@ -70,7 +70,7 @@ class DataError(QuantflError):
 
 
 class RunError(QuantflError):
-    """A run cannot start or go on: no boards left, checkpoint of another run, books that do not balance."""
+    """A run cannot start or go on: no boards left, checkpoint of another run, counters that do not agree."""
 
     exit_code = 8
 

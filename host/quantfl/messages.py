@@ -107,7 +107,7 @@ class Delta:
     """A round's answer: coded delta, number of samples trained on, mean loss of the last epoch in nats (to
     1/16 of it).
 
-    balanced: the board's books of the link agreed with ours when it answered (by digest). step: the code
+    balanced: the board's counters of the link agreed with ours when it answered (by digest). step: the code
     agreed on, or 0. head: hash of the head it started from.
     """
 

@@ -1,4 +1,4 @@
-/* qfl_ble_link by itself: pieces, rings, epochs; with an argument: a producer thread against a consumer, byte for byte. */
+/* qfl_ble_link by itself: pieces, rings, connections; with an argument: a producer thread against a consumer, byte for byte. */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,11 +52,11 @@ static void output(void)
     qfl_ble_link l;
     air a = {.credit = 1000};
     CHECK(qfl_ble_link_init(&l, send_one, &a, rx, RX, tx, TX) == 0);
-    CHECK(!qfl_ble_link_up(&l) && qfl_ble_link_mtu(&l) == 20 && qfl_ble_link_epoch(&l) == 0);
+    CHECK(!qfl_ble_link_up(&l) && qfl_ble_link_mtu(&l) == 20 && qfl_ble_link_connections(&l) == 0);
     CHECK(qfl_ble_link_write(&l, data, 100) == 100 && qfl_ble_link_flush(&l) == 0 &&
           a.n == 0); /* into the air */
     qfl_ble_link_on_connect(&l, 23);
-    CHECK(qfl_ble_link_up(&l) && qfl_ble_link_mtu(&l) == 20 && qfl_ble_link_epoch(&l) == 1);
+    CHECK(qfl_ble_link_up(&l) && qfl_ble_link_mtu(&l) == 20 && qfl_ble_link_connections(&l) == 1);
     CHECK(qfl_ble_link_write(&l, data, 50) == 50);
     CHECK(a.values == 2 && a.n == 40 && a.longest == 20); /* full values only */
     CHECK(qfl_ble_link_write(&l, data + 50, 5) == 5 && a.n == 40);
@@ -123,7 +123,7 @@ static void input(void)
     qfl_ble_link_on_connect(&l, 23);
     qfl_ble_link_on_receive(&l, data + 500, 20);
     CHECK(qfl_ble_link_read(&l, got, 500) == 20 && memcmp(got, data + 500, 20) == 0);
-    CHECK(qfl_ble_link_epoch(&l) == 2);
+    CHECK(qfl_ble_link_connections(&l) == 2);
 }
 
 static void *produce(void *ctx)

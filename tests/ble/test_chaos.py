@@ -71,13 +71,13 @@ async def _play(
 )
 def test_the_air_adds_up_and_keeps_to_the_mtu(spec):
     air, out, hung = asyncio.run(_play(spec))
-    assert all(0 < len(v) <= 20 for way in out.values() for v in way)
+    assert all(0 < len(v) <= 20 for direction in out.values() for v in direction)
     struck = air.lines[DOWN].faults + air.lines[UP].faults
     assert hung == struck["disconnect"] and (struck or not spec.split(",seed")[0])
-    for way, n in air.books().items():
+    for direction, n in air.counters().items():
         assert n["taken"] + n["added"] == n["given"] + n["swallowed"] + n["held"] and n["held"] == 0
         if not hung:  # what was given on when it hung up may not have left
-            assert n["given"] == sum(map(len, out[way]))
+            assert n["given"] == sum(map(len, out[direction]))
 
 
 def test_reordering_swaps_values():
@@ -117,8 +117,8 @@ def test_a_run_through_faulty_air_gives_the_clean_runs_bytes(air):
     plan = {"run": {"rounds": 3, "deadline_s": 30.0}}
     rounds = over_ble(there, **plan)
     assert [r["failed"] for r in rounds.history[1:]] == [{}, {}, {}]
-    books = json.loads(run(there.adapter.simulate("Faults")))
-    struck = {f for b in books.values() for way in b.values() for f in way["faults"]}
+    counters = json.loads(run(there.adapter.simulate("Faults")))
+    struck = {f for b in counters.values() for direction in b.values() for f in direction["faults"]}
     assert {"reorder", "drop", "dup", "disconnect"} <= struck
     alike = demo_config(**plan).model_copy(update={"fleet": FleetTable(emulate="inproc", boards=3)})
     plain = asyncio.run(api.quiet_run(alike, DEMO_MODEL.parent))

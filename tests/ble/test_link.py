@@ -70,7 +70,7 @@ def test_the_model_of_lower_layers_agrees_with_the_controllers_count(air, packag
     async def go():
         async with Device(there.url(0)) as device:
             await device.push(package)
-            await device.books()
+            await device.read_counters()
             await asyncio.sleep(0.2)  # the last acknowledgement is on its way
             ble.configure(4, acl)
             return device.session.transport, await there.meters()

@@ -100,7 +100,9 @@ def test_a_round_costs_at_most_64_bytes_of_att_beyond_its_deltas(air):
             await asyncio.sleep(0.2)  # the last acknowledgement
             after = device.session.transport.carried()
             assert delta.balanced and len(delta.data) < 200 and len(down) < 200
-            att = sum(after[way, "att"][0] - before[way, "att"][0] for way in ("up", "down"))
+            att = sum(
+                after[direction, "att"][0] - before[direction, "att"][0] for direction in ("up", "down")
+            )
             meters = await there.meters()
             counted = (
                 meters["central"]["tx"]["value_att"]
@@ -143,9 +145,11 @@ def test_the_ledger_holds_the_layers_of_ble(air):
     carried = rounds.ledger.carried
     for board in ("b0", "b1"):
         transport = next(m.device.session.transport for m in rounds.f.clients if m.name == board)
-        for way, lengths in (("down", transport.sent), ("up", transport.received)):
+        for direction, lengths in (("down", transport.sent), ("up", transport.received)):
             total = sum(
-                c.bytes for k, c in carried.items() if (k.board, k.way, k.kind) == (board, way, "att")
+                c.bytes
+                for k, c in carried.items()
+                if (k.board, k.direction, k.kind) == (board, direction, "att")
             )
             assert total == layers(lengths).att
     assert {(k.kind, c.modelled) for k, c in carried.items()} == {

@@ -115,7 +115,7 @@ def test_a_package_a_break_and_what_bluetoothd_says(there):
             await asyncio.sleep(1)  # a last acknowledgement passes through the guest
             after = guest.meters()
             assert max(transport.sent) == 244 and await transport.battery() == 50
-            for way, lengths, (was, now) in (
+            for direction, lengths, (was, now) in (
                 ("down", transport.sent, (before["central"]["tx"], after["central"]["tx"])),
                 ("up", transport.received, (m["boards"][ADDRESSES[0]]["tx"] for m in (before, after))),
             ):
@@ -130,7 +130,7 @@ def test_a_package_a_break_and_what_bluetoothd_says(there):
                     "l2cap": model.l2cap,
                     "fragments": model.packets,
                     "acl": model.hci,
-                }, way
+                }, direction
             reasons, lost = [], asyncio.Event()
             real = transport._lost
             transport._lost = lambda why: (reasons.append(why), lost.set(), real(why))

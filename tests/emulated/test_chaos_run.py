@@ -40,7 +40,7 @@ def test_a_run_with_chaos_ends_and_says_what_it_met(kind, tmp_path, capsys):
     summary = json.loads(capsys.readouterr().out)
     assert summary["chaos"]["spec"] == spec and sum(map(len, summary["chaos"]["faults"].values())) > 0
     state = RunFolder(out).load()
-    assert state.round == 3 and summary["ledger"]["imbalances"] == [] and summary["books_differ"] == {}
+    assert state.round == 3 and summary["ledger"]["imbalances"] == [] and summary["counters_differ"] == {}
     assert all(
         "too large" in r["refused"]["board-02"] or len(r["contributors"]) < 3
         for r in state.history[1:]
@@ -51,7 +51,7 @@ def test_a_run_with_chaos_ends_and_says_what_it_met(kind, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "updates were refused" in text or not any("refused" in r for r in state.history)
     assert main(["ledger", str(out)]) == 0
-    assert "books differ by" in capsys.readouterr().out
+    assert "counters differ by" in capsys.readouterr().out
 
 
 def test_lies_reach_the_log_the_history_and_the_report(tmp_path, capsys):

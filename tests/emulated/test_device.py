@@ -75,7 +75,7 @@ def test_a_pty_is_a_port(board, package):
         async with Device(os.ttyname(slave)) as device:
             info = await device.hello()
             await device.push(package)
-            ours, theirs = await device.books()
+            ours, theirs = await device.read_counters()
             return info, compare(ours, theirs)
 
     info, found = asyncio.run(go())

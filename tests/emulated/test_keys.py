@@ -319,16 +319,16 @@ def test_plain_links_to_real_boards_are_said_in_red(board, monkeypatch, capsys):
 
 
 def totals(state, last: int) -> dict[str, dict[str, int]]:
-    """Bytes of rounds 1 to `last` by direction and purpose."""
+    """Bytes of rounds 1 to `last` by direction and category."""
     out: dict[str, dict[str, int]] = {}
-    for way, traffic in zip(("up", "down"), state.ledger.total(first=1, last=last), strict=True):
-        out[way] = dict(traffic.__dict__)
+    for direction, traffic in zip(("up", "down"), state.ledger.total(first=1, last=last), strict=True):
+        out[direction] = dict(traffic.__dict__)
     return out
 
 
 @pytest.mark.parametrize("kind", ["inproc", "native", "qemu_m4"])
 def test_a_run_with_keys_is_the_same_run(kind, tmp_path):
-    """Same deltas, same head; the books balance and show what keys cost: 14 bytes per frame, and nothing
+    """Same deltas, same head; the counters agree and show what keys cost: 14 bytes per frame, and nothing
     else."""
     need_digits()
     need_board(kind)
@@ -346,24 +346,24 @@ def test_a_run_with_keys_is_the_same_run(kind, tmp_path):
     assert len(KeyRing.load(tmp_path / "keys.toml").boards) == 3
     assert not keyed.ledger.notes
     p, k = totals(plain, 3), totals(keyed, 3)
-    for way in ("up", "down"):
+    for direction in ("up", "down"):
         assert (
-            p[way].pop("security") == 0
-            and k[way]["security"] % lib.QFL_LINK_SEAL == 0
-            and k[way].pop("security") > 0
+            p[direction].pop("security") == 0
+            and k[direction]["security"] % lib.QFL_LINK_SEAL == 0
+            and k[direction].pop("security") > 0
         )
         # COBS takes a byte more for 254 bytes without a zero, which depends on the bytes that encryption
         # makes.
-        assert abs(k[way].pop("framing") - p[way].pop("framing")) <= 3
-        assert {n: v for n, v in k[way].items() if n != "noise"} == {
-            n: v for n, v in p[way].items() if n != "noise"
+        assert abs(k[direction].pop("framing") - p[direction].pop("framing")) <= 3
+        assert {n: v for n, v in k[direction].items() if n != "noise"} == {
+            n: v for n, v in p[direction].items() if n != "noise"
         }
     summary = json.loads((tmp_path / "keyed" / "summary.json").read_text())
     assert summary["rounds"] == 3
 
 
 def test_a_run_with_keys_over_bad_lines(tmp_path):
-    """Chaos between host and boards with keys: the books still balance, and the run ends."""
+    """Chaos between host and boards with keys: the counters still agree, and the run ends."""
     need_digits()
     config = demo_config(
         run={"rounds": 3, "min_boards": 1}, fleet={"boards": 3}, keys={"file": str(tmp_path / "keys.toml")}

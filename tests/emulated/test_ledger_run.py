@@ -17,7 +17,7 @@ from quantfl.core.link import Counters
 from quantfl.device import Device
 from quantfl.emulation import boot_fleet, close_all
 from quantfl.fleet.checkpoint import RunFolder
-from quantfl.link.ledger import WAYS
+from quantfl.link.ledger import DIRECTIONS
 from tests.support import DEMO_MODEL, need_board, need_digits
 
 pytestmark = pytest.mark.emulated
@@ -34,7 +34,7 @@ def boards_own(boards) -> dict[str, tuple[int, int]]:
 
     async def ask(board) -> tuple[int, int]:
         async with Device(board.url) as device:
-            ours, theirs = await device.books()
+            ours, theirs = await device.read_counters()
             gone = theirs - ours.swapped
             return gone.rx_bytes, gone.tx_bytes
 
@@ -76,16 +76,17 @@ def test_a_host_killed_at_any_time_neither_loses_nor_doubles_a_byte(tmp_path):
         ledger = RunFolder(out).load().ledger
         assert kills >= 4
         assert ledger.imbalances == []
-        mine = ledger.grouped(lambda k: (k.board, k.way))
+        mine = ledger.grouped(lambda k: (k.board, k.direction))
         for name, own in boards_own(boards).items():
-            assert tuple(mine[name, way].total for way in WAYS) == own, name
-        # Whether a kill met bytes on the way (rows UNSEEN) is a matter of time, and no claim of this test.
+            assert tuple(mine[name, direction].total for direction in DIRECTIONS) == own, name
+        # Whether a kill met bytes on the direction (rows UNSEEN) is a matter of time, and no claim of this
+        # test.
     finally:
         close_all(boards)
 
 
 def test_boards_that_served_another_host_before_are_no_imbalance(tmp_path):
-    """Their counters do not begin with the run; what they booked before is not held against it."""
+    """Their counters do not begin with the run; what they counted before is not held against it."""
     boards = boot_fleet("native", 1)
     try:
         boards_own(boards)

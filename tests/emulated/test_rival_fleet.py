@@ -53,13 +53,13 @@ def test_same_run_as_the_boards_own(codec, rival):
     assert [r["head"] for r in ours] == [r["head"] for r in boards]
     assert [r["accuracy"] for r in ours] == [r["accuracy"] for r in boards]
     for a, b in zip(ours, boards, strict=True):
-        for way in ("up_bytes", "down_bytes"):
-            mine, theirs = a[way] - ours[0][way], b[way] - boards[0][way]
+        for direction in ("up_bytes", "down_bytes"):
+            mine, theirs = a[direction] - ours[0][direction], b[direction] - boards[0][direction]
             # COBS adds a byte where a frame's random session number or checksum happens to be free of zeros
             assert mine == pytest.approx(theirs, rel=0.002, abs=4 * a["round"])
 
 
-def test_every_rival_runs_and_books_balance():
+def test_every_rival_runs_and_counters_agree():
     need_digits()
     s = setting(config(2), DEMO_MODEL.parent)
     assert len({r.name for r in RIVALS}) == len({r.key for r in RIVALS}) == len(RIVALS)

@@ -42,7 +42,7 @@ def test_eight_boards_learn_and_the_exported_model_scores_the_same(tmp_path):
     assert s["accuracy_before"] < 0.2
     assert s["accuracy"] > s["accuracy_before"] + 0.6
     assert abs(s["exported_accuracy"] - s["accuracy"]) <= 0.012
-    assert s["books_differ"] == {} and s["ledger"]["imbalances"] == []
+    assert s["counters_differ"] == {} and s["ledger"]["imbalances"] == []
     assert s["accuracy"] > s["fp32"]["accuracy"] - 0.02
     plain = s["fp32"]["rounds_up_total"] + s["fp32"]["rounds_down_total"]
     assert plain > 4 * (s["ledger"]["rounds_up_total"] + s["ledger"]["rounds_down_total"])
@@ -230,8 +230,8 @@ def test_samples_are_kept_when_the_split_has_more_clients(tmp_path):
 
 @pytest.mark.parametrize("way", ["bytes", "joules"])
 def test_a_run_ends_when_its_budget_is_used_up(way, tmp_path):
-    """The books say so, not an estimate; what was learnt till then is exported, and resuming does not spend
-    more."""
+    """The counters say so, not an estimate; what was learnt till then is exported, and resuming does not
+    spend more."""
     bits_nj = 100.0
     limit = {
         "bytes": {"bytes_per_link": 2000},

@@ -31,7 +31,7 @@ def assert_same_ledger(rows: dict, others: dict) -> None:
     """Equal, row by row, but for what hangs on time. A frame of 254 bytes is longer by one when none of them
     is zero (COBS), and its number depends on how often the board was asked before the first round. And where
     the machine stood still for longer than a time-out, so that a board's link sent something again, payloads
-    alone are compared, without books that were asked for twice.
+    alone are compared, without counters that were asked for twice.
     """
     again = {k.board for r in (rows, others) for k, t in r.items() if t.retransmission}
 
@@ -61,7 +61,7 @@ def test_three_rounds_are_identical_everywhere(kind, in_process, tmp_path):
 
 
 def test_bytes_on_the_wire_are_the_same_too(in_process, tmp_path):
-    """An in-process fleet is no estimate: its ledger equals that of QEMU boards, purpose by purpose."""
+    """An in-process fleet is no estimate: its ledger equals that of QEMU boards, category by category."""
     need_board("qemu_m4")
     _, _, rows = trained("qemu_m4", tmp_path / "run")
     assert_same_ledger(rows, in_process[2])

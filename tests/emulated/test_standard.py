@@ -42,7 +42,7 @@ def test_it_stays_below_48_kilobytes(capsys):
         by = ", ".join(f"{k} {v:,}" for k, v in parts(elf.with_suffix(".map")).most_common())
         print(f"\n{KIND}: {flash_bytes(elf):,} bytes of flash: {by}")
     assert flash_bytes(elf) < STANDARD_MOST
-    # Nothing is booked twice or missed but what the linker fills up with.
+    # Nothing is counted twice or missed but what the linker fills up with.
     assert 0 <= flash_bytes(elf) - parts(elf.with_suffix(".map")).total() < 256
     assert parts(elf.with_suffix(".map"))["keys"] < 128
 

@@ -47,7 +47,7 @@ def test_a_schedule_is_a_function_of_its_seed(keys):
 
 
 def test_the_checks_can_fail(monkeypatch):
-    """A lie that is let through, a byte that is not booked, a head that is off: each is seen."""
+    """A lie that is let through, a byte that is not counted, a head that is off: each is seen."""
     from quantfl.link.ledger import Ledger
     from quantfl.strategy.admission import Admission
 

@@ -1,4 +1,4 @@
-"""The books by kind, the comparison of both ends, the ledger in SQLite and its verb."""
+"""The counters by kind, the comparison of both ends, the ledger in SQLite and its verb."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from quantfl.cli.main import main
 from quantfl.core import lib
-from quantfl.core.link import PURPOSES, Counters
+from quantfl.core.link import BYTE_CATEGORIES, Counters
 from quantfl.errors import RunError
 from quantfl.fleet import ledger_store
 from quantfl.fleet.checkpoint import RunFolder
@@ -32,7 +32,7 @@ def messages(pairs) -> list[bytes]:
 
 @given(kinds, kinds, st.integers(1, 16))
 @settings(deadline=None, max_examples=30)
-def test_both_ends_book_every_byte_under_the_same_kind(down, up, window):
+def test_both_ends_count_every_byte_under_the_same_kind(down, up, window):
     line = Line(1, window=window)
     line.connect()
     exchange(line, messages(down), messages(up), 20_000)
@@ -41,42 +41,46 @@ def test_both_ends_book_every_byte_under_the_same_kind(down, up, window):
     h, b = line.host.kinds(), line.board.kinds()
     assert (h[0] == b[1]).all() and (h[1] == b[0]).all()
     assert compare(line.host.counters(), line.board.counters()).balanced
-    for i, purpose in enumerate(PURPOSES[:-1]):
-        name = {"acknowledgement": "ack"}.get(purpose, purpose)
+    for i, category in enumerate(BYTE_CATEGORIES[:-1]):
+        name = category
         assert h[0, :, i].sum() == getattr(line.host.counters(), f"tx_{name}")
     for kind in range(64):
         sent = [m for m in messages(down) if m[0] == kind]
         assert h[0, kind, 0] == sum(map(len, sent))
 
 
-def test_marks_tell_books_apart_whose_sums_are_equal():
-    """The same bytes under other kinds: equal by purpose, different marks."""
+def test_checksums_tell_counters_apart_whose_sums_are_equal():
+    """The same bytes under other kinds: equal by category, different checksums."""
     a, b = Line(1), Line(1)
     for line, first in ((a, 1), (b, 2)):
         line.connect()
         exchange(line, [bytes((first,)) + b"same"], [], 1000)
     x, y = a.host.counters(), b.host.counters()
-    assert x.tx_payload == y.tx_payload and x.tx_ack == y.tx_ack and x.tx_mark != y.tx_mark
+    assert (
+        x.tx_payload == y.tx_payload
+        and x.tx_acknowledgement == y.tx_acknowledgement
+        and x.tx_checksum != y.tx_checksum
+    )
     assert x.digest != y.digest
 
 
 @pytest.mark.parametrize("keys", [0, lib.QFL_LINK_SEAL])
-def test_a_lost_acknowledgement_and_a_doubled_one_are_told_by_their_marks(keys):
+def test_a_lost_acknowledgement_and_a_doubled_one_are_told_by_their_checksums(keys):
     """All sums are equal and no frame is missing; other kinds that differ are not explained by it."""
 
-    def books(kind: int, purpose: str, n: int) -> Counters:
-        """Of an end that has sent n bytes of a purpose and kind, and what keys add, beside much that is the
+    def counted(kind: int, category: str, n: int) -> Counters:
+        """Of an end that has sent n bytes of a category and kind, and what keys add, beside much that is the
         same in all."""
-        sealed = keys * lib.qfl_link_weight(kind, PURPOSES.index("security"))
-        mark = 77 + n * lib.qfl_link_weight(kind, PURPOSES.index(purpose)) + sealed
-        return Counters(tx_ack=500, tx_security=900, tx_frames=60, tx_mark=mark % 2**32)
+        sealed = keys * lib.qfl_link_weight(kind, BYTE_CATEGORIES.index("security"))
+        checksum = 77 + n * lib.qfl_link_weight(kind, BYTE_CATEGORIES.index(category)) + sealed
+        return Counters(tx_acknowledgement=500, tx_security=900, tx_frames=60, tx_checksum=checksum % 2**32)
 
-    sent = books(3, "acknowledgement", 8)
+    sent = counted(3, "acknowledgement", 8)
     for kind in range(16):
-        seen = compare(sent, books(kind, "acknowledgement", 8).swapped)
+        seen = compare(sent, counted(kind, "acknowledgement", 8).swapped)
         assert seen.explained and seen.balanced == (kind == 3)
         assert kind == 3 or "another, of the same length, came twice" in seen.text()
-    for other in (books(6, "payload", 8), books(6, "acknowledgement", 300)):
+    for other in (counted(6, "payload", 8), counted(6, "acknowledgement", 300)):
         assert not compare(sent, other.swapped).explained
 
 
@@ -124,8 +128,8 @@ def running(**cells: int) -> np.ndarray:
     """A link's table: running(down_TRAIN_payload=7)."""
     table = np.zeros((2, 64, 7), np.uint32)
     for name, n in cells.items():
-        way, kind, purpose = name.split("_")
-        table[["down", "up"].index(way), KINDS.index(kind), PURPOSES.index(purpose)] = n
+        direction, kind, category = name.split("_")
+        table[["down", "up"].index(direction), KINDS.index(kind), BYTE_CATEGORIES.index(category)] = n
     return table
 
 
@@ -154,14 +158,14 @@ def filled() -> Ledger:
     )
     ledger.record(1, "b", running(down_TRAIN_retransmission=30))
     ledger.record_carried(1, "b", {("down", "att"): (33, False), ("down", "air"): (60, True)})
-    ledger.note(1, "b", "books differ by 30 bytes", True)
+    ledger.note(1, "b", "counters differ by 30 bytes", True)
     ledger.samples["a"], ledger.radios["a"] = 1000, "lora-sf7"
     ledger.peers["a"] = Counters(tx_payload=5), 77
     return ledger
 
 
 def summed(ledger: Ledger, first: int, last: int | None) -> tuple[Traffic, Traffic]:
-    found = ledger.grouped(lambda k: k.way, first=first, last=last)
+    found = ledger.grouped(lambda k: k.direction, first=first, last=last)
     return found.get("up", Traffic()), found.get("down", Traffic())
 
 
@@ -227,9 +231,12 @@ def test_other_files_are_refused_in_one_line(tmp_path):
         ledger_store.load(junk)
 
 
-def test_what_moved_without_a_host_is_taken_from_the_boards_books():
+def test_what_moved_without_a_host_is_taken_from_the_boards_counters():
     before = Counters(tx_payload=100, rx_payload=50)
-    ours, theirs = Counters(tx_payload=10, rx_payload=30), Counters(tx_payload=150, rx_payload=67, rx_ack=8)
+    ours, theirs = (
+        Counters(tx_payload=10, rx_payload=30),
+        Counters(tx_payload=150, rx_payload=67, rx_acknowledgement=8),
+    )
     rows = unseen("a", 4, before, ours, theirs)
     assert rows == {
         Key(4, "a", "up", UNSEEN): Traffic(payload=20),
@@ -264,6 +271,6 @@ def test_the_verb(tmp_path, capsys):
     assert main(["ledger", str(tmp_path), "--json", "--radio", "ble", "--nj-per-bit", "2"]) == 0
     assert json.loads(capsys.readouterr().out)["energy"]["a"]["joules_up"] == pytest.approx(174 * 8 * 2e-9)
     assert main(["ledger", str(tmp_path)]) == 0
-    assert "books differ by 30 bytes" in capsys.readouterr().out
+    assert "counters differ by 30 bytes" in capsys.readouterr().out
     assert main(["ledger", str(tmp_path), "--radio", "x"]) == 2
     assert main(["ledger", str(tmp_path / "no")]) == 8

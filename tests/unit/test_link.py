@@ -107,7 +107,7 @@ messages = st.lists(st.binary(max_size=900) | st.integers(0, 4000).map(bytes), m
 
 @given(messages, messages, st.integers(1, 16))
 @settings(deadline=None, max_examples=40)
-def test_clean_line_delivers_and_the_books_balance(down, up, window):
+def test_clean_line_delivers_and_the_counters_agree(down, up, window):
     line = Line(1, window=window)
     line.connect()
     exchange(line, down, up, 20_000)
@@ -115,9 +115,9 @@ def test_clean_line_delivers_and_the_books_balance(down, up, window):
         line.step()
     assert line.got == {"board": down, "host": up}
     h, b = line.host.counters(), line.board.counters()
-    for purpose in ("payload", "framing", "ack", "retransmission", "handshake"):
-        assert getattr(h, f"tx_{purpose}") == getattr(b, f"rx_{purpose}"), purpose
-        assert getattr(b, f"tx_{purpose}") == getattr(h, f"rx_{purpose}"), purpose
+    for category in ("payload", "framing", "acknowledgement", "retransmission", "handshake"):
+        assert getattr(h, f"tx_{category}") == getattr(b, f"rx_{category}"), category
+        assert getattr(b, f"tx_{category}") == getattr(h, f"rx_{category}"), category
     assert h.tx_retransmission == b.tx_retransmission == 0
     assert h.tx_payload == sum(map(len, down)) and b.tx_payload == sum(map(len, up))
 
@@ -413,7 +413,9 @@ def test_silence_is_asked_about_and_answered():
     assert line.host.state == UP
     h, b = line.host.counters(), line.board.counters()
     assert 9 <= (h.tx_bytes - sent) // 12 <= 12  # ten questions of a dozen bytes
-    assert h.tx_ack == b.rx_ack > 0 and b.tx_ack == h.rx_ack > 0
+    assert (
+        h.tx_acknowledgement == b.rx_acknowledgement > 0 and b.tx_acknowledgement == h.rx_acknowledgement > 0
+    )
 
 
 def test_a_link_that_dies_between_requests_is_noticed():
@@ -457,3 +459,25 @@ def test_no_word_of_an_acknowledgement_does_harm():
             line.host.pull(line.now)
             assert line.host.state == UP
             assert line.host.peer_busy(line.now) <= 120_000
+
+
+@pytest.mark.parametrize("zeros", [0, 1, 2, 500])
+def test_zero_bytes_beyond_one_delimiter_are_noise(zeros):
+    """Whoever pours zeros on a line must not make them look like acknowledgements, or like any frame."""
+    line = Line(1)
+    line.connect()
+    exchange(line, [b"\x09\x01"], [], 1000)
+    before, other = line.host.counters(), line.board.counters()
+    line.host.feed(bytes(zeros), line.now)
+    line.board.send(b"\x89\x01")
+    line.host.feed(line.board.pull(line.now), line.now)
+    assert line.host.message() == b"\x89\x01"
+    moved, sent = line.host.counters() - before, line.board.counters() - other
+    first_leads = min(zeros, 1)  # it may lead the frame that follows
+    assert moved.rx_noise == zeros - first_leads
+    assert moved.rx_payload == sent.tx_payload == 2
+    assert moved.rx_framing == sent.tx_framing + first_leads
+    line.host.feed(bytes(zeros), line.now)
+    line.board.feed(line.host.pull(line.now), line.now)
+    assert (line.host.counters() - before).rx_acknowledgement == 0
+    assert line.host.uncounted == zeros  # whether one of them leads a frame is not known yet

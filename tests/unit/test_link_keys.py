@@ -146,7 +146,7 @@ def test_a_session_with_keys():
     assert b"labels" not in wire and b"slebal" not in wire and b"slebal"[::-1] not in wire
 
 
-def test_books_show_what_keys_cost():
+def test_counters_show_what_keys_cost():
     runs = {}
     for key in (None, KEY):
         w = Wire(host_link(key), board_link(key))
@@ -159,7 +159,11 @@ def test_books_show_what_keys_cost():
         p, k = a.counters(), b.counters()
         frames = sum(is_sealed_type(x) for x in keyed.sent["host" if b is keyed.host else "board"])
         assert k.tx_security == SEAL * frames and p.tx_security == 0
-        assert (k.tx_payload, k.tx_framing, k.tx_ack) == (p.tx_payload, p.tx_framing, p.tx_ack)
+        assert (k.tx_payload, k.tx_framing, k.tx_acknowledgement) == (
+            p.tx_payload,
+            p.tx_framing,
+            p.tx_acknowledgement,
+        )
         assert k.tx_bytes == sum(map(len, keyed.sent["host" if b is keyed.host else "board"]))
     assert astuple(keyed.host.counters().swapped)[:13] == astuple(keyed.board.counters())[:13]
 

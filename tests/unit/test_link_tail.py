@@ -16,12 +16,12 @@ def pair(line: Line, sender: str) -> tuple[Link, Link]:
     return (line.host, line.board) if sender == "host" else (line.board, line.host)
 
 
-def met(sender: str, *, shaky: bool, **config) -> tuple[Line, Link, Link]:
-    """A line, sender and receiver of a session that knows its round trip; shaky: and has seen noise."""
+def met(sender: str, *, lossy: bool, **config) -> tuple[Line, Link, Link]:
+    """A line, sender and receiver of a session that knows its round trip; lossy: and has seen noise."""
     line = Line(1, **config)
     line.connect()
     exchange(line, [b"x"] * 3, [b"y"] * 3, 100)
-    if shaky:
+    if lossy:
         feed_all(line.host, NOISE, line.now)
         feed_all(line.board, NOISE, line.now)
     return line, *pair(line, sender)
@@ -40,7 +40,7 @@ def silence(end: Link, line: Line) -> tuple[int, bytes]:
 @pytest.mark.parametrize("sender", ["host", "board"])
 @pytest.mark.parametrize("lost", ["frame", "acknowledgement"])
 def test_the_last_frame_is_probed_for(sender, lost):
-    line, a, b = met(sender, shaky=True)
+    line, a, b = met(sender, lossy=True)
     before = a.counters(), b.counters()
     a.send(b"last")
     first = a.pull(line.now)
@@ -57,14 +57,15 @@ def test_the_last_frame_is_probed_for(sender, lost):
     assert sent.tx_retransmission == len(probe)
     if lost == "acknowledgement":
         assert (
-            received.rx_retransmission == len(probe) and received.tx_ack - sent.rx_ack == 8
+            received.rx_retransmission == len(probe)
+            and received.tx_acknowledgement - sent.rx_acknowledgement == 8
         )  # the one that was lost
 
 
 @pytest.mark.parametrize("sender", ["host", "board"])
 def test_a_line_that_has_lost_nothing_is_not_probed(sender):
     """However late an acknowledgement comes: a clean link carries the same bytes whatever its speed."""
-    line, a, _ = met(sender, shaky=False)
+    line, a, _ = met(sender, lossy=False)
     a.send(b"last")
     assert a.pull(line.now)
     assert silence(a, line)[0] == RTO_MIN
@@ -72,7 +73,7 @@ def test_a_line_that_has_lost_nothing_is_not_probed(sender):
 
 @pytest.mark.parametrize("sender", ["host", "board"])
 def test_one_probe_for_a_row_and_then_the_time_outs(sender):
-    line, a, _ = met(sender, shaky=True)
+    line, a, _ = met(sender, lossy=True)
     a.send(b"last")
     a.pull(line.now)
     waits = [silence(a, line)[0] for _ in range(4)]
@@ -81,8 +82,8 @@ def test_one_probe_for_a_row_and_then_the_time_outs(sender):
 
 def test_a_probe_is_none_of_the_tries_after_which_a_host_gives_up():
     tries = []
-    for shaky in (False, True):
-        line, host, _ = met("host", shaky=shaky, give_up=3)
+    for lossy in (False, True):
+        line, host, _ = met("host", lossy=lossy, give_up=3)
         host.send(b"nobody hears")
         tries.append(0)
         while host.state == UP:
@@ -93,7 +94,7 @@ def test_a_probe_is_none_of_the_tries_after_which_a_host_gives_up():
 
 
 def test_a_busy_peer_is_not_probed():
-    line, host, board = met("host", shaky=True)
+    line, host, board = met("host", lossy=True)
     board.busy(3000)
     feed_all(host, board.pull(line.now), line.now)
     host.send(b"next")
@@ -104,7 +105,7 @@ def test_a_busy_peer_is_not_probed():
 
 def test_a_quiet_line_is_trusted_again():
     """After 255 acknowledgements without a loss."""
-    line, host, _ = met("host", shaky=True)
+    line, host, _ = met("host", lossy=True)
     for _ in range(255):
         exchange(line, [b"x"], [], 100)
     host.send(b"last")
@@ -114,7 +115,7 @@ def test_a_quiet_line_is_trusted_again():
 
 def test_a_frame_lost_again_with_the_window_full_is_probed_for():
     """Its repetition is the last frame sent, though not the last of the message; nothing comes after it."""
-    line, host, board = met("host", shaky=False, window=4)
+    line, host, board = met("host", lossy=False, window=4)
     host.send(bytes(range(250)))  # four frames
     frames = pieces_of(host, line.now)
     assert len(frames) == 4
@@ -130,7 +131,7 @@ def test_a_frame_lost_again_with_the_window_full_is_probed_for():
 def test_a_probe_finds_out_all_that_is_missing():
     """The last three frames of a message are lost; the probe repeats one, its acknowledgement tells of the
     others."""
-    line, host, board = met("host", shaky=True)
+    line, host, board = met("host", lossy=True)
     host.send(bytes(range(250)))
     frames = pieces_of(host, line.now)
     feed_all(board, frames[0], line.now)
@@ -163,7 +164,7 @@ CALM = 4000
 
 def test_a_slow_peer_is_no_lost_frame_on_a_line_that_loses_nothing():
     """The demo once sent 24 KB again over a clean socket, because the host was busy for half a second."""
-    line, a, b = met("host", shaky=False, rto_calm_ms=CALM)
+    line, a, b = met("host", lossy=False, rto_calm_ms=CALM)
     before = a.counters()
     a.send(b"last")
     first = a.pull(line.now)
@@ -176,11 +177,11 @@ def test_a_slow_peer_is_no_lost_frame_on_a_line_that_loses_nothing():
 
 def test_a_line_that_shows_that_it_loses_frames_is_not_waited_for():
     """Noise, or a second time-out in a row, ends the patience; a single time-out does not."""
-    line, a, _ = met("host", shaky=True, rto_calm_ms=CALM)
+    line, a, _ = met("host", lossy=True, rto_calm_ms=CALM)
     a.send(b"last")
     a.pull(line.now)
     assert [silence(a, line)[0] for _ in range(3)][1:] == [RTO_MIN, 2 * RTO_MIN]
-    line, a, _ = met("host", shaky=False, rto_calm_ms=CALM)
+    line, a, _ = met("host", lossy=False, rto_calm_ms=CALM)
     a.send(b"last")
     a.pull(line.now)
     assert [silence(a, line)[0] for _ in range(2)] == [CALM, CALM]  # 4 s is the longest there is

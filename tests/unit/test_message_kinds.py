@@ -7,7 +7,7 @@ import re
 import pytest
 
 from quantfl.core import lib
-from quantfl.core.link import PURPOSES, Link
+from quantfl.core.link import BYTE_CATEGORIES, Link
 from quantfl.link import trace
 from quantfl.link.ledger import KINDS, Key, Ledger
 from quantfl.link.message_kinds import ANSWER, FAILED, MESSAGE_KINDS, category_of, kind_name
@@ -65,7 +65,7 @@ def test_both_ends_trace_and_ledger_name_every_kind(number):
         receiver.feed(data, 0)
         assert receiver.message()
         sender.feed(receiver.pull(0), 0)
-        payload = PURPOSES.index("payload")
+        payload = BYTE_CATEGORIES.index("payload")
         assert sender.kinds()[0, number, payload] == receiver.kinds()[1, number, payload] == 6
         frame = trace.decode(0.0, "a", trace.SENT, data, starts)
         assert frame.kind == KINDS[number] + (" refused" if first & FAILED else "")

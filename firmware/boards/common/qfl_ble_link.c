@@ -33,7 +33,7 @@ void qfl_ble_link_on_mtu(qfl_ble_link *l, uint32_t att_mtu)
 void qfl_ble_link_on_connect(qfl_ble_link *l, uint32_t att_mtu)
 {
     l->rx_start = l->rx_head; /* what is before belongs to an earlier connection */
-    store(&l->epoch, l->epoch + 1);
+    store(&l->connections, l->connections + 1);
     qfl_ble_link_on_mtu(l, att_mtu);
 }
 
@@ -54,7 +54,7 @@ void qfl_ble_link_on_receive(qfl_ble_link *l, const uint8_t *p, uint32_t n)
 }
 
 int32_t qfl_ble_link_up(const qfl_ble_link *l) { return load(&l->value) != 0; }
-uint32_t qfl_ble_link_epoch(const qfl_ble_link *l) { return load(&l->epoch); }
+uint32_t qfl_ble_link_connections(const qfl_ble_link *l) { return load(&l->connections); }
 uint32_t qfl_ble_link_lost(const qfl_ble_link *l) { return load(&l->lost); }
 
 uint32_t qfl_ble_link_mtu(const qfl_ble_link *l)
@@ -64,12 +64,12 @@ uint32_t qfl_ble_link_mtu(const qfl_ble_link *l)
 }
 
 /* A new connection since we looked last: half frames of the old one, in and out, are dropped. */
-static void enter_epoch(qfl_ble_link *l)
+static void enter_connection(qfl_ble_link *l)
 {
-    uint32_t epoch = load(&l->epoch);
-    if (epoch == l->seen)
+    uint32_t connections = load(&l->connections);
+    if (connections == l->seen)
         return;
-    l->seen = epoch;
+    l->seen = connections;
     l->tx_at = l->tx_n = 0;
     if ((int32_t)(l->rx_start - l->rx_tail) > 0)
         store(&l->rx_tail, l->rx_start);
@@ -77,7 +77,7 @@ static void enter_epoch(qfl_ble_link *l)
 
 int32_t qfl_ble_link_read(qfl_ble_link *l, uint8_t *p, uint32_t n)
 {
-    enter_epoch(l);
+    enter_connection(l);
     uint32_t tail = l->rx_tail, have = load(&l->rx_head) - tail, at = tail & (l->rx_size - 1);
     if (n > have)
         n = have;
@@ -109,7 +109,7 @@ static uint32_t send_values(qfl_ble_link *l, uint32_t least)
 
 int32_t qfl_ble_link_write(qfl_ble_link *l, const uint8_t *p, uint32_t n)
 {
-    enter_epoch(l);
+    enter_connection(l);
     if (load(&l->value) == 0)
         return (int32_t)n; /* nobody listens: a UART would send into the air */
     uint32_t took = 0;
@@ -132,6 +132,6 @@ int32_t qfl_ble_link_write(qfl_ble_link *l, const uint8_t *p, uint32_t n)
 
 uint32_t qfl_ble_link_flush(qfl_ble_link *l)
 {
-    enter_epoch(l);
+    enter_connection(l);
     return send_values(l, 1);
 }

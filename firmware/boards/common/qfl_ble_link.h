@@ -1,6 +1,6 @@
 /*
  * The board's side of a BLE link between a vendor's stack and qfl_port's link_* functions (docs/BLE.md): a ring for values
- * received, output in pieces of the negotiated MTU, an epoch per connection. Any stack with a Nordic-UART-like service fits:
+ * received, output in pieces of the negotiated MTU, a count of connections. Any stack with a Nordic-UART-like service fits:
  * it calls qfl_ble_link_on_* from its callbacks and gives a function that sends one notification.
  *
  * on_* may run in another task or an interrupt, but only in one at a time; all else is called from the task that polls the
@@ -36,10 +36,10 @@ typedef struct qfl_ble_link {
     volatile uint32_t rx_head; /* written by on_* only */
     volatile uint32_t rx_tail; /* written by the task only */
     volatile uint32_t rx_start; /* where the ring stood when the connection began */
-    volatile uint32_t epoch;   /* connections so far */
+    volatile uint32_t connections;   /* connections so far */
     volatile uint32_t value;   /* bytes per value now, 0: not connected */
     volatile uint32_t lost;    /* bytes of values that did not fit the ring */
-    uint32_t seen;             /* epoch the task works in */
+    uint32_t seen;             /* connections as the task last saw them */
     uint8_t *tx;
     uint32_t tx_size, tx_at, tx_n; /* waiting: tx[tx_at, tx_n) */
 } qfl_ble_link;
@@ -60,7 +60,7 @@ void qfl_ble_link_on_receive(qfl_ble_link *l, const uint8_t *p,
 
 /* For the port's functions of the same names. */
 int32_t qfl_ble_link_up(const qfl_ble_link *l);
-uint32_t qfl_ble_link_epoch(const qfl_ble_link *l);
+uint32_t qfl_ble_link_connections(const qfl_ble_link *l);
 uint32_t qfl_ble_link_mtu(const qfl_ble_link *l);
 int32_t qfl_ble_link_write(qfl_ble_link *l, const uint8_t *p,
                            uint32_t n); /* bytes taken; without a connection all of them */

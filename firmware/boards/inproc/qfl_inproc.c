@@ -54,7 +54,7 @@ static int32_t port_link_up(void *ctx, uint8_t link)
     (void)ctx;
     return link == 0;
 }
-static uint32_t port_link_epoch(void *ctx, uint8_t link)
+static uint32_t port_link_connections(void *ctx, uint8_t link)
 {
     (void)link;
     return self(ctx)->resets;
@@ -172,7 +172,7 @@ qfl_status qfl_inproc_init(qfl_inproc *b, uint32_t flash_bytes, uint32_t ram_byt
         port_ms,
         port_us,
         port_link_up,
-        port_link_epoch,
+        port_link_connections,
         port_link_mtu,
         port_link_write,
         port_link_read,

@@ -29,7 +29,7 @@ enum { FLASH = 1 << 20, BLE_RX = 8192, BLE_TX = 2 * QFL_BLE_VALUE_MAX };
 
 typedef struct channel {
     int listener, client;
-    uint32_t epoch;
+    uint32_t connections;
 } channel;
 
 typedef struct posix_board {
@@ -44,7 +44,7 @@ typedef struct posix_board {
     int ble_on;
     qfl_ble_link ble;
     qfl_ble_records radio;
-    uint32_t radio_epoch;
+    uint32_t radio_connections;
     uint8_t ble_rx[BLE_RX], ble_tx[BLE_TX];
 } posix_board;
 
@@ -85,7 +85,7 @@ static void accept_client(channel *c)
     fcntl(fd, F_SETFD, FD_CLOEXEC);
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     c->client = fd;
-    c->epoch++;
+    c->connections++;
 }
 
 static void drop(channel *c)
@@ -130,8 +130,8 @@ static void poll_radio(posix_board *b)
 {
     if (b->link.client < 0)
         qfl_ble_link_on_disconnect(&b->ble);
-    if (b->radio_epoch != b->link.epoch) {
-        b->radio_epoch = b->link.epoch;
+    if (b->radio_connections != b->link.connections) {
+        b->radio_connections = b->link.connections;
         qfl_ble_records_reset(&b->radio);
     }
     qfl_ble_records_poll(&b->radio, &b->ble);
@@ -168,10 +168,10 @@ static int32_t port_link_up(void *ctx, uint8_t link)
     posix_board *b = self(ctx);
     return link == 0 && (b->ble_on ? qfl_ble_link_up(&b->ble) : b->link.client >= 0);
 }
-static uint32_t port_link_epoch(void *ctx, uint8_t link)
+static uint32_t port_link_connections(void *ctx, uint8_t link)
 {
     (void)link;
-    return self(ctx)->ble_on ? qfl_ble_link_epoch(&self(ctx)->ble) : self(ctx)->link.epoch;
+    return self(ctx)->ble_on ? qfl_ble_link_connections(&self(ctx)->ble) : self(ctx)->link.connections;
 }
 static uint32_t port_link_mtu(void *ctx, uint8_t link)
 {
@@ -390,7 +390,7 @@ const qfl_port *qfl_board_open(int argc, char **argv)
         port_ms,
         port_us,
         port_link_up,
-        port_link_epoch,
+        port_link_connections,
         port_link_mtu,
         port_link_write,
         port_link_read,

@@ -70,7 +70,7 @@ static int32_t port_link_up(void *ctx, uint8_t link)
     (void)ctx;
     return link == 0;
 }
-static uint32_t port_link_epoch(void *ctx, uint8_t link)
+static uint32_t port_link_connections(void *ctx, uint8_t link)
 {
     (void)ctx;
     (void)link;
@@ -239,19 +239,32 @@ const qfl_port *qfl_board_open(int argc, char **argv)
     qfl_single_open();
     qfl_single_mask(0);
     static const qfl_port port = {
-        &board,           QFL_BOARD_NAME,
-        QFL_BOARD_RAM,    QFL_BOARD_FLASH,
-        port_poll,        port_ms,
-        port_us,          port_link_up,
-        port_link_epoch,  port_link_mtu,
-        port_link_write,  port_link_read,
-        port_link_lost,   port_flash_info,
-        port_flash_read,  port_flash_program,
-        port_flash_erase, port_entropy,
-        port_uid,         port_reset_cause,
-        port_sleep,       port_reboot,
-        port_next_sample, port_sample_lost,
-        port_arena,       NULL,
+        &board,
+        QFL_BOARD_NAME,
+        QFL_BOARD_RAM,
+        QFL_BOARD_FLASH,
+        port_poll,
+        port_ms,
+        port_us,
+        port_link_up,
+        port_link_connections,
+        port_link_mtu,
+        port_link_write,
+        port_link_read,
+        port_link_lost,
+        port_flash_info,
+        port_flash_read,
+        port_flash_program,
+        port_flash_erase,
+        port_entropy,
+        port_uid,
+        port_reset_cause,
+        port_sleep,
+        port_reboot,
+        port_next_sample,
+        port_sample_lost,
+        port_arena,
+        NULL,
     };
     return &port;
 }

@@ -38,8 +38,8 @@ def command(
     as_csv: bool = typer.Option(False, "--csv", help="Every row as CSV."),
     as_json: bool = typer.Option(False, "--json", help="Tables, energy and notes as JSON."),
 ) -> int:
-    """Print the bytes of RUN by link, round and kind of message, energy per link, and where both ends' books
-    differed."""
+    """Print the bytes of RUN by link, round and kind of message, energy per link, and where both ends'
+    counters differed."""
     from dataclasses import asdict
 
     from quantfl.cli.output import console, print_json

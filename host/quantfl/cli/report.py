@@ -15,7 +15,7 @@ def command(
     rounds: bool = typer.Option(False, "--rounds", help="One line per round too."),
     as_json: bool = typer.Option(False, "--json", help="Print summary and history as JSON."),
 ) -> int:
-    """Print the summary of RUN: accuracy, bytes by link and purpose, failures. Works for unfinished runs
+    """Print the summary of RUN: accuracy, bytes by link and category, failures. Works for unfinished runs
     too."""
     from quantfl.cli.output import console, print_json
     from quantfl.fleet.checkpoint import RunFolder
@@ -37,7 +37,7 @@ def command(
             "accuracy": scored[-1]["accuracy"],
             "test_samples": scored[-1]["test_samples"],
             "ledger": ledger_summary(state.ledger),
-            "books_differ": {},
+            "counters_differ": {},
             "fp32": None,
             "late": late_answers(state.history),
             "files": {"history": str(folder.history)},

@@ -77,7 +77,7 @@ class InprocBoard:
         return int(lib.qfl_device_samples(self._device))
 
     def counters(self) -> Counters:
-        """The board's own books of its link."""
+        """The board's own counters of its link."""
         c = ffi.new("qfl_link_counters *")
         lib.qfl_device_counters(self._device, c)
         return Counters.of(c)

@@ -17,10 +17,18 @@ NOT_REFUSED, PEER_PLAIN, PEER_KEYED, KEY_UNKNOWN, KEY_WRONG = range(5)
 NEVER = 0x7FFFFFFF
 _PULL = 16 * 1024
 _PUT_HEAD, _PIECE_MAX = 6, 4096  # bytes of a PUT_DATA message before its piece of the object; longest piece
-PURPOSES = ("payload", "framing", "acknowledgement", "retransmission", "handshake", "security", "noise")
-_SIDE = ("payload", "framing", "ack", "retransmission", "handshake", "security", "mark")
+BYTE_CATEGORIES = (
+    "payload",
+    "framing",
+    "acknowledgement",
+    "retransmission",
+    "handshake",
+    "security",
+    "noise",
+)
+_SIDE = ("payload", "framing", "acknowledgement", "retransmission", "handshake", "security", "checksum")
 #: Counters in their order in an answer to COUNTERS.
-BOOKS = (
+COUNTERS_SENT = (
     *(f"tx_{s}" for s in _SIDE),
     *(f"rx_{s}" for s in _SIDE),
     "rx_noise",
@@ -32,23 +40,23 @@ BOOKS = (
 
 @dataclass(frozen=True)
 class Counters:
-    """Bytes on the wire by purpose since the link began (qfl_link_counters); `*_frames` count frames."""
+    """Bytes on the wire by category since the link began (qfl_link_counters); `*_frames` count frames."""
 
     tx_payload: int = 0
     tx_framing: int = 0
-    tx_ack: int = 0
+    tx_acknowledgement: int = 0
     tx_retransmission: int = 0
     tx_handshake: int = 0
     rx_payload: int = 0
     rx_framing: int = 0
-    rx_ack: int = 0
+    rx_acknowledgement: int = 0
     rx_retransmission: int = 0
     rx_handshake: int = 0
     rx_noise: int = 0
     tx_security: int = 0
     rx_security: int = 0
-    tx_mark: int = 0  # marks of the books by kind (qfl_link_weight); no bytes
-    rx_mark: int = 0
+    tx_checksum: int = 0  # checksums of the counts by kind (qfl_link_weight); no bytes
+    rx_checksum: int = 0
     tx_frames: int = 0
     rx_frames: int = 0
     rx_bad_frames: int = 0
@@ -64,7 +72,7 @@ class Counters:
         return (
             self.tx_payload
             + self.tx_framing
-            + self.tx_ack
+            + self.tx_acknowledgement
             + self.tx_retransmission
             + self.tx_handshake
             + self.tx_security
@@ -76,7 +84,7 @@ class Counters:
         used = (
             self.rx_payload
             + self.rx_framing
-            + self.rx_ack
+            + self.rx_acknowledgement
             + self.rx_retransmission
             + self.rx_handshake
             + self.rx_security
@@ -91,17 +99,17 @@ class Counters:
 
     @property
     def swapped(self) -> Counters:
-        """The books as the other end must have them where nothing was lost: sent and received change
+        """The counters as the other end must have them where nothing was lost: sent and received change
         places."""
         return Counters(*(getattr(self, other) if other else 0 for other in _SWAPPED))
 
     @property
     def digest(self) -> int:
-        """What a delta carries of the books of the end that sends it (qfl_device_books)."""
+        """What a delta carries of the counters of the end that sends it (qfl_device_counters_digest)."""
         c = ffi.new("qfl_link_counters *")
         for name in _NAMES:
             setattr(c, name, getattr(self, name))
-        return int(lib.qfl_device_books(c, 0))
+        return int(lib.qfl_device_counters_digest(c, 0))
 
 
 _NAMES = tuple(f.name for f in fields(Counters))
@@ -110,15 +118,15 @@ _SWAPPED = tuple(other if (other := _OTHER_END[name[:2]] + name[2:]) in _NAMES e
 
 
 def unpack_counters(body: bytes) -> tuple[Counters, int, int]:
-    """A board's answer to COUNTERS: its books, the bytes its port has lost, a number that changes when it
+    """A board's answer to COUNTERS: its counters, the bytes its port has lost, a number that changes when it
     starts anew.
 
     ValueError: not such a body.
     """
-    if len(body) != 4 * (len(BOOKS) + 2):
-        raise ValueError("not the books of a link")
-    *values, lost, boot = struct.unpack(f"<{len(BOOKS) + 2}I", body)
-    return Counters(**dict(zip(BOOKS, values, strict=True))), lost, boot
+    if len(body) != 4 * (len(COUNTERS_SENT) + 2):
+        raise ValueError("not the counters of a link")
+    *values, lost, boot = struct.unpack(f"<{len(COUNTERS_SENT) + 2}I", body)
+    return Counters(**dict(zip(COUNTERS_SENT, values, strict=True))), lost, boot
 
 
 def _exactly(data: bytes, size: int) -> Any:
@@ -161,7 +169,7 @@ class Link:
         #: Messages queued or in flight: a host takes as many as the link can, a board what the firmware has.
         self.queue = queue or (lib.QFL_LINK_QUEUE_MAX if initiator else lib.QFL_LINK_QUEUE)
         config.queue = self.queue
-        self._kinds = np.zeros((2, lib.QFL_LINK_KINDS, lib.QFL_LINK_PURPOSES), np.uint32)
+        self._kinds = np.zeros((2, lib.QFL_LINK_KINDS, lib.QFL_LINK_CATEGORIES), np.uint32)
         config.kinds = ffi.from_buffer("uint32_t[]", self._kinds)
         size = lib.qfl_link_size(config)
         if size == 0:
@@ -347,12 +355,12 @@ class Link:
         return Counters.of(c)
 
     @property
-    def unbooked(self) -> int:
-        """Bytes received and not booked yet: of a piece whose end has not come."""
-        return int(lib.qfl_link_unbooked(self._link))
+    def uncounted(self) -> int:
+        """Bytes received and not counted yet: of a piece whose end has not come."""
+        return int(lib.qfl_link_uncounted(self._link))
 
     def kinds(self) -> np.ndarray:
-        """Bytes by direction (0: sent, 1: received), kind of message and purpose: uint32 [2, 16, 7], modulo
+        """Bytes by direction (0: sent, 1: received), kind of message and category: uint32 [2, 64, 7], modulo
         2^32."""
         return self._kinds.copy()
 

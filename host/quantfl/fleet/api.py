@@ -133,13 +133,13 @@ async def _run(
             rounds.checkpoint()
             await rounds.run()
         own = await rounds.personalised_heads()
-        books = await rounds.close_books()
+        differ = await rounds.compare_all()
         rounds.checkpoint()
     finally:
         await prepared.close()
     plain = await plain_run(config, base, progress) if compare and not rounds.stopped else None
     progress.phase("writing the model and the summary")
-    summary = finalise(prepared, rounds, books, plain=plain, own=own)
+    summary = finalise(prepared, rounds, differ, plain=plain, own=own)
     return Outcome(summary, rounds.stopped, rounds.history)
 
 

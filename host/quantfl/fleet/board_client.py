@@ -103,7 +103,7 @@ class BoardClient:
 
     def expected_traffic(self) -> Counters:
         """Its running counters as they must stand now, if nothing went wrong since they were last seen."""
-        return self.device.expected_books()
+        return self.device.expected_counters()
 
     async def compare_traffic(self, timeout: float) -> Comparison:
         """Compare both ends' counters since the last comparison."""

@@ -34,7 +34,7 @@ class FaultInjector:
         self.round = round_
 
     def quiet(self) -> None:
-        """No faults any more: for the books to be compared."""
+        """No faults any more: for the counters to be compared."""
         for line in self.lines.values():
             line.quiet = True
 

@@ -1,4 +1,4 @@
-"""After the last round: books closed, model exported and scored, plot and summary written."""
+"""After the last round: counters compared, model exported and scored, plot and summary written."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _quiet() -> Iterator[None]:
 def finalise(
     prepared: RunSetup,
     rounds: Rounds,
-    books: dict[str, str],
+    differ: dict[str, str],
     *,
     plain: dict[str, Any] | None = None,
     own: dict[str, Any] | None = None,
@@ -112,7 +112,7 @@ def finalise(
         "head": f"{f.strategy.hash:08x}",
         "package_sha256": f.package_sha256,
         "ledger": ledger_summary(rounds.ledger),
-        "books_differ": books,
+        "counters_differ": differ,
         "chaos": None if f.chaos is None else {"spec": f.chaos.chaos.text, "faults": f.chaos.faults()},
         "fp32": plain,
         "personalised_heads": own or {},

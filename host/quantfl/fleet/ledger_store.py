@@ -1,9 +1,9 @@
 """The ledger in SQLite, `ledger.sqlite` in a run's folder: one transaction per round, before the checkpoint
 of that round.
 
-A host that dies between the two repeats the round; what the first attempt moved stays booked, for it did
-move. What moved after the last transaction is asked of the boards, whose books go on while no host is there
-(quantfl.link.ledger.unseen).
+A host that dies between the two repeats the round; what the first attempt moved stays counted, for it did
+move. What moved after the last transaction is asked of the boards, whose counters go on while no host is
+there (quantfl.link.ledger.unseen).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from quantfl.core.link import Counters
 from quantfl.errors import RunError
 from quantfl.link.ledger import Carried, Key, Ledger, Note, Traffic
 
-VERSION = 1
+VERSION = 2
 APPLICATION = 0x51464C31  # "QFL1"
 _COLUMNS = tuple(f.name for f in fields(Traffic))
 _SCHEMA = f"""
@@ -38,7 +38,7 @@ CREATE TABLE note (
     explained INTEGER NOT NULL
 );
 CREATE TABLE link (
-    name TEXT PRIMARY KEY, radio TEXT, samples INTEGER NOT NULL DEFAULT 0, books TEXT, boot INTEGER
+    name TEXT PRIMARY KEY, radio TEXT, samples INTEGER NOT NULL DEFAULT 0, counters TEXT, boot INTEGER
 ) WITHOUT ROWID;
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
@@ -127,12 +127,12 @@ def load(path: Path) -> Ledger:
             ledger.carried[Key(*row[:4])] = Carried(row[4], bool(row[5]))
         for _, round_, link, text, explained in db.execute("SELECT * FROM note ORDER BY number"):
             ledger.notes.append(Note(round_, link, text, bool(explained)))
-        for name, radio, samples, books, boot in db.execute("SELECT * FROM link"):
+        for name, radio, samples, counters, boot in db.execute("SELECT * FROM link"):
             if radio is not None:
                 ledger.radios[name] = radio
             if samples:
                 ledger.samples[name] = samples
-            if books is not None:
-                ledger.peers[name] = Counters(**json.loads(books)), boot
+            if counters is not None:
+                ledger.peers[name] = Counters(**json.loads(counters)), boot
     ledger.changed.clear()
     return ledger

@@ -44,7 +44,7 @@ class Silent:
 
 
 class TrafficObserver:
-    """Keeps the ledger: books every client's traffic, and explains where a board's counters differ from
+    """Keeps the ledger: enters every client's traffic, and explains where a board's counters differ from
     ours."""
 
     def __init__(self, ledger: Ledger, progress: Progress):
@@ -67,7 +67,7 @@ class TrafficObserver:
             return
         counters, boot = peer
         if client.boot != boot:
-            text = "it was reset while no host was there; what moved then and was not booked is lost"
+            text = "it was reset while no host was there; what moved then and was not counted is lost"
             self.note(round_, client, text, True)
             return
         for key, traffic in unseen(client.name, round_, counters, *client.compared_traffic()).items():
@@ -107,7 +107,7 @@ class TrafficObserver:
             if not compared.explained:
                 differing[client.name] = compared.text()
             state = "balance" if compared.balanced else "explained" if compared.explained else "differ"
-            self.progress.board(client.name, books=state)
+            self.progress.board(client.name, counters=state)
 
         await asyncio.gather(*(one(c) for c in clients if c.reachable))
         for client in clients:

@@ -396,7 +396,7 @@ class Rounds:
             await asyncio.gather(*(in_turn(c, one(c)) for c in self.clients))
         return dict(sorted(rows.items()))
 
-    async def close_books(self) -> dict[str, str]:
+    async def compare_all(self) -> dict[str, str]:
         """Compare all traffic counters a last time; returns board -> what differs and no counted fault
         explains."""
         return await self.traffic.close(self.round, self.clients)

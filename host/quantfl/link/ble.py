@@ -391,16 +391,16 @@ class BleTransport:
         return found if level is None else found | {"battery_percent": level}
 
     def carried(self) -> dict[tuple[str, str], tuple[int, bool]]:
-        """(way, layer) -> bytes since the beginning, and whether they are modelled
+        """(direction, layer) -> bytes since the beginning, and whether they are modelled
         (quantfl.link.ble_model)."""
         packet = self._adapter.packet if self._adapter is not None else PACKET
         out: dict[tuple[str, str], tuple[int, bool]] = {}
-        for way, lengths in (("down", self.sent), ("up", self.received)):
+        for direction, lengths in (("down", self.sent), ("up", self.received)):
             found = layers(lengths, packet)
             out |= {
-                (way, "att"): (found.att, False),
-                (way, "l2cap"): (found.l2cap, True),
-                (way, "air"): (found.air, True),
+                (direction, "att"): (found.att, False),
+                (direction, "l2cap"): (found.l2cap, True),
+                (direction, "air"): (found.air, True),
             }
         return out
 

@@ -1,4 +1,4 @@
-"""Faults on purpose: a small language for them, and a transport that puts them between host and any board.
+"""Faults on category: a small language for them, and a transport that puts them between host and any board.
 
     flip=1e-5,drop=0.01,dup=0.01,stall=200ms@0.01,disconnect=3,reset@round=2,seed=7; board-03: lie=nan
 
@@ -53,14 +53,14 @@ _TIME = re.compile(r"^([0-9.]+)(ms|s)$")
 @dataclass(frozen=True)
 class Fault:
     """One fault: value (a rate, seconds, a count, or a lie's name), probability per frame where that is not
-    the value itself, rounds first..last in which it may strike, way: one direction only."""
+    the value itself, rounds first..last in which it may strike, direction: one direction only."""
 
     name: str
     value: float | str = 1.0
     probability: float = 1.0
     first: int = 0
     last: int = 1 << 30
-    way: str | None = None
+    direction: str | None = None
 
     @property
     def number(self) -> float:
@@ -132,18 +132,18 @@ def _number(item: str, text: str, low: float, high: float) -> float:
 def _fault(item: str) -> Fault:
     spec, *when = item.split("@")
     name, equals, value = (p.strip() for p in spec.partition("="))
-    way, dot, bare = name.partition(".")
-    if dot and way in (DOWN, UP):
+    direction, dot, bare = name.partition(".")
+    if dot and direction in (DOWN, UP):
         name = bare
     else:
-        way = ""
+        direction = ""
     kind = LINE.get(name) or BOARD.get(name)
     if kind is None:
         known = [*LINE, *BOARD]
         raise UsageError(
             f"--chaos: there is no fault {name!r}{meant(name, known)}; there are {', '.join(known)}"
         )
-    if way and (name in BOARD or kind == "count"):
+    if direction and (name in BOARD or kind == "count"):
         raise UsageError(f"--chaos: {item!r}: {name} has no direction")
     fields: dict[str, Any] = {"probability": 1.0 if kind != "count" else 1.0 / ONE_IN}
     for w in when:
@@ -171,7 +171,7 @@ def _fault(item: str) -> Fault:
         fields["value"] = value
     elif equals:
         raise UsageError(f"--chaos: {name} takes no value")
-    return Fault(name, way=way or None, **fields)
+    return Fault(name, direction=direction or None, **fields)
 
 
 @dataclass
@@ -211,11 +211,11 @@ class FaultyTransport:
         )
         self.lines = {DOWN: Line(), UP: Line()}
         self.quiet = False  # no faults any more
-        self._rng = {way: random.Random(f"{seed}/{way}") for way in (DOWN, UP)}
+        self._rng = {direction: random.Random(f"{seed}/{direction}") for direction in (DOWN, UP)}
         self._named: dict[tuple[str, str], list[Fault]] = {}
         for f in faults:
-            for way in (DOWN, UP) if f.way is None else (f.way,):
-                self._named.setdefault((way, f.name), []).append(f)
+            for direction in (DOWN, UP) if f.direction is None else (f.direction,):
+                self._named.setdefault((direction, f.name), []).append(f)
         self._left = {id(f): int(f.value) for f in faults if LINE.get(f.name) == "count"}
         self._partial = {DOWN: b"", UP: b""}
         self._late: dict[str, bytes] = {DOWN: b"", UP: b""}  # a frame that comes after the next one
@@ -255,9 +255,13 @@ class FaultyTransport:
             raise AttributeError(name)
         return getattr(self.inner, name)
 
-    def held(self, way: str) -> int:
+    def held(self, direction: str) -> int:
         """Bytes on their way."""
-        return len(self._partial[way]) + len(self._late[way]) + sum(len(d) for _, d in self._queue[way])
+        return (
+            len(self._partial[direction])
+            + len(self._late[direction])
+            + sum(len(d) for _, d in self._queue[direction])
+        )
 
     def _lost(self, reason: str) -> None:
         if self._open:
@@ -268,46 +272,46 @@ class FaultyTransport:
 
     def _forget(self) -> None:
         """The line is gone, with what was on it."""
-        for way in (DOWN, UP):
-            self.lines[way].swallowed += self.held(way)
-            self._partial[way] = self._late[way] = b""
-            self._queue[way].clear()
-            self._free[way] = 0.0
+        for direction in (DOWN, UP):
+            self.lines[direction].swallowed += self.held(direction)
+            self._partial[direction] = self._late[direction] = b""
+            self._queue[direction].clear()
+            self._free[direction] = 0.0
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
 
-    def _faults(self, way: str, name: str) -> Iterable[Fault]:
-        found = self._named.get((way, name))
+    def _faults(self, direction: str, name: str) -> Iterable[Fault]:
+        found = self._named.get((direction, name))
         if found is None or self.quiet:
             return ()
         round_ = self.now_round()
         return [f for f in found if f.on(round_)]
 
-    def _strikes(self, way: str, name: str) -> Fault | None:
+    def _strikes(self, direction: str, name: str) -> Fault | None:
         """A fault with a rate that is drawn for this frame."""
-        for f in self._faults(way, name):
-            if self._rng[way].random() < (f.number if LINE[name] == "rate" else f.probability):
-                self.lines[way].faults[name] += 1
+        for f in self._faults(direction, name):
+            if self._rng[direction].random() < (f.number if LINE[name] == "rate" else f.probability):
+                self.lines[direction].faults[name] += 1
                 return f
         return None
 
-    def _counted(self, way: str, name: str) -> bool:
+    def _counted(self, direction: str, name: str) -> bool:
         """A fault with a number of times that strikes at this frame."""
-        for f in self._faults(way, name):
-            if self._left[id(f)] > 0 and self._rng[way].random() < f.probability:
+        for f in self._faults(direction, name):
+            if self._left[id(f)] > 0 and self._rng[direction].random() < f.probability:
                 self._left[id(f)] -= 1
-                self.lines[way].faults[name] += 1
+                self.lines[direction].faults[name] += 1
                 return True
         return False
 
-    def _take(self, way: str, data: bytes) -> None:
-        line = self.lines[way]
+    def _take(self, direction: str, data: bytes) -> None:
+        line = self.lines[direction]
         line.taken += len(data)
         if not self._open:
             line.swallowed += len(data)
             return
-        data = self._partial[way] + data
+        data = self._partial[direction] + data
         at = 0
         while at < len(data) and self._open:
             end = at
@@ -316,92 +320,96 @@ class FaultyTransport:
             end = data.find(b"\0", end) + 1
             if end == 0:
                 break
-            self._partial[way], frame, at = data[end:], data[at:end], end
-            self._frame(way, frame)
+            self._partial[direction], frame, at = data[end:], data[at:end], end
+            self._frame(direction, frame)
         if self._open:
-            self._partial[way] = data[at:]
+            self._partial[direction] = data[at:]
 
-    def _frame(self, way: str, frame: bytes) -> None:
-        line = self.lines[way]
-        if any(self._faults(way, "stuck")):
+    def _frame(self, direction: str, frame: bytes) -> None:
+        line = self.lines[direction]
+        if any(self._faults(direction, "stuck")):
             line.swallowed += len(frame)
             line.faults["stuck"] += 1
             return
-        if self._counted(way, "disconnect"):
+        if self._counted(direction, "disconnect"):
             line.swallowed += len(frame)
             self._break()
             return
-        if self.reset is not None and self._counted(way, "reset"):
+        if self.reset is not None and self._counted(direction, "reset"):
             half = len(frame) // 2
-            if way == DOWN:
-                self._give(way, frame[:half])
-            line.swallowed += len(frame) - (half if way == DOWN else 0)
+            if direction == DOWN:
+                self._give(direction, frame[:half])
+            line.swallowed += len(frame) - (half if direction == DOWN else 0)
             self._reset()
             return
-        if self._strikes(way, "drop"):
+        if self._strikes(direction, "drop"):
             line.swallowed += len(frame)
             return
-        spoiled = self._flip(way, frame)
-        if self._strikes(way, "cut"):
-            spoiled = spoiled[: self._rng[way].randrange(len(spoiled))]
-        if way == UP and self._strikes(way, "boot"):
+        spoiled = self._flip(direction, frame)
+        if self._strikes(direction, "cut"):
+            spoiled = spoiled[: self._rng[direction].randrange(len(spoiled))]
+        if direction == UP and self._strikes(direction, "boot"):
             spoiled = BOOT + spoiled
-        if self._strikes(way, "noise"):
-            spoiled = self._rng[way].randbytes(self._rng[way].randint(1, 40)) + spoiled
-        if self._strikes(way, "dup"):
+        if self._strikes(direction, "noise"):
+            spoiled = self._rng[direction].randbytes(self._rng[direction].randint(1, 40)) + spoiled
+        if self._strikes(direction, "dup"):
             spoiled += spoiled
         line.added += max(0, len(spoiled) - len(frame))
         line.swallowed += max(0, len(frame) - len(spoiled))
-        if stalled := self._strikes(way, "stall"):
-            self._free[way] = max(self._free[way], monotonic()) + stalled.number
-        if not self._late[way] and self._strikes(way, "reorder"):
-            self._late[way] = spoiled
-            self._timer(f"late {way}", 0.05, lambda: self._give_late(way))
+        if stalled := self._strikes(direction, "stall"):
+            self._free[direction] = max(self._free[direction], monotonic()) + stalled.number
+        if not self._late[direction] and self._strikes(direction, "reorder"):
+            self._late[direction] = spoiled
+            self._timer(f"late {direction}", 0.05, lambda: self._give_late(direction))
             return
-        self._give(way, spoiled)
-        self._give_late(way)
+        self._give(direction, spoiled)
+        self._give_late(direction)
 
-    def _flip(self, way: str, frame: bytes) -> bytes:
-        for f in self._faults(way, "flip"):
-            rate, rng, bits = float(f.value), self._rng[way], 8 * len(frame)
+    def _flip(self, direction: str, frame: bytes) -> bytes:
+        for f in self._faults(direction, "flip"):
+            rate, rng, bits = float(f.value), self._rng[direction], 8 * len(frame)
             if rate <= 0:
                 continue
             spoiled = bytearray(frame)
             at = int(rng.expovariate(rate))
             while at < bits:
                 spoiled[at // 8] ^= 1 << at % 8
-                self.lines[way].faults["flip"] += 1
+                self.lines[direction].faults["flip"] += 1
                 at += 1 + int(rng.expovariate(rate))
             frame = bytes(spoiled)
         return frame
 
-    def _give_late(self, way: str) -> None:
-        late, self._late[way] = self._late[way], b""
+    def _give_late(self, direction: str) -> None:
+        late, self._late[direction] = self._late[direction], b""
         if late:
-            self._give(way, late)
+            self._give(direction, late)
 
-    def _give(self, way: str, data: bytes) -> None:
+    def _give(self, direction: str, data: bytes) -> None:
         """On to the other end, after all that is before it and not before the line moves again."""
         if not data:
             return
-        delay = sum(float(f.value) for f in self._faults(way, "slow")) if way == UP else 0.0
-        due = max(monotonic() + delay, self._free[way], self._queue[way][-1][0] if self._queue[way] else 0.0)
-        if not self._queue[way] and due <= monotonic():
-            self.lines[way].given += len(data)
-            self._sinks[way](data)
+        delay = sum(float(f.value) for f in self._faults(direction, "slow")) if direction == UP else 0.0
+        due = max(
+            monotonic() + delay,
+            self._free[direction],
+            self._queue[direction][-1][0] if self._queue[direction] else 0.0,
+        )
+        if not self._queue[direction] and due <= monotonic():
+            self.lines[direction].given += len(data)
+            self._sinks[direction](data)
             return
-        self._queue[way].append((due, data))
-        if len(self._queue[way]) == 1:
-            self._timer(way, due - monotonic(), lambda: self._deliver(way))
+        self._queue[direction].append((due, data))
+        if len(self._queue[direction]) == 1:
+            self._timer(direction, due - monotonic(), lambda: self._deliver(direction))
 
-    def _deliver(self, way: str) -> None:
-        queue = self._queue[way]
+    def _deliver(self, direction: str) -> None:
+        queue = self._queue[direction]
         while queue and queue[0][0] <= monotonic() + 1e-9 and self._open:
             _, data = queue.pop(0)
-            self.lines[way].given += len(data)
-            self._sinks[way](data)
+            self.lines[direction].given += len(data)
+            self._sinks[direction](data)
         if queue and self._open:
-            self._timer(way, queue[0][0] - monotonic(), lambda: self._deliver(way))
+            self._timer(direction, queue[0][0] - monotonic(), lambda: self._deliver(direction))
 
     def _timer(self, name: str, delay: float, call: Callable[[], None]) -> None:
         if name in self._timers:

@@ -1,4 +1,4 @@
-"""The ledger: bytes on the wire per round, board, direction, kind of message and purpose, from the counters
+"""The ledger: bytes on the wire per round, board, direction, kind of message and category, from the counters
 both ends keep.
 
 Round 0 is everything before the first round: handshake, hello, package, configuration. "up" is board to host.
@@ -15,14 +15,13 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from quantfl.core.link import PURPOSES as ALL_PURPOSES
-from quantfl.core.link import Counters
+from quantfl.core.link import BYTE_CATEGORIES, Counters
 from quantfl.link.message_kinds import KIND_MAX, kind_name
 
-#: Purposes a sender knows of; the receiver knows noise besides.
-PURPOSES = ALL_PURPOSES[:-1]
-WAYS = ("down", "up")  # as the host's link counts: sent, received
-#: The kind of what is known from the board's books only.
+#: Categories a sender knows of; the receiver knows noise besides.
+SENT_CATEGORIES = BYTE_CATEGORIES[:-1]
+DIRECTIONS = ("down", "up")  # as the host's link counts: sent, received
+#: The kind of what is known from the board's counters only.
 UNSEEN = "UNSEEN"
 #: Name of each kind by its number; LINK: bytes of no message (handshake, noise).
 KINDS = tuple(map(kind_name, range(KIND_MAX + 1)))
@@ -33,7 +32,7 @@ _Group = TypeVar("_Group")
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes one way, by purpose; noise: bytes received in no valid frame (up only)."""
+    """Bytes one way, by category; noise: bytes received in no valid frame (up only)."""
 
     payload: int = 0
     framing: int = 0
@@ -64,12 +63,13 @@ class Key(NamedTuple):
 
     round: int
     board: str
-    way: str
+    direction: str
     kind: str
 
 
 class Note(NamedTuple):
-    """A comparison of both ends' books that found a difference. explained: counted faults account for it."""
+    """A comparison of both ends' counters that found a difference. explained: counted faults account for
+    it."""
 
     round: int
     board: str
@@ -92,11 +92,11 @@ class Carried(NamedTuple):
 
 @dataclass
 class Ledger:
-    """Books of all links of a run. `record` is called with a link's running table; differences are kept. Rows
+    """Bytes of all links of a run. `record` is called with a link's running table; differences are kept. Rows
     are added by `add` only.
 
-    peers: a board's own running counters as they must stand after all that was booked, and the number it drew
-    when it started: by these a host that died knows what it missed.
+    peers: a board's own running counters as they must stand after all that was counted, and the number it
+    drew when it started: by these a host that died knows what it missed.
     changed: keys of rows not yet stored.
     """
 
@@ -109,27 +109,30 @@ class Ledger:
         default_factory=dict
     )  # board -> what its bytes go over (quantfl.link.energy.RADIOS)
     changed: set[Key] = field(default_factory=set)
-    _sums: dict[tuple[int, str], Traffic] = field(default_factory=dict)  # of all rows by round and way
+    _sums: dict[tuple[int, str], Traffic] = field(default_factory=dict)  # of all rows by round and direction
     _links: dict[str, int] = field(default_factory=dict)  # board -> bytes of all rounds but 0, without noise
     _last: dict[str, np.ndarray] = field(default_factory=dict)
     _last_carried: dict[tuple[str, str, str], int] = field(default_factory=dict)
 
     def record(self, round_: int, board: str, running: np.ndarray) -> tuple[Traffic, Traffic]:
-        """Book what `board` moved since the last record to `round_`; returns it as (up, down).
+        """Enter what `board` moved since the last record to `round_`; returns it as (up, down).
 
-        running: bytes since the link began, uint32 [2 (sent, received), kinds, purposes]
+        running: bytes since the link began, uint32 [2 (sent, received), kinds, categories]
         (quantfl.core.link.Link.kinds).
         """
         moved = running - self._last.get(board, np.zeros_like(running))  # modulo 2^32
         self._last[board] = running
-        for way, kind in zip(*np.nonzero(moved.any(axis=2)), strict=True):
-            self.add(Key(round_, board, WAYS[way], KINDS[kind]), Traffic(*map(int, moved[way, kind])))
+        for direction, kind in zip(*np.nonzero(moved.any(axis=2)), strict=True):
+            self.add(
+                Key(round_, board, DIRECTIONS[direction], KINDS[kind]),
+                Traffic(*map(int, moved[direction, kind])),
+            )
         up, down = (Traffic(*map(int, moved[i].sum(axis=0))) for i in (1, 0))
         return up, down
 
     def add(self, key: Key, traffic: Traffic) -> None:
         self.rows[key] = self.rows[key] + traffic if key in self.rows else traffic
-        self._sums[key.round, key.way] = self._sums.get((key.round, key.way), Traffic()) + traffic
+        self._sums[key.round, key.direction] = self._sums.get((key.round, key.direction), Traffic()) + traffic
         if key.round > 0:
             self._links[key.board] = self._links.get(key.board, 0) + traffic.total - traffic.noise
         self.changed.add(key)
@@ -141,12 +144,12 @@ class Ledger:
     def record_carried(
         self, round_: int, board: str, running: dict[tuple[str, str], tuple[int, bool]]
     ) -> None:
-        """Book a transport's own layers. running: (way, layer) -> bytes since it began, and whether they are
-        modelled."""
-        for (way, layer), (total, modelled) in running.items():
-            moved = total - self._last_carried.get((board, way, layer), 0)
-            self._last_carried[board, way, layer] = total
-            key = Key(round_, board, way, layer)
+        """Count a transport's own layers. running: (direction, layer) -> bytes since it began, and whether
+        they are modelled."""
+        for (direction, layer), (total, modelled) in running.items():
+            moved = total - self._last_carried.get((board, direction, layer), 0)
+            self._last_carried[board, direction, layer] = total
+            key = Key(round_, board, direction, layer)
             if moved:
                 self.carried[key] = Carried(
                     self.carried.get(key, Carried(0, modelled)).bytes + moved, modelled
@@ -160,7 +163,7 @@ class Ledger:
 
     @property
     def imbalances(self) -> list[str]:
-        """Differences between both ends' books that counted faults do not explain."""
+        """Differences between both ends' counters that counted faults do not explain."""
         return [str(n) for n in self.notes if not n.explained]
 
     def grouped(
@@ -175,20 +178,20 @@ class Ledger:
 
     def per_board(self, *, rounds_only: bool = False) -> dict[str, tuple[Traffic, Traffic]]:
         """board -> (up, down) over all rounds; rounds_only leaves round 0 out."""
-        found = self.grouped(lambda k: (k.board, k.way), first=int(rounds_only))
+        found = self.grouped(lambda k: (k.board, k.direction), first=int(rounds_only))
         return {b: (found.get((b, "up"), Traffic()), found.get((b, "down"), Traffic())) for b, _ in found}
 
     def total(self, *, first: int = 0, last: int | None = None) -> tuple[Traffic, Traffic]:
         """(up, down) over all boards in rounds first..last."""
         found = {"up": Traffic(), "down": Traffic()}
-        for (round_, way), traffic in self._sums.items():
+        for (round_, direction), traffic in self._sums.items():
             if round_ >= first and (last is None or round_ <= last):
-                found[way] += traffic
+                found[direction] += traffic
         return found["up"], found["down"]
 
 
 def unseen(board: str, round_: int, before: Counters, ours: Counters, theirs: Counters) -> dict[Key, Traffic]:
-    """What moved while no host was there to book it: from the board's books then and now, less our own of
+    """What moved while no host was there to count it: from the board's counters then and now, less our own of
     this session.
 
     before: the board's running counters as the last host left them. ours, theirs: both ends' at one moment of
@@ -196,12 +199,12 @@ def unseen(board: str, round_: int, before: Counters, ours: Counters, theirs: Co
     """
     gap = theirs - before - ours.swapped
     rows = {}
-    for way, side in (("up", "tx"), ("down", "rx")):
+    for direction, side in (("up", "tx"), ("down", "rx")):
         grown = [
             getattr(gap, f"{side}_{n}")
-            for n in ("payload", "framing", "ack", "retransmission", "handshake", "security")
+            for n in ("payload", "framing", "acknowledgement", "retransmission", "handshake", "security")
         ]
         traffic = Traffic(*(n if n < 2**31 else 0 for n in grown))
         if traffic.total:
-            rows[Key(round_, board, way, UNSEEN)] = traffic
+            rows[Key(round_, board, direction, UNSEEN)] = traffic
     return rows

@@ -1,7 +1,7 @@
 """Requests and answers over one link: the host's end of docs/PROTOCOL.md.
 
 A `Session` owns a transport and the C link, pumps bytes between them, matches answers to requests by kind and
-number, and reconnects. Counters go on over reconnections: they are the books of the link, not of a session.
+number, and reconnects. Counters go on over reconnections: they are counters of the link, not of a session.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ CALM_MS = 4000
 
 @dataclass(frozen=True)
 class Answer:
-    """A board's answer: status (0, or a negative qfl_status from one that refuses), body, our books at that
-    moment."""
+    """A board's answer: status (0, or a negative qfl_status from one that refuses), body, our counters at
+    that moment."""
 
     kind: int
     number: int

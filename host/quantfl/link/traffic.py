@@ -1,4 +1,4 @@
-"""Comparing the books of both ends of a link, and saying by which counted faults they differ."""
+"""Comparing the traffic counters of both ends of a link, and saying by which counted faults they differ."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from functools import cache
 from itertools import product
 
 from quantfl.core import lib
-from quantfl.core.link import PURPOSES, Counters
+from quantfl.core.link import BYTE_CATEGORIES, Counters
 from quantfl.link.message_kinds import MESSAGE_KINDS
 
-COMPARED = ("payload", "framing", "ack", "retransmission", "handshake", "security")
-_ACK_BYTES = range(8, 20)  # on the wire, without what keys add
-_SPELT = {"ack": "acknowledgement"}
+COMPARED = ("payload", "framing", "acknowledgement", "retransmission", "handshake", "security")
+_ACK_FRAME_BYTES = range(8, 20)  # on the wire, without what keys add
 
 
 @dataclass(frozen=True)
 class Direction:
-    """One direction of a link as both ends booked it since they last agreed. differ: purpose -> (bytes sent,
-    bytes received)."""
+    """One direction of a link as both ends counted it since they last agreed. differ: category -> (bytes
+    sent, bytes received)."""
 
     differ: dict[str, tuple[int, int]]
     kinds_differ: bool
@@ -98,7 +97,7 @@ class Direction:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both ends' books since they last agreed. restarted: the board's began anew, so that ours have no
+    """Both ends' counters since they last agreed. restarted: the board's began anew, so that ours have no
     counterpart. steady: both are of one moment; if not, they were not compared."""
 
     down: Direction
@@ -117,27 +116,25 @@ class Comparison:
 
     @property
     def off(self) -> int:
-        """Bytes by which the two ends differ, over all purposes."""
+        """Bytes by which the two ends differ, over all categories."""
         return sum(abs(a - b) for d in (self.down, self.up) for a, b in d.differ.values())
 
     def text(self) -> str:
-        """One line: by how much the books differ and why; "" when they balance."""
+        """One line: by how much the counters differ and why; "" when they agree."""
         if self.restarted:
-            return "the board was reset, its books begin anew"
+            return "the board was reset, its counters begin anew"
         parts = []
         for name, d, sender, receiver in (
             ("down", self.down, "host", "board"),
             ("up", self.up, "board", "host"),
         ):
             if not d.balanced:
-                what = ", ".join(
-                    f"{_SPELT.get(p, p)} {a} sent {b} received" for p, (a, b) in d.differ.items()
-                )
+                what = ", ".join(f"{p} {a} sent {b} received" for p, (a, b) in d.differ.items())
                 parts.append(f"{name}: {what or 'kinds of message differ'}: {d.text(sender, receiver)}")
         if not parts:
             return ""
         lost = f"; the board's port dropped {_count(self.port_lost, 'byte')}" if self.port_lost else ""
-        return f"books differ by {_count(self.off, 'byte')}: {'; '.join(parts)}{lost}"
+        return f"counters differ by {_count(self.off, 'byte')}: {'; '.join(parts)}{lost}"
 
 
 def _count(n: int, what: str) -> str:
@@ -151,13 +148,13 @@ def _signed(n: int) -> int:
 
 @cache
 def _swaps() -> frozenset[int]:
-    """What one lost acknowledgement and one doubled one as long, of another kind, put between two marks;
+    """What one lost acknowledgement and one doubled one as long, of another kind, put between two checksums;
     plain and with keys."""
-    ack, seal = PURPOSES.index("acknowledgement"), PURPOSES.index("security")
+    ack, seal = BYTE_CATEGORIES.index("acknowledgement"), BYTE_CATEGORIES.index("security")
     weights = [(lib.qfl_link_weight(k, ack), lib.qfl_link_weight(k, seal)) for k in (0, *MESSAGE_KINDS)]
     return frozenset(
         (n * (a - b) + more * (sa - sb)) % 2**32
-        for (a, sa), (b, sb), n, more in product(weights, weights, _ACK_BYTES, (0, lib.QFL_LINK_SEAL))
+        for (a, sa), (b, sb), n, more in product(weights, weights, _ACK_FRAME_BYTES, (0, lib.QFL_LINK_SEAL))
         if a != b
     )
 
@@ -165,12 +162,12 @@ def _swaps() -> frozenset[int]:
 def _direction(sent: Counters, received: Counters) -> Direction:
     """sent: the sender's counters, received: the receiver's; both differences over the same span."""
     differ = {}
-    for purpose in COMPARED:
-        a, b = getattr(sent, f"tx_{purpose}"), getattr(received, f"rx_{purpose}")
+    for category in COMPARED:
+        a, b = getattr(sent, f"tx_{category}"), getattr(received, f"rx_{category}")
         if a != b:
-            differ[purpose] = (a, b)
+            differ[category] = (a, b)
     gone = sum(getattr(sent, f"tx_{p}") - getattr(received, f"rx_{p}") for p in COMPARED) - received.rx_noise
-    off = (sent.tx_mark - received.rx_mark) % 2**32
+    off = (sent.tx_checksum - received.rx_checksum) % 2**32
     return Direction(
         differ,
         off != 0,

@@ -1,4 +1,4 @@
-"""Tables of a run's ledger: by link, by round, by kind of message; energy per link; where both ends' books
+"""Tables of a run's ledger: by link, by round, by kind of message; energy per link; where both ends' counters
 differed."""
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from rich.markup import escape
 
 from quantfl.link.energy import RADIOS, joules
 from quantfl.link.ledger import Key, Ledger, Traffic
-from quantfl.report.tables import Column, FittedTable, number
 from quantfl.link.message_kinds import category_of
+from quantfl.report.tables import Column, FittedTable, number
 
 COLUMNS = ("payload", "framing", "acknowledgement", "retransmission", "handshake", "security", "noise")
 _SHORT = {"acknowledgement": "ack", "retransmission": "retrans."}
@@ -25,15 +25,22 @@ _BY: dict[str, Callable[[Key], str | int]] = {
 }
 
 
-def purpose_column(purpose: str) -> Column:
+def category_column(category: str) -> Column:
     """The column of a byte category; on a narrow terminal the last ones are left out first."""
-    return number(_SHORT.get(purpose, purpose), drop=1 + COLUMNS.index(purpose))
+    return number(_SHORT.get(category, category), drop=1 + COLUMNS.index(category))
 
 
 def rows(ledger: Ledger, *, first: int = 0) -> list[dict[str, Any]]:
-    """Every row: round, link, direction, kind, bytes by purpose, total."""
+    """Every row: round, link, direction, kind, bytes by category, total."""
     return [
-        {"round": k.round, "link": k.board, "direction": k.way, "kind": k.kind, **asdict(t), "total": t.total}
+        {
+            "round": k.round,
+            "link": k.board,
+            "direction": k.direction,
+            "kind": k.kind,
+            **asdict(t),
+            "total": t.total,
+        }
         for k, t in sorted(ledger.rows.items())
         if k.round >= first
     ]
@@ -44,13 +51,13 @@ def table(ledger: Ledger, by: str, *, first: int = 0) -> list[dict[str, Any]]:
     if by == "all":
         return rows(ledger, first=first)
     name = _BY[by]
-    found = ledger.grouped(lambda k: (name(k), k.way), first=first)
+    found = ledger.grouped(lambda k: (name(k), k.direction), first=first)
     ordered = sorted(found.items(), key=lambda i: (i[0][0], i[0][1] == "down"))
-    return [{by: of, "direction": way, **asdict(t), "total": t.total} for (of, way), t in ordered]
+    return [{by: of, "direction": direction, **asdict(t), "total": t.total} for (of, direction), t in ordered]
 
 
 def print_table(ledger: Ledger, by: str, console: Console, *, first: int = 0) -> None:
-    """One table; purposes of which there is not a byte are left out."""
+    """One table; categories of which there is not a byte are left out."""
     found = table(ledger, by, first=first)
     keys = [k for k in ("round", "link", "kind", "category", "direction") if found and k in found[0]]
     total = sum(ledger.total(first=first), Traffic())
@@ -58,7 +65,7 @@ def print_table(ledger: Ledger, by: str, console: Console, *, first: int = 0) ->
     shown = FittedTable(
         [
             *(Column("" if key == "direction" else key, name=key == "link") for key in keys),
-            *(purpose_column(c) for c in columns),
+            *(category_column(c) for c in columns),
             number("total"),
         ],
         title="every row" if by == "all" else f"bytes on the wire by {by}",
@@ -118,14 +125,16 @@ def print_energy(energy: dict[str, dict[str, Any]], ledger: Ledger, console: Con
             f"{up + down:,.3f}",
         )
     console.print(shown)
-    layers = sorted({(k.kind, k.way, c.modelled) for k, c in ledger.carried.items()})
-    for layer, way, modelled in layers:
+    layers = sorted({(k.kind, k.direction, c.modelled) for k, c in ledger.carried.items()})
+    for layer, direction, modelled in layers:
         total = sum(
             c.bytes
             for k, c in ledger.carried.items()
-            if (k.kind, k.way, c.modelled) == (layer, way, modelled)
+            if (k.kind, k.direction, c.modelled) == (layer, direction, modelled)
         )
-        console.print(f"{layer} {way}: {total:,} bytes{' (modelled)' if modelled else ''}", highlight=False)
+        console.print(
+            f"{layer} {direction}: {total:,} bytes{' (modelled)' if modelled else ''}", highlight=False
+        )
     if ledger.samples:
         fed = sum(ledger.samples.values())
         console.print(
@@ -134,11 +143,11 @@ def print_energy(energy: dict[str, dict[str, Any]], ledger: Ledger, console: Con
 
 
 def print_notes(ledger: Ledger, console: Console) -> None:
-    """Where both ends' books differed, and why."""
+    """Where both ends' counters differed, and why."""
     if not ledger.notes:
-        console.print("books of both ends: balance on every link", highlight=False)
+        console.print("traffic counters of both ends agree on every link", highlight=False)
         return
-    console.print("books of both ends:", highlight=False)
+    console.print("traffic counters of both ends:", highlight=False)
     for n in ledger.notes:
         console.print(
             f"  {'' if n.explained else '[red]not explained[/]: '}{escape(str(n))}",

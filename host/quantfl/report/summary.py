@@ -6,8 +6,8 @@ from typing import Any
 
 from rich.console import Console
 
-from quantfl.link.ledger import PURPOSES
-from quantfl.report.ledger import purpose_column
+from quantfl.link.ledger import SENT_CATEGORIES
+from quantfl.report.ledger import category_column
 from quantfl.report.live import kib
 from quantfl.report.tables import Column, FittedTable, number
 
@@ -24,7 +24,7 @@ def late_answers(history: list[dict[str, Any]]) -> dict[str, int]:
 
 
 def print_summary(summary: dict[str, Any], console: Console | None = None) -> None:
-    """Accuracy before and after, bytes per link and purpose, the same for plain float32, where all was
+    """Accuracy before and after, bytes per link and category, the same for plain float32, where all was
     written."""
     console = console or Console()
     before, after = summary["accuracy_before"], summary["accuracy"]
@@ -48,35 +48,40 @@ def print_summary(summary: dict[str, Any], console: Console | None = None) -> No
             highlight=False,
         )
     ledger = summary["ledger"]
-    purposes = [p for p in PURPOSES if p != "security" or any(ledger[w][p] for w in ("up", "down"))]
+    categories = [p for p in SENT_CATEGORIES if p != "security" or any(ledger[w][p] for w in ("up", "down"))]
     table = FittedTable(
-        [Column("link", name=True), Column(""), *map(purpose_column, purposes), number("total")],
-        title="bytes on the wire, by link and purpose",
+        [Column("link", name=True), Column(""), *map(category_column, categories), number("total")],
+        title="bytes on the wire, by link and category",
         repeat=True,
     )
     for name, board in ledger["boards"].items():
-        for way in ("up", "down"):
-            row = board[way]
+        for direction in ("up", "down"):
+            row = board[direction]
             table.add(
-                name if way == "up" else "",
-                way,
-                *(f"{row[p]:,}" for p in purposes),
-                f"{board[way + '_total']:,}",
+                name if direction == "up" else "",
+                direction,
+                *(f"{row[p]:,}" for p in categories),
+                f"{board[direction + '_total']:,}",
             )
     table.section()
-    for way in ("up", "down"):
-        row = ledger[way]
+    for direction in ("up", "down"):
+        row = ledger[direction]
         table.add(
-            "all" if way == "up" else "",
-            way,
-            *(f"{row[p]:,}" for p in purposes),
-            f"{ledger[way + '_total']:,}",
+            "all" if direction == "up" else "",
+            direction,
+            *(f"{row[p]:,}" for p in categories),
+            f"{ledger[direction + '_total']:,}",
         )
     table.section()
-    for way in ("up", "down"):
-        row = ledger["rounds_" + way]
-        total = ledger[f"rounds_{way}_total"]
-        table.add("rounds only" if way == "up" else "", way, *(f"{row[p]:,}" for p in purposes), f"{total:,}")
+    for direction in ("up", "down"):
+        row = ledger["rounds_" + direction]
+        total = ledger[f"rounds_{direction}_total"]
+        table.add(
+            "rounds only" if direction == "up" else "",
+            direction,
+            *(f"{row[p]:,}" for p in categories),
+            f"{total:,}",
+        )
     console.print(table)
     if summary.get("fp32"):
         plain = summary["fp32"]
@@ -94,13 +99,13 @@ def print_summary(summary: dict[str, Any], console: Console | None = None) -> No
         fed = sum(ledger["samples_fed"].values())
         console.print(f"samples fed to emulated boards (not federated traffic): {kib(fed)}", highlight=False)
     console.print(
-        "books of both ends: "
+        "traffic counters of both ends: "
         + (
-            "balance on every link"
+            "agree on every link"
             if not ledger["notes"]
             else "[red]differ without a counted fault[/]"
             if ledger["imbalances"]
-            else "balance, but for counted faults"
+            else "agree, but for counted faults"
         ),
         highlight=False,
     )

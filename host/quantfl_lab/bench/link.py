@@ -139,7 +139,10 @@ def measure(
         host.connect(seed * 4 + 1, 0)
         line.run(lambda: host.state == UP and device.state == UP)
         seconds, used, useful = _move(line, host, device, direction, seed)
-    rate, sent = baud / 10, used.tx_payload + used.tx_framing + used.tx_retransmission + used.tx_ack
+    rate, sent = (
+        baud / 10,
+        used.tx_payload + used.tx_framing + used.tx_retransmission + used.tx_acknowledgement,
+    )
     return {
         "link": f"serial, {BOARDS[board] >> 10} KiB of arena: {frame} B x {window}",
         "direction": direction,
@@ -157,7 +160,7 @@ def measure(
 
 
 def _move(line, host: Link, device: Link, direction: str, seed: int) -> tuple[float, Counters, int]:
-    """Seconds for the object, the sender's books of it, and bytes that were of use to the receiver."""
+    """Seconds for the object, the sender's counters of it, and bytes that were of use to the receiver."""
     data = random.Random(seed).randbytes(OBJECT)
     sender, receiver, end = (host, device, 1) if direction == "down" else (device, host, 0)
     got = bytearray()

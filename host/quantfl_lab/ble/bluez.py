@@ -5,7 +5,7 @@ Linux.
     27] [--chaos SPEC]
 
 The bus is the one DBUS_SYSTEM_BUS_ADDRESS names (quantfl_lab.ble.adapter starts both). `org.quantfl.Sim1` at
-/org/quantfl drops connections, loses values, reads meters and the books of faults in the air. Errors are
+/org/quantfl drops connections, loses values, reads meters and the counters of faults in the air. Errors are
 worded as bluetoothd 5.66 words them; it was compared with it.
 """
 
@@ -387,9 +387,9 @@ class Sim1(ServiceInterface):
 
     @dbus_method()
     def Faults(self) -> DBusStr:
-        """JSON: quantfl_lab.ble.chaos.FaultyAir.books of each peripheral that has faults, by name."""
+        """JSON: quantfl_lab.ble.chaos.FaultyAir.counters of each peripheral that has faults, by name."""
         return json.dumps(
-            {p.what.name: p.air.books() for p in self.world.peripherals.values() if p.air is not None}
+            {p.what.name: p.air.counters() for p in self.world.peripherals.values() if p.air is not None}
         )
 
     @dbus_method()

@@ -83,11 +83,11 @@ class FaultyAir(FaultyTransport):
         while len(self._notifications) > _QUEUE:
             await asyncio.sleep(0.001)
 
-    def _take(self, way: str, data: bytes) -> None:
-        line = self.lines[way]
+    def _take(self, direction: str, data: bytes) -> None:
+        line = self.lines[direction]
         line.taken += len(data)
         if self._open:
-            self._frame(way, data)
+            self._frame(direction, data)
         else:
             line.swallowed += len(data)
 
@@ -114,17 +114,17 @@ class FaultyAir(FaultyTransport):
         self.disconnected()
         self._spawn(self._hang_up())
 
-    def books(self) -> dict[str, dict]:
+    def counters(self) -> dict[str, dict]:
         """Of each direction: bytes taken, given, swallowed, added and held, and how often each fault
         struck."""
         return {
-            way: {
+            direction: {
                 "taken": n.taken,
                 "given": n.given,
                 "swallowed": n.swallowed,
                 "added": n.added,
-                "held": self.held(way),
+                "held": self.held(direction),
                 "faults": dict(n.faults),
             }
-            for way, n in self.lines.items()
+            for direction, n in self.lines.items()
         }

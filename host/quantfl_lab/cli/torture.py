@@ -31,8 +31,8 @@ def command(
     model: Path = typer.Option(None, "--model", help="Package to train; default: the demo's."),
     as_json: bool = typer.Option(False, "--json", help="Print a JSON list, one entry per schedule."),
 ) -> int:
-    """Train small fleets under random faults and check heads, deadlines, lies and books (docs/CHAOS.md). Exit
-    code 1: one failed."""
+    """Train small fleets under random faults and check heads, deadlines, lies and counters
+    (docs/CHAOS.md). Exit code 1: one failed."""
     from dataclasses import asdict
 
     from quantfl.cli.output import console, print_json
@@ -84,8 +84,8 @@ def command(
         c.print(
             f"{count - failed} of {count} schedules held: {sum(o.delivered for o in outcomes):,} of "
             f"{sum(o.asked for o in outcomes):,} deltas delivered, {sum(o.refused for o in outcomes):,} "
-            "refused, "
-            f"{sum(o.notes for o in outcomes):,} differences of books explained; faults: {shown or 'none'}",
+            f"refused, {sum(o.notes for o in outcomes):,} "
+            f"explained differences of counters; faults: {shown or 'none'}",
             highlight=False,
             soft_wrap=True,
         )

@@ -70,8 +70,8 @@ class RivalBoard:
     _object: tuple[int, int, bytes] = (0, 0, b"")
     _staged: bytes = b""
 
-    def answer(self, message: bytes, books: int) -> bytes | None:
-        """The whole answer to a request, None for one that has none. books: digest of this end's books at
+    def answer(self, message: bytes, digest: int) -> bytes | None:
+        """The whole answer to a request, None for one that has none. digest: of this end's counters at
         this moment."""
         kind, number, body = message[0], message[1], message[2:]
         status, out = 0, b""
@@ -90,7 +90,7 @@ class RivalBoard:
             out = self._held
         elif kind in _TRAIN:
             try:
-                status, out = self._train(kind, number, body, books)
+                status, out = self._train(kind, number, body, digest)
             except CodecError as error:  # the fit ran away
                 status, out = error.status, self._held
         else:
@@ -127,7 +127,7 @@ class RivalBoard:
         self.params = params
         return 0
 
-    def _train(self, kind: int, number: int, body: bytes, books: int) -> tuple[int, bytes]:
+    def _train(self, kind: int, number: int, body: bytes, digest: int) -> tuple[int, bytes]:
         target = int.from_bytes(body[:4], "little")
         status = 0 if head_hash(self.params) == target else lib.QFL_E_STALE
         if status and kind == lib.QFL_MSG_TRAIN_UPDATE:
@@ -140,7 +140,7 @@ class RivalBoard:
         if self.watch is not None:
             self.watch(number, self.index, delta)
         data = self.sender.send(delta, self.shapes, uplink_seed(self.seed, number, self.index))
-        return 0, struct.pack("<HBH", len(self.labels), loss_byte(loss), books) + data
+        return 0, struct.pack("<HBH", len(self.labels), loss_byte(loss), digest) + data
 
 
 class Line:
@@ -157,7 +157,7 @@ class Line:
         self._run()
 
     def counters(self) -> Counters:
-        """The host's books."""
+        """The host's counters."""
         return self.host.counters()
 
     def _move(self, source: Link, sink: Link, take: Callable[[], None]) -> bool:

@@ -45,11 +45,11 @@ class Air:
         """No faults any more; what there has been is counted, and has to add up."""
         await self.adapter.simulate("Quiet")
         for name, ways in json.loads(await self.adapter.simulate("Faults")).items():
-            for way, n in ways.items():
+            for direction, n in ways.items():
                 for fault, count in n["faults"].items():
                     self.faults[f"air {fault}"] = self.faults.get(f"air {fault}", 0) + count
                 if n["taken"] + n["added"] != n["given"] + n["swallowed"] + n["held"]:
-                    self.problems.append(f"{name} {way}: the air does not add up: {n}")
+                    self.problems.append(f"{name} {direction}: the air does not add up: {n}")
 
 
 @contextmanager

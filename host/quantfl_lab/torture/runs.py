@@ -8,9 +8,9 @@ For a seed a schedule of faults is drawn and a small fleet trained under it. The
   was reset: the head that the same deltas give when they are aggregated anew, since a board whose delta got
   lost has a residual that a clean run knows nothing of);
 * no lie was aggregated;
-* the ledger balances: on each line bytes taken + added = given + swallowed + held, the host has booked every
-  byte it sent and got, so has a board that was not reset, both ends' books differ by counted faults only, and
-  not at all once the faults have ended.
+* the ledger balances: on each line bytes taken + added = given + swallowed + held, the host has counted every
+  byte it sent and got, so has a board that was not reset, both ends' counters differ by counted faults
+  only, and not at all once the faults have ended.
 
 In-process boards run on virtual time: a schedule takes tens of milliseconds, and the same seed does the same.
 """
@@ -83,8 +83,8 @@ def schedule(seed: int, boards: int, rounds: int, *, real: bool) -> str:
 
     def rate(name: str, rates: list[float], odds: float) -> None:
         if rng.random() < odds:
-            way = rng.choice(["", "", "up.", "down."])
-            parts.append(f"{way}{name}={rng.choice(rates):g}")
+            direction = rng.choice(["", "", "up.", "down."])
+            parts.append(f"{direction}{name}={rng.choice(rates):g}")
 
     rate("flip", [1e-6, 1e-5, 1e-4, 3e-4], 0.5)
     rate("drop", [0.003, 0.01, 0.05], 0.4)
@@ -221,7 +221,7 @@ def _federation(
 
 
 async def _settle(rounds: _Watched, air: Air | None = None) -> None:
-    """After the last round: faults end, lines that are up run dry, both ends' books are compared twice."""
+    """After the last round: faults end, lines that are up run dry, both ends' counters are compared twice."""
     f = rounds.f
     f.chaos.quiet()
     if air is not None:
@@ -235,7 +235,7 @@ async def _settle(rounds: _Watched, air: Air | None = None) -> None:
                 await client.connect(8.0)
             for _attempt in range(
                 4
-            ):  # until both books were of one moment: only then do the next ones begin there
+            ):  # until both ends' counters were of one moment: only then do the next ones begin there
                 first = await device.compare(10.0)
                 if first.steady:
                     break
@@ -243,11 +243,11 @@ async def _settle(rounds: _Watched, air: Air | None = None) -> None:
         except (LinkError, DeviceError) as error:
             return f"{client.name} is not reached once the faults have ended: {error}"
         if not first.steady:
-            return f"{client.name}: books were never of one moment on a clean line"
+            return f"{client.name}: counters were never of one moment on a clean line"
         if not first.explained:
             return f"{client.name}: not explained: {first.text()}"
         if not second.balanced:
-            return f"{client.name}: books differ on a clean line: {second.text()}"
+            return f"{client.name}: counters differ on a clean line: {second.text()}"
         return None
 
     rounds.found = [p for p in await asyncio.gather(*(one(m) for m in f.clients)) if p]
@@ -299,38 +299,39 @@ async def _clean(
 
 def _check_bytes(rounds: _Watched, boards: list[Board]) -> list[str]:
     found = []
-    totals = rounds.ledger.grouped(lambda k: (k.board, k.way))
+    totals = rounds.ledger.grouped(lambda k: (k.board, k.direction))
     for client, board in zip(rounds.f.clients, boards, strict=True):
         line, link = rounds.f.chaos.lines[client.name], client.device.session.link
-        for way in (DOWN, UP):
-            w = line.lines[way]
-            if w.taken + w.added != w.given + w.swallowed + line.held(way):
-                found.append(f"{client.name} {way}: the line itself does not add up: {w}")
+        for direction in (DOWN, UP):
+            w = line.lines[direction]
+            if w.taken + w.added != w.given + w.swallowed + line.held(direction):
+                found.append(f"{client.name} {direction}: the line itself does not add up: {w}")
         c = link.counters()
-        booked = {
-            way: totals[client.name, way].total if (client.name, way) in totals else 0 for way in (DOWN, UP)
+        counted = {
+            direction: totals[client.name, direction].total if (client.name, direction) in totals else 0
+            for direction in (DOWN, UP)
         }
-        if booked[DOWN] != c.tx_bytes or booked[UP] != c.rx_bytes:
-            found.append(f"{client.name}: ledger {booked}, counters {c.tx_bytes} down {c.rx_bytes} up")
+        if counted[DOWN] != c.tx_bytes or counted[UP] != c.rx_bytes:
+            found.append(f"{client.name}: ledger {counted}, counters {c.tx_bytes} down {c.rx_bytes} up")
         if c.tx_bytes != line.lines[DOWN].taken:
             found.append(
-                f"{client.name}: {c.tx_bytes} bytes booked as sent, {line.lines[DOWN].taken} written"
+                f"{client.name}: {c.tx_bytes} bytes counted as sent, {line.lines[DOWN].taken} written"
             )
-        if c.rx_bytes + link.unbooked != line.lines[UP].given:
+        if c.rx_bytes + link.uncounted != line.lines[UP].given:
             found.append(
-                f"{client.name}: {c.rx_bytes} + {link.unbooked} bytes booked as received, "
+                f"{client.name}: {c.rx_bytes} + {link.uncounted} bytes counted as received, "
                 f"{line.lines[UP].given} came"
             )
         if board.kind == "inproc" and not any(w.faults["reset"] for w in line.lines.values()):
             b = board.board.counters()
             if b.tx_bytes != line.lines[UP].taken:
                 found.append(
-                    f"{client.name}: the board booked {b.tx_bytes} bytes as sent, {line.lines[UP].taken} "
+                    f"{client.name}: the board counted {b.tx_bytes} bytes as sent, {line.lines[UP].taken} "
                     "came out of it"
                 )
             if not 0 <= line.lines[DOWN].given - b.rx_bytes <= 1100:  # all but a piece whose end has not come
                 found.append(
-                    f"{client.name}: the board booked {b.rx_bytes} bytes as received, "
+                    f"{client.name}: the board counted {b.rx_bytes} bytes as received, "
                     f"{line.lines[DOWN].given} went in"
                 )
     found += [f"not explained: {n}" for n in rounds.ledger.imbalances]
@@ -387,7 +388,9 @@ def _nothing_lost(rounds: _Watched) -> bool:
     """Whether every board that was asked delivered, and none was reset: then residuals, too, are those of a
     clean run."""
     resets = any(
-        line.lines[way].faults["reset"] for line in rounds.f.chaos.lines.values() for way in (DOWN, UP)
+        line.lines[direction].faults["reset"]
+        for line in rounds.f.chaos.lines.values()
+        for direction in (DOWN, UP)
     )
     return (
         not resets

@@ -99,10 +99,10 @@ qfl_status qfl_device_plan_32(const qfl_nn *nn, uint32_t arena, qfl_device_need 
 /* The head of a package, as its layer list says; not checked. */
 qfl_head_shape qfl_device_shape(const qfl_nn *nn);
 
-/* The digest of a link's books that a delta carries; peer: 1 swaps the directions, for comparison at the other end. */
-uint32_t qfl_device_books(const qfl_link_counters *c, int peer);
+/* The digest of a link's traffic counters that a delta carries; peer: 1 swaps the directions, for comparison at the other end. */
+uint32_t qfl_device_counters_digest(const qfl_link_counters *c, int peer);
 
-/* The board's books of link 0. */
+/* The board's traffic counters of link 0. */
 void qfl_device_counters(const qfl_device *d, qfl_link_counters *out);
 
 /* Length of a package without its signature; n when it has none. */

@@ -248,9 +248,9 @@ QFL_COLD uint32_t qfl_device_poll(qfl_device *d)
 {
     const qfl_port *port = d->port;
     port->poll(port->ctx);
-    uint32_t epoch = port->link_epoch(port->ctx, 0);
-    if (epoch != d->epoch) { /* reconnected: the rest of a frame half sent would be noise */
-        d->epoch = epoch;
+    uint32_t connections = port->link_connections(port->ctx, 0);
+    if (connections != d->connections) { /* reconnected: the rest of a frame half sent would be noise */
+        d->connections = connections;
         d->out_at = d->out_n = 0;
     }
     receive(d);
@@ -267,7 +267,7 @@ QFL_COLD uint32_t qfl_device_poll(qfl_device *d)
             break;
         }
     transmit(d);
-    if (d->out_at == d->out_n) { /* acknowledgements are out, so the books in a delta's head count them */
+    if (d->out_at == d->out_n) { /* acknowledgements are out, so the counters in front of a delta have them */
         qfl_device_answer_waiting(d);
         transmit(d);
     }

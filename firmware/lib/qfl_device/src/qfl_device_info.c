@@ -8,9 +8,9 @@
 #endif
 
 enum {
-    BOOKS = 14,
-    ALL_BOOKS = BOOKS + 6
-}; /* numbers a digest of the books is made of, and that COUNTERS is answered with */
+    DIGESTED = 14,
+    COUNTERS_SENT = DIGESTED + 6
+}; /* numbers of the counters' digest, and those that COUNTERS is answered with */
 
 typedef struct writer {
     uint8_t *p;
@@ -176,23 +176,25 @@ QFL_COLD void qfl_device_on_selftest(qfl_device *d, uint8_t number)
     qfl_device_answer(d, QFL_MSG_SELFTEST, number, QFL_OK, b, sizeof b, NULL, 0);
 }
 
-/* The books in their order on the wire: sent by purpose and its mark, received by purpose and its mark. */
-static void pack_books(const qfl_link_counters *c, int peer, uint32_t *v)
+/* The counters in their order on the wire: sent by category and its checksum, received by category and its checksum. */
+static void pack_counters(const qfl_link_counters *c, int peer, uint32_t *v)
 {
-    const uint32_t tx[BOOKS / 2] = {c->tx_payload,   c->tx_framing,  c->tx_ack, c->tx_retransmission,
-                                    c->tx_handshake, c->tx_security, c->tx_mark};
-    const uint32_t rx[BOOKS / 2] = {c->rx_payload,   c->rx_framing,  c->rx_ack, c->rx_retransmission,
-                                    c->rx_handshake, c->rx_security, c->rx_mark};
+    const uint32_t tx[DIGESTED / 2] = {c->tx_payload,        c->tx_framing,   c->tx_acknowledgement,
+                                       c->tx_retransmission, c->tx_handshake, c->tx_security,
+                                       c->tx_checksum};
+    const uint32_t rx[DIGESTED / 2] = {c->rx_payload,        c->rx_framing,   c->rx_acknowledgement,
+                                       c->rx_retransmission, c->rx_handshake, c->rx_security,
+                                       c->rx_checksum};
     memcpy(v, peer ? rx : tx, sizeof tx);
-    memcpy(v + BOOKS / 2, peer ? tx : rx, sizeof rx);
+    memcpy(v + DIGESTED / 2, peer ? tx : rx, sizeof rx);
 }
 
-QFL_COLD uint32_t qfl_device_books(const qfl_link_counters *c, int peer)
+QFL_COLD uint32_t qfl_device_counters_digest(const qfl_link_counters *c, int peer)
 {
-    uint32_t v[BOOKS];
-    uint8_t b[4 * BOOKS];
-    pack_books(c, peer, v);
-    for (unsigned i = 0; i < BOOKS; i++)
+    uint32_t v[DIGESTED];
+    uint8_t b[4 * DIGESTED];
+    pack_counters(c, peer, v);
+    for (unsigned i = 0; i < DIGESTED; i++)
         qfl_put32(b + 4 * i, v[i]);
     return qfl_link_crc32(0, b, sizeof b) & 0xFFFFu;
 }
@@ -200,22 +202,22 @@ QFL_COLD uint32_t qfl_device_books(const qfl_link_counters *c, int peer)
 QFL_COLD void qfl_device_on_counters(qfl_device *d, uint8_t number)
 {
     qfl_link_counters c;
-    uint32_t v[ALL_BOOKS];
+    uint32_t v[COUNTERS_SENT];
     if (qfl_link_pending(d->link) != 0) { /* as for INFO */
         qfl_device_say(d, QFL_MSG_COUNTERS, number, QFL_E_BUSY);
         return;
     }
     qfl_link_get_counters(d->link, &c);
-    pack_books(&c, 0, v);
-    v[BOOKS] = c.rx_noise;
-    v[BOOKS + 1] = c.tx_frames;
-    v[BOOKS + 2] = c.rx_frames;
-    v[BOOKS + 3] = c.rx_bad_frames;
-    v[BOOKS + 4] = d->port->link_lost(d->port->ctx, 0);
-    v[BOOKS + 5] = d->boot;
-    for (unsigned i = 0; i < ALL_BOOKS; i++)
+    pack_counters(&c, 0, v);
+    v[DIGESTED] = c.rx_noise;
+    v[DIGESTED + 1] = c.tx_frames;
+    v[DIGESTED + 2] = c.rx_frames;
+    v[DIGESTED + 3] = c.rx_bad_frames;
+    v[DIGESTED + 4] = d->port->link_lost(d->port->ctx, 0);
+    v[DIGESTED + 5] = d->boot;
+    for (unsigned i = 0; i < COUNTERS_SENT; i++)
         qfl_put32(d->answer + 4 * i, v[i]);
-    qfl_device_answer(d, QFL_MSG_COUNTERS, number, QFL_OK, NULL, 0, d->answer, 4 * ALL_BOOKS);
+    qfl_device_answer(d, QFL_MSG_COUNTERS, number, QFL_OK, NULL, 0, d->answer, 4 * COUNTERS_SENT);
 }
 
 QFL_COLD void qfl_device_counters(const qfl_device *d, qfl_link_counters *out)

@@ -76,8 +76,8 @@ struct qfl_device {
     uint32_t model_at; /* first byte of the arena that the package may use */
     uint8_t *answer; /* body of a long answer, ANSWER_BYTES */
     uint32_t session;
-    uint32_t epoch; /* connections of the port's link, as last seen */
-    uint32_t boot; /* drawn at start: tells the host that the books have begun anew */
+    uint32_t connections; /* connections of the port's link, as last seen */
+    uint32_t boot; /* drawn at start: tells the host that the counters have begun anew */
     uint32_t nn_sample; /* with recompute: the sample under way */
     uint32_t run_seed;
     uint32_t eval_at, eval_holdout;

@@ -9,7 +9,7 @@
 enum { TRAIN_REQUEST = 1 + 4 + 4, STATS_REQUEST = 1 + QFL_STATS_BYTES + 4, HEAD = 5 };
 
 /* Request: the kind asked before (TRAIN or STATS) u8, its head u32 or its request (8), offset u32. Answer: for TRAIN samples u16,
- * loss u8, books u16; then SHA-256 (32) of the whole object, its bytes from offset. STATE: it is not held; ask anew. */
+ * loss u8, digest u16; then SHA-256 (32) of the whole object, its bytes from offset. STATE: it is not held; ask anew. */
 QFL_COLD void qfl_device_on_resume(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
 {
     const uint8_t *object = NULL;
@@ -23,7 +23,7 @@ QFL_COLD void qfl_device_on_resume(qfl_device *d, uint8_t number, const uint8_t 
             qfl_link_get_counters(d->link, &c);
             qfl_put16(body, d->delta_samples);
             body[2] = d->delta_loss;
-            qfl_put16(body + 3, (uint16_t)qfl_device_books(&c, 0));
+            qfl_put16(body + 3, (uint16_t)qfl_device_counters_digest(&c, 0));
             at = HEAD;
             object = (const uint8_t *)d->work;
             size = d->delta_size;

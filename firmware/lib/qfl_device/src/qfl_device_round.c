@@ -132,7 +132,7 @@ QFL_COLD void qfl_device_on_update(qfl_device *d, uint8_t number, const uint8_t 
     qfl_device_say_u32(d, QFL_MSG_UPDATE, number, status, d->head_hash);
 }
 
-/* Samples, loss, and the digest of this end's books of the link, before the delta. */
+/* Samples, loss, and the digest of this end's traffic counters, before the delta. */
 static void answer_delta(qfl_device *d)
 {
     uint8_t body[5];
@@ -140,7 +140,7 @@ static void answer_delta(qfl_device *d)
     qfl_link_get_counters(d->link, &c);
     qfl_put16(body, d->delta_samples);
     body[2] = d->delta_loss;
-    qfl_put16(body + 3, (uint16_t)qfl_device_books(&c, 0));
+    qfl_put16(body + 3, (uint16_t)qfl_device_counters_digest(&c, 0));
     qfl_device_answer(d, d->waiting_kind, d->waiting_number, (qfl_status)d->delta_status, body, sizeof body,
                       d->delta_status == QFL_OK ? (const uint8_t *)d->work : NULL,
                       d->delta_status == QFL_OK ? d->delta_size : 0);

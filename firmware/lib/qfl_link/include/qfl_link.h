@@ -4,7 +4,7 @@
  * Both ends run this code. A message is cut into frames of at most `frame_max` payload bytes; each frame is
  * COBS(header, payload, CRC-32) followed by a zero byte. Up to `window` frames are in flight; the receiver puts frames
  * of the message under way straight into its message buffer, in any order (selective repeat without a frame store), and
- * reports gaps in the acknowledgement. Every byte in and out is counted by its purpose. Byte tables: docs/PROTOCOL.md.
+ * reports gaps in the acknowledgement. Every byte in and out is counted by category. Byte tables: docs/PROTOCOL.md.
  *
  * The library does no input or output and reads no clock: bytes are fed in, pulled out, and the time in ms is an
  * argument. Acknowledgements depend on the frames received only, never on time, so a clean link carries the same bytes
@@ -35,22 +35,22 @@ enum {
     QFL_LINK_NEVER = 0x7FFFFFFF /* qfl_link_wait: nothing is due */
 };
 
-/* What bytes are booked under: a direction, a kind of message, a purpose. */
+/* What bytes are counted by: direction, kind of message, byte category. */
 enum {
     QFL_LINK_TX = 0,
     QFL_LINK_RX = 1,
     QFL_LINK_KINDS = 64, /* low six bits of a message's first byte; 0: of no message */
-    QFL_LINK_PURPOSES = 7
+    QFL_LINK_CATEGORIES = 7
 };
-typedef enum qfl_link_purpose {
+typedef enum qfl_link_category {
     QFL_LINK_PAYLOAD = 0,
     QFL_LINK_FRAMING = 1,
-    QFL_LINK_ACK = 2,
+    QFL_LINK_ACKNOWLEDGEMENT = 2,
     QFL_LINK_RETRANSMISSION = 3,
     QFL_LINK_HANDSHAKE = 4,
     QFL_LINK_SECURITY = 5, /* tags and counters of a link with keys */
     QFL_LINK_NOISE = 6 /* received only */
-} qfl_link_purpose;
+} qfl_link_category;
 
 typedef enum qfl_link_state {
     QFL_LINK_CLOSED = 0, /* no session, or none any more (responder) */
@@ -85,28 +85,28 @@ typedef struct qfl_link_config {
     /* silence of the peer after which an initiator asks whether it is there, and a responder takes it for
        gone; ms; 0: never */
     uint32_t quiet_ms;
-    /* [2][QFL_LINK_KINDS][QFL_LINK_PURPOSES] bytes by kind, zeroed; NULL: only their marks are kept */
+    /* [2][QFL_LINK_KINDS][QFL_LINK_CATEGORIES] bytes by kind, zeroed; NULL, or without QFL_INITIATOR: only checksums */
     uint32_t *kinds;
 } qfl_link_config;
 
-/* Bytes on the wire since qfl_link_init, by purpose, modulo 2^32. Sums of tx_* and rx_* are all bytes moved. */
+/* Bytes on the wire since qfl_link_init, by category, modulo 2^32. Sums of tx_* and rx_* are all bytes moved. */
 typedef struct qfl_link_counters {
     uint32_t tx_payload; /* message bytes, first transmissions */
     uint32_t tx_framing; /* headers, checksums, COBS and delimiters of those frames */
-    uint32_t tx_ack; /* whole acknowledgement frames */
+    uint32_t tx_acknowledgement; /* whole acknowledgement frames */
     uint32_t tx_retransmission; /* whole data frames sent again */
     uint32_t tx_handshake; /* whole SYN, SYNACK and RST frames */
     uint32_t rx_payload; /* as above, seen by the receiver */
     uint32_t rx_framing;
-    uint32_t rx_ack;
+    uint32_t rx_acknowledgement;
     uint32_t rx_retransmission; /* whole data frames received twice or out of place, and so not used */
     uint32_t rx_handshake;
     uint32_t rx_noise; /* bytes in no valid frame */
     uint32_t tx_security; /* whatever keys add to frames */
     uint32_t rx_security;
-    /* sum of bytes x qfl_link_weight of their kind and purpose: equal marks, equal books by kind */
-    uint32_t tx_mark;
-    uint32_t rx_mark; /* noise left out */
+    /* sum of bytes x qfl_link_weight of their kind and category: equal checksums, equal counts by kind */
+    uint32_t tx_checksum;
+    uint32_t rx_checksum; /* noise left out */
     uint32_t tx_frames; /* frames, not bytes */
     uint32_t rx_frames; /* valid frames */
     uint32_t rx_bad_frames; /* pieces between delimiters that were no valid frame */
@@ -207,13 +207,13 @@ uint32_t qfl_link_peer_busy(const qfl_link *l, uint32_t now_ms);
 uint32_t qfl_link_wait(const qfl_link *l, uint32_t now_ms);
 
 void qfl_link_get_counters(const qfl_link *l, qfl_link_counters *out);
-/* The counters as they stood before the first frame of the message now complete: what the peer's books must agree with. */
+/* The counters as they stood before the first frame of the message now complete: what the peer's counters must agree with. */
 void qfl_link_get_counters_before(const qfl_link *l, qfl_link_counters *out);
 
-/* Bytes received that are not booked yet: of a piece whose end has not come. */
-uint32_t qfl_link_unbooked(const qfl_link *l);
-/* Weight of a byte in tx_mark and rx_mark. Four bytes of marks stand for a table of bytes by kind that a board need not keep. */
-uint32_t qfl_link_weight(uint32_t kind, uint32_t purpose);
+/* Bytes received that are not counted yet: of a piece whose end has not come. */
+uint32_t qfl_link_uncounted(const qfl_link *l);
+/* Weight of a byte in tx_checksum and rx_checksum. Four bytes of checksum stand for a table of bytes by kind that a board need not keep. */
+uint32_t qfl_link_weight(uint32_t kind, uint32_t category);
 
 /* Building blocks, public for tests and tools. */
 uint32_t qfl_link_crc32(uint32_t crc, const uint8_t *p, uint32_t n); /* CRC-32/ISO-HDLC; start with 0 */

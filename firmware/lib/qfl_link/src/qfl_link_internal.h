@@ -8,7 +8,7 @@
 
 /* First header byte: type, message number mod 8, session number mod 4. FIN is DATA, the last frame of a message. */
 enum { TYPE_DATA = 0, TYPE_ACK = 1, TYPE_SYN = 2, TYPE_SYNACK = 3, TYPE_RST = 4, TYPE_FIN = 5 };
-enum { TYPE_MASK = 0x07, MSG_SHIFT = 3, MSG_MASK = 0x07, EPOCH_SHIFT = 6 };
+enum { TYPE_MASK = 0x07, MSG_SHIFT = 3, MSG_MASK = 0x07, SESSION_SHIFT = 6 };
 _Static_assert((int)QFL_LINK_QUEUE_MAX < MSG_MASK + 1,
                "a frame's message number is told from the next but so many");
 enum {
@@ -41,10 +41,10 @@ enum {
     ACK_SMALL = 256
 }; /* a window of frames smaller than this is short for a fast line, and acknowledged more often */
 /* Tail-loss probe. */
-enum { SHAKY = 255, PROBE_MORE_MS = 20 };
+enum { LOSSY_ACKS = 255, PROBE_MORE_MS = 20 };
 enum { BUSY_MAX_MS = 120000 };
 enum { RAW_SLIP = 32 }; /* noise is pushed out of the frame buffer by so many bytes */
-enum { RESCUES = 16 };  /* places in a piece with noise at which a frame is looked for */
+enum { RESYNC_TRIES = 16 };  /* places in a piece with noise at which a frame is looked for */
 
 typedef struct tx_message {
     const uint8_t *body;
@@ -69,7 +69,7 @@ typedef struct tx_frame {
     uint8_t fin;
     uint8_t acked;
     uint8_t lost; /* to be sent again */
-    uint8_t foreseen; /* the peer's word that it had no place is still to come, and known */
+    uint8_t expected; /* the peer's word that it had no place is still to come, and known */
 } tx_frame;
 
 typedef struct qfl_link_secure {
@@ -96,17 +96,17 @@ typedef struct qfl_link_secure {
 /* What is used most comes first: Thumb's short instructions reach 32 bytes of bytes, 64 of halfwords and 128 of words. */
 struct qfl_link {
     uint8_t state;
-    uint8_t epoch;
+    uint8_t session_bits; /* low bits of the nonce, in every frame */
     uint8_t window; /* agreed */
-    uint8_t owe_handshake; /* SYN, SYNACK or RST to send; 0 none */
-    uint8_t owe_acks; /* acknowledgement frames to send */
-    uint8_t owe_ask;
+    uint8_t pending_handshake; /* SYN, SYNACK or RST to send; 0 none */
+    uint8_t pending_acks; /* acknowledgement frames to send */
+    uint8_t pending_ask;
     uint8_t asked; /* times, since the peer was last heard */
     uint8_t peer_busy;
     uint8_t lead_ack; /* the last one got lost, perhaps in noise: lead with a delimiter */
     uint8_t since_ack; /* frames taken in order since the last acknowledgement */
     uint8_t dropped,
-        owe_dropped; /* the newest frame that had no place yet, to be told: it has to come again */
+        pending_dropped; /* the newest frame that had no place yet, to be told: it has to come again */
     /* sending */
     uint8_t tx_base, tx_next; /* frames [tx_base, tx_next) are in flight */
     uint8_t q_first, q_count; /* queue of messages */
@@ -122,7 +122,7 @@ struct qfl_link {
     uint8_t rx_kind_known;
     uint8_t rx_kind; /* of the message under way, once its first frame has come */
     /* acknowledgements for which the line still counts as one that loses frames; 0: it has not lost any lately */
-    uint8_t shaky;
+    uint8_t lossy;
     uint8_t probed; /* the frames in flight have been probed for, and no acknowledgement has come since */
     uint16_t rx_have; /* bit i: frame rx_next + i has been received */
     /* smoothed time from a frame to the acknowledgement it brings about, 1/8 ms; 0: not known */
@@ -133,14 +133,14 @@ struct qfl_link {
     uint32_t raw_n;
     uint32_t raw_lost; /* bytes of this piece pushed out of raw: noise */
     uint32_t raw_cap; /* bytes of the longest frame on the wire */
-    uint32_t lone; /* delimiters since the last piece */
+    uint32_t leading; /* delimiters since the last piece */
     uint8_t *raw; /* [raw_cap + RAW_SLIP] encoded bytes of the frame being received */
     uint8_t *plain; /* a frame being built, or one just decoded */
     uint8_t *message; /* message_max bytes */
     uint32_t rx_fin_bytes;
     uint32_t rx_n;
     uint32_t rx_late_payload, rx_late_framing,
-        rx_late_security; /* of the message under way, not yet booked: its kind is not known */
+        rx_late_security; /* of the message under way, not yet counted: its kind is not known */
     uint32_t nonce;
     uint32_t syn_nonce; /* board: of the last SYN, which SYNACK repeats */
     uint32_t session;
@@ -149,7 +149,7 @@ struct qfl_link {
     uint32_t now_ms; /* as last told */
     uint32_t heard_ms; /* when the last valid frame of this session came */
     uint32_t ask_ms; /* initiator: when the silent peer was last asked */
-    uint32_t owe_busy_ms; /* busy for so long is to be announced, 0: not */
+    uint32_t pending_busy_ms; /* busy for so long is to be announced, 0: not */
     uint32_t busy_until_ms;
     uint32_t order;
     uint32_t rto, srtt8, rttvar4;
@@ -182,7 +182,7 @@ static inline int qfl_link_sealed(const qfl_link *l) { return QFL_KEYS && l->sec
 static inline int qfl_link_keyed(const qfl_link *l) { return QFL_KEYS && l->secure.keyed; }
 
 /* The line has lost a frame, of either end: for a while the last of a row is probed for. */
-static inline void qfl_link_shaken(qfl_link *l) { l->shaky = SHAKY; }
+static inline void qfl_link_set_lossy(qfl_link *l) { l->lossy = LOSSY_ACKS; }
 
 /* What keys add to a frame of the session under way. Frames sent again count whole as retransmission. */
 static inline uint32_t qfl_link_security_bytes(const qfl_link *l)
@@ -202,8 +202,8 @@ static inline uint32_t qfl_link_header_bytes(const uint8_t *p, uint32_t n)
 }
 
 void qfl_link_reset_session(qfl_link *l);
-void qfl_link_book(qfl_link *l, unsigned direction, unsigned kind, qfl_link_purpose purpose, uint32_t n);
-void qfl_link_book_late(qfl_link *l, uint8_t kind); /* bytes whose kind was not known are of this one */
+void qfl_link_count(qfl_link *l, unsigned direction, unsigned kind, qfl_link_category category, uint32_t n);
+void qfl_link_count_late(qfl_link *l, uint8_t kind); /* bytes whose kind was not known are of this one */
 uint8_t qfl_link_kind(uint8_t first_byte);
 uint8_t qfl_link_acked_kind(const qfl_link *l, uint8_t ack); /* of the newest frame acknowledged */
 uint32_t qfl_link_terms(const qfl_link *l, uint8_t type,

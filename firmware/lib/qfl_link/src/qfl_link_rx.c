@@ -21,8 +21,8 @@ static void check_complete(qfl_link *l)
     l->rx_ready = 1;
 }
 
-/* Books a frame of the message under way. Its kind stands in the first frame, which may come later than others. */
-static void book_data(qfl_link *l, uint32_t index, const uint8_t *body, uint32_t payload, uint32_t wire)
+/* Counts a frame of the message under way. Its kind stands in the first frame, which may come later than others. */
+static void count_data(qfl_link *l, uint32_t index, const uint8_t *body, uint32_t payload, uint32_t wire)
 {
     uint32_t security = qfl_link_security_bytes(l);
     l->rx_late_payload += payload;
@@ -33,17 +33,17 @@ static void book_data(qfl_link *l, uint32_t index, const uint8_t *body, uint32_t
         l->rx_kind_known = 1;
     }
     if (l->rx_kind_known)
-        qfl_link_book_late(l, l->rx_kind);
+        qfl_link_count_late(l, l->rx_kind);
 }
 
 /* A frame that is not used: its kind is known when the frame itself or others of its message have come before. */
-static void book_unused(qfl_link *l, uint8_t seq, int here, uint32_t wire)
+static void count_unused(qfl_link *l, uint8_t seq, int here, uint32_t wire)
 {
     uint8_t behind = (uint8_t)(l->rx_next - seq);
     uint8_t kind = here                                  ? (l->rx_kind_known ? l->rx_kind : 0)
                    : behind >= 1 && behind <= KINDS_KEPT ? l->rx_kinds[seq % KINDS_KEPT]
                                                          : 0;
-    qfl_link_book(l, QFL_LINK_RX, kind, QFL_LINK_RETRANSMISSION, wire);
+    qfl_link_count(l, QFL_LINK_RX, kind, QFL_LINK_RETRANSMISSION, wire);
 }
 
 /* Frames of an unfinished message that are acknowledged together. */
@@ -59,8 +59,8 @@ static void on_data(qfl_link *l, const uint8_t *p, uint32_t n, uint32_t wire, ui
     int fin = (p[0] & TYPE_MASK) == TYPE_FIN;
     qfl_link_on_ack(l, p[2], 0, now_ms);
     if (ahead >= l->window || (l->rx_have >> ahead & 1u)) { /* an old frame: its acknowledgement was lost */
-        book_unused(l, seq, ahead < l->window, wire);
-        l->owe_acks = l->owe_acks ? l->owe_acks : 1;
+        count_unused(l, seq, ahead < l->window, wire);
+        l->pending_acks = l->pending_acks ? l->pending_acks : 1;
         l->lead_ack = 1;
         l->since_ack = 0;
         return;
@@ -71,10 +71,10 @@ static void on_data(qfl_link *l, const uint8_t *p, uint32_t n, uint32_t wire, ui
                !(l->rx_fin_known && ahead > (uint8_t)(l->rx_fin - l->rx_next));
     int fits = payload <= l->frame && (fin || payload == l->frame) && at + payload <= l->config.message_max;
     if (!same || !fits) {
-        book_unused(l, seq, same, wire);
+        count_unused(l, seq, same, wire);
         if (!same && ahead != 0) {
-            l->owe_acks = l->owe_acks ? l->owe_acks : 1;
-            l->owe_dropped = 1;
+            l->pending_acks = l->pending_acks ? l->pending_acks : 1;
+            l->pending_dropped = 1;
             l->dropped = seq;
         }
         return;
@@ -84,7 +84,7 @@ static void on_data(qfl_link *l, const uint8_t *p, uint32_t n, uint32_t wire, ui
         l->before.rx_frames--; /* this one */
         l->rx_started = 1;
     }
-    book_data(l, l->rx_frames + ahead, p + DATA_HEADER, payload, wire);
+    count_data(l, l->rx_frames + ahead, p + DATA_HEADER, payload, wire);
     memcpy(l->message + at, p + DATA_HEADER, payload);
     l->rx_have |= (uint16_t)(1u << ahead);
     if (fin) {
@@ -93,7 +93,7 @@ static void on_data(qfl_link *l, const uint8_t *p, uint32_t n, uint32_t wire, ui
         l->rx_fin_bytes = payload;
     }
     if (ahead != 0) { /* a gap: tell the sender at once */
-        l->owe_acks = l->owe_acks ? l->owe_acks : 1;
+        l->pending_acks = l->pending_acks ? l->pending_acks : 1;
         l->since_ack = 0;
         return;
     }
@@ -106,7 +106,7 @@ static void on_data(qfl_link *l, const uint8_t *p, uint32_t n, uint32_t wire, ui
     }
     check_complete(l);
     if (l->since_ack >= ack_every(l) && !l->rx_ready) {
-        l->owe_acks++;
+        l->pending_acks++;
         l->since_ack = 0;
     }
 }
@@ -122,11 +122,11 @@ static void put_terms(qfl_link *l, const uint8_t *p)
 QFL_COLD void qfl_link_established(qfl_link *l, const uint8_t *p)
 {
     l->nonce = get32(p + 2);
-    l->epoch = l->nonce & 3u;
+    l->session_bits = l->nonce & 3u;
     l->session++;
     put_terms(l, p);
     l->heard_ms = l->now_ms;
-    l->owe_handshake = 0;
+    l->pending_handshake = 0;
     l->state = QFL_LINK_UP;
 }
 
@@ -147,7 +147,7 @@ static void on_handshake(qfl_link *l, const uint8_t *p, uint32_t n)
             qfl_link_reset_session(l);
             qfl_link_established(l, p);
         }
-        l->owe_handshake =
+        l->pending_handshake =
             TYPE_SYNACK; /* another version is answered too: the initiator reads ours from it */
     } else if (type == TYPE_SYNACK && qfl_link_initiates(l) && l->state == QFL_LINK_CONNECTING &&
                terms_ok(p, n) && get32(p + 2) == l->nonce) {
@@ -158,7 +158,7 @@ static void on_handshake(qfl_link *l, const uint8_t *p, uint32_t n)
         if (qfl_link_secure_synack(l, p, n))
             qfl_link_established(l, p);
     } else if (type == TYPE_RST && qfl_link_initiates(l) && l->state == QFL_LINK_UP &&
-               p[0] >> EPOCH_SHIFT == l->epoch) {
+               p[0] >> SESSION_SHIFT == l->session_bits) {
         l->state = QFL_LINK_DOWN;
     }
 }
@@ -167,7 +167,7 @@ static void on_handshake(qfl_link *l, const uint8_t *p, uint32_t n)
 static void on_more(qfl_link *l, const uint8_t *p, uint32_t n, uint32_t now_ms)
 {
     if (n == ACK_ASK_BYTES && p[ACK_BYTES_MAX] == SAY_ASK) {
-        l->owe_acks = l->owe_acks ? l->owe_acks : 1;
+        l->pending_acks = l->pending_acks ? l->pending_acks : 1;
         l->lead_ack = 1;
         l->since_ack = 0;
     } else if (n == ACK_DROPPED_BYTES && p[ACK_BYTES_MAX] == SAY_DROPPED) {
@@ -189,10 +189,10 @@ static int length_ok(uint8_t type, uint32_t n)
 }
 
 /* A board without a session says so at once to whoever believes to have one, instead of letting it time out. */
-static void owe_reset(qfl_link *l, uint8_t first)
+static void answer_reset(qfl_link *l, uint8_t first)
 {
-    l->epoch = first >> EPOCH_SHIFT;
-    l->owe_handshake = TYPE_RST;
+    l->session_bits = first >> SESSION_SHIFT;
+    l->pending_handshake = TYPE_RST;
 }
 
 /*
@@ -217,33 +217,33 @@ static int on_frame(qfl_link *l, uint32_t at, uint32_t wire, uint32_t now_ms)
         ((qfl_link_sealed(l) && type < TYPE_SYN) || qfl_link_crc32(0, p, n) != get32(p + n))) {
         /* A board that was reset cannot read what is sealed: it says so as it does to plain frames. A frame of the session that
          * is being opened may have suffered on the line; that is no reason to end it. */
-        int opening = l->secure.pending && p[0] >> EPOCH_SHIFT == l->secure.syn[0] >> EPOCH_SHIFT;
+        int opening = l->secure.pending && p[0] >> SESSION_SHIFT == l->secure.syn[0] >> SESSION_SHIFT;
         if (qfl_link_keyed(l) && l->state != QFL_LINK_UP && !opening && type != TYPE_RST &&
             n >= DATA_HEADER + SEAL_BYTES - CRC_BYTES)
-            owe_reset(l, p[0]);
+            answer_reset(l, p[0]);
         return 0;
     }
     if (!length_ok(type, n))
         return 0;
     l->count.rx_frames++;
     if (type >= TYPE_SYN) {
-        qfl_link_book(l, QFL_LINK_RX, 0, QFL_LINK_HANDSHAKE, wire);
+        qfl_link_count(l, QFL_LINK_RX, 0, QFL_LINK_HANDSHAKE, wire);
         on_handshake(l, p, n);
-    } else if (l->state != QFL_LINK_UP || p[0] >> EPOCH_SHIFT != l->epoch) {
-        qfl_link_book(l, QFL_LINK_RX, 0, QFL_LINK_RETRANSMISSION, wire);
+    } else if (l->state != QFL_LINK_UP || p[0] >> SESSION_SHIFT != l->session_bits) {
+        qfl_link_count(l, QFL_LINK_RX, 0, QFL_LINK_RETRANSMISSION, wire);
         if (!qfl_link_initiates(l) && l->state != QFL_LINK_UP && asks)
-            owe_reset(l, p[0]);
+            answer_reset(l, p[0]);
     } else {
         l->heard_ms = now_ms;
-        l->asked = l->owe_ask = l->peer_busy = 0;
+        l->asked = l->pending_ask = l->peer_busy = 0;
         if (type == TYPE_ACK) {
             uint32_t security = qfl_link_security_bytes(l);
             uint8_t kind = qfl_link_acked_kind(l, p[1]);
             /* One that comes after so many later frames that nobody knows its kind any more is of no use either. */
             int late = (uint8_t)(l->tx_next - p[1]) >= KINDS_KEPT;
-            qfl_link_book(l, QFL_LINK_RX, kind, late ? QFL_LINK_RETRANSMISSION : QFL_LINK_ACK,
-                          wire - security);
-            qfl_link_book(l, QFL_LINK_RX, kind, QFL_LINK_SECURITY, security);
+            qfl_link_count(l, QFL_LINK_RX, kind, late ? QFL_LINK_RETRANSMISSION : QFL_LINK_ACKNOWLEDGEMENT,
+                           wire - security);
+            qfl_link_count(l, QFL_LINK_RX, kind, QFL_LINK_SECURITY, security);
             uint32_t bitmap = (n > 2 ? p[2] : 0u) | (n > 3 ? (uint32_t)p[3] << 8 : 0u);
             qfl_link_on_ack(l, p[1], bitmap, now_ms);
             if (!late)
@@ -267,14 +267,15 @@ static int is_chain(const qfl_link *l, uint32_t at)
  * A piece that is no frame may have one of the session at its end, behind noise: what a user's firmware has printed, or half a frame
  * of before a reset. Returns where that frame begins, having taken it, or raw_n.
  */
-static uint32_t rescue(qfl_link *l, uint32_t first, uint32_t now_ms)
+static uint32_t resync(qfl_link *l, uint32_t first, uint32_t now_ms)
 {
     uint32_t tries = 0;
     if (l->state != QFL_LINK_UP)
         return l->raw_n;
-    for (uint32_t at = first; at + 1 + 2 + CRC_BYTES <= l->raw_n && tries < RESCUES; at++) {
+    for (uint32_t at = first; at + 1 + 2 + CRC_BYTES <= l->raw_n && tries < RESYNC_TRIES; at++) {
         uint8_t begins = l->raw[at] == 1 ? 0 : l->raw[at + 1];
-        if (qfl_link_type(begins) >= TYPE_SYN || begins >> EPOCH_SHIFT != l->epoch || !is_chain(l, at))
+        if (qfl_link_type(begins) >= TYPE_SYN || begins >> SESSION_SHIFT != l->session_bits ||
+            !is_chain(l, at))
             continue;
         tries++;
         if (on_frame(l, at, l->raw_n - at + 1, now_ms))
@@ -283,18 +284,19 @@ static uint32_t rescue(qfl_link *l, uint32_t first, uint32_t now_ms)
     return l->raw_n;
 }
 
-/* One piece between delimiters is complete. */
+/* One piece between delimiters is complete. One delimiter before it leads it; more are noise. */
 static QFL_COLD void on_piece(qfl_link *l, uint32_t now_ms)
 {
-    uint32_t wire = l->lone + l->raw_lost + l->raw_n + 1;
+    uint32_t lead = l->leading != 0, noise = l->leading - lead, wire = lead + l->raw_lost + l->raw_n + 1;
     if (l->raw_lost != 0 || !on_frame(l, 0, wire, now_ms)) {
-        uint32_t at = rescue(l, l->raw_lost == 0, now_ms);
+        uint32_t at = resync(l, l->raw_lost == 0, now_ms);
         if (at == l->raw_n && l->state == QFL_LINK_UP) /* not what a board prints when it starts */
-            qfl_link_shaken(l);
-        qfl_link_book(l, QFL_LINK_RX, 0, QFL_LINK_NOISE, at == l->raw_n ? wire : l->lone + l->raw_lost + at);
+            qfl_link_set_lossy(l);
+        noise += at == l->raw_n ? wire : lead + l->raw_lost + at;
         l->count.rx_bad_frames++;
     }
-    l->lone = l->raw_lost = l->raw_n = 0;
+    qfl_link_count(l, QFL_LINK_RX, 0, QFL_LINK_NOISE, noise);
+    l->leading = l->raw_lost = l->raw_n = 0;
 }
 
 uint32_t qfl_link_feed(qfl_link *l, const uint8_t *bytes, uint32_t n, uint32_t now_ms)
@@ -305,7 +307,7 @@ uint32_t qfl_link_feed(qfl_link *l, const uint8_t *bytes, uint32_t n, uint32_t n
         uint8_t c = bytes[i++];
         if (c == 0 && l->raw_n == 0) {
             /* A frame after a silence leads with a delimiter, to end whatever noise came before; it belongs to it. */
-            l->lone++;
+            l->leading++;
         } else if (c == 0) {
             on_piece(l, now_ms);
         } else {

@@ -309,7 +309,7 @@ QFL_COLD int32_t qfl_link_unseal(qfl_link *l, uint8_t *p, uint32_t n)
     uint32_t h = qfl_link_header_bytes(p, n);
     const uint8_t *tag = p + n + COUNTER_BYTES;
     uint16_t low = get16(p + n);
-    if (s->sealed && l->state == QFL_LINK_UP && p[0] >> EPOCH_SHIFT == l->epoch) {
+    if (s->sealed && l->state == QFL_LINK_UP && p[0] >> SESSION_SHIFT == l->session_bits) {
         int64_t count = whole_count(s->rx_top, low);
         if (fresh(s, count)) {
             nonce_of(nonce, !qfl_link_initiates(l), (uint32_t)count);
@@ -321,7 +321,7 @@ QFL_COLD int32_t qfl_link_unseal(qfl_link *l, uint8_t *p, uint32_t n)
     }
     /* The host's first frame of a new session proves that it holds the key: only now the old session ends. */
     int64_t count = whole_count(0, low);
-    if (!s->pending || p[0] >> EPOCH_SHIFT != s->syn[0] >> EPOCH_SHIFT || count < 1)
+    if (!s->pending || p[0] >> SESSION_SHIFT != s->syn[0] >> SESSION_SHIFT || count < 1)
         return -1;
     uint8_t keys[2 * QFL_CRYPT_KEY];
     session_keys(s, s->key, keys);

@@ -85,20 +85,20 @@ QFL_COLD void qfl_link_reset_session(qfl_link *l)
     l->rto = l->config.rto_ms;
     l->srtt8 = l->rttvar4 = 0;
     l->backoff = 0;
-    l->shaky = l->probed = 0;
+    l->lossy = l->probed = 0;
     l->tail8 = 0;
     l->rx_next = l->rx_number = 0;
     l->rx_frames = 0;
-    qfl_link_book_late(l, 0);
+    qfl_link_count_late(l, 0);
     l->rx_kind_known = 0;
     memset(l->rx_kinds, 0, sizeof l->rx_kinds);
     memset(l->tx_kinds, 0, sizeof l->tx_kinds);
-    l->since_ack = l->owe_acks = l->lead_ack = 0;
+    l->since_ack = l->pending_acks = l->lead_ack = 0;
     l->rx_fin_known = l->rx_ready = l->rx_started = 0;
     l->rx_have = 0;
     l->rx_n = 0;
-    l->owe_busy_ms = 0;
-    l->asked = l->owe_ask = l->peer_busy = l->owe_dropped = 0;
+    l->pending_busy_ms = 0;
+    l->asked = l->pending_ask = l->peer_busy = l->pending_dropped = 0;
 }
 
 QFL_COLD qfl_status qfl_link_connect(qfl_link *l, uint32_t nonce, uint32_t now_ms)
@@ -108,10 +108,10 @@ QFL_COLD qfl_status qfl_link_connect(qfl_link *l, uint32_t nonce, uint32_t now_m
     qfl_link_reset_session(l);
     l->state = QFL_LINK_CONNECTING;
     l->nonce = nonce;
-    l->epoch = nonce & 3u;
+    l->session_bits = nonce & 3u;
     l->peer_message_max = 0;
     qfl_link_secure_connect(l);
-    l->owe_handshake = TYPE_SYN;
+    l->pending_handshake = TYPE_SYN;
     l->syn_ms = now_ms;
     return QFL_OK;
 }
@@ -140,7 +140,7 @@ QFL_COLD void qfl_link_release(qfl_link *l, int ack)
         return;
     l->rx_ready = 0;
     if (ack && l->since_ack != 0) {
-        l->owe_acks++;
+        l->pending_acks++;
         l->since_ack = 0;
     }
 }
@@ -149,8 +149,8 @@ QFL_COLD void qfl_link_busy(qfl_link *l, uint32_t ms)
 {
     if (l->state != QFL_LINK_UP || ms == 0)
         return;
-    l->owe_busy_ms = ms;
-    l->owe_acks = l->owe_acks ? l->owe_acks : 1;
+    l->pending_busy_ms = ms;
+    l->pending_acks = l->pending_acks ? l->pending_acks : 1;
     l->since_ack = 0;
 }
 

@@ -82,8 +82,8 @@ static void mark_lost(qfl_link *l, uint32_t newest)
         if (f->acked || f->lost || (f->order > newest && (!base->lost || f->slot == base->slot)))
             continue;
         f->lost = 1;
-        qfl_link_shaken(l);
-        f->foreseen = f->order > newest;
+        qfl_link_set_lossy(l);
+        f->expected = f->order > newest;
     }
 }
 
@@ -117,8 +117,8 @@ QFL_COLD void qfl_link_on_ack(qfl_link *l, uint8_t ack, uint32_t bitmap, uint32_
     else if (l->probed || newest->tries == 1)
         learn_tail(l, since);
     l->backoff = l->probed = 0;
-    if (l->shaky != 0)
-        l->shaky--;
+    if (l->lossy != 0)
+        l->lossy--;
     while (l->tx_base != l->tx_next && frame_of(l, l->tx_base)->acked)
         l->tx_base++;
     mark_lost(l, newest->order);
@@ -134,8 +134,8 @@ QFL_COLD void qfl_link_on_dropped(qfl_link *l, uint8_t seq)
     tx_frame *f = frame_of(l, seq);
     if ((uint8_t)(seq - l->tx_base) >= in_flight || f->acked)
         return;
-    if (f->foreseen)
-        f->foreseen = 0;
+    if (f->expected)
+        f->expected = 0;
     else
         mark_lost(l, f->order); /* it was ahead of a gap */
 }
@@ -163,7 +163,7 @@ static uint32_t encode(qfl_link *l, uint32_t n, uint8_t *out, int lead)
 QFL_COLD uint32_t qfl_link_terms(const qfl_link *l, uint8_t type, uint8_t *p)
 {
     uint32_t nonce = type == TYPE_SYN ? l->nonce : l->syn_nonce;
-    p[0] = (uint8_t)(type | (nonce & 3u) << EPOCH_SHIFT);
+    p[0] = (uint8_t)(type | (nonce & 3u) << SESSION_SHIFT);
     p[1] = QFL_LINK_VERSION;
     put32(p + 2, nonce);
     p[6] = l->config.window;
@@ -175,16 +175,16 @@ QFL_COLD uint32_t qfl_link_terms(const qfl_link *l, uint8_t type, uint8_t *p)
 
 static uint32_t make_handshake(qfl_link *l, uint8_t *out, uint32_t now_ms)
 {
-    uint8_t type = l->owe_handshake, *p = l->plain;
+    uint8_t type = l->pending_handshake, *p = l->plain;
     uint32_t n = 1, w;
-    p[0] = (uint8_t)(type | l->epoch << EPOCH_SHIFT);
+    p[0] = (uint8_t)(type | l->session_bits << SESSION_SHIFT);
     if (type != TYPE_RST) {
         n = qfl_link_terms(l, type, p);
         n = type == TYPE_SYN ? qfl_link_secure_syn(l, p) : qfl_link_secure_answer(l, p, n);
     }
     w = encode(l, n, out, 1);
-    qfl_link_book(l, QFL_LINK_TX, 0, QFL_LINK_HANDSHAKE, w);
-    l->owe_handshake = 0;
+    qfl_link_count(l, QFL_LINK_TX, 0, QFL_LINK_HANDSHAKE, w);
+    l->pending_handshake = 0;
     l->syn_ms = now_ms + SYN_PERIOD_MS;
     return w;
 }
@@ -192,12 +192,12 @@ static uint32_t make_handshake(qfl_link *l, uint8_t *out, uint32_t now_ms)
 static uint32_t make_ack(qfl_link *l, uint8_t *out)
 {
     uint32_t n = 2, later = (uint32_t)l->rx_have >> 1;
-    l->plain[0] = (uint8_t)(TYPE_ACK | l->epoch << EPOCH_SHIFT);
+    l->plain[0] = (uint8_t)(TYPE_ACK | l->session_bits << SESSION_SHIFT);
     l->plain[1] = l->rx_next;
-    int say = l->owe_busy_ms != 0 ? SAY_BUSY
-              : l->owe_ask        ? SAY_ASK
-              : l->owe_dropped    ? SAY_DROPPED
-                                  : 0,
+    int say = l->pending_busy_ms != 0 ? SAY_BUSY
+              : l->pending_ask        ? SAY_ASK
+              : l->pending_dropped    ? SAY_DROPPED
+                                      : 0,
         more = say != 0;
     if (later != 0 || more)
         l->plain[n++] = (uint8_t)later;
@@ -206,23 +206,23 @@ static uint32_t make_ack(qfl_link *l, uint8_t *out)
     if (more)
         l->plain[n++] = (uint8_t)say;
     if (say == SAY_BUSY) {
-        put32(l->plain + n, l->owe_busy_ms);
+        put32(l->plain + n, l->pending_busy_ms);
         n += 4;
-        l->owe_busy_ms = 0;
+        l->pending_busy_ms = 0;
     } else if (say == SAY_ASK) {
-        l->owe_ask = 0;
+        l->pending_ask = 0;
     } else if (say == SAY_DROPPED) {
         l->plain[n++] = l->dropped;
-        l->owe_dropped = 0;
+        l->pending_dropped = 0;
     }
     uint32_t w = encode(l, n, out, l->lead_ack || say == SAY_ASK || say == SAY_BUSY);
     uint8_t kind = l->rx_kinds[(uint8_t)(l->rx_next - 1) % KINDS_KEPT];
     uint32_t security = qfl_link_security_bytes(l);
-    qfl_link_book(l, QFL_LINK_TX, kind, QFL_LINK_ACK, w - security);
-    qfl_link_book(l, QFL_LINK_TX, kind, QFL_LINK_SECURITY, security);
+    qfl_link_count(l, QFL_LINK_TX, kind, QFL_LINK_ACKNOWLEDGEMENT, w - security);
+    qfl_link_count(l, QFL_LINK_TX, kind, QFL_LINK_SECURITY, security);
     l->lead_ack = 0;
-    if (l->owe_acks != 0)
-        l->owe_acks--;
+    if (l->pending_acks != 0)
+        l->pending_acks--;
     return w;
 }
 
@@ -231,7 +231,8 @@ static uint32_t make_data(qfl_link *l, uint8_t seq, uint8_t *out, uint32_t now_m
     tx_frame *f = frame_of(l, seq);
     tx_message *m = &l->queue[f->slot];
     uint8_t *p = l->plain;
-    p[0] = (uint8_t)((f->fin ? TYPE_FIN : TYPE_DATA) | m->number << MSG_SHIFT | l->epoch << EPOCH_SHIFT);
+    p[0] = (uint8_t)((f->fin ? TYPE_FIN : TYPE_DATA) | m->number << MSG_SHIFT |
+                     l->session_bits << SESSION_SHIFT);
     p[1] = seq;
     p[2] = l->rx_next;
     uint32_t at = f->at, n = f->n, w = DATA_HEADER;
@@ -246,12 +247,12 @@ static uint32_t make_data(qfl_link *l, uint8_t seq, uint8_t *out, uint32_t now_m
         memcpy(p + w, m->body + (at - m->head_n), n);
     uint32_t wire = encode(l, w + n, out, f->tries != 0);
     if (f->tries == 0) {
-        qfl_link_book(l, QFL_LINK_TX, m->kind, QFL_LINK_PAYLOAD, f->n);
+        qfl_link_count(l, QFL_LINK_TX, m->kind, QFL_LINK_PAYLOAD, f->n);
         uint32_t security = qfl_link_security_bytes(l);
-        qfl_link_book(l, QFL_LINK_TX, m->kind, QFL_LINK_FRAMING, wire - f->n - security);
-        qfl_link_book(l, QFL_LINK_TX, m->kind, QFL_LINK_SECURITY, security);
+        qfl_link_count(l, QFL_LINK_TX, m->kind, QFL_LINK_FRAMING, wire - f->n - security);
+        qfl_link_count(l, QFL_LINK_TX, m->kind, QFL_LINK_SECURITY, security);
     } else {
-        qfl_link_book(l, QFL_LINK_TX, m->kind, QFL_LINK_RETRANSMISSION, wire);
+        qfl_link_count(l, QFL_LINK_TX, m->kind, QFL_LINK_RETRANSMISSION, wire);
     }
     f->tries++;
     f->lost = 0;
@@ -306,7 +307,7 @@ static int has_work(const qfl_link *l)
  */
 static int may_probe(const qfl_link *l)
 {
-    return l->shaky != 0 && !l->probed && l->backoff == 0 && l->tail8 != 0 && l->tx_base != l->tx_next &&
+    return l->lossy != 0 && !l->probed && l->backoff == 0 && l->tail8 != 0 && l->tx_base != l->tx_next &&
            !has_work(l);
 }
 
@@ -325,7 +326,7 @@ static uint32_t until_timeout(const qfl_link *l, uint32_t now_ms)
     if (l->tx_base == l->tx_next)
         return QFL_LINK_NEVER;
     uint32_t rto = l->rto, busy = qfl_link_peer_busy(l, now_ms);
-    if (l->shaky == 0 && rto < l->config.rto_calm_ms)
+    if (l->lossy == 0 && rto < l->config.rto_calm_ms)
         rto = l->config.rto_calm_ms;
     rto <<= l->backoff < 5 ? l->backoff : 5;
     if (rto > RTO_MAX_MS)
@@ -355,7 +356,7 @@ static uint32_t until_quiet(const qfl_link *l, uint32_t now_ms)
 
 static void check_quiet(qfl_link *l, uint32_t now_ms)
 {
-    if (l->owe_ask || until_quiet(l, now_ms) != 0)
+    if (l->pending_ask || until_quiet(l, now_ms) != 0)
         return;
     if (!qfl_link_initiates(l)) {
         l->state = QFL_LINK_CLOSED; /* its next frame is answered with RST, if it comes back at all */
@@ -364,14 +365,14 @@ static void check_quiet(qfl_link *l, uint32_t now_ms)
     } else {
         l->asked++;
         l->ask_ms = now_ms;
-        l->owe_ask = 1;
+        l->pending_ask = 1;
     }
 }
 
 static void check_timeouts(qfl_link *l, uint32_t now_ms)
 {
     if (l->state == QFL_LINK_CONNECTING && (int32_t)(now_ms - l->syn_ms) >= 0)
-        l->owe_handshake = TYPE_SYN;
+        l->pending_handshake = TYPE_SYN;
     if (l->state == QFL_LINK_UP)
         check_quiet(l, now_ms);
     if (l->state != QFL_LINK_UP || until_timeout(l, now_ms) != 0)
@@ -390,7 +391,7 @@ static void check_timeouts(qfl_link *l, uint32_t now_ms)
     f->lost = 1;
     l->backoff++;
     if (l->config.rto_calm_ms == 0 || l->backoff > 1) /* the peer may have been slow, once */
-        qfl_link_shaken(l);
+        qfl_link_set_lossy(l);
 }
 
 static uint32_t pull_one(qfl_link *l, uint8_t *out, uint32_t now_ms)
@@ -399,11 +400,11 @@ static uint32_t pull_one(qfl_link *l, uint8_t *out, uint32_t now_ms)
     /* New keys before a nonce could come twice. */
     if (qfl_link_sealed(l) && l->state == QFL_LINK_UP && l->secure.tx_count >= (uint32_t)SEALS_MAX)
         l->state = qfl_link_initiates(l) ? QFL_LINK_DOWN : QFL_LINK_CLOSED;
-    if (l->owe_handshake != 0)
+    if (l->pending_handshake != 0)
         return make_handshake(l, out, now_ms);
     if (l->state != QFL_LINK_UP)
         return 0;
-    if (l->owe_acks != 0 || l->owe_ask)
+    if (l->pending_acks != 0 || l->pending_ask)
         return make_ack(l, out);
     for (uint8_t s = l->tx_base; s != l->tx_next; s++)
         if (frame_of(l, s)->lost)
@@ -428,7 +429,7 @@ QFL_COLD uint32_t qfl_link_pull(qfl_link *l, uint8_t *out, uint32_t cap, uint32_
 
 QFL_COLD uint32_t qfl_link_wait(const qfl_link *l, uint32_t now_ms)
 {
-    if (l->owe_handshake != 0 || (l->state == QFL_LINK_UP && (l->owe_acks != 0 || l->owe_ask)))
+    if (l->pending_handshake != 0 || (l->state == QFL_LINK_UP && (l->pending_acks != 0 || l->pending_ask)))
         return 0;
     if (l->state == QFL_LINK_CONNECTING) {
         int32_t left = (int32_t)(l->syn_ms - now_ms);

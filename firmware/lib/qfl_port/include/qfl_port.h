@@ -46,8 +46,8 @@ typedef struct qfl_port {
 
     /* Links: 0 is the first serial or BLE link. */
     int32_t (*link_up)(void *ctx, uint8_t link); /* 1 connected, 0 not */
-    uint32_t (*link_epoch)(void *ctx,
-                           uint8_t link); /* counts reconnections, so that half frames are dropped */
+    uint32_t (*link_connections)(void *ctx,
+                                 uint8_t link); /* counts reconnections, so that half frames are dropped */
     uint32_t (*link_mtu)(void *ctx, uint8_t link); /* bytes taken at once; may change; 20 at first on BLE */
     /*
      * Copies and never blocks; returns the bytes taken, 0: later. A serial port needs a transmit ring of at least link_mtu bytes that
