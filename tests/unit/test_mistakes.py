@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -12,8 +15,8 @@ from quantfl.errors import DataError, RunError, UnsupportedError, UsageError
 from quantfl.fleet import config, ledger_store
 from quantfl.fleet.checkpoint import RunFolder, write_atomic
 from quantfl.link.ledger import Ledger
+from quantfl.package.calibrate import CalibrationWarning, samples
 from quantfl.package.convert import convert
-from quantfl.package.keras_convert import checked
 from quantfl.package.operators import BaseOperators
 from tests.support import DEMO_MODEL, ROOT
 
@@ -137,17 +140,34 @@ def test_a_bias_at_the_limit_does_not_matter_where_the_multiplier_is_0():
     [
         (np.zeros((9, 3)), "every value is 0"),
         (np.ones((9, 3)) * np.inf, "NaN or infinity"),
+        (np.ones((9, 3)) * 1e300, "NaN or infinity"),
         (np.ones((0, 3)), "calibrates nothing"),
-        (np.arange(9), "calibrates nothing"),
-        (np.array([["a"]]), "calibrates nothing"),
+        (np.arange(9), "takes inputs (samples, 3)"),
+        (np.ones((9, 4)), "float64 (9, 4)"),
+        (np.array([["a", "b", "c"]]), "calibrates nothing"),
     ],
 )
-def test_calibration_data_is_looked_at(capsys, x, words):
-    with pytest.raises(SystemExit):
-        checked(x, "c.npz")
-    said = capsys.readouterr().out
-    assert words in said
-    assert "c.npz" in said
+def test_calibration_data_is_looked_at(tmp_path, x, words):
+    np.save(tmp_path / "c.npy", x)
+    with pytest.raises(UsageError) as error:
+        samples(tmp_path / "c.npy", (3,))
+    assert words in str(error.value) and "c.npy" in str(error.value)
+
+
+def test_calibration_takes_the_array_that_fits():
+    """Labels may come first in the file, and a channel of one may be left out."""
+    x, y = np.random.default_rng(1).normal(size=(30, 5, 5)), np.arange(30)
+    for names in (("labels", "data"), ("a", "x"), ("y_train", "x_train")):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "c.npz"
+            np.savez(path, **{names[0]: y, names[1]: x})
+            assert samples(path, (5, 5, 1)).shape == (30, 5, 5, 1)
+            np.savez(path, a=x, b=x)
+            with pytest.raises(UsageError, match="several arrays fit: a, b; name the inputs x"):
+                samples(path, (5, 5))
+            np.savez(path, x=x[:4])
+            with pytest.warns(CalibrationWarning, match="4 samples: ranges taken from fewer than 20"):
+                assert samples(path, (5, 5)).shape == (4, 5, 5)
 
 
 def test_a_model_with_several_outputs_is_refused():

@@ -277,7 +277,7 @@ def test_keras_model_through_tensorflow(tmp_path):
     assert done.cut.dims == (64, 8, 3) and len(done.cuts) == 3  # the convolution too
     with pytest.raises(QuantflError, match="calibrate"):
         convert(tmp_path / "m.keras")
-    with pytest.raises(QuantflError, match=r"\(7,\).*\(6, 6, 2\)"):
+    with pytest.raises(QuantflError, match=r"\(5, 7\).*\(samples, 6, 6, 2\)"):
         convert(tmp_path / "m.keras", calibrate=tmp_path / "bad.npy")
     (tmp_path / "broken.keras").write_bytes(b"no model")
     with pytest.raises(PackageError, match="cannot be loaded"):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def command(
     model: Path = typer.Argument(
-        ..., help=".keras, .h5 or SavedModel (extra [convert]), or a full int8 .tflite."
+        ..., help=".keras, .h5 or SavedModel (extra [convert]), or a full int8 or uint8 .tflite."
     ),
     out: Path = typer.Option(None, "-o", "--out", help="The package to write."),
     calibrate: Path = typer.Option(
@@ -93,7 +93,7 @@ def command(
             title="possible cuts (--cuts says what each costs)",
         )
         for cut_, label in zip(done.cuts, layer_labels([c.layer for c in done.cuts]), strict=True):
-            listed.add(str(cut_.op), label, cut_.text, f"{cut_.params:,}")
+            listed.add(str(cut_.number), label, cut_.text, f"{cut_.params:,}")
         c.print(listed)
     table = FittedTable(
         [
@@ -152,14 +152,14 @@ def _costs(rows: list[Cost], train: str, as_json: bool) -> int:
         print_json(
             [
                 asdict(r)
-                | {"cut": r.cut.op, "layer": r.cut.layer, "head": r.cut.text, "params": r.cut.params}
+                | {"cut": r.cut.number, "layer": r.cut.layer, "head": r.cut.text, "params": r.cut.params}
                 for r in rows
             ]
         )
         return 0
     c = console()
     for r in rows:
-        c.print(f"operator {r.cut.op}: {r.cut.text} ({r.cut.layer})", highlight=False, soft_wrap=True)
+        c.print(f"operator {r.cut.number}: {r.cut.text} ({r.cut.layer})", highlight=False, soft_wrap=True)
     table = FittedTable(
         [
             number("op"),
@@ -175,10 +175,19 @@ def _costs(rows: list[Cost], train: str, as_json: bool) -> int:
         "about so many instructions per sample (Cortex-M4F)",
     )
     for r in rows:
-        numbers = (r.cut.op, r.cut.params, r.ram, r.per_sample, r.flash, r.round_fp32, r.round_bu, r.insns)
+        numbers = (
+            r.cut.number,
+            r.cut.params,
+            r.ram,
+            r.per_sample,
+            r.flash,
+            r.round_fp32,
+            r.round_bu,
+            r.insns,
+        )
         table.add(*(f"{n:,}" for n in numbers))
     boards = FittedTable(
-        [Column("board", name=True), *(number(str(r.cut.op)) for r in rows)],
+        [Column("board", name=True), *(number(str(r.cut.number)) for r in rows)],
         title="samples that fit, by operator (-: none, or the package is too large)",
     )
     for board in rows[0].samples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,15 +86,40 @@ def command(
             adapter.start()
         _announce(boards, adapter, as_json)
         _feed(boards, shards)
-        while not stopped and all(b.alive for b in boards) and (adapter is None or adapter.alive):
-            time.sleep(0.2)
-        return 0 if stopped else 1
+        return _watch(boards, adapter, stopped)
     except KeyboardInterrupt:
         return 0
     finally:
         if adapter is not None:
             adapter.stop()
         close_all(boards)
+
+
+def _watch(boards: list[Board], adapter: Any, stopped: list[int]) -> int:
+    """Until Ctrl-C, SIGTERM, or the last board's end; says which boards end and why, and lets the others
+    live. Returns the exit code: 1 when a board has ended."""
+    from quantfl.errors import RunError
+
+    dead: list[Board] = []
+    try:
+        while not stopped and len(dead) < len(boards):
+            if adapter is not None and not adapter.alive:
+                raise RunError("the virtual BLE adapter has ended, and with it the way to its boards")
+            for b in boards:
+                if b not in dead and not b.alive:
+                    dead.append(b)
+                    left = len(boards) - len(dead)
+                    others = f"the other {left} go on" if left > 1 else "the other one goes on"
+                    print(
+                        f"quantfl: {b.name} ({b.kind}, {b.url}): {b.ended()}; "
+                        f"{others if left else 'no board is left'}",
+                        file=sys.stderr,
+                        flush=True,
+                    )
+            time.sleep(0.2)
+    except KeyboardInterrupt:
+        pass
+    return 1 if dead else 0
 
 
 def _announce(boards: list[Board], adapter: Any, as_json: bool) -> None:

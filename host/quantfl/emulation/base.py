@@ -45,6 +45,9 @@ class Board(Protocol):
 
     @property
     def alive(self) -> bool: ...
+    def ended(self) -> str:
+        """Why it is not alive, in words."""
+
     def start(self) -> None:
         """Boot it."""
 
@@ -134,6 +137,28 @@ def close_all(boards: list[Board]) -> None:
     for board in boards:
         with contextlib.suppress(OSError):
             board.stop()
+
+
+def why_ended(process: subprocess.Popen[Any] | None) -> str:
+    """What ended a board's process: a signal, or its exit status and the last line it wrote to stderr."""
+    status = None if process is None else process.poll()
+    if process is None or status is None:
+        return "it was switched off"
+    if status < 0:
+        with contextlib.suppress(ValueError):
+            return f"ended by {signal.Signals(-status).name}"
+        return f"ended by signal {-status}"
+    said = b"" if process.stderr is None else _rest(process.stderr)
+    lines = said.decode(errors="replace").strip().splitlines()
+    return f"ended with status {status}" + (f": {lines[-1]}" if lines else "")
+
+
+def _rest(pipe: Any) -> bytes:
+    """What is left in the pipe of a process that has ended; its own children may hold it open."""
+    os.set_blocking(pipe.fileno(), False)
+    with contextlib.suppress(OSError):
+        return os.read(pipe.fileno(), 1 << 16)
+    return b""
 
 
 def die_with_parent() -> None:

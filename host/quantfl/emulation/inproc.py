@@ -44,6 +44,9 @@ class InprocBoardHandle:
 
     kill = stop
 
+    def ended(self) -> str:
+        return "it was switched off"
+
     def reset(self) -> None:
         """A power cycle; its sensor starts anew."""
         with self.lock:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from quantfl.emulation.base import firmware, send_samples, spawn
+from quantfl.emulation.base import firmware, send_samples, spawn, why_ended
 from quantfl.errors import ToolError
 
 
@@ -49,6 +49,9 @@ class NativeBoard:
     @property
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    def ended(self) -> str:
+        return why_ended(self._process)
 
     @property
     def pid(self) -> int | None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from quantfl.emulation.base import firmware, sample_records, send_samples, spawn
+from quantfl.emulation.base import firmware, sample_records, send_samples, spawn, why_ended
 from quantfl.emulation.elf import symbols
 from quantfl.errors import ToolError
 
@@ -101,6 +101,9 @@ class QemuBoard:
     @property
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    def ended(self) -> str:
+        return why_ended(self._process)
 
     @property
     def pid(self) -> int | None:

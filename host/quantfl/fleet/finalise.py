@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from quantfl.core.nn import Engine
 from quantfl.errors import ToolError
 from quantfl.fleet.checkpoint import write_atomic
 from quantfl.fleet.rounds import Rounds, ledger_summary
 from quantfl.fleet.setup import RunSetup
 from quantfl.package.export import export
-from quantfl.package.flatfile import ModelFile
-from quantfl.package.program import compile_program, entry_of
+from quantfl.package.stock import quiet, stock
 from quantfl.report.plot import accuracy_plot, curve_of
 from quantfl.report.summary import late_answers
 
@@ -28,54 +23,13 @@ from quantfl.report.summary import late_answers
 def stock_accuracy(model: bytes, x: np.ndarray, y: np.ndarray) -> tuple[float, str]:
     """Accuracy of a full int8 .tflite on inputs int8 [n, size], and the interpreter used.
 
-    tflite-micro or TensorFlow Lite where one is installed, else quantfl's own engine, which equals
+    tflite-micro or LiteRT where one is installed, else quantfl's own engine, which equals
     tflite-micro's bytes.
     """
-    shape, predict, name = None, None, ""
-    try:
-        import tflite_micro
-
-        runtime = tflite_micro.runtime.Interpreter.from_bytes(model, arena_size=4 << 20)
-        details, name = runtime.get_input_details(0), "tflite-micro"
-        shape, entry = details["shape"], None
-        if details["dtype"] == np.float32:  # a float32 input that the model itself quantises
-            file = ModelFile(model)
-            entry = file.tensors[entry_of(file)]
-
-        def predict(row: np.ndarray) -> int:
-            if entry is not None:
-                row = (row.astype(np.float32) - entry.zero_point) * np.float32(entry.scale)
-            runtime.set_input(row.reshape(shape), 0)
-            runtime.invoke()
-            return int(runtime.get_output(0).argmax())
-
-    except ImportError:
-        engine, name = (
-            Engine(compile_program(model)),
-            "quantfl's engine (install tflite-micro for the stock one)",
-        )
-
-        def predict(row: np.ndarray) -> int:
-            return int(engine.classify(row[None])[0].argmax())
-
-    with _quiet():
-        correct = sum(int(predict(row) == label) for row, label in zip(x, y, strict=True))
-    return correct / len(y), name
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Interpreters write to the process's stdout; --json must not be disturbed."""
-
-    sys.stdout.flush()
-    saved = os.dup(1)
-    try:
-        with open(os.devnull, "wb") as null:
-            os.dup2(null.fileno(), 1)
-        yield
-    finally:
-        os.dup2(saved, 1)
-        os.close(saved)
+    interpreter = stock(model)
+    with quiet():
+        correct = sum(int(interpreter.run(row).argmax() == label) for row, label in zip(x, y, strict=True))
+    return correct / len(y), interpreter.name
 
 
 def finalise(

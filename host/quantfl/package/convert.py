@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,14 @@ from quantfl.errors import PackageError, ToolError, UnsupportedError, UsageError
 from quantfl.package import cost as costs
 from quantfl.package import cut as cutting
 from quantfl.package import fit
+from quantfl.package.calibrate import CalibrationWarning
 from quantfl.package.flatfile import ModelFile, damage, read_file
 from quantfl.package.program import Package, compile_program, open_made, original_model
 from quantfl.package.rewrite import add_biases
+from quantfl.package.unsigned import signed_model
+
+#: Suffixes, in any case, of files that Keras loads.
+KERAS = (".keras", ".h5", ".hdf5")
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class Converted:
 
 def _cut_json(c: cutting.Cut) -> dict[str, Any]:
     return {
-        "op": c.op,
+        "op": c.number,
         "layer": c.layer,
         "head": c.text,
         "dims": list(c.dims),
@@ -78,9 +84,8 @@ def convert(
     train: str = "all",
     recompute: bool = False,
 ) -> Converted:
-    """Convert a .keras, .h5, SavedModel or full int8 .tflite. Errors name the layer and a remedy."""
-    keras = path.is_dir() or path.suffix in (".keras", ".h5")
-    data = keras_to_tflite(path, calibrate) if keras else read_file(path)
+    """Convert a .keras, .h5, .hdf5, SavedModel or full int8 .tflite. Errors name the layer and a remedy."""
+    data = model_bytes(path, calibrate)
     return convert_bytes(
         data,
         source=str(path),
@@ -92,17 +97,22 @@ def convert(
     )
 
 
+def model_bytes(path: Path, calibrate: Path | None = None) -> bytes:
+    """A model file as a full int8 .tflite; Keras models are quantised on the calibration data."""
+    if path.is_dir() or path.suffix.lower() in KERAS:
+        return keras_to_tflite(path, calibrate)
+    return read_file(path)
+
+
 def cut_costs(
     path: Path, *, calibrate: Path | None = None, train: str = "all", recompute: bool = False
 ) -> list[costs.Cost]:
     """What every possible cut of a model costs, the smallest head first; the package is made for each."""
-    keras = path.is_dir() or path.suffix in (".keras", ".h5")
-    data = keras_to_tflite(path, calibrate) if keras else read_file(path)
-    model = ModelFile(data, str(path))
+    model = ModelFile(model_bytes(path, calibrate), str(path))
     first = convert_bytes(model, source=str(path), train=train, recompute=recompute)
     rows = []
     for c in first.cuts:
-        done = convert_bytes(model, source=str(path), cut=str(c.op), train=train, recompute=recompute)
+        done = convert_bytes(model, source=str(path), cut=str(c.number), train=train, recompute=recompute)
         rows.append(costs.cost(done.opened, done.cut))
     return rows
 
@@ -116,6 +126,17 @@ def _one_way(model: ModelFile, source: str) -> None:
                 f"{source} has {len(ends)} {what} ({names}), and quantfl trains models with one: "
                 f"export the model with the one you want"
             )
+    entry = model.tensors[model.inputs[0]]
+    if len(entry.shape) > 1 and entry.shape[0] != 1:
+        raise UnsupportedError(
+            f"{source} takes {entry.shape[0]} samples at once: its input {entry.name} has shape "
+            f"{entry.shape}, read by {_reader(model)}; export the model with a batch size of 1"
+        )
+
+
+def _reader(model: ModelFile) -> str:
+    """The first operator that reads the model's input, as messages name it."""
+    return next((model.label(op) for op in model.ops if model.inputs[0] in op.inputs), "no operator")
 
 
 def convert_bytes(
@@ -132,6 +153,7 @@ def convert_bytes(
     not. train: one of cut.MODES; recompute: boards cache inputs instead of features."""
     with damage(source):
         model = original_model(ModelFile(data, source) if isinstance(data, bytes) else data)
+        model = signed_model(model)
         _one_way(model, source)
         _full_int8(model)
         chosen = cutting.choose(model, cut).trained(train)
@@ -179,10 +201,13 @@ def keras_to_tflite(path: Path, calibrate: Path | None) -> bytes:
         out = Path(folder) / "model.tflite"
         command = [sys.executable, "-m", "quantfl.package.keras_convert", str(path), str(calibrate), str(out)]
         done = subprocess.run(command, capture_output=True, text=True)
+        for line in done.stdout.splitlines():
+            if line.startswith('{"kind": "warning"'):
+                warnings.warn(json.loads(line)["message"], CalibrationWarning, stacklevel=3)
         if out.exists():
             return out.read_bytes()
         for line in reversed(done.stdout.splitlines()):
-            if line.startswith("{"):
+            if line.startswith("{") and '"warning"' not in line[:20]:
                 failure = json.loads(line)
                 error = {"tool": ToolError, "usage": UsageError}.get(failure["kind"], PackageError)
                 raise error(failure["message"])

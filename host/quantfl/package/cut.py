@@ -47,12 +47,13 @@ class Stage:
 @dataclass(frozen=True)
 class Cut:
     """A possible cut: before operator `op`, whose layer is `layer`. layers: the head it leaves; mode: what of
-    it is trained."""
+    it is trained; number: of the operator in the file."""
 
     op: int
     layer: str
     layers: tuple[Layer, ...]
     mode: str = "all"
+    number: int = -1
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -91,101 +92,141 @@ class Cut:
         return replace(self, layers=layers, mode=mode)
 
 
-def tail(model: ModelFile) -> list[Stage]:
-    """The trainable chain at the model's end, first to last; softmax and the like after it are left out."""
-    made = {op.outputs[0]: op for op in model.ops if len(op.outputs) == 1}
+@dataclass(frozen=True)
+class Tail:
+    """The trainable chain at the model's end, first to last, without softmax and the like after it; it is
+    empty where nothing can be trained. why: what ended it, in words that name the operator, or None: it
+    reaches the input."""
+
+    stages: tuple[Stage, ...]
+    why: str | None = None
+
+
+class _Break(Exception):
+    """An operator that ends the chain; says why and what to do."""
+
+
+_AFTER = ("SOFTMAX", "LOG_SOFTMAX", "QUANTIZE", "DEQUANTIZE", *_TRANSPARENT)
+_KINDS = {
+    "CONV_2D": "conv",
+    "DEPTHWISE_CONV_2D": "depthwise",
+    "FULLY_CONNECTED": "conv",
+    "AVERAGE_POOL_2D": "average",
+    "MAX_POOL_2D": "maximum",
+    "MEAN": "average",
+    "REDUCE_MAX": "maximum",
+}
+_ENDS = (
+    "end the model in convolutions, pooling and Dense layers (ReLU, ReLU6 or none after each), at most a "
+    "softmax after"
+)
+
+
+def tail(model: ModelFile) -> Tail:
+    """The chain from which the model's end can be trained."""
+    made = {t: op for op in model.ops for t in op.outputs}
     uses = Counter(t for op in model.ops for t in set(op.inputs) if t >= 0)
-    ops = list(model.ops)
-    while ops and ops[-1].name in ("SOFTMAX", "QUANTIZE", "DEQUANTIZE", *_TRANSPARENT):
-        ops.pop()
-    wanted = ops[-1].outputs[0] if ops else -1
+    wanted = model.outputs[0] if model.outputs else -1
+    while wanted in made and made[wanted].name in _AFTER and uses[wanted] <= 1:
+        wanted = made[wanted].inputs[0]
     chain: list[Stage] = []
-    pending: str | None = None
-    while wanted in made and uses[wanted] <= 1:
+    pending: Op | None = None
+    why: str | None = None
+    while wanted in made and len(chain) <= MAX_HEAD_LAYERS:
         op = made[wanted]
-        if op.name in _TRANSPARENT:
-            wanted = op.inputs[0]
-        elif op.name in ("RELU", "RELU6") and pending is None and chain:
-            pending, wanted = op.name.lower(), op.inputs[0]
-        elif (
-            op.name == "PAD"
-            and chain
-            and pending is None
-            and (padded := _padded(model, op, chain[0])) is not None
-        ):
-            chain[0], wanted = padded, op.inputs[0]
-        else:
-            layer = _layer(model, op)
-            if layer is None or len(chain) == MAX_HEAD_LAYERS:
-                break
-            if pending is not None:
-                if layer.activation != "linear" or not layer.weights:
-                    break
-                layer = replace(layer, activation=pending)
-            chain.insert(0, Stage(op, op, layer))
-            pending, wanted = None, op.inputs[0]
-    if (
-        not chain
-        or chain[-1].layer.out_shape[:2] != (1, 1)
-        or not chain[-1].layer.weights
-        or chain[-1].layer.activation != "linear"
-    ):
-        return []
-    return chain
+        try:
+            if uses[wanted] > 1:
+                raise _Break(f"{model.label(op)} is used {uses[wanted]} times: {_ENDS}")
+            if op.name in _TRANSPARENT:
+                pass
+            elif op.name in ("RELU", "RELU6") and pending is None and chain:
+                pending = op
+            elif op.name == "PAD" and chain and pending is None:
+                chain[0] = _padded(model, op, chain[0])
+            else:
+                chain.insert(0, Stage(op, op, _with_relu(model, _layer(model, op), pending, not chain)))
+                pending = None
+        except _Break as reason:
+            why = str(reason)
+            break
+        wanted = op.inputs[0]
+    end = _end(model, chain)
+    return Tail((), end or why) if end or not chain else Tail(tuple(chain), why)
 
 
-def _layer(model: ModelFile, op: Op) -> Layer | None:
-    """The operator as a trainable or pooling layer, or None."""
-    kinds = {
-        "CONV_2D": "conv",
-        "DEPTHWISE_CONV_2D": "depthwise",
-        "FULLY_CONNECTED": "conv",
-        "AVERAGE_POOL_2D": "average",
-        "MAX_POOL_2D": "maximum",
-        "MEAN": "average",
-        "REDUCE_MAX": "maximum",
-    }
-    if op.name not in kinds:
+def _end(model: ModelFile, chain: list[Stage]) -> str | None:
+    """Why a chain's last layers give no classes, or None."""
+    if not chain:
         return None
+    last = chain[-1]
+    height, width, _ = last.layer.out_shape
+    if (height, width) != (1, 1):
+        return (
+            f"{model.label(last.op)} gives {height} x {width} outputs, not one per class; end the model in "
+            "global pooling, or Flatten and Dense"
+        )
+    if not any(s.layer.weights for s in chain):
+        return f"{model.label(last.op)} has no layer with weights before it that can be trained; {_ENDS}"
+    return None
+
+
+def _with_relu(model: ModelFile, layer: Layer, relu: Op | None, last: bool) -> Layer:
+    """The layer with the RELU operator after it. The last layer gives logits, whatever it ends in: a ReLU of
+    its own would hide the sign of classes that are not meant; the exported model is without it."""
+    if last:
+        return replace(layer, activation="linear")
+    if relu is None:
+        return layer
+    if layer.activation != "linear" or not layer.weights:
+        raise _Break(f"{model.label(relu)} comes after no linear layer with weights; {_ENDS}")
+    return replace(layer, activation=relu.name.lower())
+
+
+def _layer(model: ModelFile, op: Op) -> Layer:
+    """The operator as a trainable or pooling layer. _Break: it is none."""
+    if op.name not in _KINDS:
+        raise _Break(f"{model.label(op)} cannot be trained on boards; {_ENDS}")
     record = Record(code=CODES[op.name])
     try:
         getattr(Compiler(model), "op_" + op.name.lower())(op, record)
-    except (UnsupportedError, PackageError, AttributeError, TypeError, IndexError, ValueError):
-        return None
+    except UnsupportedError as error:
+        raise _Break(str(error)) from None
+    except (PackageError, AttributeError, TypeError, IndexError, ValueError) as error:
+        raise _Break(f"{model.label(op)} is damaged ({error})") from None
+    return _layer_of(model, op, record)
+
+
+def _layer_of(model: ModelFile, op: Op, record: Record) -> Layer:
     d = record.dims
+    kind = _KINDS[op.name]
+    reduced = op.name in ("MEAN", "REDUCE_MAX")
     if op.name == "FULLY_CONNECTED" and record.code == CODES["FULLY_CONNECTED"]:  # else one on every row
         d = [1, 1, d[2], 1, 1, d[5], 1, 1, 1, 1, 0, 0, 1, 1, 0, 0]
-    elif op.name in ("MEAN", "REDUCE_MAX") and d[3] != 1:  # over other axes than height and width
-        return None
+    elif reduced and d[3] != 1:
+        raise _Break(f"{model.label(op)} is over other axes than height and width; {_ENDS}")
     elif op.name == "MEAN":
         d = [*d[:6], d[0], d[1], 1, 1, 0, 0, 1, 1, 0, 0]
-    fused = (
-        "linear" if op.name in ("MEAN", "REDUCE_MAX") else _FUSED.get(op.options.FusedActivationFunction())
-    )
-    kind = kinds[op.name]
+    fused = "linear" if reduced else _FUSED.get(op.options.FusedActivationFunction())
+    if fused is None:
+        raise _Break(f"{model.label(op)} has an activation that boards do not train; {_ENDS}")
     layer = Layer(
-        kind,
-        (d[0], d[1], d[2]),
-        (d[3], d[4], d[5]),
-        (d[6], d[7]),
-        (d[8], d[9]),
-        (d[10], d[11]),
-        fused or "linear",
+        kind, (d[0], d[1], d[2]), (d[3], d[4], d[5]), (d[6], d[7]), (d[8], d[9]), (d[10], d[11]), fused
     )
     overlap = any(
         s < k and n != 1 for s, k, n in zip(layer.stride, layer.kernel, layer.out_shape[:2], strict=True)
     )
-    if fused is None or max(d[6:12]) > 255 or (d[12], d[13]) not in ((1, 1), (0, 0)):
-        return None
+    if max(d[6:12]) > 255 or (d[12], d[13]) not in ((1, 1), (0, 0)):
+        raise _Break(f"{model.label(op)} is dilated or its window above 255, which boards do not train")
     if kind in ("average", "maximum") and (overlap or layer.activation != "linear"):
-        return None
+        raise _Break(f"{model.label(op)} has windows that overlap or an activation; {_ENDS}")
     if kind == "depthwise" and layer.in_shape[2] != layer.out_shape[2]:
-        return None
+        raise _Break(f"{model.label(op)} makes several channels of one, which boards do not train")
     return layer
 
 
-def _padded(model: ModelFile, op: Op, stage: Stage) -> Stage | None:
-    """The stage with the zeros of a PAD before it taken into its window, or None."""
+def _padded(model: ModelFile, op: Op, stage: Stage) -> Stage:
+    """The stage with the zeros of a PAD before it taken into its window."""
+    refused = _Break(f"{model.label(op)} pads what boards cannot train behind; {_ENDS}")
     pads = model.tensors[op.inputs[1]].data
     if (
         stage.layer.kind not in ("conv", "depthwise")
@@ -194,11 +235,11 @@ def _padded(model: ModelFile, op: Op, stage: Stage) -> Stage | None:
         or pads.size != 8
         or pads.min() < 0
     ):
-        return None
+        raise refused
     p = pads.reshape(4, 2)
     shape = model.tensors[op.inputs[0]].shape
     if len(shape) != 4 or p[[0, 3]].any() or p[:, 0].max() > 255:
-        return None
+        raise refused
     return Stage(
         stage.op,
         op,
@@ -208,25 +249,34 @@ def _padded(model: ModelFile, op: Op, stage: Stage) -> Stage | None:
 
 def possible_cuts(model: ModelFile) -> list[Cut]:
     """Every cut from which the rest can be trained, the smallest head first."""
-    chain, cuts = tail(model), []
+    chain, cuts = tail(model).stages, []
+    alone = _alone(model)
     for i in range(len(chain) - 1, -1, -1):
         layers = tuple(s.layer for s in chain[i:])
-        if sum(1 for x in layers if x.weights) > MAX_HEAD_TRAINED or not _alone(model, chain[i].first.index):
+        if (
+            len(layers) > MAX_HEAD_LAYERS
+            or sum(1 for x in layers if x.weights) > MAX_HEAD_TRAINED
+            or chain[i].first.index not in alone
+        ):
             break
         if layers[0].weights:
-            cuts.append(Cut(chain[i].first.index, model.tensors[chain[i].op.outputs[0]].name, layers))
+            first = chain[i].first
+            name = model.tensors[chain[i].op.outputs[0]].name
+            cuts.append(Cut(first.index, name, layers, number=first.number))
     return cuts
 
 
-def _alone(model: ModelFile, cut_op: int) -> bool:
-    """Whether everything from `cut_op` on depends on its input alone, so that the backbone is what stands
-    before it."""
-    known = {model.ops[cut_op].inputs[0]}
-    for op in model.ops[cut_op:]:
-        if any(t >= 0 and t not in known and model.tensors[t].data is None for t in op.inputs):
-            return False
-        known.update(op.outputs)
-    return True
+def _alone(model: ModelFile) -> set[int]:
+    """The operators before which the model can be cut: all from there on depends on the cut's tensor alone,
+    and on constants."""
+    found: set[int] = set()
+    needed: set[int] = set()  # by the operators from here on, and made before them
+    for op in reversed(model.ops):
+        needed.difference_update(op.outputs)
+        needed.update(t for t in op.inputs if t >= 0 and model.tensors[t].data is None)
+        if len(needed) == 1 and op.inputs and op.inputs[0] in needed:
+            found.add(op.index)
+    return found
 
 
 def choose(model: ModelFile, layer: str | None = None) -> Cut:
@@ -236,14 +286,8 @@ def choose(model: ModelFile, layer: str | None = None) -> Cut:
     """
     cuts = possible_cuts(model)
     if not cuts:
-        last = model.ops[-1]
-        raise UnsupportedError(
-            f"{model.name}: nothing at its end can be trained: {model.label(last)} ends no chain of "
-            "layers that "
-            "boards can train; end the model in convolutions, pooling and Dense layers (ReLU, ReLU6 or "
-            "none after each), at most a "
-            "softmax after"
-        )
+        why = tail(model).why or f"its last operators hang on more than one tensor; {_ENDS}"
+        raise UnsupportedError(f"{model.name}: nothing at its end can be trained: {why}")
     if cuts[0].layers[-1].out_shape[2] == 1:
         raise UnsupportedError(
             f"{model.name}: {cuts[0].layer} has one output: boards train classes against each other "
@@ -253,10 +297,10 @@ def choose(model: ModelFile, layer: str | None = None) -> Cut:
     if layer is None:
         small = [c for c in cuts if c.dense and c.params <= DEFAULT_PARAMS]
         return small[-1] if small else cuts[0]
-    exact = [c for c in cuts if layer in (c.layer, str(c.op))]
+    exact = [c for c in cuts if layer in (c.layer, str(c.number))]
     found = exact or [c for c in cuts if layer in c.layer]
     if len(found) != 1:
-        listed = "; ".join(f"{c.op} ({c.layer}, {c.params:,} parameters)" for c in cuts)
+        listed = "; ".join(f"{c.number} ({c.layer}, {c.params:,} parameters)" for c in cuts)
         why = "fits several layers" if found else "is no layer from which the rest can be trained"
         raise UnsupportedError(f"{model.name}: --cut {layer} {why}; possible are: {listed}")
     return found[0]
@@ -264,7 +308,7 @@ def choose(model: ModelFile, layer: str | None = None) -> Cut:
 
 def stages_of(model: ModelFile, cut_op: int) -> list[Stage]:
     """The stages of the head, first to last."""
-    return [s for s in tail(model) if s.first.index >= cut_op]
+    return [s for s in tail(model).stages if s.first.index >= cut_op]
 
 
 def head_of(model: ModelFile, cut: Cut) -> HeadSpec:
@@ -275,6 +319,11 @@ def head_of(model: ModelFile, cut: Cut) -> HeadSpec:
         if layer.weights:
             kernel, bias, s = stage_floats(model, stage)
             if layer.mode == "scales":
+                if model.tensors[stage.op.inputs[1]].zero_points.any():
+                    raise UnsupportedError(
+                        f"{model.label(stage.op)} has a kernel with a zero-point, which cannot be scaled "
+                        "where it lies; use --train all"
+                    )
                 kernel = np.ones(layer.out_shape[2])
                 layer = replace(layer, frozen=model.tensors[stage.op.inputs[1]].offset)
                 scales.append(s.astype(np.float32))
@@ -295,11 +344,12 @@ def stage_floats(model: ModelFile, stage: Stage) -> tuple[np.ndarray, np.ndarray
     out = layer.out_shape[2]
     scales = np.broadcast_to(w.scales.astype(np.float64), (out,))
     if layer.kind == "depthwise":
-        kernel = w.data.reshape(*layer.kernel, out).astype(np.float64) * scales
+        kernel = (w.data.reshape(*layer.kernel, out).astype(np.float64) - w.zero_point) * scales
     else:
         kernel = w.data.reshape(
             out, *layer.kernel, math.prod(w.shape) // out // math.prod(layer.kernel)
         ).astype(np.float64)
+        kernel -= w.zero_point
         kernel = np.ascontiguousarray(np.moveaxis(kernel * scales[:, None, None, None], 0, -1))
     bias = np.zeros(out)
     if len(op.inputs) > 2 and op.inputs[2] >= 0:

@@ -17,6 +17,10 @@ from quantfl.errors import PackageError, UnsupportedError
 from quantfl.package.cut import Stage, head_of, possible_cuts, stage_floats, stages_of
 from quantfl.package.flatfile import ModelFile, Op
 from quantfl.package.program import HeadSpec, Package, compile_program
+from quantfl.package.unsigned import unsigned
+
+#: Place of the field fused_activation_function in the vtable of the options.
+_FUSED = {"CONV_2D": 10, "DEPTHWISE_CONV_2D": 12, "FULLY_CONNECTED": 4}
 
 
 class _Patch:
@@ -101,8 +105,16 @@ def export(
         x_scale, x_zero = _write_outputs(
             model, patch, stage, following, _range(outputs[i], layer.activation != "linear")
         )
+    _linear_end(model, patch, stages[-1])
     exported = bytes(patch.out)
-    return _package_again(exported, package, params) if keep_metadata else exported
+    return _package_again(exported, package, params) if keep_metadata else unsigned(exported)
+
+
+def _linear_end(model: ModelFile, patch: _Patch, stage: Stage) -> None:
+    """The last layer gives logits: a ReLU fused to it, which would make all that are negative alike, goes."""
+    if stage.layer.weights and stage.op.options.FusedActivationFunction():
+        table = stage.op.options._tab
+        patch.out[table.Pos + table.Offset(_FUSED[stage.op.name])] = tflite.ActivationFunctionType.NONE
 
 
 def _package_again(data: bytes, package: Package, params: np.ndarray) -> bytes:
@@ -152,6 +164,8 @@ def _write_weights(
     q = np.clip(np.rint(kernel / scales.astype(np.float64)), -127, 127).astype(np.int8)
     patch.constant(w.offset, np.ascontiguousarray(q if stage.layer.kind == "depthwise" else q.T))
     patch.scales(w.index, scales if len(w.scales) > 1 else scales[:1])
+    if w.zero_points.any():
+        patch.zero_point(w.index, 0)
     if len(op.inputs) > 2 and op.inputs[2] >= 0:
         b = model.tensors[op.inputs[2]]
         b_scales = (np.float32(x_scale) * scales).astype(np.float32)

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,14 @@ import numpy as np
 import tflite
 
 from quantfl.errors import PackageError, QuantflError
+from quantfl.package.fold import folded, shaped
 
 METADATA_NAME = "quantfl"
+#: The metadata entry with the numbers, u32, of tensors that were uint8 before (unsigned.py).
+UNSIGNED_NAME = "quantfl_uint8"
 ALIGN = 64
+#: How many times a file's own bytes may be read, where tables share vectors.
+SHARING = 4
 _OP_NAMES = {v: k for k, v in vars(tflite.BuiltinOperator).items() if not k.startswith("_")}
 _DTYPES: dict[int, np.dtype[Any]] = {
     tflite.TensorType.FLOAT32: np.dtype(np.float32),
@@ -75,13 +82,18 @@ class Tensor:
 @dataclass(frozen=True)
 class Op:
     """An operator: builtin name as in the schema, input and output tensor indices (-1: absent), its options
-    table."""
+    table.
+
+    index: among the operators that are left after constants are folded; number: in the file, as Netron and
+    messages have it.
+    """
 
     index: int
     name: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     options: Any  # generated accessor of the operator's options, None when it has none
+    number: int
 
 
 _OPTIONS = {
@@ -105,6 +117,10 @@ _OPTIONS = {
     "RESIZE_BILINEAR": tflite.ResizeBilinearOptions,
     "SOFTMAX": tflite.SoftmaxOptions,
     "RESHAPE": tflite.ReshapeOptions,
+    "GATHER": tflite.GatherOptions,
+    "REDUCE_PROD": tflite.ReducerOptions,
+    "REDUCE_MIN": tflite.ReducerOptions,
+    "SUM": tflite.ReducerOptions,
 }
 
 
@@ -148,28 +164,53 @@ class ModelFile:
             )
         graph = model.Subgraphs(0)
         self._model = model
+        self._left = SHARING * len(self.data) + (1 << 16)
         self.tensors = tuple(self._tensor(i, graph.Tensors(i)) for i in range(graph.TensorsLength()))
         self.inputs = tuple(int(graph.Inputs(i)) for i in range(graph.InputsLength()))
         self.outputs = tuple(int(graph.Outputs(i)) for i in range(graph.OutputsLength()))
-        self.ops = tuple(self._op(i, graph.Operators(i)) for i in range(graph.OperatorsLength()))
+        #: Every operator of the file, those that are folded too.
+        self.all_ops = tuple(self._op(i, graph.Operators(i)) for i in range(graph.OperatorsLength()))
         self.metadata = self._metadata()
-        for op in self.ops:
+        for op in self.all_ops:
             for t in (*op.inputs, *op.outputs):
                 if not -1 <= t < len(self.tensors):
                     raise PackageError(
-                        f"{self.name}: operator {op.index} names tensor {t}, which does not exist"
+                        f"{self.name}: operator {op.number} names tensor {t}, which does not exist"
                     )
+        made = Counter(t for op in self.all_ops for t in op.outputs)
+        twice = next((t for t, n in made.items() if n > 1 and t >= 0), None)
+        if twice is not None:
+            raise PackageError(f"{self.name}: {made[twice]} operators write {self.tensors[twice].name}")
         for t in (*self.inputs, *self.outputs):
             if not 0 <= t < len(self.tensors):
                 raise PackageError(f"{self.name}: the graph names tensor {t}, which does not exist")
+        self.ops = self._folded()
+
+    def _folded(self) -> tuple[Op, ...]:
+        """The operators that are left when those that only compute constants have become constants."""
+        tensors = list(self.tensors)
+        left: list[Op] = []
+        for op in self.all_ops:
+            shape, value = shaped(op, tensors), folded(op, tensors)
+            if shape is not None:
+                tensors[op.outputs[0]] = replace(tensors[op.outputs[0]], shape=shape)
+            if value is None or op.outputs[0] in self.outputs:
+                left.append(replace(op, index=len(left)))
+            else:
+                tensors[op.outputs[0]] = replace(tensors[op.outputs[0]], data=value)
+        self.tensors = tuple(tensors)
+        return tuple(left)
 
     def _tensor(self, index: int, t: tflite.Tensor) -> Tensor:
+        self._charge(t.ShapeLength() + 1)
         name = (t.Name() or b"").decode(errors="replace") or f"tensor {index}"
+        self._charge(len(name))
         dtype = _DTYPES.get(t.Type(), np.dtype(np.void))
         shape = tuple(int(v) for v in t.ShapeAsNumpy()) if t.ShapeLength() else ()
         if any(d < 0 or d > 1 << 24 for d in shape) or len(shape) > 8:
             raise PackageError(f"{self.name}: tensor {name} has the impossible shape {shape}")
         q = t.Quantization()
+        self._charge(q.ScaleLength() + q.ZeroPointLength() if q else 0)
         scales = np.array(q.ScaleAsNumpy(), np.float32) if q and q.ScaleLength() else np.zeros(0, np.float32)
         zeros = (
             np.array(q.ZeroPointAsNumpy(), np.int64) if q and q.ZeroPointLength() else np.zeros(0, np.int64)
@@ -204,14 +245,28 @@ class ModelFile:
         if table is not None and name in _OPTIONS:
             options = _OPTIONS[name]()
             options.Init(table.Bytes, table.Pos)
-        inputs = tuple(int(o.Inputs(i)) for i in range(o.InputsLength()))
-        outputs = tuple(int(o.Outputs(i)) for i in range(o.OutputsLength()))
-        return Op(index, name, inputs, outputs, options)
+        self._charge(o.InputsLength() + o.OutputsLength() + 1)
+        inputs = tuple(o.InputsAsNumpy().tolist()) if o.InputsLength() else ()
+        outputs = tuple(o.OutputsAsNumpy().tolist()) if o.OutputsLength() else ()
+        return Op(index, name, inputs, outputs, options, index)
+
+    def _charge(self, values: int) -> None:
+        """Counts what is read. PackageError where tables share their parts so often that reading them takes
+        far longer than the file is."""
+        self._left -= 4 * values
+        if self._left < 0:
+            raise PackageError(f"{self.name} is damaged: its tables refer to the same parts again and again")
+
+    @cached_property
+    def unsigned(self) -> frozenset[int]:
+        """The tensors that were uint8 before: a few kernels of uint8 round otherwise."""
+        at, size = self.metadata.get(UNSIGNED_NAME, (0, 0))
+        return frozenset(struct.unpack_from(f"<{size // 4}I", self.data, at))
 
     def label(self, op: Op) -> str:
         """How messages name an operator: number, kind, and the layer (output tensor) it makes."""
         layer = self.tensors[op.outputs[0]].name if op.outputs else "?"
-        return f"operator {op.index} ({op.name}, layer {layer})"
+        return f"operator {op.number} ({op.name}, layer {layer})"
 
     def _metadata(self) -> dict[str, tuple[int, int]]:
         """Metadata entries: name -> (offset in the file, length)."""
@@ -244,10 +299,10 @@ def prefix_size(model: bytes, blob_size: int) -> tuple[int, int]:
     return len(packed) - len(model), at
 
 
-def with_metadata(model: bytes, blob: bytes) -> bytes:
-    """`model` with a metadata entry "quantfl" that holds `blob`, 16-byte aligned. The old bytes follow
+def with_metadata(model: bytes, blob: bytes, name: str = METADATA_NAME) -> bytes:
+    """`model` with a metadata entry `name` that holds `blob`, 16-byte aligned. The old bytes follow
     unchanged."""
-    return _build(model, blob)[0]
+    return _build(model, blob, name)[0]
 
 
 def _table_fields(data: bytes, pos: int) -> dict[int, int]:
@@ -269,7 +324,7 @@ def _vector(data: bytes, at: int) -> list[int]:
     return [_follow(data, start + 4 + 4 * i) for i in range(n)]
 
 
-def _build(model: bytes, blob: bytes) -> tuple[bytes, int]:
+def _build(model: bytes, blob: bytes, entry: str = METADATA_NAME) -> tuple[bytes, int]:
     # Model fields: 0 version, 1 operator_codes, 2 subgraphs, 3 description, 4 buffers, 5 metadata_buffer, 6
     # metadata, 7 signature_defs. The prefix: root offset, identifier, vtable, Model table, vectors, our
     # Metadata and Buffer, blob.
@@ -320,7 +375,7 @@ def _build(model: bytes, blob: bytes) -> tuple[bytes, int]:
     out += struct.pack("<iII", meta - meta_vtable, 0, len(buffers))
     name_at = len(out)
     struct.pack_into("<I", out, meta + 4, name_at - (meta + 4))
-    name = METADATA_NAME.encode()
+    name = entry.encode()
     out += struct.pack("<I", len(name)) + name + b"\0"
     align(2)
     # Buffer table: 0 data

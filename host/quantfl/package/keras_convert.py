@@ -2,7 +2,8 @@
 
     python -m quantfl.package.keras_convert MODEL CALIBRATION OUT
 
-A failure is one JSON line on stdout: {"kind": "tool" | "usage" | "model", "message": …}.
+A failure is one JSON line on stdout: {"kind": "tool" | "usage" | "model", "message": …}; a warning too, of
+kind "warning".
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-import zipfile
+import tempfile
+import warnings
 from pathlib import Path
 
-import numpy as np
+from quantfl.errors import UsageError
+from quantfl.package.calibrate import CalibrationWarning, samples
 
 
 def fail(kind: str, message: str) -> None:
@@ -21,32 +24,14 @@ def fail(kind: str, message: str) -> None:
     sys.exit(1)
 
 
-def samples(path: Path) -> np.ndarray:
-    """Representative inputs: a .npy array, or the array x, x_train or the only one of a .npz."""
-    try:
-        raw = np.load(path, allow_pickle=False)
-        if isinstance(raw, np.ndarray):
-            return raw
-        for key in ("x", "x_train", *raw.files):
-            if key in raw.files:
-                found: np.ndarray = raw[key]
-                return found
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        fail("usage", f"{path}: not a .npy or .npz file of plain arrays ({error})")
-    fail("usage", f"{path}: holds no array")
-    raise AssertionError
-
-
-def checked(x: np.ndarray, source: str) -> np.ndarray:
-    """x as float32 [n, ...]; fails unless it holds finite numbers that differ, in at least one sample."""
-    if x.dtype.kind not in "biuf" or x.ndim < 2 or x.size == 0:
-        fail("usage", f"{source}: {x.dtype} {x.shape} calibrates nothing; real inputs (samples, ...) are due")
-    values = x.astype(np.float32)
-    if not np.isfinite(values).all():
-        fail("usage", f"{source}: NaN or infinity among the inputs, as float32; finite numbers are due")
-    if values.min() == values.max():
-        fail("usage", f"{source}: every value is {values.min():g}; real inputs are due, which differ")
-    return values
+def _named_as_keras_wants(path: str) -> str:
+    """Keras tells formats by their suffix, in lower case."""
+    suffix = Path(path).suffix
+    if suffix == suffix.lower():
+        return path
+    link = Path(tempfile.mkdtemp()) / f"model{suffix.lower()}"
+    link.symlink_to(Path(path).resolve())
+    return str(link)
 
 
 def main(model_path: str, calibration: str, out: str) -> None:
@@ -59,7 +44,6 @@ def main(model_path: str, calibration: str, out: str) -> None:
             "tool",
             "TensorFlow is missing: pip install 'quantfl[convert]', or give a full int8 .tflite instead",
         )
-    x = checked(samples(Path(calibration)), calibration)
     try:
         if Path(model_path).is_dir():
             loaded = tf.saved_model.load(model_path)
@@ -74,7 +58,7 @@ def main(model_path: str, calibration: str, out: str) -> None:
                 [function.get_concrete_function()], loaded
             )
         else:
-            net = tf.keras.models.load_model(model_path, compile=False)
+            net = tf.keras.models.load_model(_named_as_keras_wants(model_path), compile=False)
             shape = net.inputs[0].shape[1:]
             entry = tf.keras.Input(batch_shape=(1, *shape))
             converter = tf.lite.TFLiteConverter.from_keras_model(tf.keras.Model(entry, net(entry)))
@@ -83,10 +67,16 @@ def main(model_path: str, calibration: str, out: str) -> None:
             "model",
             f"{model_path}: cannot be loaded: {str(error).splitlines()[0] if str(error) else error!r}",
         )
-    if tuple(x.shape[1:]) != tuple(shape):
-        fail("usage", f"{calibration}: samples have shape {x.shape[1:]}, but the model takes {tuple(shape)}")
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", CalibrationWarning)
+            x = samples(Path(calibration), tuple(int(n) for n in shape))
+    except UsageError as error:
+        fail("usage", str(error))
+    for w in said:
+        print(json.dumps({"kind": "warning", "message": str(w.message)}))
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = lambda: ([s[None]] for s in x[:500])
+    converter.representative_dataset = lambda: ([s[None]] for s in x)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = converter.inference_output_type = tf.int8
     try:

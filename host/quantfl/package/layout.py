@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import struct
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from quantfl.package.flatfile import ModelFile
@@ -25,6 +26,8 @@ RAM_PER_FLASH = 0.5
 LONGEST = 1_000_000
 _PLACED = 8  # divisions that are tried out, each with its groups turned in three ways
 _TRIED, _TRIES = 6, 100  # of these, how many are placed in how many orders of their blocks
+#: Steps of groups that are weighed, some 10 us each; the largest networks of a microcontroller need a fifth.
+_BUDGET = 1_000_000
 _SCRATCH = 1 << 32  # keys of scratch: _SCRATCH + operator
 #: Tensor -> (first byte, end, number of the step) of each access.
 _Uses = dict[int, list[tuple[int, int, int]]]
@@ -128,13 +131,19 @@ def placed(net: Net, division: list[Segment], shift: int, tries: int = 0) -> Pla
 
 
 def _blocks(
-    net: Net, steps: list[Step], buffers: dict[int, int], first: int, end: int, shift: int = 0
+    net: Net,
+    steps: list[Step],
+    buffers: dict[int, int],
+    first: int,
+    end: int,
+    shift: int = 0,
+    among: Iterable[int] | None = None,
 ) -> tuple[list[Block], dict[int, int]]:
     """What is in memory while `steps`, operators [first, end), run; and for tensors that live in another's
-    place that one."""
+    place that one. among: the tensors that are looked at, None: all."""
     reads, writes = defaultdict(list), defaultdict(list)
     scratch: dict[int, list[Piece]] = defaultdict(list)
-    for t in net.first:
+    for t in net.first if among is None else among:
         if net.first[t] < end and net.last[t] >= first:
             if net.first[t] < first:
                 writes[t].append((0, net.size[t], 0))
@@ -152,13 +161,11 @@ def _blocks(
             writes[t].append((low, high, n))
         if step.op is not None and net.records[step.op].scratch_size:
             scratch[step.op].append(Piece(0, net.records[step.op].scratch_size, n, n))
-    place_of = {t: t for t in writes}
+    place_of, together = {t: t for t in writes}, {t: [t] for t in writes}
+    read_still = {t: [t] for t in writes}  # of the tensors in a place
     for i in range(first, end):
         if net.records[i].code in ELEMENTWISE and net.writes[i][0] not in buffers:
-            _share(net, i, buffers, reads, writes, place_of)
-    together = defaultdict(list)
-    for t, home in place_of.items():
-        together[home].append(t)
+            _share(net, i, buffers, reads, writes, place_of, together, read_still)
     blocks = [Block(_SCRATCH + i, pieces[0].high, tuple(pieces)) for i, pieces in scratch.items()]
     for home, tensors in together.items():
         made = [w for t in tensors for w in writes[t]]
@@ -179,6 +186,8 @@ def _share(
     reads: _Uses,
     writes: _Uses,
     place_of: dict[int, int],
+    together: dict[int, list[int]],
+    read_still: dict[int, list[int]],
 ) -> None:
     """The output of element-wise operator i takes the place of an input whose bytes nobody reads after they
     are overwritten."""
@@ -189,9 +198,19 @@ def _share(
         t = net.root[t]
         if t in buffers or net.size[t] != net.size[y] or net.features in (t, y):
             continue
-        others = [read for u in place_of if place_of[u] == place_of[t] for read in reads[u]]
-        if all(when <= n or high <= a or b <= low for a, b, n in writes[y] for low, high, when in others):
-            place_of[y] = place_of[t]
+        home = place_of[t]
+        begins = min((n for _, _, n in writes[y]), default=0)
+        # Operators begin in their order: who has been read before this one begins is no longer in the way.
+        read_still[home] = [u for u in read_still[home] if any(n > begins for _, _, n in reversed(reads[u]))]
+        if all(
+            when <= n or high <= a or b <= low
+            for a, b, n in writes[y]
+            for u in read_still[home]
+            for low, high, when in reversed(reads[u])  # the last one is the likeliest to be in the way
+        ):
+            together[home] += together.pop(y)
+            read_still[home].append(y)
+            place_of[y] = home
             return
 
 
@@ -243,6 +262,7 @@ def _divisions(net: Net) -> list[list[Segment]]:
     )
     ways: list[list[_Way]] = [[_Way(0, 0)]]
     weighed: list[list[tuple[Segment, _Way]]] = [[] for _ in range(n + 1)]
+    budget = _BUDGET
     for i in range(n):
         weighed[i + 1].append((Segment(i, i + 1), single[i]))
         high = False
@@ -255,9 +275,10 @@ def _divisions(net: Net) -> list[list[Segment]]:
                 continue
             rows = net.rows[net.writes[end - 1][0]]
             for bands in BANDS:
-                if bands <= rows:
+                if bands <= rows and budget > 0:
                     segment = Segment(i, end, bands)
                     weighed[end].append((segment, _weigh(net, segment)))
+                    budget -= bands * (end - i)
     for end in range(1, n + 1):
         found = []
         for segment, w in weighed[end]:
@@ -285,9 +306,13 @@ def _turned(division: list[Segment], how: int) -> list[Segment]:
 
 
 def _weigh(net: Net, segment: Segment) -> _Way:
+    """What the segment has in use: tensors that it touches, and those that only live through it."""
     steps, buffers = net.steps(segment)
-    blocks, _ = _blocks(net, steps, buffers, segment.first, segment.end)
-    return _Way(peak(blocks, len(steps)), _charged(net, steps))
+    a, b = segment.first, segment.end
+    touched = dict.fromkeys(t for i in range(a, b) for t in (*net.reads[i], *net.writes[i]))
+    blocks, _ = _blocks(net, steps, buffers, a, b, among=touched)
+    through = net.alive[a] - sum(net.size[t] for t in touched if net.first[t] < a <= net.last[t])
+    return _Way(peak(blocks, len(steps)) + through, _charged(net, steps))
 
 
 def _charged(net: Net, steps: list[Step]) -> int:

@@ -57,6 +57,11 @@ CODES = {
     "REDUCE_MAX": 5,
     "PADV2": 8,
 }
+#: Of operators of uint8 models whose arithmetic has no int8 twin (qfl_nn_offset.c), and what they are there.
+OFFSET = 21
+OFFSET_CONV, OFFSET_DEPTHWISE, OFFSET_AVERAGE = 0, 1, 2
+#: What messages call the code of an operator.
+NAMES = {code: name for name, code in reversed(CODES.items())} | {OFFSET: "kernels of uint8 models"}
 _REMEDY = "replace the layer, or cut before it with --cut so that it is not part of the backbone"
 
 
@@ -157,11 +162,8 @@ class BaseOperators:
             )
         if len(t.scales) != 1 or not -128 <= t.zero_point <= 127:
             raise self.unsupported(op, f"tensor {t.name} has no single scale and zero-point")
-        batched = len(t.shape) > 1 and t.shape[0] != 1 and t.data is None and op.name != "SOFTMAX"
-        if t.size == 0 or t.size >= 1 << 24 or batched:
-            raise self.unsupported(
-                op, f"tensor {t.name} has shape {t.shape}", "export the model with a batch size of 1"
-            )
+        if t.size == 0 or t.size >= 1 << 24:
+            raise self.unsupported(op, f"tensor {t.name} has shape {t.shape}", "give it another shape")
         return t
 
     def src(self, op: Op, i: int = 0) -> Tensor:
@@ -186,19 +188,27 @@ class BaseOperators:
             raise self.unsupported(
                 op, f"tensor {t.name} has shape {t.shape}, not [1, height, width, channels]"
             )
+        if t.shape[0] != 1:
+            raise self.unsupported(
+                op, f"tensor {t.name} has shape {t.shape}", "export the model with a batch size of 1"
+            )
         if max(t.shape) > 65535:
             raise self.unsupported(op, f"tensor {t.name} is too large: {t.shape}")
         _, height, width, channels = t.shape
         return height, width, channels
 
     def requant(self, op: Op, x: Tensor, w: Tensor, y: Tensor, channels: int) -> list[tuple[int, int]]:
-        if w.dtype != np.int8 or len(w.scales) not in (1, channels) or (w.zero_points != 0).any():
+        unsigned = x.index in self.m.unsigned
+        offset = unsigned and len(w.scales) == 1 and -128 <= w.zero_point <= 127
+        if w.dtype != np.int8 or len(w.scales) not in (1, channels) or (w.zero_points.any() and not offset):
             raise self.unsupported(
                 op,
                 f"weights {w.name} are not symmetric int8",
                 "quantise with int8 weights (TFLite's default)",
             )
         scales = np.repeat(w.scales, channels) if len(w.scales) == 1 else w.scales
+        if unsigned:  # kernels of uint8 multiply the first two in single precision
+            return [quantize_multiplier(float(np.float32(x.scale) * s) / y.scale) for s in scales]
         # TFLite computes in double: input_scale * filter_scale / output_scale, from float32 scales.
         return [quantize_multiplier(x.scale * float(s) / y.scale) for s in scales]
 
@@ -210,15 +220,24 @@ class BaseOperators:
             raise self.unsupported(op, f"bias {b.name} is not int32 with {channels} values")
         return b.content.reshape(-1).astype(np.int64)
 
-    def conv_table(self, op: Op, w: np.ndarray, x: Tensor, bias: np.ndarray, q: list[tuple[int, int]]) -> int:
+    def conv_table(
+        self,
+        op: Op,
+        w: np.ndarray,
+        x: Tensor,
+        bias: np.ndarray,
+        q: list[tuple[int, int]],
+        offset: int = 0,
+    ) -> int:
         """w [channels, k]: rows (bias - zero * sum of weights, multiplier, shift). Wide channels are marked
-        (WIDE)."""
-        w64 = w.astype(np.int64)
+        (WIDE). offset: zero-point of the weights."""
+        w64 = w.astype(np.int64) - offset
         folded = bias - x.zero_point * w64.sum(1)
+        most = 128 * 128 * w64.shape[1] * (2 if offset else 1)
         # A sum that is multiplied by 0 cannot matter, whatever its bias is.
-        beyond = np.abs(folded) + 128 * 128 * w64.shape[1] >= 1 << 31
+        beyond = np.abs(folded) + most >= 1 << 31
         folded = np.where(beyond & np.array([m == 0 for m, _ in q]), 0, folded)
-        if (np.abs(folded) + 128 * 128 * w64.shape[1]).max(initial=0) >= 1 << 31 or w64.shape[1] >= 65536:
+        if (np.abs(folded) + most).max(initial=0) >= 1 << 31 or w64.shape[1] >= 65536 // (2 if offset else 1):
             raise self.unsupported(op, "its accumulators may overflow 32 bits", "retrain with smaller biases")
         wide = np.abs(folded) + 128 * np.abs(w64).sum(1) >= 1 << 30
         shifts = np.array([s for _, s in q]) - WIDE * wide
@@ -267,10 +286,14 @@ class BaseOperators:
             x,
             self.bias(op, 2, channels),
             self.requant(op, x, w, y, channels),
+            w.zero_point,
         )
         self.weights(r, w, table, channels)
         r.low, r.high = activation(op.options.FusedActivationFunction(), y, self.m.label(op))
         patch = int(np.prod(w.shape[1:]))
+        if w.zero_point:
+            self.offset(r, OFFSET_CONV, w.zero_point, patch)
+            return
         pointwise = w.shape[1:3] == (1, 1) and r.dims[8:12] == [1, 1, 0, 0]
         padded = -(-patch // 4) * 4
         r.scratch_size = 8 * padded + (0 if pointwise else padded)
@@ -289,18 +312,23 @@ class BaseOperators:
         multiplier = channels // max(1, r.dims[2])
         if multiplier * r.dims[2] != channels or channels != r.dims[5] or w.shape[0] != 1:
             raise self.unsupported(op, f"weights {w.shape} do not fit {r.dims[2]} channels")
-        taps = w.content.reshape(-1, channels).T
-        table = self.conv_table(op, taps, x, self.bias(op, 2, channels), self.requant(op, x, w, y, channels))
-        self.weights(r, w, table, channels)
+        r.low, r.high = activation(op.options.FusedActivationFunction(), y, self.m.label(op))
         r.dims[14] = multiplier
+        taps, bias = w.content.reshape(-1, channels).T, self.bias(op, 2, channels)
+        q = self.requant(op, x, w, y, channels)
+        if w.zero_point:
+            self.weights(r, w, self.plain_table(op, bias, q, 255 * 255 * len(taps.T)), channels)
+            self.offset(r, OFFSET_DEPTHWISE, w.zero_point)
+            return
+        self.weights(r, w, self.conv_table(op, taps, x, bias, q), channels)
         # A table of pointers, 8 bytes each so that the same package runs on 64-bit hosts, and a row of
         # zero-points.
         r.scratch_size = 8 * w.shape[1] * w.shape[2] + r.dims[2]
-        r.low, r.high = activation(op.options.FusedActivationFunction(), y, self.m.label(op))
 
     def op_fully_connected(self, op: Op, r: Record) -> None:
         x, w, y = self.src(op), self.tensor(op, 1, constant=True), self.dst(op)
-        if len(w.shape) == 2 and x.size > w.shape[1] and x.size % w.shape[1] == 0:
+        rows = len(w.shape) == 2 and w.shape[1] > 0 and x.size % w.shape[1] == 0
+        if rows and (x.size > w.shape[1] or w.zero_point):
             return self.dense_over_rows(op, r, x, w, y)
         if len(w.shape) != 2 or x.size != w.shape[1] or y.size != w.shape[0] or max(w.shape) > 65535:
             raise self.unsupported(op, f"weights {w.shape} do not fit {x.size} inputs and {y.size} outputs")
@@ -319,14 +347,28 @@ class BaseOperators:
         rows, channels = x.size // w.shape[1], w.shape[0]
         if y.size != rows * channels or max(rows, *w.shape) > 65535:
             raise self.unsupported(op, f"weights {w.shape} do not fit {x.shape} and {y.shape}")
-        table = self.conv_table(
-            op, w.content, x, self.bias(op, 2, channels), self.requant(op, x, w, y, channels)
-        )
+        q = self.requant(op, x, w, y, channels)
+        table = self.conv_table(op, w.content, x, self.bias(op, 2, channels), q, w.zero_point)
         self.weights(r, w, table, channels)
         r.code = CODES["CONV_2D"]
         r.low, r.high = activation(op.options.FusedActivationFunction(), y, self.m.label(op))
         r.dims[:14] = [1, rows, w.shape[1], 1, rows, channels, 1, 1, 1, 1, 0, 0, 1, 1]
         r.scratch_size = 8 * (-(-w.shape[1] // 4) * 4)
+        if w.zero_point:
+            self.offset(r, OFFSET_CONV, w.zero_point, w.shape[1])
+
+    def offset(self, r: Record, kind: int, zero: int = 0, scratch: int = 0) -> None:
+        """The record of an operator of a uint8 model that has no int8 twin."""
+        r.code, r.dims[15], r.extra[0], r.scratch_size = OFFSET, kind, zero, scratch
+
+    def plain_table(self, op: Op, bias: np.ndarray, q: list[tuple[int, int]], most: int) -> int:
+        """Rows (bias, multiplier, shift) of a kernel that subtracts zero-points itself; most: of its
+        products' sum."""
+        largest = np.abs(bias) + most
+        if largest.max(initial=0) >= 1 << 31:
+            raise self.unsupported(op, "its accumulators may overflow 32 bits", "retrain with smaller biases")
+        shifts = np.array([s for _, s in q]) - WIDE * (largest >= 1 << 30)
+        return self.table(np.stack([bias, [m for m, _ in q], shifts], 1))
 
     def weights(self, r: Record, w: Tensor, table: int, channels: int) -> None:
         r.weights, r.weights_size, r.table, r.table_count = w.offset, w.size, table, channels
@@ -343,6 +385,8 @@ class BaseOperators:
         self.window(op, r, x, y, (op.options.FilterHeight(), op.options.FilterWidth()), (1, 1))
         if r.dims[2] != r.dims[5]:
             raise self.unsupported(op, "input and output differ in channels")
+        if x.index in self.m.unsigned and op.name == "AVERAGE_POOL_2D":
+            self.offset(r, OFFSET_AVERAGE)
         r.low, r.high = activation(op.options.FusedActivationFunction(), y, self.m.label(op))
 
     def same_quantisation(self, op: Op, x: Tensor, y: Tensor) -> None:
@@ -430,8 +474,11 @@ class BaseOperators:
             r.code = CODES["RESHAPE"]  # the board's input is what this operator makes
             self.dst(op)
             return
-        y = self.dst(op)
-        r.extra[:2] = quantize_multiplier(float(np.float32(self.src(op).scale) / np.float32(y.scale)))
+        x, y = self.src(op), self.dst(op)
+        if x.scale == y.scale and x.zero_point == y.zero_point:
+            r.code = CODES["RESHAPE"]  # the same numbers
+            return
+        r.extra[:2] = quantize_multiplier(float(np.float32(x.scale) / np.float32(y.scale)))
 
     def op_dequantize(self, op: Op, r: Record) -> None:
         """At the very end of a model; a board's output is the int8 tensor."""

@@ -21,7 +21,7 @@ from quantfl.package.elementwise import ElementwiseOperators
 from quantfl.package.flatfile import METADATA_NAME, ModelFile, damage, prefix_size, with_metadata
 from quantfl.package.layout import lay_out
 from quantfl.package.movement import MovementOperators
-from quantfl.package.operators import CODES, RECORD, Record
+from quantfl.package.operators import CODES, NAMES, RECORD, Record
 
 MAGIC = b"QFLP"
 VERSION = 2
@@ -300,7 +300,7 @@ class Needs:
     def missing_operators(self, linked: int) -> list[str]:
         """Names of the operators that an engine with the mask `linked` lacks."""
         lacking = self.operators & ~linked
-        return [next(n for n, code in CODES.items() if code == c) for c in range(1, 32) if lacking >> c & 1]
+        return [NAMES.get(c, f"operator code {c}") for c in range(1, 32) if lacking >> c & 1]
 
 
 @dataclass(frozen=True)

@@ -136,8 +136,8 @@ def _add_biases(data: bytes, ops: list[int], model: ModelFile) -> bytes:
     p.later += [(operators_at + 4 + 4 * i, o) for i, o in enumerate(operators)]
     for k, index in enumerate(ops):
         op = model.ops[index]
-        changed = p.copy_table(operators[index], _OPERATOR_OFFSETS)
-        p.repoint(operators_at + 4 + 4 * index, changed[-1])
+        changed = p.copy_table(operators[op.number], _OPERATOR_OFFSETS)
+        p.repoint(operators_at + 4 + 4 * op.number, changed[-1])
         p.repoint(changed[1], p.vector(3, "i", (op.inputs[0], op.inputs[1], len(tensors) + k)))
         p.point(tensors_at + 4 * (len(tensors) + k), _bias_tensor(p, model, index, len(buffers) + k))
         p.point(buffers_at + 4 * (len(buffers) + k), _bias_buffer(p, model, op))

@@ -10,6 +10,7 @@ but nothing is computed twice).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterator
@@ -86,6 +87,7 @@ class Net:
     last: dict[int, int] = field(default_factory=dict)  # operator that reads last; len(records): an output
     rows: dict[int, int] = field(default_factory=dict)
     features: int | None = None
+    alive: list[int] = field(default_factory=list)  # bytes, by operator
 
     def __post_init__(self) -> None:
         m = self.model
@@ -116,6 +118,16 @@ class Net:
         if self.cut < len(self.records):
             self.features = self.root[m.ops[self.cut].inputs[0]]
         self.row_ops = [self._row_op(i) for i in range(len(self.records))]
+        self.alive = self._alive()
+
+    def _alive(self) -> list[int]:
+        """Bytes of the tensors that exist when operator i begins and are read by it or later."""
+        change = [0] * (len(self.records) + 2)
+        for t, size in self.size.items():
+            if t in self.first and self.last[t] > self.first[t]:
+                change[self.first[t] + 1] += size
+                change[self.last[t] + 1] -= size
+        return list(itertools.accumulate(change))
 
     def row_op(self, i: int) -> RowOp:
         """How operator i runs on some of its rows; only for operators that can."""

@@ -101,8 +101,8 @@ def _cut(data: bytes, layers: int) -> str:
 
     for cut in possible_cuts(ModelFile(data)):
         if sum(1 for x in cut.layers if x.weights) == layers + 1:
-            return str(cut.op)
-    return str(choose(ModelFile(data)).op)
+            return str(cut.number)
+    return str(choose(ModelFile(data)).number)
 
 
 def persons(task: Task, quick: bool) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:

@@ -9,6 +9,7 @@ import typer
 
 BENCHES = {
     "engine": "instructions of an inference on emulated Cortex-M4F and M55",
+    "models": "what convert makes of models that others have published",
     "train": "training of the last layers on real data, against float TensorFlow, and its cost on a "
     "Cortex-M4F",
     "bytes": "bytes on the wire to an accuracy, by scheme",

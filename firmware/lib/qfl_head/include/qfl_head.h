@@ -56,7 +56,7 @@ typedef struct qfl_head_layer {
     uint32_t scales; /* SCALES: offset from shape.base of its float32 scales [out]; a multiple of 4 */
 } qfl_head_layer;
 
-/* The last layer has K outputs (classes), one pixel and no activation. */
+/* The last layer has K outputs (classes), one pixel and no activation; it may be a pool of class scores. */
 typedef struct qfl_head_shape {
     uint32_t layers; /* 1..QFL_HEAD_MAX_LAYERS */
     const qfl_head_layer *layer; /* [layers] 4-byte aligned */

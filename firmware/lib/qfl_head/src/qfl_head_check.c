@@ -78,8 +78,8 @@ QFL_COLD qfl_status qfl_head_check(const qfl_head_shape *shape)
         trained += bias != 0;
     }
     const qfl_head_layer *last = &shape->layer[shape->layers - 1];
-    if (last->kind != QFL_HEAD_CONV || last->out_h != 1 || last->out_w != 1 ||
-        last->activation != QFL_HEAD_LINEAR || params >= 1u << 28 || trained > QFL_HEAD_MAX_TRAINED)
+    if (last->out_h != 1 || last->out_w != 1 || last->activation != QFL_HEAD_LINEAR || params >= 1u << 28 ||
+        trained > QFL_HEAD_MAX_TRAINED)
         return QFL_E_FORMAT;
     return QFL_OK;
 }

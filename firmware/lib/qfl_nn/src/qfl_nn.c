@@ -1,5 +1,5 @@
 /* Opening: the metadata entry found through the FlatBuffer, every number of the program checked (qfl_nn_check.c). Running: dispatch. */
-#include "qfl_nn_internal.h"
+#include "qfl_nn_more.h"
 
 static uint32_t get32(const uint8_t *p)
 {
@@ -209,7 +209,7 @@ int qfl_nn_run_op(const kernel_args *a)
     else if (LINKED(OP_TRANSPOSE_CONV) && code == OP_TRANSPOSE_CONV)
         qfl_nn_transpose_conv(a);
     else if (code != OP_RESHAPE)
-        return 0;
+        return (QFL_NN_OPS & QFL_NN_MORE) != 0 && qfl_nn_run_more(a);
     else if (a->op->src != a->op->dst) /* else the plan gave input and output the same place */
         memmove(op_dst(a), op_src(a), a->op->dst_size);
     return 1;

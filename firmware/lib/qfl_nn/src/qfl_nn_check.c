@@ -1,10 +1,11 @@
 /* Checks of a program's records: what passes here can be run without looking again. */
-#include "qfl_nn_internal.h"
+#include "qfl_nn_more.h"
+#include "qfl_nn_rules.h"
 
 /* Every size it is compared with is below this. */
 enum { TOO_MUCH = 0x7FFFFFFF };
 
-static uint32_t times(uint32_t a, uint32_t b)
+QFL_NN_RULE uint32_t qfl_nn_times(uint32_t a, uint32_t b)
 {
     uint64_t n = (uint64_t)a * b;
     return n < TOO_MUCH ? (uint32_t)n : (uint32_t)TOO_MUCH;
@@ -12,14 +13,14 @@ static uint32_t times(uint32_t a, uint32_t b)
 
 static int inside(uint32_t at, uint32_t n, uint32_t size) { return at <= size && n <= size - at; }
 
-static int table_ok(const qfl_nn *nn, const op_record *op, uint32_t rows)
+QFL_NN_RULE int qfl_nn_table_ok(const qfl_nn *nn, const op_record *op, uint32_t rows)
 {
     return op->table_count == rows && (op->table & 3u) == 0 &&
-           inside(op->table, times(rows, sizeof(channel_row)), nn->file_size);
+           inside(op->table, qfl_nn_times(rows, sizeof(channel_row)), nn->file_size);
 }
 
 /* Shifts of every row within what the arithmetic takes, and no sum of `terms` products can overflow. */
-static QFL_HOT int rows_ok(const qfl_nn *nn, const op_record *op, uint32_t terms)
+QFL_NN_RULE QFL_HOT int qfl_nn_rows_ok(const qfl_nn *nn, const op_record *op, uint32_t terms)
 {
     const channel_row *row = (const channel_row *)(const void *)(nn->file + op->table);
     uint32_t limit = 0x7FFFFFFFu - (terms < 65536 ? terms : 65536) * 128 * 128;
@@ -42,16 +43,16 @@ static int narrow_ok(const qfl_nn *nn, const op_record *op)
     return 1;
 }
 
-static int images_ok(const op_record *op)
+QFL_NN_RULE int qfl_nn_images_ok(const op_record *op)
 {
-    return times((uint32_t)op->in_h * op->in_w, op->in_c) == op->src_size && op->src_size != 0 &&
-           times((uint32_t)op->out_h * op->out_w, op->out_c) == op->dst_size && op->dst_size != 0;
+    return qfl_nn_times((uint32_t)op->in_h * op->in_w, op->in_c) == op->src_size && op->src_size != 0 &&
+           qfl_nn_times((uint32_t)op->out_h * op->out_w, op->out_c) == op->dst_size && op->dst_size != 0;
 }
 
 /* Every window begins inside the padded input; a tap outside of the input is padding. */
-static int window_ok(const op_record *op)
+QFL_NN_RULE int qfl_nn_window_ok(const op_record *op)
 {
-    return images_ok(op) && op->k_h >= 1 && op->k_w >= 1 && op->stride_h >= 1 && op->stride_w >= 1 &&
+    return qfl_nn_images_ok(op) && op->k_h >= 1 && op->k_w >= 1 && op->stride_h >= 1 && op->stride_w >= 1 &&
            op->dil_h >= 1 && op->dil_w >= 1 &&
            (uint32_t)(op->out_h - 1) * op->stride_h < (uint32_t)op->in_h + op->pad_t &&
            (uint32_t)(op->out_w - 1) * op->stride_w < (uint32_t)op->in_w + op->pad_l;
@@ -60,7 +61,7 @@ static int window_ok(const op_record *op)
 /* Four pixels as interleaved halfwords and one as bytes; the portable path needs less and gets the same. */
 static uint32_t conv_scratch(uint32_t patch, int pointwise)
 {
-    return times((patch + 3u) & ~3u, pointwise ? 8 : 9);
+    return qfl_nn_times((patch + 3u) & ~3u, pointwise ? 8 : 9);
 }
 
 /* Element i of operand 2 is number (i / extra[0]) % size, of operand 1 (i / extra[1]) % size; both at most as large as the output. */
@@ -72,7 +73,7 @@ static int operands_ok(const op_record *op)
            ((op->flags & OPERAND_IN_FILE) == 0 || op->src2_size == 0);
 }
 
-static int apart(uint32_t a, uint32_t an, uint32_t b, uint32_t bn)
+QFL_NN_RULE int qfl_nn_apart(uint32_t a, uint32_t an, uint32_t b, uint32_t bn)
 {
     return an == 0 || bn == 0 || a + an <= b || b + bn <= a;
 }
@@ -82,12 +83,13 @@ static int pieces_ok(const qfl_nn *nn, const op_record *op, uint32_t whole, uint
 {
     const channel_row *row = (const channel_row *)(const void *)(nn->file + op->table);
     uint32_t bytes = 0, outer = (uint32_t)op->extra[0];
-    if (op->table_count == 0 || op->table_count > 4096 || !table_ok(nn, op, op->table_count) || outer == 0)
+    if (op->table_count == 0 || op->table_count > 4096 || !qfl_nn_table_ok(nn, op, op->table_count) ||
+        outer == 0)
         return 0;
     for (uint32_t i = 0; i < op->table_count; i++) {
-        uint32_t n = times(outer, (uint32_t)row[i].multiplier);
+        uint32_t n = qfl_nn_times(outer, (uint32_t)row[i].multiplier);
         if (row[i].multiplier <= 0 || !inside((uint32_t)row[i].bias, n, nn->arena_size) ||
-            n > whole - bytes || !apart((uint32_t)row[i].bias, n, at, whole))
+            n > whole - bytes || !qfl_nn_apart((uint32_t)row[i].bias, n, at, whole))
             return 0;
         bytes += n;
     }
@@ -97,7 +99,7 @@ static int pieces_ok(const qfl_nn *nn, const op_record *op, uint32_t whole, uint
 /* Five extents and strides: every element read lies inside the input. */
 static int strides_ok(const qfl_nn *nn, const op_record *op)
 {
-    if (!table_ok(nn, op, 4))
+    if (!qfl_nn_table_ok(nn, op, 4))
         return 0;
     const int32_t *v = (const int32_t *)(const void *)(nn->file + op->table); /* base, extents, strides */
     uint64_t n = 1;
@@ -121,7 +123,7 @@ static int strides_ok(const qfl_nn *nn, const op_record *op)
 static int indices_ok(const qfl_nn *nn, const op_record *op)
 {
     uint32_t count = (uint32_t)op->out_h + op->out_w;
-    if (!table_ok(nn, op, (count + 2) / 3))
+    if (!qfl_nn_table_ok(nn, op, (count + 2) / 3))
         return 0;
     const uint32_t *index = (const uint32_t *)(const void *)(nn->file + op->table);
     for (uint32_t i = 0; i < count; i++)
@@ -134,7 +136,7 @@ static int indices_ok(const qfl_nn *nn, const op_record *op)
 static int mixes_ok(const qfl_nn *nn, const op_record *op)
 {
     uint32_t count = (uint32_t)op->out_h + op->out_w;
-    if (!table_ok(nn, op, count))
+    if (!qfl_nn_table_ok(nn, op, count))
         return 0;
     const channel_row *mix = (const channel_row *)(const void *)(nn->file + op->table);
     for (uint32_t i = 0; i < count; i++)
@@ -147,67 +149,67 @@ static int mixes_ok(const qfl_nn *nn, const op_record *op)
 
 static int kernel_ok(const qfl_nn *nn, const op_record *op)
 {
-    uint32_t taps = times(op->k_h, op->k_w);
+    uint32_t taps = qfl_nn_times(op->k_h, op->k_w);
     switch (op->code) {
     case OP_CONV_2D: {
-        uint32_t patch = times(taps, op->in_c);
+        uint32_t patch = qfl_nn_times(taps, op->in_c);
         int pointwise =
             taps == 1 && op->stride_h == 1 && op->stride_w == 1 && op->pad_t == 0 && op->pad_l == 0;
         if (!LINKED(OP_CONV_2D) || (pointwise && (op->in_h != op->out_h || op->in_w != op->out_w)))
             return 0;
-        return window_ok(op) && op->weights_size == times(patch, op->out_c) && table_ok(nn, op, op->out_c) &&
-               rows_ok(nn, op, patch) && op->scratch_size >= conv_scratch(patch, pointwise) &&
-               (op->scratch & 3u) == 0;
+        return qfl_nn_window_ok(op) && op->weights_size == qfl_nn_times(patch, op->out_c) &&
+               qfl_nn_table_ok(nn, op, op->out_c) && qfl_nn_rows_ok(nn, op, patch) &&
+               op->scratch_size >= conv_scratch(patch, pointwise) && (op->scratch & 3u) == 0;
     }
     case OP_DEPTHWISE_CONV_2D:
-        return LINKED(OP_DEPTHWISE_CONV_2D) && window_ok(op) &&
-               times(op->in_c, op->multiplier) == op->out_c && op->multiplier != 0 &&
-               op->weights_size == times(taps, op->out_c) && table_ok(nn, op, op->out_c) &&
-               rows_ok(nn, op, taps) && op->scratch_size >= times(POINTER, taps) + op->in_c &&
+        return LINKED(OP_DEPTHWISE_CONV_2D) && qfl_nn_window_ok(op) &&
+               qfl_nn_times(op->in_c, op->multiplier) == op->out_c && op->multiplier != 0 &&
+               op->weights_size == qfl_nn_times(taps, op->out_c) && qfl_nn_table_ok(nn, op, op->out_c) &&
+               qfl_nn_rows_ok(nn, op, taps) && op->scratch_size >= qfl_nn_times(POINTER, taps) + op->in_c &&
                op->scratch % POINTER == 0;
     case OP_FULLY_CONNECTED:
         return LINKED(OP_FULLY_CONNECTED) && op->in_c == op->src_size && op->out_c == op->dst_size &&
-               op->in_c != 0 && op->out_c != 0 && op->weights_size == times(op->in_c, op->out_c) &&
-               table_ok(nn, op, op->out_c) && rows_ok(nn, op, op->in_c) &&
+               op->in_c != 0 && op->out_c != 0 && op->weights_size == qfl_nn_times(op->in_c, op->out_c) &&
+               qfl_nn_table_ok(nn, op, op->out_c) && qfl_nn_rows_ok(nn, op, op->in_c) &&
                op->scratch_size >= 2 * ((op->in_c + 3u) & ~3u) && (op->scratch & 3u) == 0;
     case OP_AVERAGE_POOL_2D:
     case OP_MAX_POOL_2D:
         /* Each window must hold at least one input: the first tap may lie in the padding, the last may not be above it. */
-        return window_ok(op) && op->in_c == op->out_c && op->dil_h == 1 && op->dil_w == 1 &&
+        return qfl_nn_window_ok(op) && op->in_c == op->out_c && op->dil_h == 1 && op->dil_w == 1 &&
                op->k_h > op->pad_t && op->k_w > op->pad_l && taps <= 1u << 20;
     case OP_MEAN:
-        return LINKED(OP_MEAN) && images_ok(op) && op->out_w == 1 && op->in_c == op->out_c &&
+        return LINKED(OP_MEAN) && qfl_nn_images_ok(op) && op->out_w == 1 && op->in_c == op->out_c &&
                op->in_h % op->out_h == 0 && op->extra[2] == (int32_t)(op->in_h / op->out_h) * op->in_w &&
                op->extra[2] <= 1 << 20 && op->extra[1] >= -31 && op->extra[1] <= 30 &&
                op->scratch_size >= 4u * op->in_c && (op->scratch & 3u) == 0;
     case OP_ADD:
-        return LINKED(OP_ADD) && operands_ok(op) && table_ok(nn, op, 3) && rows_ok(nn, op, 0) &&
+        return LINKED(OP_ADD) && operands_ok(op) && qfl_nn_table_ok(nn, op, 3) && qfl_nn_rows_ok(nn, op, 0) &&
                narrow_ok(nn, op) && ((const channel_row *)(const void *)(nn->file + op->table))[2].shift <= 0;
     case OP_MUL: return LINKED(OP_MUL) && operands_ok(op) && op->extra[2] >= -31 && op->extra[2] <= 30;
     case OP_PRELU:
         return LINKED(OP_PRELU) && op->src_size == op->dst_size && op->weights_size != 0 &&
-               table_ok(nn, op, 2) && rows_ok(nn, op, 0) && narrow_ok(nn, op);
+               qfl_nn_table_ok(nn, op, 2) && qfl_nn_rows_ok(nn, op, 0) && narrow_ok(nn, op);
     case OP_LUT: return LINKED(OP_LUT) && op->src_size == op->dst_size && op->weights_size == 256;
     case OP_CONCATENATION: return LINKED(OP_CONCATENATION) && pieces_ok(nn, op, op->dst_size, op->dst);
     case OP_SPLIT: return LINKED(OP_SPLIT) && pieces_ok(nn, op, op->src_size, op->src);
     case OP_STRIDED_SLICE:
         return LINKED(OP_STRIDED_SLICE) && strides_ok(nn, op) &&
-               apart(op->src, op->src_size, op->dst, op->dst_size);
+               qfl_nn_apart(op->src, op->src_size, op->dst, op->dst_size);
     case OP_RESIZE_NEAREST:
-        return LINKED(OP_RESIZE_NEAREST) && images_ok(op) && op->in_c == op->out_c && indices_ok(nn, op) &&
-               apart(op->src, op->src_size, op->dst, op->dst_size);
+        return LINKED(OP_RESIZE_NEAREST) && qfl_nn_images_ok(op) && op->in_c == op->out_c &&
+               indices_ok(nn, op) && qfl_nn_apart(op->src, op->src_size, op->dst, op->dst_size);
     case OP_RESIZE_BILINEAR:
-        return LINKED(OP_RESIZE_BILINEAR) && images_ok(op) && op->in_c == op->out_c && mixes_ok(nn, op) &&
-               apart(op->src, op->src_size, op->dst, op->dst_size);
+        return LINKED(OP_RESIZE_BILINEAR) && qfl_nn_images_ok(op) && op->in_c == op->out_c &&
+               mixes_ok(nn, op) && qfl_nn_apart(op->src, op->src_size, op->dst, op->dst_size);
     case OP_TRANSPOSE_CONV:
-        return LINKED(OP_TRANSPOSE_CONV) && images_ok(op) && op->k_h >= 1 && op->k_w >= 1 &&
+        return LINKED(OP_TRANSPOSE_CONV) && qfl_nn_images_ok(op) && op->k_h >= 1 && op->k_w >= 1 &&
                op->stride_h >= 1 && op->stride_w >= 1 &&
-               op->weights_size == times(times(taps, op->in_c), op->out_c) && table_ok(nn, op, op->out_c) &&
-               rows_ok(nn, op, times(2 * taps, op->in_c));
+               op->weights_size == qfl_nn_times(qfl_nn_times(taps, op->in_c), op->out_c) &&
+               qfl_nn_table_ok(nn, op, op->out_c) && qfl_nn_rows_ok(nn, op, qfl_nn_times(2 * taps, op->in_c));
     case OP_PAD:
-        return LINKED(OP_PAD) && images_ok(op) && op->in_c == op->out_c &&
+        return LINKED(OP_PAD) && qfl_nn_images_ok(op) && op->in_c == op->out_c &&
                (uint32_t)op->pad_t + op->in_h <= op->out_h && (uint32_t)op->pad_l + op->in_w <= op->out_w &&
-               apart(op->src, op->src_size, op->dst, op->dst_size);
+               qfl_nn_apart(op->src, op->src_size, op->dst, op->dst_size);
     case OP_RESHAPE: return op->src_size == op->dst_size;
     case OP_SOFTMAX:
         return LINKED(OP_SOFTMAX) && op->src_size == op->dst_size && op->out_c != 0 &&
@@ -217,7 +219,7 @@ static int kernel_ok(const qfl_nn *nn, const op_record *op)
                    -(0x7FFFFFFF >> op->extra[1]); /* shifted differences stay negative: no sum is 0 */
     case OP_RELU:
         return LINKED(OP_RELU) && op->src_size == op->dst_size && op->extra[1] >= -31 && op->extra[1] <= 30;
-    default: return 0;
+    default: return (QFL_NN_OPS & QFL_NN_MORE) != 0 && qfl_nn_more_ok(nn, op);
     }
 }
 
@@ -226,9 +228,9 @@ static int zero_ok(int32_t z) { return z >= -128 && z <= 127; }
 /* Scratch may hold pointers: no tensor of the operator may lie over it. */
 static int scratch_ok(const op_record *op)
 {
-    return apart(op->scratch, op->scratch_size, op->src, op->src_size) &&
-           apart(op->scratch, op->scratch_size, op->src2, op->src2_size) &&
-           apart(op->scratch, op->scratch_size, op->dst, op->dst_size);
+    return qfl_nn_apart(op->scratch, op->scratch_size, op->src, op->src_size) &&
+           qfl_nn_apart(op->scratch, op->scratch_size, op->src2, op->src2_size) &&
+           qfl_nn_apart(op->scratch, op->scratch_size, op->dst, op->dst_size);
 }
 
 QFL_COLD int qfl_nn_record_ok(const qfl_nn *nn, const op_record *op)

@@ -42,7 +42,9 @@ enum {
     OP_PRELU = 18,
     OP_TRANSPOSE_CONV = 19,
     OP_RESIZE_BILINEAR = 20,
-    OP_LAST = 20
+    OP_MORE = 21, /* the first of those in qfl_nn_more.h */
+    OP_OFFSET = 21,
+    OP_LAST = 21
 };
 
 /* Whether an operator is in this build. */

@@ -1,0 +1,266 @@
+"""Models as people have them: dynamic batches, uint8, rows, ReLU or pooling at the end; refusals that name
+the operator that breaks the chain; files made to be slow."""
+
+from __future__ import annotations
+
+import struct
+import time
+
+import numpy as np
+import pytest
+
+from quantfl.core.nn import Engine
+from quantfl.errors import PackageError, UnsupportedError
+from quantfl.package.convert import convert, convert_bytes
+from quantfl.package.export import export
+from quantfl.package.flatfile import ModelFile, _follow, _table_fields, _vector
+from quantfl.package.program import compile_program, open_package
+from quantfl.package.rewrite import _MODEL_OFFSETS, _SUBGRAPH_OFFSETS, _Prefix
+from quantfl.package.unsigned import signed, unsigned
+from tests.support import ROOT, shared_data
+
+pytest.importorskip("tflite_micro", reason="the tflite-micro wheel is not installed (Linux x86-64 only)")
+from tests.unit.tflite_models import Builder, Generator, schema
+
+
+def case(name: str):
+    path = ROOT.parent / "shared" / "cases" / f"{name}.tflite"
+    if not path.exists():
+        pytest.skip("the shared cases are absent")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("dynbatch_reshape", "dense(3)"),
+        ("mobilenet_v1_classes", "dense(5)"),
+        ("conv_gap_softmax", "conv1x1(3) → average"),
+        ("last_relu", "dense(8) → dense(3)"),
+        ("uint8_io", "dense(3)"),
+        ("dense_on_4d", "dense(2)"),
+    ],
+)
+def test_cases_convert_and_equal_the_stock_interpreter(name, head):
+    from quantfl_lab.bench.models import row
+
+    found = row(case(name), 6)
+    assert (found["converts"], found["head"]) == ("yes", head), found
+    # tflite-micro lacks REDUCE_PROD, which is folded here
+    assert found["exact"] == ("no interpreter" if name == "dense_on_4d" else "yes")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("batch4", ["takes 4 samples at once", "operator 0 (FULLY_CONNECTED", "batch size of 1"]),
+        ("int16x8", ["operator 12 (FULLY_CONNECTED", "is int16, not int8", "quantise the whole model"]),
+    ],
+)
+def test_a_refusal_names_the_operator_that_breaks_the_chain(name, words):
+    with pytest.raises(UnsupportedError) as error:
+        convert(case(name))
+    assert all(w in str(error.value) for w in words), str(error.value)
+
+
+def dense(b: Builder, x: int, inputs: int, outputs: int, shape=None, activation: int = 0) -> int:
+    rng = np.random.default_rng(inputs + outputs)
+    w = b.add([outputs, inputs], scales=0.02, data=rng.integers(-127, 128, (outputs, inputs)))
+    y = b.add(shape or [1, outputs], scales=0.1, zero=3)
+    o = schema.FullyConnectedOptionsT()
+    o.fusedActivationFunction = activation
+    b.op("FULLY_CONNECTED", [x, w, -1], [y], o)
+    return y
+
+
+def test_rows_are_no_batch():
+    """[1, 2, 2, C] made [4, C] for a dense layer on every row."""
+    from tests.unit.test_nn_models import compare
+
+    b = Builder()
+    x = b.add([1, 2, 2, 6], scales=0.05, zero=-4)
+    rows = b.add([4, 6], scales=0.05, zero=-4)
+    b.op("RESHAPE", [x], [rows])
+    t = dense(b, rows, 6, 5, [4, 5])
+    flat = b.add([1, 20], scales=0.1, zero=3)
+    b.op("RESHAPE", [t], [flat])
+    data = b.model([x], [dense(b, flat, 20, 3)])
+    assert compare(data, np.random.default_rng(1).integers(-128, 128, (20, 24), np.int8), "rows") > 0
+    assert convert_bytes(data, source="m").cut.text == "dense(3)"
+
+
+def test_a_relu_at_the_end_goes_with_the_export():
+    """Boards train the logits before it; after it all that are negative would be alike."""
+    b = Builder()
+    x = b.add([1, 8], scales=0.05)
+    data = b.model([x], [dense(b, x, 8, 3, activation=schema.ActivationFunctionType.RELU)])
+    p = open_package(convert_bytes(data, source="m").package)
+    params = np.concatenate([np.zeros(24), [-3.0, -2.0, -1.0]]).astype(np.float32)
+    features = np.random.default_rng(1).integers(-128, 128, (9, 8), np.int8)
+    out = export(p, params, features)
+    last = ModelFile(out).ops[-1]
+    assert last.options.FusedActivationFunction() == schema.ActivationFunctionType.NONE
+    got = Engine(compile_program(out)).classify(features)
+    assert (got.argmax(1) == 2).all() and (got[:, 0] < got[:, 1]).all()
+
+
+def test_a_tensor_that_is_used_twice_ends_the_chain():
+    b = Builder()
+    x = b.add([1, 8], scales=0.05)
+    t = dense(b, x, 8, 8)
+    y, o = b.add([1, 8], scales=0.2), schema.AddOptionsT()
+    b.op("ADD", [t, t], [y], o)
+    data = b.model([x], [y])
+    with pytest.raises(UnsupportedError, match=r"operator 1 \(ADD, layer t3\) cannot be trained"):
+        convert_bytes(data, source="m")
+
+
+# -- uint8
+# ------------------------------------------------------------------------------------------------------------
+
+
+def in_uint8(data: bytes, rng: np.random.Generator) -> bytes:
+    """An int8 model as TensorFlow 1 would have it: every int8 tensor uint8, kernels with any zero-point."""
+    from quantfl.package.unsigned import _turn
+
+    model = ModelFile(data)
+    less = {}
+    for t in model.tensors:
+        if t.dtype == np.int8 and len(t.scales):
+            less[t.index] = -128
+    return _turn(model, less)
+
+
+def moved_kernel(data: bytes, zero: int) -> bytes:
+    """The same with another zero-point of every kernel: other weights."""
+    import tflite
+
+    model, out = ModelFile(data), bytearray(data)
+    graph = tflite.Model.GetRootAsModel(data, 0).Subgraphs(0)
+    for op in model.ops:
+        if op.name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+            q = graph.Tensors(op.inputs[1]).Quantization()
+            struct.pack_into("<q", out, q._tab.Vector(q._tab.Offset(10)), zero)
+    return bytes(out)
+
+
+@pytest.mark.parametrize(
+    "operator",
+    ["conv_2d", "depthwise_conv_2d", "fully_connected", "average_pool_2d", "max_pool_2d", "add", "softmax"],
+)
+def test_uint8_models_equal_the_kernels_of_uint8(operator):
+    """LiteRT's reference kernels: tflite-micro has none of uint8."""
+    pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed (extra quantize)")
+    from quantfl.package.stock import stock
+
+    checked = 0
+    for i in range(40):
+        rng = np.random.default_rng(i)
+        generator = Generator(7000 * i + sum(map(ord, operator)))
+        data = getattr(generator, operator)()
+        if any(len(t.scales) > 1 for t in ModelFile(data).tensors):
+            continue  # uint8 kernels have one scale
+        data = in_uint8(data, rng)
+        if operator not in ("average_pool_2d", "max_pool_2d", "add", "softmax"):
+            data = moved_kernel(data, int(rng.choice([0, 1, 100, 128, 200, 255])))
+        x = ModelFile(data).tensors[ModelFile(data).inputs[0]]
+        oracle, engine = stock(data), Engine(compile_program(signed(data), shift=i % 16))
+        assert oracle.name == "LiteRT"
+        for _ in range(3):
+            given = rng.integers(-128, 128, x.size).astype(np.int8)
+            expected = (oracle.run(given) ^ 0x80).view(np.int8)
+            np.testing.assert_array_equal(engine.classify(given[None])[0], expected)
+            checked += 1
+    assert checked > 30
+
+
+def test_a_uint8_model_is_exported_as_one():
+    data = (shared_data("models/coral_imagenet") / "mobilenet_v1_0.25_128_quant.tflite").read_bytes()
+    again = unsigned(signed(data))
+    for a, b in zip(ModelFile(data).tensors, ModelFile(again).tensors, strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        if a.data is not None and a.dtype == np.uint8:  # another zero-point of a kernel, but equal weights
+            np.testing.assert_array_equal(
+                a.data.astype(int) - a.zero_point, b.data.astype(int) - b.zero_point
+            )
+        else:
+            assert a.zero_point == b.zero_point
+
+
+# -- files made to be slow
+# ------------------------------------------------------------------------------------------------------------
+
+
+def chain(n: int) -> bytes:
+    """n RELU operators, then a dense layer."""
+    b = Builder()
+    first = t = b.add([1, 8], scales=0.1)
+    for _ in range(n):
+        y = b.add([1, 8], scales=0.1)
+        b.op("RELU", [t], [y])
+        t = y
+    return b.model([first], [dense(b, t, 8, 4)])
+
+
+def star(n: int) -> bytes:
+    """n RELU operators on one tensor, all alive until they are joined."""
+    b = Builder()
+    first = b.add([1, 1], scales=0.1)
+    parts = [b.add([1, 1], scales=0.1) for _ in range(n)]
+    for y in parts:
+        b.op("RELU", [first], [y])
+    joined, o = b.add([1, n], scales=0.1), schema.ConcatenationOptionsT()
+    o.axis = 1
+    b.op("CONCATENATION", parts, [joined], o)
+    return b.model([first], [dense(b, joined, n, 4)])
+
+
+def many_of_one(data: bytes, n: int) -> bytes:
+    """The model with n operators, all of which are its first few: one table referred to again and again."""
+    root = _follow(data, 0)
+    fields = _table_fields(data, root)
+    graph = _vector(data, fields[2])[0]
+    parts = _table_fields(data, graph)
+    operators, p = _vector(data, parts[3]), _Prefix(data)
+    new = p.copy_table(root, _MODEL_OFFSETS)
+    struct.pack_into("<I", p.out, 0, new[-1])
+    graphs = p.vector(1, "I")
+    p.repoint(new[2], graphs)
+    table = p.copy_table(graph, _SUBGRAPH_OFFSETS)
+    p.point(graphs + 4, table[-1])
+    at = p.vector(n, "I")
+    p.repoint(table[3], at)
+    p.later += [(at + 4 + 4 * i, operators[i % (len(operators) - 1)]) for i in range(n)]
+    return p.finish()
+
+
+@pytest.mark.parametrize("build", [chain, star])
+def test_time_grows_with_the_model_and_not_with_its_square(build):
+    """Counted in instructions of Python rather than in seconds, which a busy machine stretches."""
+    import sys
+
+    def steps(n: int) -> int:
+        data, count = build(n), 0
+
+        def tick(*_):
+            nonlocal count
+            count += 1
+
+        sys.setprofile(tick)
+        try:
+            compile_program(data)
+        finally:
+            sys.setprofile(None)
+        return count
+
+    small, large = steps(700), steps(1400)
+    assert large < 3 * small, (small, large)
+
+
+def test_tables_that_are_shared_cost_no_more_than_the_file_is_long():
+    wide = star(300)
+    for data in (many_of_one(chain(3), 3000), many_of_one(wide, 4000)):
+        start = time.process_time()
+        with pytest.raises(PackageError, match=r"operators write t1|again and again"):
+            convert_bytes(data, source="m")
+        assert time.process_time() - start < 30  # of the processor; it was minutes
