@@ -1,8 +1,8 @@
 /* Dispatch and checks of the operators of qfl_nn_more.h. */
 #include "qfl_nn_more.h"
-#include "qfl_nn_rules.h"
 
 #if (QFL_NN_OPS >> 21) != 0
+#include "qfl_nn_rules.h"
 
 static int offset_ok(const qfl_nn *nn, const op_record *op)
 {
