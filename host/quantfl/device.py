@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from quantfl.board_info import parse_info, uid_of
@@ -44,6 +45,17 @@ TURN_S = 600.0
 _QUICK, _AGAIN_S = {lib.QFL_MSG_INFO, lib.QFL_MSG_STATUS, lib.QFL_MSG_COUNTERS}, 2.5
 #: Counters that stand still while both ends' counters are compared, but for the question and the answer.
 _STEADY = ("tx_retransmission", "tx_handshake", "rx_frames", "rx_noise")
+
+
+@lru_cache(maxsize=8)
+def sha256_of(package: bytes) -> bytes:
+    """SHA-256 of a package, kept: every board of a fleet is asked for it."""
+    return hashlib.sha256(package).digest()
+
+
+@lru_cache(maxsize=8)
+def _needs_of(package: bytes) -> Needs:
+    return Needs.of(package)
 
 
 class Device:
@@ -300,11 +312,11 @@ class Device:
     ) -> bool:
         """Make `package` current on the board, going on where an earlier push broke off. False: it had it
         already."""
-        sha = hashlib.sha256(package).hexdigest()
+        sha = sha256_of(package).hex()
         if self.info is not None and self.info.package == sha:
             return False
         if self.info is not None:
-            missing = lacking(Needs.of(package), self.info.operators, self.info.kinds)
+            missing = lacking(_needs_of(package), self.info.operators, self.info.kinds)
             if missing:
                 raise DeviceError(f"{self.name} {missing}", lib.QFL_E_UNSUPPORTED)
         moved = await self._put(lib.QFL_OBJECT_PACKAGE, package, "the package", timeout, progress)
@@ -330,7 +342,8 @@ class Device:
         self, kind: int, data: bytes, what: str, timeout: float, progress: Callable[[int, int], None] | None
     ) -> int:
         deadline = monotonic() + timeout
-        begin = struct.pack("<BI", kind, len(data)) + hashlib.sha256(data).digest()
+        digest = sha256_of(data) if kind == lib.QFL_OBJECT_PACKAGE else hashlib.sha256(data).digest()
+        begin = struct.pack("<BI", kind, len(data)) + digest
         moved = 0
         while True:
             left = deadline - monotonic()

@@ -66,7 +66,7 @@ def test_a_checkpoint_of_another_format_is_refused_in_a_line(tmp_path):
         arrays = {k: z[k] for k in z.files}
     meta = json.loads(bytes(arrays["meta"])) | {"format": 3}
     np.savez(folder.checkpoint, **(arrays | {"meta": np.frombuffer(json.dumps(meta).encode(), np.uint8)}))
-    with pytest.raises(RunError, match="has format 3, this quantfl writes 5; start the run anew"):
+    with pytest.raises(RunError, match="has format 3, this quantfl writes 7; start the run anew"):
         folder.load()
 
 

@@ -16,7 +16,6 @@ typedef struct ring {
 
 struct qfl_inproc {
     qfl_port port;
-    ring to_board, to_host;
     uint32_t ms, us, resets, lost;
     uint32_t flash_n, arena_n, uid_n;
     uint8_t uid[16];
@@ -24,6 +23,7 @@ struct qfl_inproc {
     const uint16_t *labels;
     uint32_t count, next, size;
     uint8_t *arena, *flash;
+    ring to_board, to_host;
 };
 
 static uint32_t aligned(size_t n) { return (uint32_t)((n + 15u) & ~(size_t)15u); }
@@ -31,6 +31,8 @@ static uint32_t aligned(size_t n) { return (uint32_t)((n + 15u) & ~(size_t)15u);
 static uint32_t put(ring *r, const uint8_t *p, uint32_t n)
 {
     uint32_t i = 0;
+    if (r->head == r->tail)
+        r->head = r->tail = 0; /* from the front again: a ring takes no more memory than it has ever held */
     for (; i < n && r->head - r->tail < RING; i++)
         r->data[r->head++ % RING] = p[i];
     return i;
@@ -96,9 +98,23 @@ static int32_t port_flash_program(void *ctx, uint32_t at, const uint8_t *p, uint
 {
     return qfl_ram_flash_program(self(ctx)->flash, self(ctx)->flash_n, at, p, n);
 }
+static int erased(const uint8_t *p, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (p[i] != 0xFF)
+            return 0;
+    return 1;
+}
 static int32_t port_flash_erase(void *ctx, uint32_t at, uint32_t n)
 {
-    return qfl_ram_flash_erase(self(ctx)->flash, self(ctx)->flash_n, at, n);
+    qfl_inproc *b = self(ctx);
+    uint32_t unit = QFL_RAM_FLASH_ERASE;
+    if (at % unit != 0 || n % unit != 0 || at > b->flash_n || n > b->flash_n - at)
+        return QFL_E_INVAL;
+    for (uint32_t end = at + n; at < end; at += unit) /* erased units stay: shared memory would be copied */
+        if (!erased(b->flash + at, unit))
+            memset(b->flash + at, 0xFF, unit);
+    return 0;
 }
 static int32_t port_entropy(void *ctx, uint8_t *p, uint32_t n)
 {
@@ -193,6 +209,20 @@ qfl_status qfl_inproc_init(qfl_inproc *b, uint32_t flash_bytes, uint32_t ram_byt
     };
     b->port = p;
     return QFL_OK;
+}
+
+void qfl_inproc_use_flash(qfl_inproc *b, uint8_t *flash, uint32_t n)
+{
+    b->flash = flash;
+    b->flash_n = b->port.flash_bytes = n;
+}
+
+uint32_t qfl_inproc_spare(const qfl_inproc *b, uint32_t *n)
+{
+    int idle = b->to_board.head == b->to_board.tail && b->to_host.head == b->to_host.tail;
+    uint32_t from = aligned(offsetof(qfl_inproc, to_board) + 2 * sizeof(uint32_t));
+    *n = idle ? (uint32_t)sizeof *b - from : 0;
+    return from;
 }
 
 const qfl_port *qfl_inproc_port(qfl_inproc *b) { return &b->port; }

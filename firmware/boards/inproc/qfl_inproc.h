@@ -22,6 +22,10 @@ size_t qfl_inproc_size(uint32_t flash_bytes, uint32_t ram_bytes);
 /* board: qfl_inproc_size bytes, 16-byte aligned. uid: at most 16 bytes. Flash starts erased. */
 qfl_status qfl_inproc_init(qfl_inproc *board, uint32_t flash_bytes, uint32_t ram_bytes, const uint8_t *uid,
                            uint32_t uid_n);
+/* Before the device is created: n bytes of other memory are its flash. They are the caller's, and are taken as they are. */
+void qfl_inproc_use_flash(qfl_inproc *board, uint8_t *flash, uint32_t n);
+/* Offset in its memory, and length, of what a board needs nothing of while it has nothing to say or hear; *n 0: it has. */
+uint32_t qfl_inproc_spare(const qfl_inproc *board, uint32_t *n);
 const qfl_port *qfl_inproc_port(qfl_inproc *board);
 /* The host's side of link 0: bytes taken or given, less than n when the ring is full or empty. */
 uint32_t qfl_inproc_host_write(qfl_inproc *board, const uint8_t *p, uint32_t n);

@@ -6,6 +6,8 @@ and quantfl's errors.
 
 from __future__ import annotations
 
+import mmap
+
 from quantfl.errors import ToolError
 
 try:
@@ -23,4 +25,12 @@ def status_text(status: int) -> str:
     return f"{text.decode()} (status {status})"
 
 
-__all__ = ["ffi", "lib", "status_text"]
+def zeroed(size: int) -> mmap.mmap:
+    """Zeroed memory of `size` bytes, page-aligned: only what is written takes room. For sizes of many pages:
+    the C library's allocator clears parts of them."""
+    if hasattr(mmap, "MAP_ANONYMOUS"):
+        return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return mmap.mmap(-1, size)
+
+
+__all__ = ["ffi", "lib", "status_text", "zeroed"]

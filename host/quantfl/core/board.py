@@ -2,17 +2,64 @@
 
 from __future__ import annotations
 
+import mmap
+import tempfile
+import threading
+import weakref
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
 
-from quantfl.core import ffi, lib, status_text
+from quantfl.core import ffi, lib, status_text, zeroed
 from quantfl.core.link import Counters
 from quantfl.errors import ToolError
 
 FLASH = 1 << 20
 RAM = 256 << 10
 _READ = 16384  # as much as its ring holds
+_IMAGES = 8  # packages whose flash images are kept for later boards
+
+
+class _Buffer(threading.local):
+    """Room for what a board has sent, which is copied at once: one for all boards of a thread."""
+
+    def __init__(self) -> None:
+        self.bytes = ffi.new("uint8_t[]", _READ)
+
+
+_buffer = _Buffer()
+
+
+class FlashImage:
+    """A flash image in a file without a name, whose pages boards share until they write them.
+
+    content: bytes of the image. OSError: the file cannot be made.
+    """
+
+    def __init__(self, content: bytes):
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as this object
+        self._file.write(content)
+        self._file.flush()
+        self.fd, self.size = self._file.fileno(), len(content)
+        self.view = lib.qfl_inproc_flash_map(self.fd, self.size)
+        if self.view != ffi.NULL:
+            weakref.finalize(self, lib.qfl_inproc_flash_unmap, self.view, self.size)
+
+    def map(self) -> Any:
+        """A board's view of it, uint8_t *; None where the system has no such thing, or no more of it."""
+        view = lib.qfl_inproc_flash_map(self.fd, self.size)
+        return None if view == ffi.NULL else view
+
+
+_erased: dict[int, FlashImage] = {}  # by size
+_used: OrderedDict[tuple[int, bytes], FlashImage] = OrderedDict()  # by size and package
+
+
+def _erased_flash(size: int) -> Any:
+    if size not in _erased:
+        _erased[size] = FlashImage(b"\xff" * size)
+    return _erased[size].map()
 
 
 class InprocBoard:
@@ -22,16 +69,51 @@ class InprocBoard:
     """
 
     def __init__(self, uid: bytes, *, ram: int = RAM, flash: int = FLASH):
-        size = lib.qfl_inproc_size(flash, ram)
-        self._memory = ffi.new("uint64_t[]", (size + 31) // 8)
-        at = int(ffi.cast("uintptr_t", self._memory))
-        self._board = ffi.cast("qfl_inproc *", ffi.cast("void *", (at + 15) & ~15))
+        size = lib.qfl_inproc_size(0, ram)
+        self._pages = zeroed(size)
+        self._memory = ffi.from_buffer("uint8_t[]", self._pages)
+        self._board = ffi.cast("qfl_inproc *", self._memory)
         self._uid = ffi.from_buffer("uint8_t[]", uid)
-        _check(lib.qfl_inproc_init(self._board, flash, ram, self._uid, len(uid)))
-        self._out = ffi.new("uint8_t[]", _READ)
+        _check(lib.qfl_inproc_init(self._board, 0, ram, self._uid, len(uid)))
+        self._flash, self._flash_size = _erased_flash(flash), flash
+        if self._flash is None:
+            self._flash = ffi.new("uint8_t[]", b"\xff" * flash)
+            self._shares = False
+        else:
+            weakref.finalize(self, lib.qfl_inproc_flash_unmap, self._flash, flash)
+            self._shares = True
+        lib.qfl_inproc_use_flash(self._board, self._flash, flash)
         self._samples: tuple[Any, ...] | None = None
         self._device = None
         self.boot()
+
+    def share_flash(self, package: bytes) -> int:
+        """Share the pages of flash that another board with this package has as well; returns their bytes.
+
+        The first board with a package leaves an image of its flash for the others. What is read stays the
+        same.
+        """
+        if not self._shares:
+            return 0
+        key = (self._flash_size, package)
+        if key not in _used:
+            while len(_used) >= _IMAGES:
+                _used.popitem(last=False)
+            _used[key] = FlashImage(bytes(ffi.buffer(self._flash, self._flash_size)))
+        image = _used[key]
+        if image.view == ffi.NULL:
+            return 0
+        return int(lib.qfl_inproc_flash_share(self._flash, image.fd, image.view, self._flash_size))
+
+    def trim(self) -> None:
+        """Give back the memory of its rings where they are empty."""
+        if not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        n = ffi.new("uint32_t *")
+        at, page = lib.qfl_inproc_spare(self._board, n), mmap.PAGESIZE
+        first, end = (at + page - 1) // page * page, (at + n[0]) // page * page
+        if end > first:
+            self._pages.madvise(mmap.MADV_DONTNEED, first, end - first)
 
     def boot(self) -> None:
         """(Re)start the firmware; flash is kept."""
@@ -58,7 +140,8 @@ class InprocBoard:
 
     def read(self) -> bytes:
         """Bytes the board has sent."""
-        return bytes(ffi.buffer(self._out, lib.qfl_inproc_host_read(self._board, self._out, _READ)))
+        out = _buffer.bytes
+        return bytes(ffi.buffer(out, lib.qfl_inproc_host_read(self._board, out, _READ)))
 
     def poll(self, now_ms: int, slices: int = 64) -> int:
         """Let the firmware work for some slices; returns the ms until it wants to be called again, 0: at

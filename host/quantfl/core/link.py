@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import struct
+import threading
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from quantfl.core import ffi, lib, status_text
+from quantfl.core import ffi, lib, status_text, zeroed
 from quantfl.errors import LinkError
 
 CLOSED, CONNECTING, UP, DOWN, NAMED = range(5)
@@ -38,7 +39,7 @@ COUNTERS_SENT = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Counters:
     """Bytes on the wire by category since the link began (qfl_link_counters); `*_frames` count frames."""
 
@@ -140,6 +141,16 @@ def _check(status: int) -> None:
         raise ValueError(status_text(status))
 
 
+class _Buffer(threading.local):
+    """Room for what a link has to send, which is copied at once: one for all links of a thread."""
+
+    def __init__(self) -> None:
+        self.bytes = ffi.new("uint8_t[]", _PULL)
+
+
+_buffer = _Buffer()
+
+
 class Link:
     """The host's end. `now` arguments are milliseconds of any monotonic clock."""
 
@@ -176,13 +187,12 @@ class Link:
             raise ValueError(
                 f"link configuration out of range: frame_max {frame_max}, window {window}, queue {self.queue}"
             )
-        self._memory = ffi.new("uint64_t[]", (size + 7) // 8)
+        self._memory = ffi.from_buffer("uint8_t[]", zeroed(size))
         out = ffi.new("qfl_link **")
         status = lib.qfl_link_init(out, config, self._memory, size)
         if status < 0:
             raise ValueError(status_text(status))
         self._link = out[0]
-        self._out = ffi.new("uint8_t[]", _PULL)
         self._frame_room = lib.qfl_link_pull_size(config)
         self._key = None
         self._bodies: list[Any] = []  # bodies in flight are referenced by the C side until acknowledged
@@ -322,13 +332,13 @@ class Link:
 
     def pull(self, now: int) -> bytes:
         """Bytes due on the wire now."""
-        n = lib.qfl_link_pull(self._link, self._out, _PULL, now & 0xFFFFFFFF)
-        return bytes(ffi.buffer(self._out, n))
+        n = lib.qfl_link_pull(self._link, _buffer.bytes, _PULL, now & 0xFFFFFFFF)
+        return bytes(ffi.buffer(_buffer.bytes, n))
 
     def pull_some(self, now: int) -> bytes:
         """As pull, but no more than one frame: what a board's firmware asks for at a time."""
-        n = lib.qfl_link_pull(self._link, self._out, self._frame_room, now & 0xFFFFFFFF)
-        return bytes(ffi.buffer(self._out, n))
+        n = lib.qfl_link_pull(self._link, _buffer.bytes, self._frame_room, now & 0xFFFFFFFF)
+        return bytes(ffi.buffer(_buffer.bytes, n))
 
     def busy(self, ms: int) -> None:
         """Announce that this end may be deaf for so long (a board that erases flash)."""

@@ -32,6 +32,10 @@ QEMU_KINDS = (
     "standard_m4",
 )
 KINDS = ("native", *QEMU_KINDS, "inproc")
+#: Descriptors that a board takes while a run goes on: a native board's link, and its sample channel or the
+#: pipe it tells its ports through; QEMU's sockets, monitor and pipe.
+DESCRIPTORS = {"native": 2} | dict.fromkeys(QEMU_KINDS, 8)
+RESERVE = 128  # what the rest of a run opens
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -97,6 +101,24 @@ def best_kind() -> str:
     return next(kind for kind in ("qemu_m4", "native", "inproc") if available(kind) is None)
 
 
+def make_room(descriptors: int, what: str) -> None:
+    """Let this process open so many descriptors beside those it has. ToolError: the system allows fewer."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    needed = descriptors + RESERVE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise ToolError(
+            f"{what} need {needed:,} open files, and this system allows {hard:,}: run `ulimit -Hn {needed}` "
+            'as root first, take fewer boards, or boards inside this process (fleet.emulate = "inproc")'
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
 def boot_fleet(
     kind: str,
     count: int,
@@ -118,6 +140,7 @@ def boot_fleet(
     from quantfl.emulation.native import NativeBoard
     from quantfl.emulation.qemu import QemuBoard
 
+    make_room(count * DESCRIPTORS.get(kind, 0), f"{count} {kind} boards")
     native = partial(NativeBoard, ble=ble, battery=battery)
     makers: dict[str, Callable[..., Board]] = {"native": native, "inproc": InprocBoardHandle}
     make = makers.get(kind) or partial(QemuBoard, kind=kind)

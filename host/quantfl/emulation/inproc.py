@@ -58,6 +58,13 @@ class InprocBoardHandle:
         with self.lock:
             return self.board.poll(now_ms)
 
+    def settle(self, package: bytes) -> None:
+        """Its package (of this SHA-256) is on it: give back memory that others hold as well, or that it does
+        not need."""
+        with self.lock:
+            self.board.share_flash(package)
+            self.board.trim()
+
     def feed(self, x: np.ndarray, labels: np.ndarray) -> int:
         """Local data: int8 [n, size] and labels [n]; returns the bytes given."""
         with self.lock:

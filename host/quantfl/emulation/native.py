@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from quantfl.emulation.base import firmware, send_samples, spawn, why_ended
 from quantfl.errors import ToolError
+
+
+@cache
+def _lifeline() -> int:
+    """A pipe into which nothing is ever written: boards read its end of file when this process ends. One for
+    all of them."""
+    read, _write = os.pipe()
+    return read
 
 
 class NativeBoard:
@@ -77,12 +87,13 @@ class NativeBoard:
         if self.flash:
             command += ["--flash", self.flash]
         process = self._process = spawn(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command, stdin=_lifeline(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
-        assert process.stdout is not None and process.stderr is not None  # they are pipes
-        line = process.stdout.readline()
-        if not line:
-            raise ToolError(f"the native board did not start: {process.stderr.read().strip()}")
+        assert process.stdout is not None  # it is a pipe
+        with process.stdout as told:  # a board that runs keeps no descriptor here but its link's
+            line = told.readline()
+            if not line.startswith("{"):
+                raise ToolError(f"the native board did not start: {(line + told.read()).strip()}")
         ports = json.loads(line)
         self._ports = (ports["port"], ports["samples"])
         self.url = f"socket://127.0.0.1:{ports['port']}"
@@ -92,9 +103,6 @@ class NativeBoard:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-            for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-                if pipe is not None:
-                    pipe.close()
             self._process = None
 
     def kill(self) -> None:

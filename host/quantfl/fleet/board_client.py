@@ -9,7 +9,7 @@ from typing import Any
 
 from quantfl.core import lib
 from quantfl.core.link import PEER_PLAIN, Counters
-from quantfl.device import Device
+from quantfl.device import Device, sha256_of
 from quantfl.errors import DeviceError, SecurityError
 from quantfl.link.clock import monotonic
 from quantfl.link.ledger import Ledger
@@ -142,6 +142,8 @@ class BoardClient:
         progress("pushing")
         await self.device.push(package, timeout=left(), progress=_in_steps(progress))
         info = self.device.info or info
+        if hasattr(self.emulated, "settle"):
+            self.emulated.settle(sha256_of(package))
         if self.feed is not None and info.samples == 0:
             progress("sampling")
             self.fed_bytes += await _in_thread(self.feed)

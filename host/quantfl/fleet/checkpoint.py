@@ -1,4 +1,7 @@
-"""A run's folder and its checkpoint: written whole after every round, so a run killed at any moment resumes.
+"""A run's folder and its checkpoint: written after every round, so a run killed at any moment resumes.
+
+A checkpoint holds the newest records of the history, and says how much of history.jsonl comes before them;
+they are appended to it afterwards. So what a checkpoint costs does not grow with the rounds.
 
 Layout of the folder: FLEET.toml (the description as given), package.tflite, checkpoint.npz, ledger.sqlite,
 history.jsonl (one line per round), model.tflite, summary.json, accuracy.png.
@@ -25,7 +28,8 @@ from quantfl.fleet import ledger_store
 from quantfl.link.ledger import Ledger
 from quantfl.strategy.base import Snapshot
 
-FORMAT = 6
+FORMAT = 7
+WHOLE_HISTORY = 6  # the format that held the history itself; it is still read
 
 
 #: What reading a damaged archive raises, in numpy, zipfile, zlib and json.
@@ -98,6 +102,7 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
+        self._written: tuple[int, int] | None = None  # records and bytes of the history that are on disk
 
     def __getattr__(self, name: str) -> Path:
         names = {
@@ -173,8 +178,10 @@ class RunFolder:
 
     def save(self, state: State) -> None:
         """Ledger, checkpoint and history, in this order; the checkpoint decides on resume, the ledger keeps
-        all that moved."""
+        all that moved. RunError: one cannot be written; the last checkpoint still counts."""
         ledger_store.save(self.ledger, state.ledger)
+        records, size = self._written or (0, 0)
+        new = state.history[records:]
         buffer = io.BytesIO()
         meta = {
             "format": FORMAT,
@@ -182,13 +189,52 @@ class RunFolder:
             "package_sha256": state.package_sha256,
             "config": state.config,
             "strategy": dict(state.strategy.values),
-            "history": state.history,
+            "history": {"records": records, "bytes": size, "new": new},
         }
         arrays: dict[str, Any] = {f"strategy/{k}": v for k, v in state.strategy.arrays.items()}
         arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
         np.savez(buffer, **arrays)
         write_atomic(self.checkpoint, buffer.getvalue())
-        write_atomic(self.history, "".join(json.dumps(r) + "\n" for r in state.history).encode())
+        self._append(records, size, new)
+
+    def _append(self, records: int, size: int, new: list[dict[str, Any]]) -> None:
+        """Append what the checkpoint holds to the history, behind its first `size` bytes."""
+        lines = "".join(json.dumps(r) + "\n" for r in new).encode()
+        if size == 0:
+            write_atomic(self.history, lines)
+        else:
+            try:
+                with open(self.history, "r+b") as f:
+                    if f.seek(0, os.SEEK_END) < size:
+                        raise OSError("it has become shorter")
+                    f.truncate(size)  # a host that died may have begun to append the same
+                    f.seek(size)
+                    f.write(lines)
+                    f.flush()
+                    os.fsync(f.fileno())
+            except OSError as error:
+                raise RunError(
+                    f"{self.history}: cannot be written: {error.strerror or error}; make room or choose "
+                    "another folder"
+                ) from None
+        self._written = records + len(new), size + len(lines)
+
+    def _read_history(self, counted: dict[str, Any]) -> list[dict[str, Any]]:
+        """All records up to a checkpoint. RunError: they are not all there."""
+        try:
+            records, size, new = int(counted["records"]), int(counted["bytes"]), counted["new"]
+            lines: list[bytes] = []
+            if size:
+                with open(self.history, "rb") as f:
+                    lines = f.read(size).splitlines()
+            found = [*(json.loads(line) for line in lines), *new]
+            if len(lines) != records or not all(isinstance(r, dict) for r in found):
+                raise ValueError(f"{len(lines)} of {records} records")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            why = f"{type(error).__name__}: {error}"[:200]
+            raise RunError(f"{self.history} is damaged ({why}); start the run anew") from None
+        self._written = records, size
+        return found
 
     def load(self) -> State:
         """The last checkpoint. RunError when there is none or it cannot be read."""
@@ -205,14 +251,17 @@ class RunFolder:
             raise RunError(f"{self.checkpoint} cannot be read ({why}); start the run anew") from None
         if not isinstance(meta, dict):
             raise RunError(f"{self.checkpoint} is damaged; start the run anew")
-        if meta.get("format") != FORMAT:
+        whole = meta.get("format") == WHOLE_HISTORY
+        if meta.get("format") != FORMAT and not whole:
             raise RunError(
                 f"{self.checkpoint} has format {meta['format']}, this quantfl writes {FORMAT}; start the "
                 "run anew"
             )
-        kinds = {"round": int, "package_sha256": str, "config": dict, "history": list, "strategy": dict}
+        history = list if whole else dict
+        kinds = {"round": int, "package_sha256": str, "config": dict, "history": history, "strategy": dict}
         wrong = [key for key, kind in kinds.items() if not isinstance(meta.get(key), kind)]
         if wrong:
             raise RunError(f"{self.checkpoint} is damaged: it lacks {wrong[0]}; start the run anew")
         snapshot, ledger = Snapshot(arrays, meta["strategy"]), ledger_store.load(self.ledger)
-        return State(meta["round"], meta["package_sha256"], meta["config"], snapshot, meta["history"], ledger)
+        past = meta["history"] if whole else self._read_history(meta["history"])
+        return State(meta["round"], meta["package_sha256"], meta["config"], snapshot, past, ledger)

@@ -113,7 +113,7 @@ class FleetTable(_Table):
     emulate: str | None = None
     """The kind of boards that the run boots itself: `auto`, `inproc`, `native`, `qemu_m4` or another
     emulated core of docs/BOARDS.md."""
-    boards: Annotated[int, Field(ge=1, le=4096)] = 8
+    boards: Annotated[int, Field(ge=1)] = 8
     """How many boards the run boots."""
     board: tuple[BoardTable, ...] = ()
     """Boards at ports, one table each. Give them or `emulate`, not both."""

@@ -13,6 +13,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import asdict, fields
+from operator import attrgetter
 from pathlib import Path
 
 from quantfl.core.link import Counters
@@ -22,6 +23,7 @@ from quantfl.link.ledger import Carried, Key, Ledger, Note, Traffic
 VERSION = 2
 APPLICATION = 0x51464C31  # "QFL1"
 _COLUMNS = tuple(f.name for f in fields(Traffic))
+_values = attrgetter(*_COLUMNS)
 _SCHEMA = f"""
 CREATE TABLE traffic (
     round INTEGER NOT NULL, link TEXT NOT NULL,
@@ -82,16 +84,17 @@ def save(path: Path, ledger: Ledger) -> None:
         keys = sorted(ledger.changed)
         db.executemany(
             f"INSERT OR REPLACE INTO traffic VALUES ({','.join('?' * (4 + len(_COLUMNS)))})",
-            [(*k, *asdict(ledger.rows[k]).values()) for k in keys if k in ledger.rows],
+            [(*k, *_values(ledger.rows[k])) for k in keys if k in ledger.rows],
         )
         db.executemany(
             "INSERT OR REPLACE INTO carried VALUES (?,?,?,?,?,?)",
             [(*k, *ledger.carried[k]) for k in keys if k in ledger.carried],
         )
         db.executemany(
-            "INSERT OR REPLACE INTO note VALUES (?,?,?,?,?)", [(i, *n) for i, n in enumerate(ledger.notes)]
+            "INSERT OR REPLACE INTO note VALUES (?,?,?,?,?)",
+            [(i, *n) for i, n in enumerate(ledger.notes) if i >= ledger.notes_stored],
         )
-        for name in sorted({*ledger.samples, *ledger.peers, *ledger.radios}):
+        for name in sorted(ledger.links_changed):
             peer = ledger.peers.get(name)
             db.execute(
                 "INSERT OR REPLACE INTO link VALUES (?,?,?,?,?)",
@@ -103,7 +106,7 @@ def save(path: Path, ledger: Ledger) -> None:
                     None if peer is None else peer[1],
                 ),
             )
-    ledger.changed.clear()
+    ledger.stored()
 
 
 @contextlib.contextmanager
@@ -134,5 +137,5 @@ def load(path: Path) -> Ledger:
                 ledger.samples[name] = samples
             if counters is not None:
                 ledger.peers[name] = Counters(**json.loads(counters)), boot
-    ledger.changed.clear()
+    ledger.stored()
     return ledger

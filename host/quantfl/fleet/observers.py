@@ -50,10 +50,12 @@ class TrafficObserver:
     def __init__(self, ledger: Ledger, progress: Progress):
         self.ledger, self.progress = ledger, progress
         self._peers: dict[str, tuple[Counters, int]] = dict(ledger.peers)  # as the last host left them
+        self._booked: dict[str, Client] = {}  # whose traffic has been booked since the last `remember_peers`
 
     def record(self, round_: int, client: Client) -> tuple[int, int]:
         """Book what a client's links have moved; returns (up, down) since the run began, in bytes."""
         up, down = client.record_traffic(self.ledger, round_)
+        self._booked[client.name] = client
         self.progress.board(client.name, up=up, down=down)
         return up, down
 
@@ -114,11 +116,13 @@ class TrafficObserver:
             self.record(round_, client)
         return differing
 
-    def remember_peers(self, clients: list[Client]) -> None:
-        """Keep how every board's counters must stand, for the host that resumes the run."""
-        for client in clients:
+    def remember_peers(self) -> None:
+        """Keep how the counters of every board that was booked must stand, for the host that resumes the
+        run."""
+        for client in self._booked.values():
             if client.boot is not None:
                 self.ledger.peers[client.name] = client.expected_traffic(), client.boot
+        self._booked.clear()
 
 
 class BudgetObserver:
@@ -136,7 +140,8 @@ class BudgetObserver:
         self.rounds, self.needed = config.run.rounds, config.run.min_boards
         self.used_up: dict[str, int] = {}
         self.over: str | None = None  # why the run ends before its last round
-        self._before = self._spent()
+        self._before = self._spent() if strategy.rate.budget is not None else {}
+        self._all_before = ledger.all_links_bytes
 
     def _spent(self) -> dict[str, int]:
         return {name: self.ledger.link_bytes(name) for name in self.names}
@@ -144,20 +149,25 @@ class BudgetObserver:
     def after_round(self, round_: int, progress: Progress) -> None:
         """Book a round with the rate control, which sees the mean of the links that had budget left; each
         counts at most its budget."""
-        rate, spent = self.strategy.rate, self._spent()
-        most = rate.budget if rate.budget is not None else float("inf")
+        rate, links = self.strategy.rate, len(self.names)
+        if rate.budget is None:  # no link is looked at by itself
+            now, before = self.ledger.all_links_bytes, self._all_before
+            rate.spend(round_, now / links, (now - before) / links)
+            self._all_before = now
+            return
+        spent, most = self._spent(), rate.budget
         counted = [name for name in self.names if name not in self.used_up]
         if counted:
             total = sum(min(spent[name], most) for name in counted)
-            before = sum(min(self._before[name], most) for name in counted)
-            rate.spend(round_, total / len(counted), (total - before) / len(counted))
+            last = total - sum(min(self._before[name], most) for name in counted)
+            rate.spend(round_, total / len(counted), last / len(counted))
         self._before = spent
         self.check(round_, progress)
 
     def check(self, round_: int, progress: Progress) -> None:
         """Leave out the boards whose links have nothing left to spend; end the run where too few remain."""
         rate = self.strategy.rate
-        if round_ >= self.rounds:
+        if round_ >= self.rounds or rate.budget is None:
             return
         new = [n for n in self.names if n not in self.used_up and rate.exhausted(self.ledger.link_bytes(n))]
         self.used_up |= dict.fromkeys(new, round_)

@@ -33,7 +33,7 @@ from quantfl.fleet.observers import (
     TrafficObserver,
     ledger_summary,
 )
-from quantfl.link.clock import monotonic
+from quantfl.link.clock import monotonic, virtual
 from quantfl.link.energy import radio_of
 from quantfl.link.ledger import Ledger
 from quantfl.messages import Delta
@@ -42,6 +42,9 @@ from quantfl.strategy.base import Strategy
 
 __all__ = ["Federation", "Progress", "Rounds", "Silent", "ledger_summary", "select"]
 
+#: Boards that are set up at once, where time is real: a board's time-outs count from its own turn. On virtual
+#: time there is no machine to overload.
+SETUPS = 64
 RETRY_S = 1.0  # between two attempts at a round that had too few contributors
 
 
@@ -88,7 +91,8 @@ class Rounds:
         self.history: list[dict[str, Any]] = state.history if state else []
         self.round = state.round if state else 0
         self.traffic = TrafficObserver(state.ledger if state else Ledger(), f.progress)
-        self.ledger.radios = {c.name: radio_of(c.url, f.config.budget.radio) for c in f.clients}
+        for c in f.clients:
+            self.ledger.radios[c.name] = radio_of(c.url, f.config.budget.radio)
         self.budget = BudgetObserver(f.strategy, self.ledger, f.config, [c.name for c in f.clients])
         self.checkpoints = CheckpointObserver(f.folder, f.config, f.package_sha256, f.strategy)
         self.initialiser = ClosedFormInitialiser(f.config, f.strategy, self.clients, f.progress)
@@ -121,7 +125,13 @@ class Rounds:
         """Bring every client up. RunError when fewer than run.min_boards are ready."""
         run = self.f.config.run
         self.f.progress.phase("setting boards up")
-        await asyncio.gather(*(self._set_up_one(c, run.setup_s) for c in self.clients))
+        turns = asyncio.Semaphore(len(self.clients) if virtual() else SETUPS)
+
+        async def one(client: Client) -> None:
+            async with turns:
+                await self._set_up_one(client, run.setup_s)
+
+        await asyncio.gather(*(one(c) for c in self.clients))
         ready = [c for c in self.clients if c.ready]
         if len(ready) < run.min_boards:
             reasons = "; ".join(f"{c.name}: {c.reason}" for c in self.clients if not c.ready)
@@ -193,7 +203,7 @@ class Rounds:
     def checkpoint(self) -> None:
         """Write the state after the last complete round."""
         if self.f.folder is not None:
-            self.traffic.remember_peers(self.clients)
+            self.traffic.remember_peers()
         self.checkpoints.save(self.round, self.history, self.ledger)
 
     def choose(self, round_: int, attempt: int = 0) -> list[Client]:

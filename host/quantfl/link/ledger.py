@@ -28,9 +28,10 @@ KINDS = tuple(map(kind_name, range(KIND_MAX + 1)))
 
 
 _Group = TypeVar("_Group")
+_Fact = TypeVar("_Fact")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Traffic:
     """Bytes one way, by category; noise: bytes received in no valid frame (up only)."""
 
@@ -44,7 +45,15 @@ class Traffic:
 
     @property
     def total(self) -> int:
-        return sum(self.__dict__.values())
+        return (
+            self.payload
+            + self.framing
+            + self.acknowledgement
+            + self.retransmission
+            + self.handshake
+            + self.security
+            + self.noise
+        )
 
     def __add__(self, other: Traffic) -> Traffic:
         return Traffic(
@@ -90,24 +99,39 @@ class Carried(NamedTuple):
     modelled: bool
 
 
+class LinkFacts(dict[str, _Fact]):
+    """What is known of each link, by its name. changed: names whose fact has been set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changed: set[str] = set()
+
+    def __setitem__(self, name: str, fact: _Fact) -> None:
+        if self.get(name) != fact:
+            super().__setitem__(name, fact)
+            self.changed.add(name)
+
+
 @dataclass
 class Ledger:
-    """Bytes of all links of a run. `record` is called with a link's running table; differences are kept. Rows
-    are added by `add` only.
+    """Books of all links of a run. `record` is called with a link's running table; differences are kept. Rows
+    are added by `add` only, links' facts by assignment to one name.
 
     peers: a board's own running counters as they must stand after all that was counted, and the number it
     drew when it started: by these a host that died knows what it missed.
-    changed: keys of rows not yet stored.
+    changed: keys of rows not yet stored. notes_stored: how many notes are stored; notes are only ever added.
     """
 
     rows: dict[Key, Traffic] = field(default_factory=dict)
     carried: dict[Key, Carried] = field(default_factory=dict)  # kind: the layer
-    samples: dict[str, int] = field(default_factory=dict)  # board -> bytes fed through its sample channel
+    samples: LinkFacts[int] = field(default_factory=LinkFacts)  # bytes fed through a board's sample channel
     notes: list[Note] = field(default_factory=list)
-    peers: dict[str, tuple[Counters, int]] = field(default_factory=dict)
-    radios: dict[str, str] = field(
-        default_factory=dict
-    )  # board -> what its bytes go over (quantfl.link.energy.RADIOS)
+    peers: LinkFacts[tuple[Counters, int]] = field(default_factory=LinkFacts)
+    radios: LinkFacts[str] = field(
+        default_factory=LinkFacts
+    )  # what bytes go over (quantfl.link.energy.RADIOS)
+    notes_stored: int = field(default=0, compare=False)
+    all_links_bytes: int = 0  # `link_bytes` of all links together
     changed: set[Key] = field(default_factory=set)
     _sums: dict[tuple[int, str], Traffic] = field(default_factory=dict)  # of all rows by round and direction
     _links: dict[str, int] = field(default_factory=dict)  # board -> bytes of all rounds but 0, without noise
@@ -134,7 +158,9 @@ class Ledger:
         self.rows[key] = self.rows[key] + traffic if key in self.rows else traffic
         self._sums[key.round, key.direction] = self._sums.get((key.round, key.direction), Traffic()) + traffic
         if key.round > 0:
-            self._links[key.board] = self._links.get(key.board, 0) + traffic.total - traffic.noise
+            moved = traffic.total - traffic.noise
+            self._links[key.board] = self._links.get(key.board, 0) + moved
+            self.all_links_bytes += moved
         self.changed.add(key)
 
     def link_bytes(self, board: str) -> int:
@@ -160,6 +186,18 @@ class Ledger:
         found = Note(round_, board, text, explained)
         self.notes.append(found)
         return found
+
+    @property
+    def links_changed(self) -> set[str]:
+        """Links of which something is not yet stored."""
+        return self.samples.changed | self.peers.changed | self.radios.changed
+
+    def stored(self) -> None:
+        """All that is in these books is stored."""
+        self.changed.clear()
+        self.notes_stored = len(self.notes)
+        for facts in (self.samples, self.peers, self.radios):
+            facts.changed.clear()
 
     @property
     def imbalances(self) -> list[str]:
