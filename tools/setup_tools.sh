@@ -39,7 +39,16 @@ if [ -z "${QUANTFL_NO_ARM:-}" ]; then
         fi
     done
 fi
-[ -z "$need" ] && exit 0
+# A QEMU that has a model of the Nucleo-L476RG's chip, beside the installed one. Tests that need it are skipped without.
+chips() {
+    [ "$for_tests" = test ] && [ -z "${QUANTFL_NO_ARM:-}" ] || return 0
+    qemu-system-arm --version 2>/dev/null | grep -Eq 'version [1-9][0-9]\.' && return 0
+    [ -x .cache/qemu10/usr/bin/qemu-system-arm ] || sh tools/qemu10.sh .cache/qemu10 || true
+}
+if [ -z "$need" ]; then
+    chips
+    exit 0
+fi
 
 if [ "$(id -u)" = 0 ]; then sudo=""
 elif command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; then sudo="sudo -n"
@@ -58,4 +67,5 @@ if ! command -v cc >/dev/null 2>&1; then
     echo "quantfl needs a C compiler: install gcc (or clang) and try again" >&2
     exit 1
 fi
+chips
 exit 0

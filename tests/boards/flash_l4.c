@@ -10,8 +10,9 @@
 #include "qfl_stm32_reg.h"
 
 enum { REGS = 0x40022000, SIZE = 1 << 20, AT = 0x08000000, STORE = 512 * 1024, PAGE = 2048, ERRORS = 0xC3FA };
+enum { BSY = 1 << 16, ERASE_MS = 22 };
 static uint8_t mem[SIZE], shadow[STORE];
-static uint32_t acr = 0x704, sr, cr = 0x80000000u, keys, half, half_at, erases, units;
+static uint32_t acr = 0x704, sr, cr = 0x80000000u, keys, half, half_at, erases, units, erasing, waits;
 
 static void misuse(const char *what)
 {
@@ -24,9 +25,11 @@ uint32_t qfl_reg_get(uint32_t at)
     uint32_t v;
     switch (at - REGS) {
     case 0x00: return acr;
-    case 0x10: return sr;
+    case 0x10: return sr | (waits != 0 ? BSY : 0);
     case 0x14: return cr;
     }
+    if (waits != 0)
+        misuse("a read while a page is being erased");
     if (at < AT || at - AT > SIZE - 4 || at % 4 != 0)
         misuse("a read elsewhere");
     memcpy(&v, mem + (at - AT), 4);
@@ -56,16 +59,23 @@ static void store(uint32_t at, uint32_t value)
 
 static void control(uint32_t value)
 {
-    if ((cr & 0x80000000u) != 0)
-        misuse("the control register is written while it is locked");
+    if ((cr & 0x80000000u) != 0 || waits != 0)
+        misuse("the control register is written while it is locked, or a page is being erased");
     cr = value & ~(1u << 16);
     if ((value & 1u << 16) == 0)
         return;
     if ((value & 2) == 0 || (value & 1) != 0 || (acr & 1u << 10) != 0)
         misuse("a start that erases no page");
-    uint32_t page = (value >> 3 & 255) + ((value & 1u << 11) != 0 ? 256 : 0);
-    memset(mem + page * PAGE, 0xFF, PAGE);
+    erasing = (value >> 3 & 255) + ((value & 1u << 11) != 0 ? 256 : 0);
+    waits = ERASE_MS;
     erases++;
+}
+
+/* An interrupt a millisecond. */
+void qfl_cpu_wait(void)
+{
+    if (waits != 0 && --waits == 0)
+        memset(mem + erasing * PAGE, 0xFF, PAGE);
 }
 
 void qfl_reg_set(uint32_t at, uint32_t value)

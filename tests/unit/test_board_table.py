@@ -11,7 +11,7 @@ import pytest
 
 from quantfl.core import ffi, lib
 from quantfl.core.nn import device_need
-from quantfl.emulation.base import KINDS
+from quantfl.emulation.base import CHIP_KINDS, KINDS
 from quantfl.emulation.qemu import MACHINES
 from quantfl.package import fit
 from quantfl.package.boards import BOARDS, Board
@@ -48,7 +48,8 @@ ENVIRONMENTS = Environments()
 
 
 def test_every_emulated_board_is_in_it():
-    assert {b.name for b in BOARDS if b.emulated} == set(KINDS) - {"inproc"}
+    assert {b.name for b in BOARDS if b.emulated} == set(KINDS) - {"inproc", *CHIP_KINDS}
+    assert set(CHIP_KINDS) <= set(TABLE)
 
 
 @pytest.mark.parametrize("board", [b for b in BOARDS if b.name in ENVIRONMENTS], ids=lambda b: b.name)

@@ -41,9 +41,19 @@ enum {
     PAGES_A_BANK = 256,
     UNIT = 8,
     CHUNK = 256,
-    TRIES = 0x400000 /* reads of SR: some 0.3 s at 80 MHz, ten times the longest erase */
+    PROGRAM_TRIES = 100000, /* a unit takes 82 us, some 1,000 reads of SR */
+    ERASE_TRIES = 10000     /* sleeps of 1 ms at most; a full line at 921,600 baud ends each after 11 us: 0.1 s */
 };
 #define CR_LOCK 0x80000000u
+
+#if defined(__clang__)
+#define QFL_FLASH_LEAF __attribute__((noinline))
+#else
+#define QFL_FLASH_LEAF __attribute__((noinline, noclone))
+#endif
+QFL_FLASH_LEAF uint32_t qfl_flash_get(uint32_t at);
+QFL_FLASH_LEAF void qfl_flash_set(uint32_t at, uint32_t value);
+QFL_FLASH_LEAF uint32_t qfl_flash_put(uint32_t to, const uint8_t *p, uint32_t n);
 
 void qfl_stm32_flash_info(qfl_flash_info *out)
 {
@@ -75,34 +85,46 @@ int32_t qfl_stm32_flash_read(uint32_t at, uint8_t *p, uint32_t n)
     return 0;
 }
 
-static int32_t finish(void)
+/*
+ * Three leaves that the compiler neither inlines nor copies: a model of the controller can stop the processor
+ * there, once a register and once a chunk (host/quantfl/emulation/flash_l4.py).
+ */
+QFL_FLASH_LEAF uint32_t qfl_flash_get(uint32_t at) { return qfl_reg_get(REGS + at); }
+
+QFL_FLASH_LEAF void qfl_flash_set(uint32_t at, uint32_t value) { qfl_reg_set(REGS + at, value); }
+
+/* Programs n bytes, whole units. The last SR_BSY or SR_ERRORS that it saw, 0: all is programmed. */
+QFL_FLASH_LEAF uint32_t qfl_flash_put(uint32_t to, const uint8_t *p, uint32_t n)
 {
-    for (uint32_t i = 0; i < TRIES; i++) {
-        uint32_t state = qfl_reg_get(REGS + SR);
+    for (uint32_t i = 0; i < n; i += UNIT) {
+        uint32_t word[2], state, tries = 0;
+        memcpy(word, p + i, UNIT);
+        qfl_reg_set(to + i, word[0]);
+        qfl_reg_set(to + i + 4, word[1]);
+        do
+            state = qfl_reg_get(REGS + SR) & (SR_BSY | SR_ERRORS);
+        while ((state & SR_BSY) != 0 && ++tries < PROGRAM_TRIES);
+        if (state != 0)
+            return state;
+    }
+    return 0;
+}
+
+/* An erase takes 22 ms: the processor sleeps between two looks. */
+static int32_t finish_erase(void)
+{
+    for (uint32_t i = 0; i < ERASE_TRIES; i++) {
+        uint32_t state = qfl_flash_get(SR);
         if ((state & SR_BSY) == 0)
             return (state & SR_ERRORS) != 0 ? QFL_E_IO : 0;
+        qfl_cpu_wait();
     }
     return QFL_E_IO;
 }
 
-/* Two leaves that are never inlined: a model of the controller can stop the processor there, once a chunk. */
-__attribute__((noinline)) void qfl_flash_control(uint32_t value)
+static void change(uint32_t at, uint32_t mask, uint32_t value)
 {
-    qfl_reg_set(REGS + CR, value);
-    __asm volatile("" ::: "memory");
-}
-
-__attribute__((noinline)) int32_t qfl_flash_put(uint32_t to, const uint8_t *p, uint32_t n)
-{
-    int32_t status = 0;
-    for (uint32_t i = 0; i < n && status == 0; i += UNIT) {
-        uint32_t word[2];
-        memcpy(word, p + i, UNIT);
-        qfl_reg_set(to + i, word[0]);
-        qfl_reg_set(to + i + 4, word[1]);
-        status = finish();
-    }
-    return status;
+    qfl_flash_set(at, (qfl_flash_get(at) & ~mask) | value);
 }
 
 /*
@@ -112,20 +134,20 @@ __attribute__((noinline)) int32_t qfl_flash_put(uint32_t to, const uint8_t *p, u
  */
 static void begin(void)
 {
-    qfl_reg_change(REGS + ACR, ACR_DCEN, 0);
-    if ((qfl_reg_get(REGS + CR) & CR_LOCK) != 0) {
-        qfl_reg_set(REGS + KEYR, 0x45670123u);
-        qfl_reg_set(REGS + KEYR, 0xCDEF89ABu);
+    change(ACR, ACR_DCEN, 0);
+    if ((qfl_flash_get(CR) & CR_LOCK) != 0) {
+        qfl_flash_set(KEYR, 0x45670123u);
+        qfl_flash_set(KEYR, 0xCDEF89ABu);
     }
-    qfl_reg_set(REGS + SR, SR_CLEAR);
+    qfl_flash_set(SR, SR_CLEAR);
 }
 
 static int32_t end(int32_t status)
 {
-    qfl_flash_control(CR_LOCK);
-    qfl_reg_change(REGS + ACR, ACR_DCRST, ACR_DCRST);
-    qfl_reg_change(REGS + ACR, ACR_DCRST, 0);
-    qfl_reg_change(REGS + ACR, ACR_DCEN, ACR_DCEN);
+    qfl_flash_set(CR, CR_LOCK);
+    change(ACR, ACR_DCRST, ACR_DCRST);
+    change(ACR, ACR_DCRST, 0);
+    change(ACR, ACR_DCEN, ACR_DCEN);
     return status;
 }
 
@@ -135,9 +157,10 @@ int32_t qfl_stm32_flash_program(uint32_t at, const uint8_t *p, uint32_t n)
     if (outside(at, n, UNIT))
         return QFL_E_INVAL;
     begin();
-    qfl_flash_control(CR_PG);
+    qfl_flash_set(CR, CR_PG);
     for (uint32_t i = 0; i < n && status == 0; i += CHUNK)
-        status = qfl_flash_put(QFL_STORE_AT + at + i, p + i, n - i < CHUNK ? n - i : CHUNK);
+        if (qfl_flash_put(QFL_STORE_AT + at + i, p + i, n - i < CHUNK ? n - i : CHUNK) != 0)
+            status = QFL_E_IO;
     return end(status);
 }
 
@@ -151,9 +174,9 @@ int32_t qfl_stm32_flash_erase(uint32_t at, uint32_t n)
         uint32_t page = (QFL_STORE_AT - FLASH_AT + at + i) / PAGE;
         uint32_t bank = page >= PAGES_A_BANK ? CR_BKER : 0, number = page % PAGES_A_BANK;
         uint32_t value = CR_PER | bank | number << CR_PNB_AT;
-        qfl_flash_control(value);
-        qfl_flash_control(value | CR_START);
-        status = finish();
+        qfl_flash_set(CR, value);
+        qfl_flash_set(CR, value | CR_START);
+        status = finish_erase();
     }
     return end(status);
 }

@@ -12,11 +12,13 @@ uint32_t qfl_reg_get(uint32_t at);
 void qfl_reg_set(uint32_t at, uint32_t value);
 void qfl_irq_off(void);
 void qfl_irq_on(void);
+void qfl_cpu_wait(void); /* until an interrupt */
 #else
 static inline uint32_t qfl_reg_get(uint32_t at) { return *(volatile uint32_t *)(uintptr_t)at; }
 static inline void qfl_reg_set(uint32_t at, uint32_t value) { *(volatile uint32_t *)(uintptr_t)at = value; }
 static inline void qfl_irq_off(void) { __asm volatile("cpsid i" ::: "memory"); }
 static inline void qfl_irq_on(void) { __asm volatile("cpsie i" ::: "memory"); }
+static inline void qfl_cpu_wait(void) { __asm volatile("wfi" ::: "memory"); }
 #endif
 
 /* Replaces the bits of `mask` by those of `value`. */

@@ -44,6 +44,7 @@ def command(
     what = {
         "native": "native processes running the same C",
         "inproc": "boards inside this process running the same C",
+        "nucleo_l476rg": "Nucleo-L476RG images on a model of their chip (QEMU 10)",
     }.get(kind)
     if what is None:
         what = f"emulated {MACHINES[kind].core} boards (QEMU, the firmware PlatformIO built)"

@@ -31,10 +31,12 @@ QEMU_KINDS = (
     "qemu_rv32imc",
     "standard_m4",
 )
-KINDS = ("native", *QEMU_KINDS, "inproc")
+#: Real boards, on models of their chips.
+CHIP_KINDS = ("nucleo_l476rg",)
+KINDS = ("native", *QEMU_KINDS, *CHIP_KINDS, "inproc")
 #: Descriptors that a board takes while a run goes on: a native board's link, and its sample channel or the
-#: pipe it tells its ports through; QEMU's sockets, monitor and pipe.
-DESCRIPTORS = {"native": 2} | dict.fromkeys(QEMU_KINDS, 8)
+#: pipe it tells its ports through; QEMU's sockets, monitor and pipe; a chip's lines and debugger, too.
+DESCRIPTORS = {"native": 2} | dict.fromkeys(QEMU_KINDS, 8) | dict.fromkeys(CHIP_KINDS, 20)
 RESERVE = 128  # what the rest of a run opens
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -73,7 +75,8 @@ def firmware(env: str, file: str) -> Path:
     base = os.environ.get("QUANTFL_FIRMWARE")
     path = Path(base) / env / file if base else ROOT / ".pio" / "build" / env / file
     if not path.exists():
-        raise ToolError(f"the firmware for {env} is not built ({env}/{file} is missing): run `make firmware`")
+        how = "make boards" if env.startswith("nucleo_") else "make firmware"
+        raise ToolError(f"the firmware for {env} is not built ({env}/{file} is missing): run `{how}`")
     return path
 
 
@@ -89,6 +92,11 @@ def available(kind: str) -> str | None:
             if shutil.which(machine.command) is None:
                 return f"{machine.command} is not installed (package {machine.debian})"
             firmware(kind, "firmware.elf")
+        elif kind in CHIP_KINDS:
+            from quantfl.emulation import nucleo
+
+            nucleo.qemu()
+            firmware(nucleo.FIRMWARE, "firmware.elf")
         elif kind != "inproc":
             return f"unknown kind of board {kind!r}{meant(kind, KINDS)}; known are {', '.join(KINDS)}"
     except ToolError as error:
@@ -138,11 +146,16 @@ def boot_fleet(
         raise ToolError(f"cannot boot {kind} boards: {reason}")
     from quantfl.emulation.inproc import InprocBoardHandle
     from quantfl.emulation.native import NativeBoard
+    from quantfl.emulation.nucleo import NucleoBoard
     from quantfl.emulation.qemu import QemuBoard
 
     make_room(count * DESCRIPTORS.get(kind, 0), f"{count} {kind} boards")
     native = partial(NativeBoard, ble=ble, battery=battery)
-    makers: dict[str, Callable[..., Board]] = {"native": native, "inproc": InprocBoardHandle}
+    makers: dict[str, Callable[..., Board]] = {
+        "native": native,
+        "inproc": InprocBoardHandle,
+        "nucleo_l476rg": NucleoBoard,
+    }
     make = makers.get(kind) or partial(QemuBoard, kind=kind)
     boards: list[Board] = []
     try:

@@ -30,7 +30,8 @@ class Machine:
     at `flash_at`, None: the flash is a part of its own. uid_at: where the board looks for its unique id,
     None: in the file "uid".
 
-    samples: a second UART ("uart"), or a file in the emulator's folder ("file").
+    samples: a second UART ("uart"), or a file in the emulator's folder ("file"). serials: what the machine's
+    serial ports are for, in QEMU's order; "": nothing.
     """
 
     system: str
@@ -39,6 +40,7 @@ class Machine:
     samples: str = "uart"
     uid_at: int | None = None
     memory: str | None = None  # size of a memory backend, where flash can be kept in a file
+    serials: tuple[str, ...] = ("link", "samples")
 
     @property
     def command(self) -> str:
@@ -85,11 +87,12 @@ class QemuBoard:
         elf: str | None = None,
     ):
         self.name, self.uid, self.kind, self.flash = name, uid, kind, flash
-        self.machine = MACHINES[kind]
-        if flash and self.machine.memory is None:
+        self.machine = self._machine()
+        if flash and self.machine.memory is None and self.kind in MACHINES:
             raise ToolError(f"{kind}: QEMU cannot keep this board's flash in a file")
-        self.elf = elf or str(firmware(kind, "firmware.elf"))
-        self.arguments: tuple[str, ...] = ()  # more of QEMU's, for tests
+        self.elf = elf or str(firmware(self._environment(), "firmware.elf"))
+        self.arguments: tuple[str, ...] = ()  # more of QEMU's
+        self._inherited: tuple[int, ...] = ()  # file descriptors that they name
         self.url = ""
         self.samples_url: str | None = None
         self._process: subprocess.Popen[Any] | None = None
@@ -97,6 +100,17 @@ class QemuBoard:
         self._qmp: socket.socket | None = None
         self._folder: Path | None = None
         self._batch = 0
+
+    def _machine(self) -> Machine:
+        return MACHINES[self.kind]
+
+    def _environment(self) -> str:
+        """The environment of platformio.ini whose firmware runs."""
+        return self.kind
+
+    def _emulator(self) -> tuple[list[str], dict[str, str]]:
+        """The emulator's command, and what its environment needs beside ours."""
+        return [self.machine.command], {}
 
     @property
     def alive(self) -> bool:
@@ -117,56 +131,22 @@ class QemuBoard:
         return s
 
     def start(self) -> None:
-        machine, uart = self.machine, self.machine.samples == "uart"
+        uart = self.machine.samples == "uart"
         ports = [int(u.rsplit(":", 1)[1]) for u in (self.url, self.samples_url) if u] or [0] * (
             2 if uart else 1
         )
         self._sockets = [self._listen(p) for p in ports]
         ours, theirs = socket.socketpair()
-        command = [
-            machine.command,
-            *machine.args,
-            "-kernel",
-            self.elf,
-            "-nodefaults",
-            "-display",
-            "none",
-            "-monitor",
-            "none",
-            "-chardev",
-            f"socket,id=qmp,fd={theirs.fileno()}",
-            "-mon",
-            "chardev=qmp,mode=control",
-        ]
-        for name, s in zip(("link", "samples"), self._sockets, strict=False):
-            command += [
-                "-chardev",
-                f"socket,id={name},fd={s.fileno()},server=on,wait=off,nodelay=on",
-                "-serial",
-                f"chardev:{name}",
-            ]
-        if machine.uid_at is not None:
-            for i, part in enumerate(struct.unpack("<2I", self.uid.ljust(8, b"\0")[:8])):
-                command += ["-device", f"loader,addr={machine.uid_at + 4 * i:#x},data={part:#x},data-len=4"]
-        if not uart:
-            self._folder = self._folder or Path(tempfile.mkdtemp(prefix="quantfl-board-"))
-            (self._folder / "uid").write_bytes(self.uid.ljust(8, b"\0")[:8])
-            (self._folder / "samples").unlink(missing_ok=True)
-            command += ["-semihosting-config", "enable=on,target=native"]
-        command += self.arguments
-        if self.flash:
-            command[2] += ",memory-backend=fl"
-            command += [
-                "-object",
-                f"memory-backend-file,id=fl,size={machine.memory},mem-path={Path(self.flash).absolute()},share=on",
-            ]
+        command, environment = self._emulator()
+        command += self._arguments(theirs.fileno())
         process = self._process = spawn(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            pass_fds=(*(s.fileno() for s in self._sockets), theirs.fileno()),
+            pass_fds=(*(s.fileno() for s in self._sockets), theirs.fileno(), *self._inherited),
             cwd=self._folder,
+            env={**os.environ, **environment},
         )
         theirs.close()
         self._qmp = ours
@@ -180,6 +160,32 @@ class QemuBoard:
             assert process.stderr is not None  # it is a pipe
             message = process.stderr.read().decode(errors="replace").strip().splitlines()
             raise ToolError(f"QEMU did not start: {(message or ['no message'])[0]}") from None
+
+    def _arguments(self, control: int) -> list[str]:
+        """Machine, serial ports, unique id, flash. control: file descriptor for QMP."""
+        machine = self.machine
+        command = [*machine.args, "-kernel", self.elf, "-nodefaults", "-display", "none", "-monitor", "none"]
+        if self.flash and machine.memory:
+            command[1] += ",memory-backend=fl"
+            file = f"size={machine.memory},mem-path={Path(self.flash).absolute()},share=on"
+            command += ["-object", f"memory-backend-file,id=fl,{file}"]
+        command += ["-chardev", f"socket,id=qmp,fd={control}", "-mon", "chardev=qmp,mode=control"]
+        for name in machine.serials if machine.samples == "uart" else ("link",):
+            command += [*self._channel(name), "-serial", f"chardev:{name}" if name else "null"]
+        if machine.uid_at is not None:
+            for i, part in enumerate(struct.unpack("<2I", self.uid.ljust(8, b"\0")[:8])):
+                command += ["-device", f"loader,addr={machine.uid_at + 4 * i:#x},data={part:#x},data-len=4"]
+        if machine.samples != "uart":
+            self._folder = self._folder or Path(tempfile.mkdtemp(prefix="quantfl-board-"))
+            (self._folder / "uid").write_bytes(self.uid.ljust(8, b"\0")[:8])
+            (self._folder / "samples").unlink(missing_ok=True)
+            command += ["-semihosting-config", "enable=on,target=native"]
+        return [*command, *self.arguments]
+
+    def _channel(self, name: str) -> list[str]:
+        """Where a serial port leads."""
+        s = self._sockets[("link", "samples").index(name)]
+        return ["-chardev", f"socket,id={name},fd={s.fileno()},server=on,wait=off,nodelay=on"]
 
     def _command(self, name: str, **arguments: Any) -> dict[str, Any]:
         """One QMP command; events and the greeting are skipped."""

@@ -42,7 +42,7 @@ _warned: set[str] = set()
 
 def is_emulated(board: str) -> bool:
     """Whether a board of this kind is a program on some computer."""
-    return board in ("native", "inproc") or board.startswith("qemu_")
+    return board in ("native", "inproc") or board.startswith("qemu_") or board.endswith("_qemu")
 
 
 def warn_plain(name: str, uid: str) -> None:
