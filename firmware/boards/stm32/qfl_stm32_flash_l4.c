@@ -42,7 +42,7 @@ enum {
     UNIT = 8,
     CHUNK = 256,
     PROGRAM_TRIES = 100000, /* a unit takes 82 us, some 1,000 reads of SR */
-    ERASE_TRIES = 10000     /* sleeps of 1 ms at most; a full line at 921,600 baud ends each after 11 us: 0.1 s */
+    ERASE_TRIES = 10000 /* sleeps of 1 ms at most; a full line at 921,600 baud ends each after 11 us: 0.1 s */
 };
 #define CR_LOCK 0x80000000u
 
