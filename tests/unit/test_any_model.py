@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from quantfl.core.nn import Engine
-from quantfl.errors import PackageError, UnsupportedError
+from quantfl.errors import PackageError, UnsupportedError, UsageError
 from quantfl.package.convert import convert, convert_bytes
 from quantfl.package.export import export
 from quantfl.package.flatfile import ModelFile, _follow, _table_fields, _vector
@@ -264,3 +264,64 @@ def test_tables_that_are_shared_cost_no_more_than_the_file_is_long():
         with pytest.raises(PackageError, match=r"operators write t1|again and again"):
             convert_bytes(data, source="m")
         assert time.process_time() - start < 30  # of the processor; it was minutes
+
+
+# -- float models and C arrays
+# ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_float_model_is_quantised_on_calibration_data(tmp_path):
+    pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed (extra quantize)")
+    from quantfl.package.source import quality_text
+    from tests.unit.test_nn_models import compare
+
+    path = shared_data("models/mlperf_tiny") / "kws_ref_model_float32.tflite"
+    with pytest.raises(UsageError, match=r"kws_ref_model_float32.tflite is a float model.*--calibrate"):
+        convert(path)
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(30, 49, 10)).astype(np.float32), rng.integers(0, 12, 30)
+    np.savez(tmp_path / "c.npz", y=y, x=x)
+    done = convert(path, calibrate=tmp_path / "c.npz")
+    assert done.cut.text == "dense(12)"
+    inputs = rng.integers(-128, 128, (3, 490)).astype(np.int8)
+    assert compare(done.opened.original, inputs, "kws") > 0
+    q = done.quality
+    assert q["samples"] == 30 and 0 <= q["disagreement"] <= 0.3 and 0 <= q["float_accuracy"] <= 1
+    assert "another class for" in quality_text(q) and "accuracy float" in quality_text(q)
+    np.savez(tmp_path / "bad.npz", y=y, x=x[:, :9])
+    with pytest.raises(UsageError, match=r"bad.npz.*the model takes inputs \(samples, 49, 10, 1\)"):
+        convert(path, calibrate=tmp_path / "bad.npz")
+
+
+def test_c_arrays_are_read_and_written(tmp_path):
+    from quantfl.cli.main import main
+    from quantfl.package.flatfile import read_file
+    from tests.support import DEMO_MODEL
+
+    text = "// a model\n#include <x.h>\nalignas(16) const unsigned char g_model[] = {\n"
+    text += ", ".join(f"0x{b:02X}" for b in DEMO_MODEL.read_bytes())
+    text += "};\nconst int g_len[] = {1, 2};\n"
+    (tmp_path / "model.CC").write_text(text)
+    assert read_file(tmp_path / "model.CC") == DEMO_MODEL.read_bytes()
+    assert main(["convert", str(tmp_path / "model.CC"), "-o", str(tmp_path / "out.h"), "--name", "m"]) == 0
+    plain = convert(DEMO_MODEL, name="m").package
+    assert read_file(tmp_path / "out.h") == plain
+    assert "static const unsigned char out[]" in (tmp_path / "out.h").read_text()
+    for bad, words in (("int x;", "no array of bytes"), ("a[] = {0x1, 0x100};", "256 in its longest array")):
+        (tmp_path / "bad.h").write_text(bad)
+        with pytest.raises(PackageError, match=words):
+            read_file(tmp_path / "bad.h")
+
+
+def test_what_comes_after_the_classes_is_left_to_the_host():
+    """ARG_MAX at the end: a board's output is the scores."""
+    b = Builder()
+    x = b.add([1, 8], scales=0.05)
+    t, axis = dense(b, x, 8, 5), b.add([1], "int32", data=np.array([1]))
+    o = schema.ArgMaxOptionsT()
+    o.outputType = schema.TensorType.INT32
+    y = b.add([1], "int32")
+    b.op("ARG_MAX", [t, axis], [y], o)
+    done = convert_bytes(b.model([x], [y]), source="m")
+    assert done.cut.text == "dense(5)"
+    assert Engine(done.package).classify(np.zeros((1, 8), np.int8)).shape == (1, 5)

@@ -14,11 +14,16 @@ if TYPE_CHECKING:
 
 def command(
     model: Path = typer.Argument(
-        ..., help=".keras, .h5 or SavedModel (extra [convert]), or a full int8 or uint8 .tflite."
+        ...,
+        help=".keras, .h5 or SavedModel (extra [convert]), a .tflite (float: extra [quantize]) or a C array.",
     ),
-    out: Path = typer.Option(None, "-o", "--out", help="The package to write."),
+    out: Path = typer.Option(
+        None, "-o", "--out", help="The package to write; a C array where it ends in .h, .c or .cc."
+    ),
     calibrate: Path = typer.Option(
-        None, "--calibrate", help=".npz (x) or .npy with real inputs, to quantise Keras models."
+        None,
+        "--calibrate",
+        help=".npz (x, and y to score) or .npy with real inputs, to quantise float models.",
     ),
     cut: str = typer.Option(None, "--cut", help="Layer (name or operator number) at whose input to cut."),
     cuts: bool = typer.Option(
@@ -48,6 +53,7 @@ def command(
     from quantfl.fleet.checkpoint import write_atomic
     from quantfl.package.build import build_flags
     from quantfl.package.convert import convert, cut_costs
+    from quantfl.package.source import quality_text
 
     if cuts:
         return _costs(cut_costs(model, calibrate=calibrate, train=train, recompute=recompute), train, as_json)
@@ -76,6 +82,8 @@ def command(
 
     c = console()
     c.print(f"{out}: {len(done.package):,} bytes, sha256 {done.sha256[:16]}…", highlight=False)
+    if done.quality is not None:
+        c.print(quality_text(done.quality), highlight=False, soft_wrap=True)
     c.print(
         f"cut at layer {done.cut.layer}: head {done.cut.text}, {done.cut.params:,} parameters; "
         f"activations {done.arena_size:,} bytes",
@@ -201,7 +209,10 @@ def _costs(rows: list[Cost], train: str, as_json: bool) -> int:
 
 def _write(out: Path, data: bytes, write: Callable[[Path, bytes], None]) -> None:
     from quantfl.errors import UsageError
+    from quantfl.package import carray
 
     if not out.parent.is_dir():
         raise UsageError(f"{out}: cannot be written: there is no folder {out.parent}")
+    if out.suffix.lower() in carray.SUFFIXES:
+        data = carray.write(data, out.name.split(".")[0]).encode()
     write(out, data)

@@ -79,3 +79,53 @@ def checked(x: np.ndarray, source: str) -> np.ndarray:
     if values.min() == values.max():
         raise UsageError(f"{source}: every value is {values.min():g}; real inputs are due, which differ")
     return values
+
+
+def labels_of(path: Path, count: int) -> np.ndarray | None:
+    """The first `count` class labels of a calibration file, where it has some: y, y_train, labels or
+    targets."""
+    raw = np.load(path, allow_pickle=False)
+    if isinstance(raw, np.ndarray):
+        return None
+    for key in ("y", "y_train", "labels", "targets"):
+        if key in raw.files and raw[key].dtype.kind in "iu" and raw[key].ndim == 1 and len(raw[key]) >= count:
+            found: np.ndarray = raw[key][:count]
+            return found
+    return None
+
+
+def agreement(
+    model: bytes, x: np.ndarray, floats: np.ndarray, labels: np.ndarray | None
+) -> dict[str, float | int | None]:
+    """How an int8 model, as boards run it, does beside the float one on x float32 [n, ...], whose outputs
+    were `floats` [n, size].
+
+    disagreement: share of samples with another class; with one output the mean absolute difference.
+    float_accuracy, int8_accuracy: where labels are given. UnsupportedError: boards cannot run the model.
+    """
+    from quantfl.core.nn import Engine
+    from quantfl.package.flatfile import ModelFile
+    from quantfl.package.program import compile_program, entry_of
+
+    file = ModelFile(model)
+    engine = Engine(compile_program(model))
+    entry = file.tensors[entry_of(file)]
+    q = np.rint(x.reshape(len(x), -1) / np.float32(entry.scale)) + entry.zero_point
+    got = engine.classify(np.clip(q, -128, 127).astype(np.int8))
+    out: dict[str, float | int | None] = {
+        "samples": len(x),
+        "outputs": floats.shape[1],
+        "float_accuracy": None,
+        "int8_accuracy": None,
+    }
+    if floats.shape[1] == 1:
+        near = (t for op in reversed(file.ops) for t in (*op.outputs, *op.inputs[:1]))
+        t = next(file.tensors[i] for i in near if file.tensors[i].dtype == np.int8)
+        real = (got.astype(np.float32) - t.zero_point) * np.float32(t.scale)
+        out["disagreement"] = float(np.abs(real - floats).mean())
+        return out
+    out["disagreement"] = float((got.argmax(1) != floats.argmax(1)).mean())
+    if labels is not None:
+        out["float_accuracy"] = float((floats.argmax(1) == labels).mean())
+        out["int8_accuracy"] = float((got.argmax(1) == labels).mean())
+    return out

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import tempfile
-import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from quantfl.errors import PackageError, ToolError, UnsupportedError, UsageError
+from quantfl.errors import UnsupportedError, UsageError
 from quantfl.package import cost as costs
 from quantfl.package import cut as cutting
 from quantfl.package import fit
-from quantfl.package.calibrate import CalibrationWarning
-from quantfl.package.flatfile import ModelFile, damage, read_file
+from quantfl.package import source as sources
+from quantfl.package.flatfile import ModelFile, damage
+from quantfl.package.operators import FLOAT_ENDS
 from quantfl.package.program import Package, compile_program, open_made, original_model
 from quantfl.package.rewrite import add_biases
 from quantfl.package.unsigned import signed_model
-
-#: Suffixes, in any case, of files that Keras loads.
-KERAS = (".keras", ".h5", ".hdf5")
 
 
 @dataclass(frozen=True)
@@ -37,6 +30,7 @@ class Converted:
     cut: cutting.Cut
     cuts: tuple[cutting.Cut, ...]
     fits: tuple[fit.Fit, ...]
+    quality: dict[str, Any] | None = None
 
     @property
     def package(self) -> bytes:
@@ -60,6 +54,7 @@ class Converted:
             "cut": _cut_json(self.cut),
             "cuts": [_cut_json(c) for c in self.cuts],
             "boards": [asdict(f) for f in self.fits],
+            "quantised": self.quality,
         }
 
 
@@ -84,10 +79,11 @@ def convert(
     train: str = "all",
     recompute: bool = False,
 ) -> Converted:
-    """Convert a .keras, .h5, .hdf5, SavedModel or full int8 .tflite. Errors name the layer and a remedy."""
-    data = model_bytes(path, calibrate)
-    return convert_bytes(
-        data,
+    """Convert a .keras, .h5, .hdf5, SavedModel, .tflite (float, int8 or uint8) or a C array of one. Float
+    models need calibration data. Errors name the layer and a remedy."""
+    found = sources.load(path, calibrate)
+    done = convert_bytes(
+        found.data,
         source=str(path),
         cut=cut,
         name=name or path.stem,
@@ -95,20 +91,14 @@ def convert(
         train=train,
         recompute=recompute,
     )
-
-
-def model_bytes(path: Path, calibrate: Path | None = None) -> bytes:
-    """A model file as a full int8 .tflite; Keras models are quantised on the calibration data."""
-    if path.is_dir() or path.suffix.lower() in KERAS:
-        return keras_to_tflite(path, calibrate)
-    return read_file(path)
+    return replace(done, quality=found.quality)
 
 
 def cut_costs(
     path: Path, *, calibrate: Path | None = None, train: str = "all", recompute: bool = False
 ) -> list[costs.Cost]:
     """What every possible cut of a model costs, the smallest head first; the package is made for each."""
-    model = ModelFile(model_bytes(path, calibrate), str(path))
+    model = ModelFile(sources.load(path, calibrate).data, str(path))
     first = convert_bytes(model, source=str(path), train=train, recompute=recompute)
     rows = []
     for c in first.cuts:
@@ -173,43 +163,20 @@ def convert_bytes(
 def _full_int8(model: ModelFile) -> None:
     """Inputs and outputs are int8, or float32 with a QUANTIZE or DEQUANTIZE of the model's own beside
     them."""
+    indices: set[int] = set()
     edges = {op.inputs[0] for op in model.ops if op.name == "QUANTIZE"}
-    edges |= {t for op in model.ops if op.name == "DEQUANTIZE" for t in op.outputs}
+    for op in model.ops:
+        ends = op.name in FLOAT_ENDS and op.inputs[0] in edges
+        if op.name == "DEQUANTIZE" or ends:
+            edges |= set(op.outputs)
+        if op.name == "ARG_MAX" and model.tensors[op.inputs[0]].dtype == np.int8:
+            indices |= set(op.outputs)
     for t in (*model.inputs, *model.outputs):
         tensor = model.tensors[t]
-        if tensor.dtype != np.int8 and not (tensor.dtype == np.float32 and t in edges):
+        if tensor.dtype != np.int8 and t not in indices and not (tensor.dtype == np.float32 and t in edges):
             kind = tensor.dtype.name if tensor.dtype.kind != "V" else "another type"
             raise UnsupportedError(
                 f"{model.name}: tensor {tensor.name} is {kind}, not int8: convert with full integer "
                 "quantisation, "
-                "int8 inputs and outputs (or give `quantfl convert` the .keras file and --calibrate)"
+                "int8 inputs and outputs (or give `quantfl convert` the float model and --calibrate)"
             )
-
-
-def keras_to_tflite(path: Path, calibrate: Path | None) -> bytes:
-    """Full int8 conversion in a process of its own: TensorFlow is heavy, leaks per call and writes to
-    stdout."""
-    if not path.exists():
-        raise PackageError(f"{path}: no such file or folder")
-    if calibrate is None:
-        raise UsageError(
-            f"{path} has to be quantised: give --calibrate FILE.npz or .npy with some hundred real inputs"
-        )
-    if not calibrate.exists():
-        raise UsageError(f"{calibrate}: no such file (--calibrate)")
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "model.tflite"
-        command = [sys.executable, "-m", "quantfl.package.keras_convert", str(path), str(calibrate), str(out)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        for line in done.stdout.splitlines():
-            if line.startswith('{"kind": "warning"'):
-                warnings.warn(json.loads(line)["message"], CalibrationWarning, stacklevel=3)
-        if out.exists():
-            return out.read_bytes()
-        for line in reversed(done.stdout.splitlines()):
-            if line.startswith("{") and '"warning"' not in line[:20]:
-                failure = json.loads(line)
-                error = {"tool": ToolError, "usage": UsageError}.get(failure["kind"], PackageError)
-                raise error(failure["message"])
-    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-    raise PackageError(f"{path}: TensorFlow could not convert it: {last}")

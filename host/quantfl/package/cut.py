@@ -106,7 +106,7 @@ class _Break(Exception):
     """An operator that ends the chain; says why and what to do."""
 
 
-_AFTER = ("SOFTMAX", "LOG_SOFTMAX", "QUANTIZE", "DEQUANTIZE", *_TRANSPARENT)
+_AFTER = ("SOFTMAX", "LOG_SOFTMAX", "ARG_MAX", "QUANTIZE", "DEQUANTIZE", *_TRANSPARENT)
 _KINDS = {
     "CONV_2D": "conv",
     "DEPTHWISE_CONV_2D": "depthwise",

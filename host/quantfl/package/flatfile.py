@@ -21,6 +21,7 @@ import numpy as np
 import tflite
 
 from quantfl.errors import PackageError, QuantflError
+from quantfl.package import carray
 from quantfl.package.fold import folded, shaped
 
 METADATA_NAME = "quantfl"
@@ -146,6 +147,13 @@ def damage(name: str) -> Iterator[None]:
         raise PackageError(f"{name} is damaged or no .tflite file ({type(error).__name__})") from None
 
 
+def _field(table: Any, place: int, form: str) -> int:
+    """A scalar of a table by its place in the vtable, 0 where it is absent; for fields that the generated
+    accessors do not have, or interpret."""
+    at = table._tab.Offset(place)
+    return int(struct.unpack_from(form, table._tab.Bytes, table._tab.Pos + at)[0]) if at else 0
+
+
 class ModelFile:
     """A .tflite file with one subgraph. PackageError when the bytes are not one."""
 
@@ -220,6 +228,11 @@ class ModelFile:
         data, offset = None, 0
         buffer = self._model.Buffers(t.Buffer())
         n = buffer.DataLength()
+        if not n and _field(buffer, 6, "<Q") > 1:
+            raise PackageError(
+                f"{self.name}: the content of tensor {name} lies behind the FlatBuffer, as in files above "
+                "2 GB; write the model with its weights inside"
+            )
         if n:
             offset = buffer._tab.Vector(buffer._tab.Offset(4))
             if offset + n > len(self.data):
@@ -237,7 +250,7 @@ class ModelFile:
 
     def _op(self, index: int, o: tflite.Operator) -> Op:
         code = self._model.OperatorCodes(o.OpcodeIndex())
-        builtin = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+        builtin = max(_field(code, 10, "<i"), code.DeprecatedBuiltinCode())
         name = _OP_NAMES.get(builtin, f"operator code {builtin}")
         if name == "CUSTOM":
             name = f"custom operator {(code.CustomCode() or b'?').decode(errors='replace')}"
@@ -283,8 +296,10 @@ class ModelFile:
 
 
 def read_file(path: Path) -> bytes:
-    """A file's bytes. PackageError in one line when it cannot be read."""
+    """A model file's bytes, also those of a C array. PackageError in one line when it cannot be read."""
     try:
+        if path.suffix.lower() in carray.SUFFIXES:
+            return carray.read(path.read_text(errors="replace"), str(path))
         return path.read_bytes()
     except FileNotFoundError:
         raise PackageError(f"{path}: no such file") from None

@@ -8,6 +8,7 @@ kind "warning".
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -15,8 +16,10 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from quantfl.errors import UsageError
-from quantfl.package.calibrate import CalibrationWarning, samples
+import numpy as np
+
+from quantfl.errors import QuantflError, UsageError
+from quantfl.package.calibrate import CalibrationWarning, agreement, labels_of, samples
 
 
 def fail(kind: str, message: str) -> None:
@@ -44,6 +47,7 @@ def main(model_path: str, calibration: str, out: str) -> None:
             "tool",
             "TensorFlow is missing: pip install 'quantfl[convert]', or give a full int8 .tflite instead",
         )
+    net = None
     try:
         if Path(model_path).is_dir():
             loaded = tf.saved_model.load(model_path)
@@ -84,6 +88,11 @@ def main(model_path: str, calibration: str, out: str) -> None:
     except Exception as error:  # the converter raises its own kinds
         fail("model", f"{model_path}: cannot be quantised to int8: {str(error).splitlines()[0]}")
     Path(out).write_bytes(data)
+    if net is not None:
+        floats = np.asarray(net(x, training=False), np.float32).reshape(len(x), -1)
+        with contextlib.suppress(QuantflError):  # an operator that is refused: convert says so
+            found = agreement(data, x, floats, labels_of(Path(calibration), len(x)))
+            print(json.dumps({"kind": "quality", **found}))
 
 
 if __name__ == "__main__":

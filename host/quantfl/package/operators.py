@@ -32,6 +32,8 @@ CODES = {
     "SQUEEZE": 9,
     "EXPAND_DIMS": 9,
     "SOFTMAX": 10,
+    "LOG_SOFTMAX": 9,
+    "ARG_MAX": 9,
     "RELU": 11,
     "RELU6": 11,
     "QUANTIZE": 11,
@@ -62,6 +64,8 @@ OFFSET = 21
 OFFSET_CONV, OFFSET_DEPTHWISE, OFFSET_AVERAGE = 0, 1, 2
 #: What messages call the code of an operator.
 NAMES = {code: name for name, code in reversed(CODES.items())} | {OFFSET: "kernels of uint8 models"}
+#: What may follow a DEQUANTIZE at a model's end.
+FLOAT_ENDS = ("SOFTMAX", "LOG_SOFTMAX", "ARG_MAX")
 _REMEDY = "replace the layer, or cut before it with --cut so that it is not part of the backbone"
 
 
@@ -94,6 +98,7 @@ class Record:
     x: int = -1
     x2: int | None = None
     pieces: tuple[int, ...] = ()
+    nothing: bool = False  # whatever the output's shape, the input is what a board gives
     own_weights: bool = False  # they lie in the program's tables, not in the user's file
 
     def pack(self) -> bytes:
@@ -467,6 +472,20 @@ class BaseOperators:
 
     op_squeeze = op_expand_dims = op_reshape
 
+    def op_log_softmax(self, op: Op, r: Record) -> None:
+        """At the very end, in floating point or not: it changes no class, and a board's output is what it
+        reads."""
+        self.last(op, r)
+
+    def op_arg_max(self, op: Op, r: Record) -> None:
+        """At the very end: a board's output is the scores."""
+        self.last(op, r)
+
+    def last(self, op: Op, r: Record) -> None:
+        if op.outputs[0] not in self.m.outputs:
+            raise self.unsupported(op, "it is supported at the model's end only")
+        r.code, r.nothing = CODES["RESHAPE"], True
+
     def op_quantize(self, op: Op, r: Record) -> None:
         """int8 to int8 of another scale; from or to float there is nothing for a board to do."""
         x = self.tensor(op, 0)
@@ -483,12 +502,15 @@ class BaseOperators:
     def op_dequantize(self, op: Op, r: Record) -> None:
         """At the very end of a model; a board's output is the int8 tensor."""
         self.src(op)
-        if op.outputs[0] not in self.m.outputs:
+        after = [o for o in self.m.ops if op.outputs[0] in o.inputs]
+        if op.outputs[0] not in self.m.outputs and any(o.name not in FLOAT_ENDS for o in after):
             raise self.unsupported(
                 op, "floating point in the midst of the model", "quantise the whole model to int8"
             )
 
     def op_softmax(self, op: Op, r: Record) -> None:
+        if self.tensor(op, 0).dtype == np.float32:
+            return self.last(op, r)
         x, y = self.src(op), self.dst(op)
         if abs(y.scale - 1 / 256) > 1e-9 or y.zero_point != -128 or x.size != y.size:
             raise self.unsupported(op, "softmax output must have scale 1/256 and zero-point -128")
@@ -503,6 +525,7 @@ class BaseOperators:
         radius = math.floor(31.0 * (1 << 26) / (1 << left))
         r.dims[5] = x.shape[-1]
         r.extra[:3] = [q, left, -radius]
+        return None
 
     def op_relu(self, op: Op, r: Record) -> None:
         self.relu(op, r, six=False)

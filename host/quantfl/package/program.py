@@ -78,6 +78,8 @@ class Compiler(ElementwiseOperators, MovementOperators):
             r.x = op.inputs[0] if r.x < 0 else r.x
             x, y = self.m.tensors[r.x], self.m.tensors[op.outputs[0]]
             r.src_size, r.dst_size, r.src_zero = x.size, y.size, x.zero_point
+            if r.nothing:
+                r.dst_size = r.src_size
             r.dst_zero = y.zero_point if r.y_zero is None else r.y_zero
             if r.x2 is not None:
                 x2 = self.m.tensors[r.x2]
