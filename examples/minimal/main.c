@@ -53,14 +53,8 @@ int32_t one_round(qfl_head_score *score)
         return status;
     while (qfl_head_fit_step(&fit)) /* one sample a call: do other work in between */
         ;
-    qfl_codec_layout layout = {0, {0}};
-    for (uint32_t i = 0, kernel, bias; i < shape.layers; i++) {
-        qfl_head_layer_params(&shape, i, &kernel, &bias);
-        if (bias != 0) {
-            layout.size[layout.tensors++] = kernel;
-            layout.size[layout.tensors++] = bias;
-        }
-    }
+    qfl_codec_layout layout;
+    layout.tensors = qfl_head_layout(&shape, layout.size);
     for (uint32_t i = 0; i < params; i++)
         momentum[i] = w[i] - global[i];
     qfl_codec_spec spec = {QFL_CODEC_DZ, 0, 64}; /* steps of 4 times the root mean square */

@@ -19,14 +19,24 @@ HEADERS = [
 #: Compilers for C, compilers for C++, and the options of the machine.
 TARGETS = {
     "host": (("cc", "gcc", "clang"), ("c++", "g++", "clang++"), []),
-    "arm": (("arm-none-eabi-gcc",), ("arm-none-eabi-g++",), ["-mcpu=cortex-m4", "-mthumb"]),
+    "arm": (
+        ("arm-none-eabi-gcc",),
+        ("arm-none-eabi-g++",),
+        ["-mcpu=cortex-m4", "-mthumb", "--specs=picolibc.specs"],
+    ),
 }
 
 
-def compiler(names: tuple[str, ...]) -> str:
+def compiler(names: tuple[str, ...], *machine: str) -> str:
+    """The first that is installed and has a C library; the test skips where there is none."""
     found = next((path for path in map(shutil.which, names) if path), None)
     if found is None:
         pytest.skip(f"none of {', '.join(names)} is installed")
+    if machine:
+        source = "#include <string.h>\n"
+        probe = [found, *machine, "-fsyntax-only", "-xc", "-"]
+        if subprocess.run(probe, input=source, capture_output=True, text=True).returncode != 0:
+            pytest.skip("picolibc for Arm is not installed")
     return found
 
 
@@ -35,7 +45,7 @@ def compiled(target: str, language: str, source: str, *options: str) -> subproce
     names, standard = (in_c, "c11") if language == "c" else (in_cpp, "c++11")
     flags = ["-Wall", "-Wextra", "-Werror", f"-std={standard}", *(f"-I{h.parent}" for h in HEADERS)]
     return subprocess.run(
-        [compiler(names), *machine, *flags, "-x", language, *options, "-"],
+        [compiler(names, *machine), *machine, *flags, "-x", language, *options, "-"],
         input=source,
         capture_output=True,
         text=True,
@@ -88,14 +98,7 @@ LEAN = [
 def test_the_libraries_convert_no_number_silently(target, options):
     """As `make lint` compiles them. GCC's own __ssat changes a sign, so Arm goes without that one warning."""
     in_c, _, machine = TARGETS[target]
-    command = [compiler(in_c), *machine]
-    if target == "arm":
-        command += ["--specs=picolibc.specs", "-Wno-sign-conversion"]
-        probe = subprocess.run(
-            [*command, "-fsyntax-only", "-xc", "-"], input="#include <string.h>\n", text=True
-        )
-        if probe.returncode != 0:
-            pytest.skip("picolibc for Arm is not installed")
+    command = [compiler(in_c, *machine), *machine, *(["-Wno-sign-conversion"] if target == "arm" else [])]
     sources = sorted(FIRMWARE.glob("lib/qfl_*/src/*.c"))
     assert len(sources) > 40
     flags = ["-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-fsyntax-only", *options]

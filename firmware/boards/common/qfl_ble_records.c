@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "qfl_bytes.h"
 #include "qfl_port.h"
 
 void qfl_ble_records_reset(qfl_ble_records *r) { r->in_n = r->out_n = r->out_at = 0; }
@@ -16,7 +17,7 @@ static int written(qfl_ble_records *r)
 
 static void on_record(qfl_ble_link *l, const uint8_t *p, uint32_t n)
 {
-    uint32_t mtu = n >= 2 ? p[3] | (uint32_t)p[4] << 8 : 0;
+    uint32_t mtu = n >= 2 ? qfl_get16(p + 3) : 0;
     switch (p[0]) {
     case QFL_BLE_RECORD_CONNECTED: qfl_ble_link_on_connect(l, mtu); break;
     case QFL_BLE_RECORD_MTU: qfl_ble_link_on_mtu(l, mtu); break;
@@ -32,7 +33,7 @@ void qfl_ble_records_poll(qfl_ble_records *r, qfl_ble_link *l)
     for (int i = 0; i < 64; i++) { /* bounded: the device is to work, too */
         uint32_t need = QFL_BLE_RECORD_HEAD;
         if (r->in_n >= QFL_BLE_RECORD_HEAD)
-            need += r->in[1] | (uint32_t)r->in[2] << 8;
+            need += qfl_get16(r->in + 1);
         if (need > sizeof r->in) {
             qfl_ble_records_reset(r); /* nonsense: this is no radio */
             return;
@@ -44,7 +45,7 @@ void qfl_ble_records_poll(qfl_ble_records *r, qfl_ble_link *l)
                 return;
         }
         if (r->in_n >= QFL_BLE_RECORD_HEAD &&
-            r->in_n == QFL_BLE_RECORD_HEAD + (r->in[1] | (uint32_t)r->in[2] << 8)) {
+            r->in_n == QFL_BLE_RECORD_HEAD + (uint32_t)qfl_get16(r->in + 1)) {
             on_record(l, r->in, r->in_n - QFL_BLE_RECORD_HEAD);
             r->in_n = 0;
         }
@@ -59,8 +60,7 @@ int32_t qfl_ble_records_send(void *records, const uint8_t *p, uint32_t n)
     if (!written(r))
         return 0;
     r->out[0] = QFL_BLE_RECORD_VALUE;
-    r->out[1] = (uint8_t)n;
-    r->out[2] = (uint8_t)(n >> 8);
+    qfl_put16(r->out + 1, (uint16_t)n);
     memcpy(r->out + QFL_BLE_RECORD_HEAD, p, n);
     r->out_n = n + QFL_BLE_RECORD_HEAD;
     r->out_at = 0;

@@ -1,5 +1,7 @@
 #include "qfl_sample_record.h"
 
+#include "qfl_bytes.h"
+
 enum { MAGIC0 = 0xA5, MAGIC1 = 0x5A, HEAD = 8 };
 
 static int32_t read_head(qfl_sample_reader *r, qfl_sample_source read, void *ctx, uint32_t n)
@@ -14,9 +16,8 @@ static int32_t read_head(qfl_sample_reader *r, qfl_sample_source read, void *ctx
         }
         r->head[r->head_n++] = c;
     }
-    r->label = (uint16_t)(r->head[2] | r->head[3] << 8);
-    r->left =
-        r->head[4] | (uint32_t)r->head[5] << 8 | (uint32_t)r->head[6] << 16 | (uint32_t)r->head[7] << 24;
+    r->label = qfl_get16(r->head + 2);
+    r->left = qfl_get32(r->head + 4);
     r->skipping = r->left != n;
     if (r->skipping) {
         r->lost++;

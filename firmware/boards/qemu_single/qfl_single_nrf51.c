@@ -3,6 +3,7 @@
  * flash is quantfl's, written through the non-volatile memory controller; it survives a reset.
  */
 #if defined(__ARM_ARCH_6M__)
+#include "qfl_bytes.h"
 #include "qfl_single.h"
 
 #include "../common/qfl_systick.h"
@@ -104,8 +105,7 @@ int32_t qfl_single_flash_program(uint32_t at, const uint8_t *p, uint32_t n)
         return QFL_E_INVAL;
     nvmc(WRITE);
     for (uint32_t i = 0; i < n; i += WORD) {
-        REG(FLASH_AT + at + i) =
-            p[i] | (uint32_t)p[i + 1] << 8 | (uint32_t)p[i + 2] << 16 | (uint32_t)p[i + 3] << 24;
+        REG(FLASH_AT + at + i) = qfl_get32(p + i);
         while (REG(NVMC + NVMC_READY) == 0)
             ;
     }

@@ -2,7 +2,8 @@
 
 Declarations are taken from the libraries' own public headers (through the C preprocessor), so there is no
 second list of prototypes to drift away. Public headers therefore hold declarations only: no inline functions,
-no function-like macros that a caller needs, enums for constants.
+no function-like macros that a caller needs, enums for constants. qfl_bytes.h, which is nothing but inline
+functions, is left out.
 
 Run as a script to (re)build the extension beside this file: `python host/quantfl/core/_build.py`.
 """
@@ -28,7 +29,8 @@ CFLAGS = ["-std=c11", "-O2", "-g0", "-ffp-contract=off", "-fno-fast-math", "-Wal
 
 
 def _headers() -> list[Path]:
-    return [*sorted(LIB.glob("*/include/*.h")), *sorted(INPROC.glob("*.h"))]
+    found = [*sorted(LIB.glob("*/include/*.h")), *sorted(INPROC.glob("*.h"))]
+    return [h for h in found if h.name != "qfl_bytes.h"]
 
 
 def _includes() -> list[str]:

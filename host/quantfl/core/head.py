@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -48,10 +47,14 @@ class Score:
         return self.correct / self.count if self.count else 0.0
 
 
-KINDS = {"conv": 1, "depthwise": 2, "average": 3, "maximum": 4}
-ACTIVATIONS = {"linear": 0, "relu": 1, "relu6": 2}
-MODES = {"all": 0, "scales": 1}
-_LAYER = struct.Struct("<BBBx6H6B2xII")
+KINDS = {
+    "conv": lib.QFL_HEAD_CONV,
+    "depthwise": lib.QFL_HEAD_DEPTHWISE,
+    "average": lib.QFL_HEAD_AVERAGE,
+    "maximum": lib.QFL_HEAD_MAXIMUM,
+}
+ACTIVATIONS = {"linear": lib.QFL_HEAD_LINEAR, "relu": lib.QFL_HEAD_RELU, "relu6": lib.QFL_HEAD_RELU6}
+MODES = {"all": lib.QFL_HEAD_ALL, "scales": lib.QFL_HEAD_SCALES}
 
 
 @dataclass(frozen=True)
@@ -74,18 +77,15 @@ class Layer:
     frozen: int = 0
     scales: int = 0
 
-    @property
+    @cached_property
     def weights(self) -> int:
         """Elements of its kernel, trained or not; 0 for pooling."""
-        taps = self.kernel[0] * self.kernel[1] * self.out_shape[2]
-        return {"conv": taps * self.in_shape[2], "depthwise": taps}.get(self.kind, 0)
+        return next(iter(tensors_of((replace(self, mode="all"),))), 0)
 
-    @property
+    @cached_property
     def tensors(self) -> tuple[int, ...]:
         """Sizes of its two trained tensors; none for pooling."""
-        if not self.weights:
-            return ()
-        return (self.weights if self.mode == "all" else self.out_shape[2], self.out_shape[2])
+        return tensors_of((self,))
 
     @property
     def text(self) -> str:
@@ -99,30 +99,59 @@ class Layer:
         )
 
     def pack(self) -> bytes:
-        """The record a package holds, 32 bytes."""
-        return _LAYER.pack(
-            KINDS[self.kind],
-            ACTIVATIONS[self.activation],
-            MODES[self.mode],
-            *self.in_shape,
-            *self.out_shape,
-            *self.kernel,
-            *self.stride,
-            *self.pad,
-            self.frozen,
-            self.scales,
-        )
+        """The record a package holds (qfl_head_layer). OverflowError for a number that does not fit its
+        field."""
+        fields = dict(zip(_PLACES, (*self.in_shape, *self.out_shape), strict=True))
+        fields |= dict(zip(_WINDOW, (*self.kernel, *self.stride, *self.pad), strict=True))
+        fields |= {"kind": KINDS[self.kind], "activation": ACTIVATIONS[self.activation]}
+        fields |= {"mode": MODES[self.mode], "kernel": self.frozen, "scales": self.scales}
+        return bytes(ffi.buffer(ffi.new("qfl_head_layer *", fields)))
 
     @classmethod
     def unpack(cls, raw: bytes) -> Layer:
-        """The layer of a record. ValueError for a kind, activation or mode that does not exist."""
-        f = _LAYER.unpack(raw)
-        named = []
-        for names, code in zip((KINDS, ACTIVATIONS, MODES), f, strict=False):
+        """The layer of a record. ValueError for a kind, activation or mode that does not exist, or for bytes
+        that are no record."""
+        layer, named = ffi.new("qfl_head_layer *"), []
+        ffi.buffer(layer)[:] = raw
+        for names, code in ((KINDS, layer.kind), (ACTIVATIONS, layer.activation), (MODES, layer.mode)):
             if code not in names.values():
                 raise ValueError(f"no layer has the code {code}")
             named.append(next(k for k, v in names.items() if v == code))
-        return cls(named[0], f[3:6], f[6:9], f[9:11], f[11:13], f[13:15], named[1], named[2], f[15], f[16])
+        places: Any = tuple(getattr(layer, name) for name in _PLACES)
+        window: Any = tuple(getattr(layer, name) for name in _WINDOW)
+        kind, activation, mode = named
+        return cls(
+            kind,
+            places[:3],
+            places[3:],
+            kernel=window[:2],
+            stride=window[2:4],
+            pad=window[4:],
+            activation=activation,
+            mode=mode,
+            frozen=layer.kernel,
+            scales=layer.scales,
+        )
+
+
+_PLACES = ("in_h", "in_w", "in_c", "out_h", "out_w", "out_c")
+_WINDOW = ("k_h", "k_w", "stride_h", "stride_w", "pad_t", "pad_l")
+
+
+def _shape_of(layers: tuple[Layer, ...]) -> Any:
+    """A qfl_head_shape of these layers; its rows live as long as it does."""
+    shape, rows = ffi.new("qfl_head_shape *"), ffi.new("qfl_head_layer[]", len(layers))
+    ffi.buffer(rows)[:] = b"".join(layer.pack() for layer in layers)
+    shape.layers, shape.layer = len(layers), rows
+    _KEEP[shape] = (rows,)
+    return shape
+
+
+def tensors_of(layers: tuple[Layer, ...]) -> tuple[int, ...]:
+    """Sizes of the trained tensors, kernel (or scales) and bias of every layer but pools, in the order of a
+    delta."""
+    sizes = ffi.new("uint32_t[]", 2 * len(layers))
+    return tuple(sizes[0 : lib.qfl_head_layout(_shape_of(layers), sizes)])
 
 
 def dense_layers(dims: tuple[int, ...]) -> tuple[Layer, ...]:
@@ -154,20 +183,14 @@ class Head:
         layers = self.layers or dense_layers(self.dims)
         if not 1 <= len(layers) <= lib.QFL_HEAD_MAX_LAYERS:
             raise ValueError(f"a head of {len(layers)} layers: 1 to {lib.QFL_HEAD_MAX_LAYERS} are possible")
-        shape, rows = ffi.new("qfl_head_shape *"), ffi.new("qfl_head_layer[]", len(layers))
         try:
-            ffi.buffer(rows)[:] = b"".join(layer.pack() for layer in layers)
-        except struct.error:
+            shape = _shape_of(layers)
+        except OverflowError:
             raise ValueError(f"head dimensions {self.dims} are out of range") from None
         base = ffi.new("uint64_t[]", len(self.base) // 8 + 1)
         ffi.buffer(base)[: len(self.base)] = self.base
-        shape.layers, shape.layer, shape.base, shape.base_size = (
-            len(layers),
-            rows,
-            ffi.cast("uint8_t *", base),
-            len(self.base),
-        )
-        _KEEP[shape] = (rows, base)
+        shape.base, shape.base_size = ffi.cast("uint8_t *", base), len(self.base)
+        _KEEP[shape] += (base,)
         if lib.qfl_head_param_count(shape) == 0:
             raise ValueError(f"head dimensions {self.dims} are out of range")
         return shape
@@ -184,24 +207,21 @@ class Head:
     @property
     def one_dense(self) -> bool:
         """Whether it is one dense layer trained wholly, for which there is a closed form."""
-        layers = self.layers or dense_layers(self.dims)
-        return len(layers) == 1 and layers[0].mode == "all" and layers[0].in_shape[:2] == (1, 1)
+        return bool(lib.qfl_head_one_dense(self._shape))
 
     @property
     def centred(self) -> tuple[int, int] | None:
         """(first parameter, classes) of a last dense layer, rows [in + 1][classes] of kernel and bias, in
         which a number added to a whole row changes nothing after the softmax; None: the last layer is another
         one."""
-        last = (self.layers or dense_layers(self.dims))[-1]
-        dense = last.kind == "conv" and last.in_shape[:2] == last.out_shape[:2] == last.kernel == (1, 1)
-        if not dense or last.mode != "all" or last.activation != "linear" or last.out_shape[2] < 2:
-            return None
-        return self.params - (last.in_shape[2] + 1) * last.out_shape[2], last.out_shape[2]
+        columns = ffi.new("uint32_t *")
+        centred = lib.qfl_head_centred(self._shape, columns)
+        return (self.params - centred, columns[0]) if centred else None
 
     @property
     def tensors(self) -> tuple[int, ...]:
         """Sizes of kernel and bias of every layer, in order: the layout of a delta."""
-        return tuple(n for layer in self.layers or dense_layers(self.dims) for n in layer.tensors)
+        return tensors_of(self.layers or dense_layers(self.dims))
 
     def _data(self, features: np.ndarray, labels: np.ndarray) -> tuple[Any, Any]:
         features = np.ascontiguousarray(features, np.int8)

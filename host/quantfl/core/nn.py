@@ -49,7 +49,7 @@ class Engine:
     @property
     def program_at(self) -> int:
         """Where in the package the program lies."""
-        return int(self.nn.program - self.nn.file)
+        return int(ffi.cast("uintptr_t", self.nn.program)) - int(ffi.cast("uintptr_t", self.nn.file))
 
     @property
     def arena_size(self) -> int:

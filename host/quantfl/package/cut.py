@@ -15,11 +15,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import tflite
 
+from quantfl.core import lib
 from quantfl.core.head import Layer
 from quantfl.errors import PackageError, UnsupportedError, UsageError
 from quantfl.package.flatfile import ModelFile, Op
 from quantfl.package.operators import CODES, Record
-from quantfl.package.program import MAX_HEAD_LAYERS, MAX_HEAD_TRAINED, Compiler, HeadSpec, head_dims
+from quantfl.package.program import Compiler, HeadSpec, head_dims
 
 #: A tail of more parameters than this is not trained by default: only its last dense layers are.
 DEFAULT_PARAMS = 16_384
@@ -132,7 +133,7 @@ def tail(model: ModelFile) -> Tail:
     chain: list[Stage] = []
     pending: Op | None = None
     why: str | None = None
-    while wanted in made and len(chain) <= MAX_HEAD_LAYERS:
+    while wanted in made and len(chain) <= lib.QFL_HEAD_MAX_LAYERS:
         op = made[wanted]
         try:
             if uses[wanted] > 1:
@@ -254,8 +255,8 @@ def possible_cuts(model: ModelFile) -> list[Cut]:
     for i in range(len(chain) - 1, -1, -1):
         layers = tuple(s.layer for s in chain[i:])
         if (
-            len(layers) > MAX_HEAD_LAYERS
-            or sum(1 for x in layers if x.weights) > MAX_HEAD_TRAINED
+            len(layers) > lib.QFL_HEAD_MAX_LAYERS
+            or sum(1 for x in layers if x.weights) > lib.QFL_HEAD_MAX_TRAINED
             or chain[i].first.index not in alone
         ):
             break

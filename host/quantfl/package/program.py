@@ -12,10 +12,12 @@ import json
 import math
 import struct
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from quantfl.core.head import Head, Layer
+from quantfl.core import ffi, lib
+from quantfl.core.head import Head, Layer, tensors_of
 from quantfl.errors import PackageError, UnsupportedError
 from quantfl.package.elementwise import ElementwiseOperators
 from quantfl.package.flatfile import METADATA_NAME, ModelFile, damage, prefix_size, with_metadata
@@ -24,14 +26,8 @@ from quantfl.package.movement import MovementOperators
 from quantfl.package.operators import CODES, NAMES, RECORD, Record
 
 MAGIC = b"QFLP"
-VERSION = 2
-HEADER = struct.Struct("<4sHH8IfiI5I6IfiII")
-HEADER_SIZE = 128
 RECORD_SIZE = RECORD.size
-LAYER_SIZE = 32
-MAX_HEAD_LAYERS = 12
-MAX_HEAD_TRAINED = 8
-RECOMPUTE = 1  # flag: boards cache inputs and compute the features again for every visit
+LAYER_SIZE = lib.QFL_NN_HEAD_LAYER_BYTES
 
 
 @dataclass(frozen=True)
@@ -118,7 +114,7 @@ def compile_program(
             labels,
             source,
             shift,
-            RECOMPUTE if recompute else 0,
+            lib.QFL_NN_RECOMPUTE if recompute else 0,
             stripes,
         )
 
@@ -149,12 +145,12 @@ def _compile(
     features = model.tensors[model.ops[cut].inputs[0] if cut < ops else model.ops[-1].outputs[0]]
     entry = model.tensors[entry_of(model)]
     layers = head.layers if head else ()
-    if head is not None and (head.dims[0] != features.size or len(layers) > MAX_HEAD_LAYERS):
+    if head is not None and (head.dims[0] != features.size or len(layers) > lib.QFL_HEAD_MAX_LAYERS):
         raise PackageError(f"{source}: a head {head.dims} does not fit {features.size} features")
     meta = json.dumps({"name": name, "labels": list(labels)}).encode()
     params = b"" if head is None else snap(head.params, tensors_of(layers)).astype("<f4").tobytes()
     scales = b"".join(s.astype("<f4").tobytes() for s in head.kernel_scales) if head else b""
-    ops_at = HEADER_SIZE
+    ops_at = lib.QFL_NN_HEADER_SIZE
     tables_at = ops_at + RECORD_SIZE * len(records)
     layers_at = tables_at + len(compiler.tables)
     scales_at = layers_at + LAYER_SIZE * len(layers)
@@ -171,39 +167,37 @@ def _compile(
             layer = replace(layer, frozen=layer.frozen + prefix, scales=at)
             at += 4 * layer.out_shape[2]
         placed.append(layer.pack())
-    header = HEADER.pack(
-        MAGIC,
-        VERSION,
-        flags if head else 0,
-        size,
-        layout.arena,
-        len(records),
-        layout.cut,
-        where[entry.index],
-        entry.size,
-        where[features.index],
-        features.size,
-        features.scale,
-        features.zero_point,
-        len(layers),
-        blob_at + layers_at if layers else 0,
-        LAYER_SIZE,
-        (layout.cut - cut) & 0xFFFFFFFF,
-        0,
-        0,
-        blob_at + params_at if head else 0,
-        len(params) // 4,
-        blob_at + ops_at,
-        prefix + len(model.data),
-        prefix,
-        len(model.data),
-        entry.scale,
-        entry.zero_point,
-        meta_at,
-        len(meta),
-    )
+    header = {
+        "magic": MAGIC,
+        "version": lib.QFL_NN_VERSION,
+        "flags": flags if head else 0,
+        "size": size,
+        "arena_size": layout.arena,
+        "op_count": len(records),
+        "cut_op": layout.cut,
+        "input_offset": where[entry.index],
+        "input_size": entry.size,
+        "feature_offset": where[features.index],
+        "feature_count": features.size,
+        "feature_scale": features.scale,
+        "feature_zero_point": features.zero_point,
+        "head_layers": len(layers),
+        "head_list": blob_at + layers_at if layers else 0,
+        "head_layer_bytes": LAYER_SIZE,
+        "cut_shift": (layout.cut - cut) & 0xFFFFFFFF,
+        "head_params": blob_at + params_at if head else 0,
+        "head_param_count": len(params) // 4,
+        "ops": blob_at + ops_at,
+        "file_size": prefix + len(model.data),
+        "model": prefix,
+        "model_size": len(model.data),
+        "input_scale": entry.scale,
+        "input_zero_point": entry.zero_point,
+        "text": meta_at,
+        "text_size": len(meta),
+    }
     parts = [
-        header.ljust(HEADER_SIZE, b"\0"),
+        bytes(ffi.buffer(ffi.new("qfl_nn_header *", header))).ljust(lib.QFL_NN_HEADER_SIZE, b"\0"),
         *(r.pack() for r in records),
         bytes(compiler.tables),
         *placed,
@@ -224,11 +218,6 @@ def entry_of(model: ModelFile) -> int:
             if op.name == "QUANTIZE" and op.inputs[0] == first:
                 return op.outputs[0]
     return first
-
-
-def tensors_of(layers: tuple[Layer, ...]) -> tuple[int, ...]:
-    """Sizes of the trained tensors, in order."""
-    return tuple(n for layer in layers for n in layer.tensors)
 
 
 def snap(params: np.ndarray, tensors: tuple[int, ...] = ()) -> np.ndarray:
@@ -256,12 +245,18 @@ def original_model(model: ModelFile) -> ModelFile:
     """The user's own .tflite inside a package, or `model` itself when it is none. PackageError: it is
     damaged."""
     data, entry = model.data, model.metadata.get(METADATA_NAME)
-    if entry is not None and entry[1] >= HEADER_SIZE and data[entry[0] : entry[0] + 4] == MAGIC:
-        fields = HEADER.unpack_from(data, entry[0])
-        prefix, length = fields[23], fields[24]
-        if prefix + length == len(data):
-            return ModelFile(data[prefix:], model.name)
+    if entry is not None and entry[1] >= lib.QFL_NN_HEADER_SIZE and data[entry[0] : entry[0] + 4] == MAGIC:
+        header = _header(data, entry[0])
+        if header.model + header.model_size == len(data):
+            return ModelFile(data[header.model :], model.name)
     return model
+
+
+def _header(data: bytes, at: int) -> Any:
+    """The qfl_nn_header at an offset of a package. ValueError when the bytes end before it does."""
+    header = ffi.new("qfl_nn_header *")
+    ffi.buffer(header)[:] = data[at : at + ffi.sizeof("qfl_nn_header")]
+    return header
 
 
 def original_of(data: bytes) -> bytes:
@@ -269,18 +264,16 @@ def original_of(data: bytes) -> bytes:
     return original_model(ModelFile(data)).data if len(data) > 8 and data[4:8] == b"TFL3" else data
 
 
-def _operators(data: bytes, at: int) -> int:
-    fields = HEADER.unpack_from(data, at)
-    at, count, mask = fields[21], fields[5], 0
-    for i in range(count):
-        mask |= 1 << struct.unpack_from("<I", data, at + i * RECORD_SIZE)[0]
+def _operators(data: bytes, header: Any) -> int:
+    mask = 0
+    for i in range(header.op_count):
+        mask |= 1 << struct.unpack_from("<I", data, header.ops + i * RECORD_SIZE)[0]
     return mask
 
 
-def _layers(data: bytes, at: int) -> tuple[Layer, ...]:
-    fields = HEADER.unpack_from(data, at)
-    count, at = fields[13], fields[14]
-    return tuple(Layer.unpack(data[at + i * LAYER_SIZE : at + (i + 1) * LAYER_SIZE]) for i in range(count))
+def _layers(data: bytes, header: Any) -> tuple[Layer, ...]:
+    places = (header.head_list + i * LAYER_SIZE for i in range(header.head_layers))
+    return tuple(Layer.unpack(data[at : at + LAYER_SIZE]) for at in places)
 
 
 @dataclass(frozen=True)
@@ -296,8 +289,8 @@ class Needs:
         """Of a package's bytes, signed or not, which are parsed but not checked. PackageError when they are
         no package."""
         with damage(source):
-            at = ModelFile(data, source).metadata[METADATA_NAME][0]
-            return cls(_operators(data, at), _layers(data, at))
+            header = _header(data, ModelFile(data, source).metadata[METADATA_NAME][0])
+            return cls(_operators(data, header), _layers(data, header))
 
     def missing_operators(self, linked: int) -> list[str]:
         """Names of the operators that an engine with the mask `linked` lacks."""
@@ -372,30 +365,29 @@ def open_made(data: bytes, source: str = "the package") -> Package:
 
 
 def _read_package(data: bytes, at: int, source: str) -> Package:
-    f = HEADER.unpack_from(data, at)
-    params_at, count = f[19], f[20]
+    h = _header(data, at)
     try:
-        meta = json.loads(data[at + f[27] : at + f[27] + f[28]])
+        meta = json.loads(data[at + h.text : at + h.text + h.text_size])
         name, labels = str(meta["name"]), tuple(str(v) for v in meta["labels"])
     except (ValueError, KeyError, TypeError):
         raise PackageError(f"{source} is damaged: its name and labels cannot be read") from None
     return Package(
         data,
-        f[4],
-        f[5],
-        (f[6] - f[16]) & 0xFFFFFFFF,
-        f[8],
-        f[25],
-        f[26],
-        f[10],
-        f[11],
-        f[12],
-        _layers(data, at),
-        np.frombuffer(data, "<f4", count, params_at).astype(np.float32),
+        h.arena_size,
+        h.op_count,
+        (h.cut_op - h.cut_shift) & 0xFFFFFFFF,
+        h.input_size,
+        h.input_scale,
+        h.input_zero_point,
+        h.feature_count,
+        h.feature_scale,
+        h.feature_zero_point,
+        _layers(data, h),
+        np.frombuffer(data, "<f4", h.head_param_count, h.head_params).astype(np.float32),
         name,
         labels,
         hashlib.sha256(data).hexdigest(),
-        _operators(data, at),
-        f[23] if f[23] + f[24] == len(data) else 0,
-        bool(f[2] & RECOMPUTE),
+        _operators(data, h),
+        h.model if h.model + h.model_size == len(data) else 0,
+        bool(h.flags & lib.QFL_NN_RECOMPUTE),
     )

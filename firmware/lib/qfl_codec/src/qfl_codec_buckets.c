@@ -7,6 +7,7 @@
  */
 #include <string.h>
 
+#include "qfl_bytes.h"
 #include "qfl_codec_internal.h"
 #include "qfl_codec_range.h"
 
@@ -31,13 +32,6 @@ QFL_COLD uint32_t qfl_codec_bucket_bits(uint32_t levels)
     case 256: return 8;
     default: return 0;
     }
-}
-
-static float get_float(const uint8_t *p)
-{
-    float f;
-    memcpy(&f, p, 4);
-    return f;
 }
 
 /* Bytes before the indices of a range that is not constant. */
@@ -78,7 +72,7 @@ static uint32_t index_of(const buckets *b, float x)
     uint32_t lo = 0, hi = b->levels - 1; /* how many inner edges are <= x */
     while (lo < hi) {
         uint32_t mid = (lo + hi) / 2;
-        if (get_float(b->edges + 4 * (mid + 1)) <= x)
+        if (qfl_get_float(b->edges + 4 * (mid + 1)) <= x)
             lo = mid + 1;
         else
             hi = mid;
@@ -90,7 +84,7 @@ static float middle_of(const buckets *b, uint32_t index)
 {
     if (IS_BU(b->kind))
         return b->lo + ((float)index + 0.5f) * b->step;
-    float lo = get_float(b->edges + 4 * index), hi = get_float(b->edges + 4 * index + 4);
+    float lo = qfl_get_float(b->edges + 4 * index), hi = qfl_get_float(b->edges + 4 * index + 4);
     return lo + (hi - lo) * 0.5f;
 }
 
@@ -107,7 +101,7 @@ static QFL_HOT void put_means(const buckets *b, const float *x, uint32_t n, floa
             }
         float mean = count != 0 ? lo + offset / (float)count : middle_of(b, k);
         mean = mean < lo ? lo : mean > hi ? hi : mean;
-        memcpy(out + 4 * k, &mean, 4);
+        qfl_put_float(out + 4 * k, mean);
     }
 }
 
@@ -171,8 +165,8 @@ static qfl_status encode_range(const qfl_codec_spec *spec, const float *x, uint3
         return QFL_E_RANGE;
     if (!(b.step > 0.0f))
         hi = lo;
-    memcpy(out, &lo, 4);
-    memcpy(out + 4, &hi, 4);
+    qfl_put_float(out, lo);
+    qfl_put_float(out + 4, hi);
     *size = RANGE;
     if (hi == lo)
         return QFL_OK;
@@ -226,7 +220,7 @@ static int ordered(const uint8_t *table, uint32_t count, float lo, float hi, int
 {
     float last = lo;
     for (uint32_t i = 0; i < count; i++) {
-        float v = get_float(table + 4 * i);
+        float v = qfl_get_float(table + 4 * i);
         if (!(v >= (sorted ? last : lo) && v <= hi))
             return 0;
         last = v;
@@ -239,7 +233,7 @@ static uint32_t check_range(const part *p, const uint8_t *in, uint32_t left)
 {
     if (left < RANGE)
         return 0;
-    float lo = get_float(in), hi = get_float(in + 4), width = hi - lo;
+    float lo = qfl_get_float(in), hi = qfl_get_float(in + 4), width = hi - lo;
     if (!qfl_codec_finite(&lo, 1) || !qfl_codec_finite(&hi, 1) || !qfl_codec_finite(&width, 1) || hi < lo)
         return 0;
     if (hi == lo)
@@ -253,8 +247,7 @@ static uint32_t check_range(const part *p, const uint8_t *in, uint32_t left)
             return left;
         if (left - at < 4)
             return 0;
-        uint32_t used =
-            in[at] | (uint32_t)in[at + 1] << 8 | (uint32_t)in[at + 2] << 16 | (uint32_t)in[at + 3] << 24;
+        uint32_t used = qfl_get32(in + at);
         return used <= left - at - 4 ? at + 4 + used : 0;
     }
     uint64_t end = at + ((uint64_t)p->values * p->bits + 7) / 8;
@@ -269,11 +262,11 @@ static uint32_t check_range(const part *p, const uint8_t *in, uint32_t left)
 static float value_of(const part *p, const uint8_t *in, float lo, float hi, uint32_t index)
 {
     if (p->flags & QFL_CODEC_MEANS)
-        return get_float(in + RANGE + 4 * index);
+        return qfl_get_float(in + RANGE + 4 * index);
     if (IS_BU(p->kind))
         return lo + ((float)index + 0.5f) * ((hi - lo) / (float)p->levels);
-    float a = index == 0 ? lo : get_float(in + RANGE + 4 * (index - 1));
-    float b = index == p->levels - 1 ? hi : get_float(in + RANGE + 4 * index);
+    float a = index == 0 ? lo : qfl_get_float(in + RANGE + 4 * (index - 1));
+    float b = index == p->levels - 1 ? hi : qfl_get_float(in + RANGE + 4 * index);
     return a + (b - a) * 0.5f;
 }
 
@@ -294,7 +287,7 @@ static QFL_HOT int decode_coded(const part *p, const uint8_t *in, uint32_t at, u
 
 static QFL_HOT int decode_range(const part *p, const uint8_t *in, uint32_t n, float *x)
 {
-    float lo = get_float(in), hi = get_float(in + 4);
+    float lo = qfl_get_float(in), hi = qfl_get_float(in + 4);
     if (hi == lo) {
         for (uint32_t i = 0; i < p->values; i++)
             x[i] = lo;

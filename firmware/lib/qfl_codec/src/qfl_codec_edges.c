@@ -1,6 +1,7 @@
 /* Where the buckets of BQ begin and end. */
 #include <string.h>
 
+#include "qfl_bytes.h"
 #include "qfl_codec_internal.h"
 
 /* Order of floats as unsigned numbers; -0 and +0 are told apart, which quantiles do not mind. */
@@ -40,6 +41,6 @@ void qfl_codec_quantile_edges(const float *x, uint32_t n, uint32_t levels, uint8
     for (uint32_t i = 0; i <= levels; i++) {
         uint32_t rank = (uint32_t)((uint64_t)i * n / levels);
         float e = ranked(x, n, rank < n ? rank : n - 1);
-        memcpy(edges + 4 * i, &e, 4);
+        qfl_put_float(edges + 4 * i, e);
     }
 }

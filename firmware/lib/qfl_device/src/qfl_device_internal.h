@@ -2,6 +2,7 @@
 #ifndef QFL_DEVICE_INTERNAL_H
 #define QFL_DEVICE_INTERNAL_H
 
+#include "qfl_bytes.h"
 #include "qfl_crypt.h"
 #include "qfl_device.h"
 #include "qfl_head_stats.h"
@@ -11,6 +12,7 @@
 #include "qfl_store.h"
 
 enum { ANSWER_BYTES = 448, SLACK_BYTES = 64 };
+_Static_assert(2 * QFL_HEAD_MAX_TRAINED <= QFL_CODEC_MAX_TENSORS, "a delta has a head's tensors");
 
 typedef enum qfl_judge {
     QFL_JUDGE_NONE = 0,
@@ -116,24 +118,6 @@ enum { DEVICE_BYTES_32 = 1232 };
 extern char qfl_device_bytes_32[DEVICE_BYTES_32];
 extern char qfl_device_bytes_32[sizeof(struct qfl_device)]; /* where they differ the compiler says both */
 #endif
-
-static inline uint32_t qfl_get32(const uint8_t *p)
-{
-    return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-}
-static inline uint16_t qfl_get16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
-static inline void qfl_put32(uint8_t *p, uint32_t v)
-{
-    p[0] = (uint8_t)v;
-    p[1] = (uint8_t)(v >> 8);
-    p[2] = (uint8_t)(v >> 16);
-    p[3] = (uint8_t)(v >> 24);
-}
-static inline void qfl_put16(uint8_t *p, uint16_t v)
-{
-    p[0] = (uint8_t)v;
-    p[1] = (uint8_t)(v >> 8);
-}
 
 /* qfl_device_model.c: package and samples */
 qfl_status qfl_device_load(qfl_device *d);

@@ -51,15 +51,7 @@ QFL_COLD qfl_status qfl_device_load(qfl_device *d)
     if (status != QFL_OK)
         return status;
     d->shape = qfl_device_shape(&d->nn);
-    d->layout.tensors = 0;
-    for (uint32_t i = 0; i < d->shape.layers; i++) {
-        uint32_t kernel, bias;
-        qfl_head_layer_params(&d->shape, i, &kernel, &bias);
-        if (bias == 0)
-            continue;
-        d->layout.size[d->layout.tensors++] = kernel;
-        d->layout.size[d->layout.tensors++] = bias;
-    }
+    d->layout.tensors = qfl_head_layout(&d->shape, d->layout.size);
     uint32_t at = d->model_at, params = d->nn.head_param_count;
     d->params = params;
     d->global = (float *)take(d, &at, 4 * params);

@@ -41,8 +41,6 @@ QFL_COLD int qfl_device_persist_ready(qfl_device *d, uint32_t n)
 
 static void pack_round(const qfl_device *d, uint8_t *b)
 {
-    uint32_t step;
-    memcpy(&step, &d->residual_step, 4);
     b[0] = d->delta_done;
     b[1] = d->round;
     b[2] = d->round_step;
@@ -51,7 +49,7 @@ static void pack_round(const qfl_device *d, uint8_t *b)
     b[6] = d->delta_loss;
     b[7] = d->residual_round;
     qfl_put32(b + 8, d->round_head);
-    qfl_put32(b + 12, step);
+    qfl_put_float(b + 12, d->residual_step);
     qfl_put32(b + 16, d->delta_done && d->delta_status == QFL_OK ? d->delta_size : 0);
 }
 
@@ -116,10 +114,8 @@ QFL_COLD void qfl_device_persist_round(qfl_device *d)
 /* A float that may have come from anywhere: finite and not negative, or 0. */
 static float step_of(const uint8_t *p)
 {
-    float f;
     uint32_t u = qfl_get32(p);
-    memcpy(&f, &u, 4);
-    return (u & 0x7F800000u) == 0x7F800000u || u >> 31 ? 0.0f : f;
+    return (u & 0x7F800000u) == 0x7F800000u || u >> 31 ? 0.0f : qfl_get_float(p);
 }
 
 static int take_round(qfl_device *d, const uint8_t *p, uint32_t n)

@@ -5,14 +5,6 @@
 
 enum { CONFIG_FORMAT = 2, EVAL_SLICE = 8, TRAIN_BYTES = 5 };
 
-static float get_float(const uint8_t *p)
-{
-    float f;
-    uint32_t u = qfl_get32(p);
-    memcpy(&f, &u, 4);
-    return f;
-}
-
 QFL_COLD void qfl_device_cancel(qfl_device *d)
 {
     if (d->have_package)
@@ -30,10 +22,10 @@ QFL_COLD qfl_status qfl_device_take_config(qfl_device *d, const uint8_t *p)
     memset(&c, 0, sizeof c);
     if (p[0] != CONFIG_FORMAT)
         return QFL_E_VERSION;
-    c.lr = get_float(p + 9);
-    c.momentum = get_float(p + 13);
-    c.weight_decay = get_float(p + 17);
-    c.prox = get_float(p + 21);
+    c.lr = qfl_get_float(p + 9);
+    c.momentum = qfl_get_float(p + 13);
+    c.weight_decay = qfl_get_float(p + 17);
+    c.prox = qfl_get_float(p + 21);
     c.epochs = qfl_get16(p + 25);
     c.batch = qfl_get16(p + 27);
     c.holdout = p[29];
@@ -213,17 +205,6 @@ static float residual_kept(const qfl_device *d)
     return keep;
 }
 
-/* Classes of a last dense layer, 0 when the last layer is another one. */
-static uint32_t classes(const qfl_device *d)
-{
-    const qfl_head_layer *last = &d->shape.layer[d->shape.layers - 1];
-    return last->kind == QFL_HEAD_CONV && last->mode == QFL_HEAD_ALL && last->activation == QFL_HEAD_LINEAR &&
-                   last->in_h == 1 && last->in_w == 1 && last->out_h == 1 && last->out_w == 1 &&
-                   last->k_h == 1 && last->k_w == 1 && last->out_c > 1
-               ? last->out_c
-               : 0;
-}
-
 /*
  * DZ with error feedback (Seide et al. 2014; Karimireddy et al. 2019): what earlier rounds kept back is added before coding,
  * and what this one keeps back is remembered, in 8 bits of the step. The step is the one TRAIN named, or, where it named none,
@@ -241,8 +222,7 @@ static qfl_status encode_with_feedback(qfl_device *d)
                                : off > QFL_CODEC_DZ_COARSER ? QFL_CODEC_DZ_COARSER
                                                             : off);
     }
-    uint32_t columns = classes(d), inputs = d->shape.layer[d->shape.layers - 1].in_c;
-    uint32_t before = d->params - (columns != 0 ? (inputs + 1) * columns : 0); /* of other layers */
+    uint32_t columns, before = d->params - qfl_head_centred(&d->shape, &columns); /* of other layers */
     float kept = 0.0f;
     if (d->residual_step != 0.0f)
         kept = d->residual_step * residual_kept(d);
@@ -358,7 +338,6 @@ QFL_COLD int qfl_device_score_slice(qfl_device *d, const float *head)
 static void evaluate_slice(qfl_device *d)
 {
     uint8_t body[12];
-    uint32_t loss;
     if (!qfl_device_score_slice(d, d->eval_own ? d->own : d->global))
         return;
     if (QFL_PERSONAL && !d->eval_own && d->eval_holdout != 0)
@@ -366,10 +345,9 @@ static void evaluate_slice(qfl_device *d)
     d->state = QFL_DEVICE_IDLE;
     if (!d->waiting)
         return;
-    memcpy(&loss, &d->score.loss, 4);
     qfl_put32(body, d->score.count);
     qfl_put32(body + 4, d->score.correct);
-    qfl_put32(body + 8, loss);
+    qfl_put_float(body + 8, d->score.loss);
     qfl_device_answer(d, QFL_MSG_EVAL, d->waiting_number, QFL_OK, body, sizeof body, NULL, 0);
     d->waiting = 0;
 }

@@ -50,8 +50,7 @@ QFL_COLD void qfl_device_on_stats(qfl_device *d, uint8_t number, const uint8_t *
         status = QFL_E_FORMAT;
     else if (!d->have_package)
         status = QFL_E_STATE;
-    else if (d->shape.layers != 1 || d->shape.layer[0].mode != QFL_HEAD_ALL || d->shape.layer[0].in_h != 1 ||
-             d->shape.layer[0].in_w != 1 || d->nn.recompute)
+    else if (!qfl_head_one_dense(&d->shape) || d->nn.recompute)
         status = QFL_E_UNSUPPORTED; /* only one dense layer over cached features has a closed form */
     else if (p[0] == 0 || p[1] == 0)
         status = QFL_E_INVAL;

@@ -130,8 +130,21 @@ uint32_t qfl_head_classes(const qfl_head_shape *shape); /* K */
 /* Number of float32 parameters; 0 when qfl_head_check refuses the shape. */
 uint32_t qfl_head_param_count(const qfl_head_shape *shape);
 
-/* Parameters of layer i in its two tensors: kernel (or scales) and bias; zero and zero for pooling. */
-void qfl_head_layer_params(const qfl_head_shape *shape, uint32_t i, uint32_t *kernel, uint32_t *bias);
+/*
+ * Sizes of the trained tensors in their order, kernel (or scales) and bias of every layer but pools: the layout of a delta. Writes
+ * them to size [2 * QFL_HEAD_MAX_TRAINED] and returns how many they are.
+ */
+uint32_t qfl_head_layout(const qfl_head_shape *shape, uint32_t *size);
+
+/*
+ * The rows in which a number that is added to all classes changes nothing after the softmax: kernel and bias of a last dense layer
+ * that is trained wholly and has two classes or more. Returns how many parameters at the end they are, in rows of *columns
+ * classes; 0, and *columns is 0: the last layer is another one.
+ */
+uint32_t qfl_head_centred(const qfl_head_shape *shape, uint32_t *columns);
+
+/* 1: one dense layer, trained wholly. There is a closed form for such a head only. */
+int qfl_head_one_dense(const qfl_head_shape *shape);
 
 /*
  * Bytes of scratch for qfl_head_fit_begin and qfl_head_evaluate: 4 * (outputs of all layers, the largest patch that has to be

@@ -20,6 +20,35 @@ void qfl_head_layer_params(const qfl_head_shape *shape, uint32_t i, uint32_t *ke
         *kernel = qfl_head_taps(l) * l->out_c * (l->kind == QFL_HEAD_CONV ? l->in_c : 1u);
 }
 
+QFL_COLD uint32_t qfl_head_layout(const qfl_head_shape *shape, uint32_t *size)
+{
+    uint32_t n = 0, kernel, bias;
+    for (uint32_t i = 0; i < shape->layers; i++) {
+        qfl_head_layer_params(shape, i, &kernel, &bias);
+        if (bias == 0)
+            continue;
+        size[n++] = kernel;
+        size[n++] = bias;
+    }
+    return n;
+}
+
+uint32_t qfl_head_centred(const qfl_head_shape *shape, uint32_t *columns)
+{
+    const qfl_head_layer *last = &shape->layer[shape->layers - 1];
+    int dense = last->kind == QFL_HEAD_CONV && last->mode == QFL_HEAD_ALL &&
+                last->activation == QFL_HEAD_LINEAR && last->in_h == 1 && last->in_w == 1 &&
+                last->out_h == 1 && last->out_w == 1 && last->k_h == 1 && last->k_w == 1 && last->out_c > 1;
+    *columns = dense ? last->out_c : 0;
+    return (last->in_c + 1u) * *columns;
+}
+
+QFL_COLD int qfl_head_one_dense(const qfl_head_shape *shape)
+{
+    const qfl_head_layer *l = &shape->layer[0];
+    return shape->layers == 1 && l->mode == QFL_HEAD_ALL && l->in_h == 1 && l->in_w == 1;
+}
+
 /* Scratch: room for a patch, the outputs of every layer, errors that are kept apart. */
 static uint32_t room_of(const qfl_head_shape *shape)
 {

@@ -24,6 +24,9 @@ static inline int qfl_head_linked(const qfl_head_layer *l)
            (l->kind != QFL_HEAD_CONV || QFL_HEAD_LINKED(QFL_HEAD_KIND_WINDOWS) || qfl_head_one_to_one(l));
 }
 
+/* Parameters of layer i in its two tensors: kernel (or scales) and bias; zero and zero for pooling. qfl_head.c */
+void qfl_head_layer_params(const qfl_head_shape *shape, uint32_t i, uint32_t *kernel, uint32_t *bias);
+
 static inline int qfl_head_is_pool(const qfl_head_layer *l)
 {
     return QFL_HEAD_LINKED(QFL_HEAD_POOLS) && (l->kind == QFL_HEAD_AVERAGE || l->kind == QFL_HEAD_MAXIMUM);

@@ -1,4 +1,5 @@
 /* CRC-32 as in ISO-HDLC, zlib and PNG: reflected 0x04C11DB7, by nibbles: 64 bytes of table instead of 1 KiB. */
+#include "qfl_bytes.h"
 #include "qfl_link.h"
 
 static const uint32_t table[16] = {
@@ -21,16 +22,11 @@ __attribute__((constructor)) static void make_slices(void)
             slices[k][i] = (slices[k - 1][i] >> 8) ^ slices[0][slices[k - 1][i] & 255];
 }
 
-static uint32_t word(const uint8_t *p)
-{
-    return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-}
-
 static uint32_t by_eight(uint32_t crc, const uint8_t **at, uint32_t *n)
 {
     const uint8_t *p = *at;
     for (; *n >= 8; *n -= 8, p += 8) {
-        uint32_t a = crc ^ word(p), b = word(p + 4);
+        uint32_t a = crc ^ qfl_get32(p), b = qfl_get32(p + 4);
         crc = slices[7][a & 255] ^ slices[6][a >> 8 & 255] ^ slices[5][a >> 16 & 255] ^ slices[4][a >> 24] ^
               slices[3][b & 255] ^ slices[2][b >> 8 & 255] ^ slices[1][b >> 16 & 255] ^ slices[0][b >> 24];
     }

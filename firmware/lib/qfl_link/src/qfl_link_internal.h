@@ -2,6 +2,7 @@
 #ifndef QFL_LINK_INTERNAL_H
 #define QFL_LINK_INTERNAL_H
 
+#include "qfl_bytes.h"
 #include "qfl_crypt.h"
 #include "qfl_options.h"
 #include "qfl_link.h"

@@ -3,11 +3,6 @@
 
 #include "qfl_link_internal.h"
 
-static uint32_t get32(const uint8_t *p)
-{
-    return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-}
-
 /* The message under way is complete when every frame up to FIN has come. */
 static void check_complete(qfl_link *l)
 {
@@ -113,15 +108,15 @@ static void on_data(qfl_link *l, const uint8_t *p, uint32_t n, uint32_t wire, ui
 
 static void put_terms(qfl_link *l, const uint8_t *p)
 {
-    uint32_t frame = p[7] | (uint32_t)p[8] << 8;
+    uint32_t frame = qfl_get16(p + 7);
     l->window = p[6] < l->config.window ? p[6] : l->config.window;
     l->frame = frame < l->config.frame_max ? frame : l->config.frame_max;
-    l->peer_message_max = get32(p + 9);
+    l->peer_message_max = qfl_get32(p + 9);
 }
 
 QFL_COLD void qfl_link_established(qfl_link *l, const uint8_t *p)
 {
-    l->nonce = get32(p + 2);
+    l->nonce = qfl_get32(p + 2);
     l->session_bits = l->nonce & 3u;
     l->session++;
     put_terms(l, p);
@@ -132,16 +127,16 @@ QFL_COLD void qfl_link_established(qfl_link *l, const uint8_t *p)
 
 static int terms_ok(const uint8_t *p, uint32_t n)
 {
-    uint32_t frame = n >= SYN_BYTES ? p[7] | (uint32_t)p[8] << 8 : 0;
+    uint32_t frame = n >= SYN_BYTES ? qfl_get16(p + 7) : 0;
     return n >= SYN_BYTES && n <= SYNACK_MAX && p[6] >= 1 && p[6] <= QFL_LINK_WINDOW_MAX &&
-           frame >= QFL_LINK_FRAME_MIN && get32(p + 9) >= QFL_LINK_HEAD_MAX;
+           frame >= QFL_LINK_FRAME_MIN && qfl_get32(p + 9) >= QFL_LINK_HEAD_MAX;
 }
 
 static void on_handshake(qfl_link *l, const uint8_t *p, uint32_t n)
 {
     uint8_t type = p[0] & TYPE_MASK;
     if (type == TYPE_SYN && !qfl_link_initiates(l) && terms_ok(p, n)) {
-        uint32_t nonce = l->syn_nonce = get32(p + 2);
+        uint32_t nonce = l->syn_nonce = qfl_get32(p + 2);
         int open = qfl_link_secure_on_syn(l, p, n) && p[1] == QFL_LINK_VERSION;
         if (open && (l->state != QFL_LINK_UP || nonce != l->nonce)) {
             qfl_link_reset_session(l);
@@ -150,7 +145,7 @@ static void on_handshake(qfl_link *l, const uint8_t *p, uint32_t n)
         l->pending_handshake =
             TYPE_SYNACK; /* another version is answered too: the initiator reads ours from it */
     } else if (type == TYPE_SYNACK && qfl_link_initiates(l) && l->state == QFL_LINK_CONNECTING &&
-               terms_ok(p, n) && get32(p + 2) == l->nonce) {
+               terms_ok(p, n) && qfl_get32(p + 2) == l->nonce) {
         if (p[1] != QFL_LINK_VERSION) {
             l->state = QFL_LINK_DOWN;
             return;
@@ -173,7 +168,7 @@ static void on_more(qfl_link *l, const uint8_t *p, uint32_t n, uint32_t now_ms)
     } else if (n == ACK_DROPPED_BYTES && p[ACK_BYTES_MAX] == SAY_DROPPED) {
         qfl_link_on_dropped(l, p[ACK_BYTES_MAX + 1]);
     } else if (n == ACK_BUSY_BYTES && p[ACK_BYTES_MAX] == SAY_BUSY) {
-        uint32_t ms = get32(p + ACK_BYTES_MAX + 1);
+        uint32_t ms = qfl_get32(p + ACK_BYTES_MAX + 1);
         l->peer_busy = 1;
         l->busy_until_ms = now_ms + (ms < BUSY_MAX_MS ? ms : BUSY_MAX_MS);
     }
@@ -214,7 +209,7 @@ static int on_frame(qfl_link *l, uint32_t at, uint32_t wire, uint32_t now_ms)
     int asks = type == TYPE_DATA ||
                (type == TYPE_ACK && n == ACK_ASK_BYTES); /* and so wants to be told that nobody is there */
     if (unsealed < 0 &&
-        ((qfl_link_sealed(l) && type < TYPE_SYN) || qfl_link_crc32(0, p, n) != get32(p + n))) {
+        ((qfl_link_sealed(l) && type < TYPE_SYN) || qfl_link_crc32(0, p, n) != qfl_get32(p + n))) {
         /* A board that was reset cannot read what is sealed: it says so as it does to plain frames. A frame of the session that
          * is being opened may have suffered on the line; that is no reason to end it. */
         int opening = l->secure.pending && p[0] >> SESSION_SHIFT == l->secure.syn[0] >> SESSION_SHIFT;

@@ -22,16 +22,13 @@ static const char proof_label[] = "quantfl board proof 1", keys_label[] = "quant
                   nonce_label[] = "quantfl nonce 1", seed_label[] = "quantfl next seed 1",
                   export_label[] = "quantfl export 1";
 
-static uint16_t get16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
-
 /* A challenge nobody has seen before: the seed is secret and fresh at every start, the count goes on. */
 static void draw(qfl_link_secure *s, uint8_t *out)
 {
     uint8_t count[4];
     if (++s->drawn == 0) /* the count begins anew: with another seed, so that no challenge ever comes twice */
         qfl_crypt_mac(s->seed, seed_label, NULL, 0, s->seed, sizeof s->seed);
-    for (unsigned i = 0; i < 4; i++)
-        count[i] = (uint8_t)(s->drawn >> (8 * i));
+    qfl_put32(count, s->drawn);
     qfl_crypt_part part = {count, sizeof count};
     qfl_crypt_mac(s->seed, nonce_label, &part, 1, out, CHALLENGE_BYTES);
 }
@@ -267,8 +264,7 @@ QFL_COLD uint32_t qfl_link_seal(qfl_link *l, uint8_t *p, uint32_t n)
     uint32_t h = qfl_link_header_bytes(p, n);
     nonce_of(nonce, qfl_link_initiates(l), ++s->tx_count);
     qfl_crypt_seal(s->tx_key, nonce, p, h, p + h, n - h, p + n + COUNTER_BYTES);
-    p[n] = (uint8_t)s->tx_count;
-    p[n + 1] = (uint8_t)(s->tx_count >> 8);
+    qfl_put16(p + n, (uint16_t)s->tx_count);
     return n + SEAL_BYTES;
 }
 
@@ -308,7 +304,7 @@ QFL_COLD int32_t qfl_link_unseal(qfl_link *l, uint8_t *p, uint32_t n)
     n -= SEAL_BYTES;
     uint32_t h = qfl_link_header_bytes(p, n);
     const uint8_t *tag = p + n + COUNTER_BYTES;
-    uint16_t low = get16(p + n);
+    uint16_t low = qfl_get16(p + n);
     if (s->sealed && l->state == QFL_LINK_UP && p[0] >> SESSION_SHIFT == l->session_bits) {
         int64_t count = whole_count(s->rx_top, low);
         if (fresh(s, count)) {

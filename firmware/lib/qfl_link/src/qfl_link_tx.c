@@ -3,14 +3,6 @@
 
 #include "qfl_link_internal.h"
 
-static void put32(uint8_t *p, uint32_t v)
-{
-    p[0] = (uint8_t)v;
-    p[1] = (uint8_t)(v >> 8);
-    p[2] = (uint8_t)(v >> 16);
-    p[3] = (uint8_t)(v >> 24);
-}
-
 /* Place in the queue of the i-th message from the front. */
 static uint8_t slot_of(const qfl_link *l, uint32_t i)
 {
@@ -149,7 +141,7 @@ static uint32_t encode(qfl_link *l, uint32_t n, uint8_t *out, int lead)
     if (qfl_link_sealed(l) && qfl_link_type(l->plain[0]) < TYPE_SYN) {
         n = qfl_link_seal(l, l->plain, n);
     } else {
-        put32(l->plain + n, qfl_link_crc32(0, l->plain, n));
+        qfl_put32(l->plain + n, qfl_link_crc32(0, l->plain, n));
         n += CRC_BYTES;
     }
     if (lead)
@@ -165,11 +157,11 @@ QFL_COLD uint32_t qfl_link_terms(const qfl_link *l, uint8_t type, uint8_t *p)
     uint32_t nonce = type == TYPE_SYN ? l->nonce : l->syn_nonce;
     p[0] = (uint8_t)(type | (nonce & 3u) << SESSION_SHIFT);
     p[1] = QFL_LINK_VERSION;
-    put32(p + 2, nonce);
+    qfl_put32(p + 2, nonce);
     p[6] = l->config.window;
     p[7] = (uint8_t)l->config.frame_max;
     p[8] = (uint8_t)(l->config.frame_max >> 8);
-    put32(p + 9, l->config.message_max);
+    qfl_put32(p + 9, l->config.message_max);
     return SYN_BYTES;
 }
 
@@ -206,7 +198,7 @@ static uint32_t make_ack(qfl_link *l, uint8_t *out)
     if (more)
         l->plain[n++] = (uint8_t)say;
     if (say == SAY_BUSY) {
-        put32(l->plain + n, l->pending_busy_ms);
+        qfl_put32(l->plain + n, l->pending_busy_ms);
         n += 4;
         l->pending_busy_ms = 0;
     } else if (say == SAY_ASK) {

@@ -21,13 +21,38 @@
 extern "C" {
 #endif
 
-enum { QFL_NN_HEAD_LAYER_BYTES = 32 };
+enum { QFL_NN_HEAD_LAYER_BYTES = 32, QFL_NN_VERSION = 2, QFL_NN_HEADER_SIZE = 128 };
+enum { QFL_NN_RECOMPUTE = 1 }; /* flag of a header: boards cache inputs and compute features again */
+
+/*
+ * The front of a program as it lies in the file, little-endian, at a 16-byte boundary; operator records begin
+ * QFL_NN_HEADER_SIZE bytes behind its start. Offsets in the file count from the package's first byte.
+ */
+typedef struct qfl_nn_header {
+    uint8_t magic[4]; /* "QFLP" */
+    uint16_t version, flags; /* QFL_NN_VERSION; QFL_NN_RECOMPUTE */
+    uint32_t size; /* of the program, bytes */
+    uint32_t arena_size, op_count, cut_op; /* as in qfl_nn */
+    uint32_t input_offset, input_size, feature_offset, feature_count;
+    float feature_scale;
+    int32_t feature_zero_point;
+    uint32_t head_layers, head_list,
+        head_layer_bytes; /* count, offset in the file, QFL_NN_HEAD_LAYER_BYTES */
+    uint32_t cut_shift; /* the cut's record less its operator in the model, modulo 2^32 */
+    uint32_t reserved[2];
+    uint32_t head_params, head_param_count; /* float32: offset in the file, count */
+    uint32_t ops; /* operator records: offset in the file */
+    uint32_t file_size, model, model_size; /* bytes of the package; the user's file in it: offset, bytes */
+    float input_scale;
+    int32_t input_zero_point;
+    uint32_t text, text_size; /* name and labels as JSON: offset in the program, bytes */
+} qfl_nn_header;
 
 /* An opened package: pointers into the file and numbers read from it. Fields are read-only for callers. */
 typedef struct qfl_nn {
     const uint8_t *file;       /* the whole package, 16-byte aligned */
     uint32_t file_size;        /* bytes */
-    const uint8_t *program;    /* the metadata blob inside file */
+    const qfl_nn_header *program; /* the metadata blob inside file */
     uint32_t program_size;     /* bytes */
     uint32_t arena_size;       /* bytes of RAM qfl_nn_run needs, 16-byte aligned */
     uint32_t op_count;         /* records of the whole model: an operator each, or some rows of one */

@@ -1,11 +1,6 @@
 /* Opening: the metadata entry found through the FlatBuffer, every number of the program checked (qfl_nn_check.c). Running: dispatch. */
+#include "qfl_bytes.h"
 #include "qfl_nn_more.h"
-
-static uint32_t get32(const uint8_t *p)
-{
-    return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-}
-static uint32_t get16(const uint8_t *p) { return p[0] | (uint32_t)p[1] << 8; }
 
 /* -- a bounds-checked reader for the few tables on the way to our entry; positions are < 2^28, 0 stands for absent -- */
 
@@ -19,7 +14,7 @@ static uint32_t follow(const reader *r, uint32_t at, uint32_t room)
 {
     if (at == 0 || at > r->n - 4)
         return 0;
-    uint32_t off = get32(r->p + at);
+    uint32_t off = qfl_get32(r->p + at);
     if (off > r->n || at + off > r->n || r->n - (at + off) < room)
         return 0;
     return at + off;
@@ -30,14 +25,14 @@ static uint32_t field(const reader *r, uint32_t table, uint32_t id, uint32_t roo
 {
     if (table == 0 || table > r->n - 4)
         return 0;
-    int64_t vtable = (int64_t)table - (int32_t)get32(r->p + table);
+    int64_t vtable = (int64_t)table - (int32_t)qfl_get32(r->p + table);
     if (vtable < 0 || vtable > (int64_t)r->n - 4)
         return 0;
     const uint8_t *v = r->p + vtable;
-    uint32_t size = get16(v);
+    uint32_t size = qfl_get16(v);
     if (size < 4 || (int64_t)size > (int64_t)r->n - vtable || 4 + 2 * id + 2 > size)
         return 0;
-    uint32_t off = get16(v + 4 + 2 * id);
+    uint32_t off = qfl_get16(v + 4 + 2 * id);
     return off != 0 && off <= r->n - table && r->n - table - off >= room ? table + off : 0;
 }
 
@@ -47,7 +42,7 @@ static uint32_t vector(const reader *r, uint32_t table, uint32_t id, uint32_t el
     uint32_t at = follow(r, field(r, table, id, 4), 4);
     if (at == 0)
         return 0;
-    *count = get32(r->p + at);
+    *count = qfl_get32(r->p + at);
     return *count <= (r->n - at - 4) / element ? at + 4 : 0;
 }
 
@@ -57,7 +52,7 @@ static qfl_status find_program(qfl_nn *nn)
     uint32_t entries, n, buffers, bytes;
     if (r.n < 64 || r.n >= (1u << 28) || memcmp(r.p + 4, "TFL3", 4) != 0)
         return QFL_E_FORMAT;
-    uint32_t root = get32(r.p);
+    uint32_t root = qfl_get32(r.p);
     if (root == 0 || root > r.n - 4)
         return QFL_E_FORMAT;
     uint32_t list = vector(&r, root, 6, 4, &entries), all = vector(&r, root, 4, 4, &buffers);
@@ -67,13 +62,13 @@ static qfl_status find_program(qfl_nn *nn)
         uint32_t entry = follow(&r, list + 4 * i, 4), name = vector(&r, entry, 0, 1, &n);
         if (name == 0 || n != 7 || memcmp(r.p + name, "quantfl", 7) != 0)
             continue;
-        uint32_t index_at = field(&r, entry, 1, 4), index = index_at != 0 ? get32(r.p + index_at) : 0;
+        uint32_t index_at = field(&r, entry, 1, 4), index = index_at != 0 ? qfl_get32(r.p + index_at) : 0;
         if (index >= buffers)
             return QFL_E_FORMAT;
         uint32_t data = vector(&r, follow(&r, all + 4 * index, 4), 0, 1, &bytes);
-        if (data == 0 || bytes < HEADER_BYTES || (data & 15u) != 0)
+        if (data == 0 || bytes < sizeof(qfl_nn_header) || (data & 15u) != 0)
             return QFL_E_FORMAT;
-        nn->program = r.p + data;
+        nn->program = (const qfl_nn_header *)(const void *)(r.p + data);
         nn->program_size = bytes;
         return QFL_OK;
     }
@@ -82,37 +77,30 @@ static qfl_status find_program(qfl_nn *nn)
 
 static int inside(uint32_t at, uint64_t n, uint32_t size) { return at <= size && n <= size - at; }
 
-static float get_float(const uint8_t *p)
-{
-    float f;
-    memcpy(&f, p, sizeof f);
-    return f;
-}
-
 /* Where the head's records and parameters lie; what is in the records is checked by who runs them. */
-static qfl_status read_head(qfl_nn *nn, const uint8_t *h)
+static qfl_status read_head(qfl_nn *nn, const qfl_nn_header *h)
 {
-    uint32_t at = get32(h + 72), list = get32(h + 52);
-    nn->recompute = get16(h + 6) & 1u;
-    nn->head_layers = get32(h + 48);
-    nn->head_param_count = get32(h + 76);
+    uint32_t at = h->head_params, list = h->head_list;
+    nn->recompute = h->flags & QFL_NN_RECOMPUTE;
+    nn->head_layers = h->head_layers;
+    nn->head_param_count = h->head_param_count;
     if (nn->head_layers == 0)
         return nn->head_param_count == 0 ? QFL_OK : QFL_E_FORMAT;
-    if (get32(h + 56) != QFL_NN_HEAD_LAYER_BYTES || nn->head_layers > 255 || (list & 3u) != 0 ||
+    if (h->head_layer_bytes != QFL_NN_HEAD_LAYER_BYTES || nn->head_layers > 255 || (list & 3u) != 0 ||
         (at & 3u) != 0 || !inside(list, (uint64_t)nn->head_layers * QFL_NN_HEAD_LAYER_BYTES, nn->file_size) ||
         !inside(at, 4ull * nn->head_param_count, nn->file_size))
         return QFL_E_FORMAT;
     nn->head_list = nn->file + list;
     nn->head_params = (const float *)(const void *)(nn->file + at);
     for (uint32_t i = 0; i < nn->head_param_count; i++)
-        if ((get32(nn->file + at + 4 * i) & 0x7F800000u) == 0x7F800000u)
+        if ((qfl_get32(nn->file + at + 4 * i) & 0x7F800000u) == 0x7F800000u)
             return QFL_E_FORMAT;
     return QFL_OK;
 }
 
 static const op_record *records(const qfl_nn *nn)
 {
-    return (const op_record *)(const void *)(nn->file + get32(nn->program + 80));
+    return (const op_record *)(const void *)(nn->file + nn->program->ops);
 }
 
 QFL_COLD qfl_status qfl_nn_open(qfl_nn *nn, const uint8_t *file, uint32_t size)
@@ -125,22 +113,22 @@ QFL_COLD qfl_status qfl_nn_open(qfl_nn *nn, const uint8_t *file, uint32_t size)
     qfl_status status = find_program(nn);
     if (status != QFL_OK)
         return status;
-    const uint8_t *h = nn->program;
-    if (memcmp(h, "QFLP", 4) != 0)
+    const qfl_nn_header *h = nn->program;
+    if (memcmp(h->magic, "QFLP", 4) != 0)
         return QFL_E_FORMAT;
-    if (get16(h + 4) != VERSION)
+    if (h->version != QFL_NN_VERSION)
         return QFL_E_VERSION;
-    nn->arena_size = get32(h + 12);
-    nn->op_count = get32(h + 16);
-    nn->cut_op = get32(h + 20);
-    nn->input_offset = get32(h + 24);
-    nn->input_size = get32(h + 28);
-    nn->feature_offset = get32(h + 32);
-    nn->feature_count = get32(h + 36);
-    nn->feature_scale = get_float(h + 40);
-    nn->feature_zero_point = (int32_t)get32(h + 44);
-    uint32_t ops_at = get32(h + 80);
-    if (get32(h + 84) != size || nn->arena_size >= 1u << 28 || nn->op_count == 0 || nn->op_count > 4096 ||
+    nn->arena_size = h->arena_size;
+    nn->op_count = h->op_count;
+    nn->cut_op = h->cut_op;
+    nn->input_offset = h->input_offset;
+    nn->input_size = h->input_size;
+    nn->feature_offset = h->feature_offset;
+    nn->feature_count = h->feature_count;
+    nn->feature_scale = h->feature_scale;
+    nn->feature_zero_point = h->feature_zero_point;
+    uint32_t ops_at = h->ops;
+    if (h->file_size != size || nn->arena_size >= 1u << 28 || nn->op_count == 0 || nn->op_count > 4096 ||
         nn->cut_op > nn->op_count || nn->input_size == 0 || nn->feature_count == 0 || (ops_at & 3u) != 0 ||
         !inside(ops_at, (uint64_t)nn->op_count * sizeof(op_record), size) ||
         !inside(nn->input_offset, nn->input_size, nn->arena_size) ||

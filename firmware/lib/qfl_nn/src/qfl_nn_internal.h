@@ -79,7 +79,8 @@ typedef struct channel_row {
 /* RESIZE_BILINEAR: fractions of a row or column are in units of 1 / (1 << FRACTION_BITS). */
 enum { FRACTION_BITS = 10 };
 
-enum { HEADER_BYTES = 112, VERSION = 2, WIDE = 64, POINTER = sizeof(void *) };
+enum { WIDE = 64, POINTER = sizeof(void *) };
+_Static_assert(sizeof(qfl_nn_header) == 112, "as in files");
 
 typedef struct kernel_args {
     const qfl_nn *nn;

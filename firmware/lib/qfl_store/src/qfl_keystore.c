@@ -1,23 +1,13 @@
 /* Two copies of a small record, written in turn. */
 #include <string.h>
 
+#include "qfl_bytes.h"
 #include "qfl_keystore.h"
 #include "qfl_options.h"
 #include "qfl_sha256.h"
 
 /* magic "QFK1", sequence, body, start of a SHA-256 over all that; the mark says "WHOLE". */
 enum { MAGIC = 0x314B4651, MARK = 0x4C484F57, RECORD = 8 + QFL_KEYSTORE_BYTES + 8, FLIPS = 3 };
-
-static void put32(uint8_t *p, uint32_t v)
-{
-    for (unsigned i = 0; i < 4; i++)
-        p[i] = (uint8_t)(v >> (8 * i));
-}
-
-static uint32_t get32(const uint8_t *p)
-{
-    return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-}
 
 static uint32_t place(const qfl_flash_info *f, unsigned copy)
 {
@@ -36,10 +26,10 @@ static void check_of(const uint8_t *record, uint8_t *out)
 static uint32_t read_copy(const qfl_keystore *k, uint32_t at, uint8_t *record)
 {
     uint8_t check[QFL_SHA256_BYTES];
-    if (k->port->flash_read(k->port->ctx, at, record, RECORD) < 0 || get32(record) != (uint32_t)MAGIC)
+    if (k->port->flash_read(k->port->ctx, at, record, RECORD) < 0 || qfl_get32(record) != (uint32_t)MAGIC)
         return 0;
     check_of(record, check);
-    return memcmp(check, record + RECORD - 8, 8) == 0 ? get32(record + 4) : 0;
+    return memcmp(check, record + RECORD - 8, 8) == 0 ? qfl_get32(record + 4) : 0;
 }
 
 static uint32_t padded(const qfl_flash_info *f)
@@ -60,7 +50,7 @@ static int was_whole(const qfl_keystore *k, const qfl_flash_info *f, uint32_t at
     uint8_t mark[4];
     if (mark_bytes(f) == 0 || k->port->flash_read(k->port->ctx, at + padded(f), mark, sizeof mark) < 0)
         return 0;
-    uint32_t differ = get32(mark) ^ (uint32_t)MARK, flips = 0;
+    uint32_t differ = qfl_get32(mark) ^ (uint32_t)MARK, flips = 0;
     for (; differ != 0; differ &= differ - 1)
         flips++;
     return flips <= FLIPS;
@@ -117,8 +107,8 @@ QFL_COLD qfl_status qfl_keystore_write(qfl_keystore *k, const uint8_t *body)
         return QFL_E_IO;
     uint32_t n = padded(&f), at = place(&f, copy), mark = mark_bytes(&f);
     memset(record, f.erased, sizeof record);
-    put32(record, MAGIC);
-    put32(record + 4, k->sequence + 1);
+    qfl_put32(record, MAGIC);
+    qfl_put32(record + 4, k->sequence + 1);
     memcpy(record + 8, body, QFL_KEYSTORE_BYTES);
     check_of(record, check);
     memcpy(record + RECORD - 8, check, 8);
@@ -128,7 +118,7 @@ QFL_COLD qfl_status qfl_keystore_write(qfl_keystore *k, const uint8_t *body)
         return QFL_E_IO;
     if (mark != 0) { /* the record holds without it */
         memset(record, f.erased, sizeof record);
-        put32(record, MARK);
+        qfl_put32(record, MARK);
         (void)p->flash_program(p->ctx, at + n, record, mark);
     }
     k->alone = !(k->sequence != 0 && !k->damaged && same_body(k->body, body));

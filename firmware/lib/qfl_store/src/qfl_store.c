@@ -30,22 +30,22 @@ static int read_record(const qfl_store *s, int slot, uint32_t type, uint8_t *r)
 {
     uint8_t check[QFL_SHA256_BYTES];
     uint32_t at = slot_at(s, slot) + (type == COMMIT ? s->record_size : 0);
-    if (s->port->flash_read(s->port->ctx, at, r, QFL_STORE_RECORD) < 0 || get32(r) != (uint32_t)MAGIC ||
-        get32(r + AT_TYPE) != type)
+    if (s->port->flash_read(s->port->ctx, at, r, QFL_STORE_RECORD) < 0 || qfl_get32(r) != (uint32_t)MAGIC ||
+        qfl_get32(r + AT_TYPE) != type)
         return 0;
     check_of(r, check);
-    return memcmp(check, r + AT_CHECK, QFL_STORE_CHECK) == 0 && get32(r + AT_LENGTH) != 0 &&
-           get32(r + AT_LENGTH) <= qfl_store_capacity(s);
+    return memcmp(check, r + AT_CHECK, QFL_STORE_CHECK) == 0 && qfl_get32(r + AT_LENGTH) != 0 &&
+           qfl_get32(r + AT_LENGTH) <= qfl_store_capacity(s);
 }
 
 static qfl_status write_record(qfl_store *s, uint32_t type, uint32_t sequence)
 {
     uint8_t r[QFL_STORE_CHUNK], check[QFL_SHA256_BYTES];
     memset(r, s->flash.erased, sizeof r);
-    put32(r, MAGIC);
-    put32(r + AT_TYPE, type);
-    put32(r + AT_SEQUENCE, sequence);
-    put32(r + AT_LENGTH, s->new_length);
+    qfl_put32(r, MAGIC);
+    qfl_put32(r + AT_TYPE, type);
+    qfl_put32(r + AT_SEQUENCE, sequence);
+    qfl_put32(r + AT_LENGTH, s->new_length);
     copy_sha(r + AT_SHA, s->new_sha256);
     check_of(r, check);
     memcpy(r + AT_CHECK, check, QFL_STORE_CHECK);
@@ -81,19 +81,20 @@ static void find_current(qfl_store *s)
     uint8_t r[QFL_STORE_RECORD];
     uint32_t newest = 0, rotten = 0;
     for (int slot = 0; slot < 2; slot++) {
-        if (read_record(s, slot, INTENT, r) && get32(r + AT_SEQUENCE) > newest)
-            newest = get32(r + AT_SEQUENCE);
-        if (!read_record(s, slot, COMMIT, r) || get32(r + AT_SEQUENCE) <= s->sequence)
+        if (read_record(s, slot, INTENT, r) && qfl_get32(r + AT_SEQUENCE) > newest)
+            newest = qfl_get32(r + AT_SEQUENCE);
+        if (!read_record(s, slot, COMMIT, r) || qfl_get32(r + AT_SEQUENCE) <= s->sequence)
             continue;
-        if (!object_ok(s, slot, get32(r + AT_LENGTH), r + AT_SHA)) {
-            if (get32(r + AT_SEQUENCE) > rotten)
-                rotten = get32(r + AT_SEQUENCE); /* it was whole when it was committed: no cut does that */
+        if (!object_ok(s, slot, qfl_get32(r + AT_LENGTH), r + AT_SHA)) {
+            if (qfl_get32(r + AT_SEQUENCE) > rotten)
+                rotten =
+                    qfl_get32(r + AT_SEQUENCE); /* it was whole when it was committed: no cut does that */
             continue;
         }
-        s->sequence = get32(r + AT_SEQUENCE);
+        s->sequence = qfl_get32(r + AT_SEQUENCE);
         s->current = (int8_t)slot;
         s->found = QFL_STORE_PACKAGE;
-        s->length = get32(r + AT_LENGTH);
+        s->length = qfl_get32(r + AT_LENGTH);
         copy_sha(s->sha256, r + AT_SHA);
     }
     if (rotten > s->sequence) {
@@ -170,8 +171,9 @@ static uint32_t left_over(const qfl_store *s)
 {
     uint8_t r[QFL_STORE_RECORD];
     uint32_t begin = slot_at(s, s->writing), object = object_at(s, s->writing);
-    if (s->distrust || !read_record(s, s->writing, INTENT, r) || get32(r + AT_SEQUENCE) != s->sequence + 1 ||
-        get32(r + AT_LENGTH) != s->new_length || memcmp(r + AT_SHA, s->new_sha256, QFL_SHA256_BYTES) != 0 ||
+    if (s->distrust || !read_record(s, s->writing, INTENT, r) ||
+        qfl_get32(r + AT_SEQUENCE) != s->sequence + 1 || qfl_get32(r + AT_LENGTH) != s->new_length ||
+        memcmp(r + AT_SHA, s->new_sha256, QFL_SHA256_BYTES) != 0 ||
         !qfl_store_blank(s, begin + s->record_size, s->record_size) ||
         !qfl_store_blank(s, mark_at(s), s->flash.program_unit))
         return 0;

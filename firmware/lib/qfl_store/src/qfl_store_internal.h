@@ -4,21 +4,11 @@
 
 #include <string.h>
 
+#include "qfl_bytes.h"
 #include "qfl_options.h"
 #include "qfl_store.h"
 
 enum { QFL_STORE_CHECK = 16 }; /* bytes of the SHA-256 that a record ends with */
-
-static inline void put32(uint8_t *p, uint32_t v)
-{
-    for (unsigned i = 0; i < 4; i++)
-        p[i] = (uint8_t)(v >> (8 * i));
-}
-
-static inline uint32_t get32(const uint8_t *p)
-{
-    return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-}
 
 static inline uint32_t padded(uint32_t n, uint32_t unit) { return (n + unit - 1) / unit * unit; }
 /* Where records and payloads may begin: at program units, and aligned for floats. */

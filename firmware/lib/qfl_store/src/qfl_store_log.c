@@ -19,9 +19,10 @@ static int read_log(const qfl_store *s, int half, uint32_t at, uint8_t *r, uint3
     qfl_sha256 h;
     uint32_t begin = half_at(s, half) + at;
     if (at + head_size(s) > s->log_half ||
-        s->port->flash_read(s->port->ctx, begin, r, QFL_STORE_LOG_RECORD) < 0 || get32(r) != (uint32_t)MAGIC)
+        s->port->flash_read(s->port->ctx, begin, r, QFL_STORE_LOG_RECORD) < 0 ||
+        qfl_get32(r) != (uint32_t)MAGIC)
         return 0;
-    *n = get32(r + AT_LENGTH);
+    *n = qfl_get32(r + AT_LENGTH);
     if (*n > s->log_half - at - head_size(s))
         return 0;
     qfl_sha256_begin(&h);
@@ -37,7 +38,7 @@ QFL_COLD int qfl_store_log_next(const qfl_store *s, uint32_t *at, uint8_t *type,
 {
     uint8_t r[QFL_STORE_LOG_RECORD];
     if (s->log_current < 0 || !read_log(s, s->log_current, *at, r, n) ||
-        get32(r + AT_GENERATION) != s->log_generation)
+        qfl_get32(r + AT_GENERATION) != s->log_generation)
         return 0;
     *type = r[AT_TYPE];
     *p = s->flash.map + half_at(s, s->log_current) + *at + head_size(s);
@@ -55,8 +56,8 @@ QFL_COLD void qfl_store_log_open(qfl_store *s)
         return;
     }
     for (int half = 0; half < 2; half++)
-        if (read_log(s, half, 0, r, &n) && get32(r + AT_GENERATION) > s->log_generation) {
-            s->log_generation = get32(r + AT_GENERATION);
+        if (read_log(s, half, 0, r, &n) && qfl_get32(r + AT_GENERATION) > s->log_generation) {
+            s->log_generation = qfl_get32(r + AT_GENERATION);
             s->log_current = (int8_t)half;
         }
     while (qfl_store_log_next(s, &at, &type, &p, &n))
@@ -136,10 +137,10 @@ QFL_COLD qfl_status qfl_store_log_append(qfl_store *s, uint8_t type, const qfl_s
         at + head_size(s) > s->log_half || n > s->log_half - at - head_size(s))
         return QFL_E_NOMEM;
     memset(r, s->flash.erased, sizeof r);
-    put32(r, MAGIC);
-    put32(r + AT_TYPE, type);
-    put32(r + AT_GENERATION, generation);
-    put32(r + AT_LENGTH, n);
+    qfl_put32(r, MAGIC);
+    qfl_put32(r + AT_TYPE, type);
+    qfl_put32(r + AT_GENERATION, generation);
+    qfl_put32(r + AT_LENGTH, n);
     qfl_sha256 h;
     qfl_sha256_begin(&h);
     qfl_sha256_add(&h, r, AT_CHECK);
