@@ -25,13 +25,13 @@ from quantfl.link.session import Answer, Session
 from quantfl.link.traffic import Comparison, compare
 from quantfl.link.transport import BAUD, open_transport
 from quantfl.messages import (
-    CODEC_AT,
     STATES,
     Delta,
     DeviceInfo,
     DeviceStatus,
     Rest,
     StaleHead,
+    config_needs,
     loss_of,
 )
 from quantfl.package.build import PARTS, codec_linked, codec_name, lacking
@@ -417,8 +417,9 @@ class Device:
         """Set a run's hyper-parameters (`config_bytes`); repeated on the board's demand after a reset.
         DeviceError when the board has not the codec, or no head of its own, that the configuration asks
         for."""
-        self.require_codec(codec_name(config[CODEC_AT]))
-        if config[CODEC_AT + 1] & lib.QFL_CONFIG_PERSONAL:
+        codec, personal = config_needs(config)
+        self.require_codec(codec_name(codec))
+        if personal:
             self.require("personal", "head of its own")
         answer = await self._request(lib.QFL_MSG_CONFIG, config, timeout=timeout)
         if answer.status < 0:

@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import hashlib
-import struct
 from dataclasses import dataclass, replace
 
-from quantfl.core import lib
+from quantfl.core import ffi, lib, status_text
 from quantfl.core.codec import Codec
 from quantfl.core.head import FitConfig
 from quantfl.errors import DeviceError
@@ -20,7 +19,6 @@ PERSISTED = (
     "damaged package",
 )
 RESETS = {0: "power", 1: "pin", 2: "software", 3: "watchdog", 4: "other"}
-CODEC_AT = 30  # of a CONFIG message: kind and flags of the codec
 
 
 @dataclass(frozen=True)
@@ -139,26 +137,30 @@ def config_bytes(
 ) -> bytes:
     """The body of a CONFIG message (docs/PROTOCOL.md). residual_decay: part of a residual that is left per
     round missed, 0..1. personal: boards
-    keep a head of their own where it is better on the samples they hold back."""
+    keep a head of their own where it is better on the samples they hold back. ValueError, OverflowError: a
+    number that does not fit its field."""
     kind, flags, levels = codec.fields
-    flags |= lib.QFL_CONFIG_PERSONAL * personal
-    return struct.pack(
-        "<BIIffffHHBBBHB",
-        2,
-        run_id & 0xFFFFFFFF,
-        seed & 0xFFFFFFFF,
-        fit.lr,
-        fit.momentum,
-        fit.weight_decay,
-        fit.prox,
-        fit.epochs,
-        fit.batch,
-        fit.holdout,
-        kind,
-        flags,
-        levels,
-        round(255 * residual_decay),
-    )
+    fields = {
+        "run_id": run_id & 0xFFFFFFFF,
+        "fit": replace(fit, seed=seed).fields,
+        "codec": {"kind": kind, "flags": flags, "levels": levels},
+        "personal": personal,
+        "residual_decay": round(255 * residual_decay),
+    }
+    out = ffi.new("uint8_t[]", lib.QFL_CONFIG_BYTES)
+    status = lib.qfl_device_pack_config(ffi.new("qfl_device_config *", fields), out)
+    if status < 0:
+        raise ValueError(f"a configuration that does not fit its message: {status_text(status)}")
+    return bytes(ffi.buffer(out))
+
+
+def config_needs(config: bytes) -> tuple[int, bool]:
+    """Of a CONFIG message's body: the code of its codec (qfl_codec_kind), and whether boards keep a head of
+    their own. ValueError: it is none, or of another format."""
+    c = ffi.new("qfl_device_config *")
+    if len(config) != lib.QFL_CONFIG_BYTES or lib.qfl_device_unpack_config(config, c) < 0:
+        raise ValueError(f"{len(config)} bytes are no CONFIG of this version")
+    return int(c.codec.kind), bool(c.personal)
 
 
 def loss_of(packed: int) -> float:

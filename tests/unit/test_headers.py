@@ -105,3 +105,17 @@ def test_the_libraries_convert_no_number_silently(target, options):
     includes = [f"-I{folder}" for folder in FIRMWARE.glob("lib/*/include")]
     done = subprocess.run([*command, *flags, *includes, *sources], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_no_function_is_longer_than_80_lines():
+    """As formatted: a function's body is between braces in the first column."""
+    long = []
+    for path in FIRMWARE.rglob("*.c"):
+        if "monocypher" in path.parts:
+            continue
+        lines = path.read_text().splitlines()
+        for i, line in enumerate(lines):
+            if line == "{":
+                body = lines.index("}", i) - i + 1
+                long += [f"{path.name}: {lines[i - 1]}: {body} lines"] if body > 80 else []
+    assert not long

@@ -324,15 +324,16 @@ static uint32_t parse_uid(const char *hex, uint8_t *uid)
     return n;
 }
 
-const qfl_port *qfl_board_open(int argc, char **argv)
+/* What the command line asks for beside what the board itself holds. */
+typedef struct options {
+    int link, samples; /* TCP ports, 0: any */
+    const char *flash; /* file, NULL: memory */
+    uint32_t ram;      /* KiB */
+} options;
+
+/* 0: an option that does not exist, which has been said. */
+static int read_options(posix_board *b, options *o, int argc, char **argv)
 {
-    static posix_board board; /* one process, one board */
-    posix_board *b = &board;
-    int link = 0, samples = 0;
-    const char *flash = NULL;
-    uint32_t ram = 256;
-    b->uid_n = parse_uid("00000001", b->uid);
-    b->battery = -1;
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
         if (strcmp(argv[i], "--die-with-parent") == 0) {
@@ -344,43 +345,32 @@ const qfl_port *qfl_board_open(int argc, char **argv)
             continue;
         }
         if (strcmp(argv[i], "--port") == 0)
-            link = atoi(value);
+            o->link = atoi(value);
         else if (strcmp(argv[i], "--samples") == 0)
-            samples = atoi(value);
+            o->samples = atoi(value);
         else if (strcmp(argv[i], "--flash") == 0)
-            flash = value;
+            o->flash = value;
         else if (strcmp(argv[i], "--uid") == 0)
             b->uid_n = parse_uid(value, b->uid);
         else if (strcmp(argv[i], "--ram") == 0)
-            ram = (uint32_t)atoi(value);
+            o->ram = (uint32_t)atoi(value);
         else if (strcmp(argv[i], "--battery") == 0)
             b->battery = atoi(value);
         else {
             fprintf(stderr, "unknown option %s\n", argv[i]);
-            return NULL;
+            return 0;
         }
         i++;
     }
-    if (ram < 8 || ram > 65536) {
-        fprintf(stderr, "--ram %u: 8 to 65536 KiB are possible\n", ram);
-        return NULL;
+    if (o->ram < 8 || o->ram > 65536) {
+        fprintf(stderr, "--ram %u: 8 to 65536 KiB are possible\n", o->ram);
+        return 0;
     }
-    b->argv = argv;
-    b->flash = map_flash(flash);
-    b->arena_n = ram * 1024;
-    b->arena = aligned_alloc(16, b->arena_n);
-    memset(b->arena, 0, b->arena_n);
-    b->link.client = b->samples.client = -1;
-    b->radio.read = radio_read;
-    b->radio.write = radio_write;
-    b->radio.ctx = b;
-    if (qfl_ble_link_init(&b->ble, qfl_ble_records_send, &b->radio, b->ble_rx, BLE_RX, b->ble_tx, BLE_TX) !=
-        0)
-        return NULL;
-    b->link.listener = listen_on(link);
-    b->samples.listener = listen_on(samples);
-    printf("{\"port\": %d, \"samples\": %d}\n", port_of(b->link.listener), port_of(b->samples.listener));
-    fflush(stdout);
+    return 1;
+}
+
+static void fill_port(posix_board *b)
+{
     qfl_port p = {
         b,
         "native",
@@ -410,5 +400,33 @@ const qfl_port *qfl_board_open(int argc, char **argv)
         port_battery,
     };
     b->port = p;
+}
+
+const qfl_port *qfl_board_open(int argc, char **argv)
+{
+    static posix_board board; /* one process, one board */
+    posix_board *b = &board;
+    options o = {0, 0, NULL, 256};
+    b->uid_n = parse_uid("00000001", b->uid);
+    b->battery = -1;
+    if (!read_options(b, &o, argc, argv))
+        return NULL;
+    b->argv = argv;
+    b->flash = map_flash(o.flash);
+    b->arena_n = o.ram * 1024;
+    b->arena = aligned_alloc(16, b->arena_n);
+    memset(b->arena, 0, b->arena_n);
+    b->link.client = b->samples.client = -1;
+    b->radio.read = radio_read;
+    b->radio.write = radio_write;
+    b->radio.ctx = b;
+    if (qfl_ble_link_init(&b->ble, qfl_ble_records_send, &b->radio, b->ble_rx, BLE_RX, b->ble_tx, BLE_TX) !=
+        0)
+        return NULL;
+    b->link.listener = listen_on(o.link);
+    b->samples.listener = listen_on(o.samples);
+    printf("{\"port\": %d, \"samples\": %d}\n", port_of(b->link.listener), port_of(b->samples.listener));
+    fflush(stdout);
+    fill_port(b);
     return &b->port;
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -32,6 +32,11 @@ class FitConfig:
     batch: int = 10
     seed: int = 0
     holdout: int = 0
+
+    @property
+    def fields(self) -> dict[str, float]:
+        """As the fields of a qfl_head_config; the seed modulo 2^32."""
+        return asdict(self) | {"seed": self.seed & 0xFFFFFFFF}
 
 
 @dataclass(frozen=True)
@@ -304,19 +309,7 @@ class Head:
         data, _keep = self._data(features, labels)
         trained, start = w.copy(), w.copy()
         v = np.empty_like(trained)
-        c = ffi.new("qfl_head_config *")
-        c.lr, c.momentum, c.weight_decay, c.prox = (
-            config.lr,
-            config.momentum,
-            config.weight_decay,
-            config.prox,
-        )
-        c.epochs, c.batch, c.seed, c.holdout = (
-            config.epochs,
-            config.batch,
-            config.seed & 0xFFFFFFFF,
-            config.holdout,
-        )
+        c = ffi.new("qfl_head_config *", config.fields)
         fit, scratch = ffi.new("qfl_head_fit *"), self._scratch()
         status = lib.qfl_head_fit_begin(
             fit, self._shape, c, data, self._floats(trained), self._floats(start), self._floats(v), scratch

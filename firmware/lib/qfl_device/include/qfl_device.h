@@ -35,12 +35,27 @@ enum {
     /* of an UPDATE or TRAIN_UPDATE request before the coded delta: kind, number, head u32, flags or step u8 */
     QFL_UPDATE_HEAD_BYTES = 7,
     QFL_CONFIG_BYTES = 35,
+    QFL_CONFIG_FORMAT = 2,
     QFL_CONFIG_PERSONAL = 1, /* bit of the codec's flags in CONFIG: a head of the board's own */
     QFL_EVAL_HELD = 1, /* EVAL: only samples held back */
     QFL_EVAL_IN_USE = 2, /* EVAL: the board's own head, where it uses one, instead of the global one */
     QFL_STATS_BYTES = 8,
     QFL_UPDATE_STAGED = 1 /* UPDATE flag: the coded delta has been put as QFL_OBJECT_UPDATE */
 };
+
+/* What CONFIG says. */
+typedef struct qfl_device_config {
+    uint32_t run_id;
+    qfl_head_config fit; /* epochs and batch to 65,535, holdout to 255 */
+    qfl_codec_spec codec;
+    uint8_t personal; /* 1: a head of the board's own where it is better on the samples held back */
+    uint8_t residual_decay; /* part of a residual that is left per round missed, in 1/255 */
+} qfl_device_config;
+
+/* Writes the QFL_CONFIG_BYTES of a CONFIG to p. QFL_E_RANGE: a number does not fit its field. */
+qfl_status qfl_device_pack_config(const qfl_device_config *c, uint8_t *p);
+/* Reads them; the numbers are not checked. QFL_E_VERSION: of another format. */
+qfl_status qfl_device_unpack_config(const uint8_t *p, qfl_device_config *c);
 
 /* Keys of a board. The first are given in a plain session; then only who holds the link key may change them. */
 enum {

@@ -81,7 +81,6 @@ struct qfl_device {
     uint32_t connections; /* connections of the port's link, as last seen */
     uint32_t boot; /* drawn at start: tells the host that the counters have begun anew */
     uint32_t nn_sample; /* with recompute: the sample under way */
-    uint32_t run_seed;
     uint32_t eval_at, eval_holdout;
     uint16_t selftest_failed, selftest_first; /* of the last self-test */
 
@@ -113,7 +112,7 @@ struct qfl_device {
 };
 
 /* Its size on boards, for hosts with longer pointers. */
-enum { DEVICE_BYTES_32 = 1232 };
+enum { DEVICE_BYTES_32 = 1228 };
 #if UINTPTR_MAX == 0xFFFFFFFFu && !defined(__i386__) /* which aligns 64-bit integers otherwise */
 extern char qfl_device_bytes_32[DEVICE_BYTES_32];
 extern char qfl_device_bytes_32[sizeof(struct qfl_device)]; /* where they differ the compiler says both */

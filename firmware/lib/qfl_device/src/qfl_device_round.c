@@ -3,7 +3,7 @@
 
 #include "qfl_device_internal.h"
 
-enum { CONFIG_FORMAT = 2, EVAL_SLICE = 8, TRAIN_BYTES = 5 };
+enum { EVAL_SLICE = 8, TRAIN_BYTES = 5 };
 
 QFL_COLD void qfl_device_cancel(qfl_device *d)
 {
@@ -17,38 +17,25 @@ QFL_COLD void qfl_device_cancel(qfl_device *d)
 
 QFL_COLD qfl_status qfl_device_take_config(qfl_device *d, const uint8_t *p)
 {
-    qfl_head_config c;
-    qfl_codec_spec codec;
-    memset(&c, 0, sizeof c);
-    if (p[0] != CONFIG_FORMAT)
-        return QFL_E_VERSION;
-    c.lr = qfl_get_float(p + 9);
-    c.momentum = qfl_get_float(p + 13);
-    c.weight_decay = qfl_get_float(p + 17);
-    c.prox = qfl_get_float(p + 21);
-    c.epochs = qfl_get16(p + 25);
-    c.batch = qfl_get16(p + 27);
-    c.holdout = p[29];
-    codec.kind = p[30];
-    codec.flags = p[31] & (uint8_t)~QFL_CONFIG_PERSONAL;
-    codec.levels = qfl_get16(p + 32);
+    qfl_device_config c;
+    qfl_status status = qfl_device_unpack_config(p, &c);
+    if (status != QFL_OK)
+        return status;
     /* The ranges are those of qfl_head_fit_begin, asked with no samples: it must get as far as missing them. */
     qfl_head_data none = qfl_device_data(d);
     none.count = 0;
     qfl_head_fit fit;
-    qfl_status status =
-        qfl_head_fit_begin(&fit, &d->shape, &c, &none, d->work, d->global, d->momentum, d->scratch);
-    status = status == QFL_E_STATE ? qfl_codec_check(&codec) : status;
-    if (status == QFL_OK && qfl_codec_bound(&codec, &d->layout) > 4 * d->params + SLACK_BYTES)
+    status = qfl_head_fit_begin(&fit, &d->shape, &c.fit, &none, d->work, d->global, d->momentum, d->scratch);
+    status = status == QFL_E_STATE ? qfl_codec_check(&c.codec) : status;
+    if (status == QFL_OK && qfl_codec_bound(&c.codec, &d->layout) > 4 * d->params + SLACK_BYTES)
         status = QFL_E_NOMEM;
     if (status == QFL_OK)
-        status = qfl_device_own_reserve(d, p[31] & QFL_CONFIG_PERSONAL, c.holdout);
+        status = qfl_device_own_reserve(d, c.personal, c.fit.holdout);
     if (status != QFL_OK)
         return status;
-    d->config = c;
-    d->codec = codec;
-    d->residual_keep = p[34];
-    d->run_seed = qfl_get32(p + 5);
+    d->config = c.fit;
+    d->codec = c.codec;
+    d->residual_keep = c.residual_decay;
     memcpy(d->config_bytes, p, QFL_CONFIG_BYTES);
     d->have_config = 1;
     d->delta_done = 0;
@@ -65,7 +52,7 @@ QFL_COLD void qfl_device_on_config(qfl_device *d, uint8_t number, const uint8_t 
         status = QFL_E_FORMAT;
     else if (!d->have_config || memcmp(p, d->config_bytes, QFL_CONFIG_BYTES) != 0) {
         status = qfl_device_persist_ready(d, n) ? QFL_OK : QFL_E_BUSY;
-        if (status == QFL_OK && p[0] == CONFIG_FORMAT)
+        if (status == QFL_OK && p[0] == QFL_CONFIG_FORMAT)
             qfl_device_cancel(d);
         if (status == QFL_OK)
             status = qfl_device_take_config(d, p);
@@ -173,7 +160,7 @@ QFL_COLD void qfl_device_on_train(qfl_device *d, uint8_t kind, uint8_t number, c
         status = apply_update(d, head, 0, p + TRAIN_BYTES, n - TRAIN_BYTES);
     if (status == QFL_OK) {
         qfl_head_config c = d->config;
-        c.seed = d->run_seed ^ (uint32_t)round * 0x9E3779B9u;
+        c.seed ^= (uint32_t)round * 0x9E3779B9u;
         qfl_head_data data = qfl_device_data(d);
         memcpy(d->work, d->global, 4 * d->params);
         status =

@@ -133,7 +133,8 @@ static void lay_out(bench *b, const test_case *c)
     op->dst = place(b, op->dst_size, c->odd);
 }
 
-static void lay_out_rest(bench *b, const test_case *c)
+/* Operators with a kernel: weights, a row per output channel, scratch. */
+static void lay_out_kernel(bench *b, const test_case *c)
 {
     op_record *op = &b->op;
     uint32_t taps = (uint32_t)c->k_h * c->k_w, patch = taps * c->in_c, padded = (patch + 3u) & ~3u;
@@ -153,35 +154,21 @@ static void lay_out_rest(bench *b, const test_case *c)
         place_rows(b, c->out_c, -9);
         op->scratch_size = 2 * padded;
         break;
-    case OP_MEAN:
-        op->extra[0] = 1518500250, op->extra[1] = -4, op->extra[2] = c->in_h * c->in_w;
-        op->scratch_size = 4u * c->in_c;
+    case OP_TRANSPOSE_CONV:
+        if (!LINKED(OP_TRANSPOSE_CONV))
+            break;
+        op->weights_size = taps * c->in_c * c->out_c;
+        place_rows(b, c->out_c, -8);
         break;
-    case OP_ADD: {
-        op->extra[0] = op->extra[1] = 1;
-        static const channel_row rows[3] = {{0, 1518500250, 0}, {0, 1073741824, 0}, {0, 1342177280, -18}};
-        op->src2_size = op->src_size;
-        op->src2 = place_random(b, op->src_size, c->odd);
-        op->table = place(b, sizeof rows, 0);
-        op->table_count = 3;
-        memcpy(b->mem + op->table, rows, sizeof rows);
-        break;
+    default: break;
     }
-    case OP_MUL:
-        if (!LINKED(OP_MUL))
-            break;
-        op->weights_size = c->in_c; /* broadcast over the pixels */
-        op->flags = OPERAND_IN_FILE;
-        op->extra[0] = op->extra[1] = 1;
-        op->extra[2] = -6, op->extra[3] = 1518500250;
-        break;
-    case OP_PRELU:
-        if (!LINKED(OP_PRELU))
-            break;
-        op->weights_size = c->in_c;
-        place_rows(b, 2, -1);
-        break;
-    case OP_LUT: op->weights_size = 256; break;
+}
+
+/* Operators that move values about: pieces, strides or indices in the table. */
+static void lay_out_movement(bench *b, const test_case *c)
+{
+    op_record *op = &b->op;
+    switch (c->code) {
     case OP_CONCATENATION:
     case OP_SPLIT: /* two pieces of a pixel's channels each; a concatenation's lie one after the other in src */
         if (!LINKED(OP_CONCATENATION) && !LINKED(OP_SPLIT))
@@ -226,16 +213,56 @@ static void lay_out_rest(bench *b, const test_case *c)
         }
         break;
 #endif
-    case OP_TRANSPOSE_CONV:
-        if (!LINKED(OP_TRANSPOSE_CONV))
-            break;
-        op->weights_size = taps * c->in_c * c->out_c;
-        place_rows(b, c->out_c, -8);
+    default: break;
+    }
+}
+
+/* The others: numbers of their own, a second operand. */
+static void lay_out_numbers(bench *b, const test_case *c)
+{
+    op_record *op = &b->op;
+    switch (c->code) {
+    case OP_MEAN:
+        op->extra[0] = 1518500250, op->extra[1] = -4, op->extra[2] = c->in_h * c->in_w;
+        op->scratch_size = 4u * c->in_c;
         break;
+    case OP_ADD: {
+        op->extra[0] = op->extra[1] = 1;
+        static const channel_row rows[3] = {{0, 1518500250, 0}, {0, 1073741824, 0}, {0, 1342177280, -18}};
+        op->src2_size = op->src_size;
+        op->src2 = place_random(b, op->src_size, c->odd);
+        op->table = place(b, sizeof rows, 0);
+        op->table_count = 3;
+        memcpy(b->mem + op->table, rows, sizeof rows);
+        break;
+    }
+    case OP_MUL:
+        if (!LINKED(OP_MUL))
+            break;
+        op->weights_size = c->in_c; /* broadcast over the pixels */
+        op->flags = OPERAND_IN_FILE;
+        op->extra[0] = op->extra[1] = 1;
+        op->extra[2] = -6, op->extra[3] = 1518500250;
+        break;
+    case OP_PRELU:
+        if (!LINKED(OP_PRELU))
+            break;
+        op->weights_size = c->in_c;
+        place_rows(b, 2, -1);
+        break;
+    case OP_LUT: op->weights_size = 256; break;
     case OP_SOFTMAX: op->extra[0] = 1717986918, op->extra[1] = 23, op->extra[2] = -248; break;
     case OP_RELU: op->extra[0] = 1518500250, op->extra[1] = 1; break;
     default: break;
     }
+}
+
+static void lay_out_rest(bench *b, const test_case *c)
+{
+    op_record *op = &b->op;
+    lay_out_kernel(b, c);
+    lay_out_movement(b, c);
+    lay_out_numbers(b, c);
     if (op->weights_size != 0)
         op->weights = place_random(b, op->weights_size, c->odd);
     if (op->scratch_size != 0)
