@@ -12,7 +12,7 @@ from quantfl.core.head import FitConfig
 from quantfl.errors import DeviceError
 from quantfl.link.session import Answer
 
-STATES = {0: "empty", 1: "idle", 2: "training", 3: "evaluating", 4: "summing"}
+STATES = {0: "empty", 1: "idle", 2: "training", 3: "evaluating", 4: "statistics"}
 #: What a board says of its flash: bits of INFO's `kept` (docs/STORE.md).
 PERSISTED = (
     *("package", "log", "cut package", "cut log", "no room for a log", "keeps rounds", "log failed"),
@@ -81,7 +81,7 @@ class DeviceStatus:
     """samples cached of at most `capacity`; rejected: samples refused for label or length; round: last one
     trained.
 
-    own: the board uses a head of its own. held: samples it holds back; held_global, held_own: right among
+    personalised: its personalised head is in use. held: samples it holds back; global_hits, hits: right among
     them by the global head and by the head in use, at their last comparison (0 without a personal run).
     """
 
@@ -94,10 +94,10 @@ class DeviceStatus:
     head: int
     round: int
     rejected: int
-    own: bool = False
+    personalised: bool = False
     held: int = 0
-    held_global: int = 0
-    held_own: int = 0
+    global_hits: int = 0
+    hits: int = 0
 
 
 @dataclass(frozen=True)

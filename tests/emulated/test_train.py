@@ -120,7 +120,7 @@ def test_a_board_keeps_the_better_head(kind, recompute):
             await device.configure(config_bytes(FIT, Codec("fp32"), run_id=1, seed=7, personal=True))
             assert (await device.hello()).capacity < room
             status = await device.status()
-            assert (status.own, status.held) == (False, 0)
+            assert (status.personalised, status.held) == (False, 0)
             fitted = []
             for round_ in (1, 2):
                 delta = await device.train(round_, head_hash(p.params), timeout=120)
@@ -130,9 +130,9 @@ def test_a_board_keeps_the_better_head(kind, recompute):
                 fitted.append(trained)
                 status = await device.status()
                 best = max([p.params, *fitted], key=score)
-                assert (status.own, status.held) == (True, 15)
-                assert (status.held_global, status.held_own) == (score(p.params)[0], score(best)[0])
-                assert status.held_own > status.held_global
+                assert (status.personalised, status.held) == (True, 15)
+                assert (status.global_hits, status.hits) == (score(p.params)[0], score(best)[0])
+                assert status.hits > status.global_hits
             assert await device.evaluate(in_use=True) == head.evaluate(best, features, y)
             assert await device.evaluate(held_back=True) == head.evaluate(p.params, features[3::4], y[3::4])
             assert await device.evaluate() == head.evaluate(p.params, features, y)
@@ -142,10 +142,10 @@ def test_a_board_keeps_the_better_head(kind, recompute):
             await device.put_head(ideal.tobytes())
             await device.evaluate(held_back=True)
             status = await device.status()
-            assert not status.own and status.held_own == status.held_global == score(ideal)[0]
+            assert not status.personalised and status.hits == status.global_hits == score(ideal)[0]
             # Given back when it is no longer asked for.
             await device.configure(config_bytes(FIT, Codec("fp32"), run_id=2, seed=7))
-            assert (await device.hello()).capacity == room and not (await device.status()).own
+            assert (await device.hello()).capacity == room and not (await device.status()).personalised
 
     try:
         asyncio.run(go())

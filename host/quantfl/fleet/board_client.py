@@ -117,10 +117,10 @@ class BoardClient:
         """What its status says of its personalised head."""
         status = await self.device.status()
         return {
-            "own": status.own,
+            "own": status.personalised,
             "held": status.held,
-            "global": status.held_global,
-            "in_use": status.held_own,
+            "global": status.global_hits,
+            "in_use": status.hits,
         }
 
     async def set_up(self, package: bytes, *, timeout: float, progress: Callable[[str], None]) -> None:

@@ -42,12 +42,12 @@
 #define QFL_INITIATOR 1
 #endif
 
-/* 1: sums of features for a start in closed form. */
+/* 1: sufficient statistics of features, for closed-form initialisation. */
 #ifndef QFL_STATS
 #define QFL_STATS 1
 #endif
 
-/* 1: a board may keep a head of its own where that is better. */
+/* 1: a board may have a personalised head. */
 #ifndef QFL_PERSONAL
 #define QFL_PERSONAL 1
 #endif

@@ -101,11 +101,11 @@ uint32_t qfl_codec_dz_step(const float *x, uint32_t n, uint32_t sixteenths);
 int32_t *qfl_codec_dz_quantise(float *x, uint32_t n, uint32_t code, int8_t *residual);
 
 /*
- * What a board does: adds to x [n] what earlier rounds kept back (error feedback), residual / QFL_CODEC_RESIDUAL * kept; takes from each
+ * What a board does: adds to x [n] what coding left out of earlier deltas (error feedback), residual / QFL_CODEC_RESIDUAL * unit; takes from each
  * row of `columns` values its mean, 0: takes nothing; then as qfl_codec_dz_quantise. In the last layer of a classifier a number
  * added to all classes changes nothing after the softmax, so neither bytes nor residual need carry it.
  */
-void qfl_codec_dz_with_feedback(float *x, uint32_t n, uint32_t columns, int8_t *residual, float kept,
+void qfl_codec_dz_with_feedback(float *x, uint32_t n, uint32_t columns, int8_t *residual, float unit,
                                 uint32_t code);
 
 enum {

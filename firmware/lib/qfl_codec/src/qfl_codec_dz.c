@@ -93,15 +93,15 @@ int32_t *qfl_codec_dz_quantise(float *x, uint32_t n, uint32_t code, int8_t *resi
     return (int32_t *)(void *)x;
 }
 
-void qfl_codec_dz_with_feedback(float *x, uint32_t n, uint32_t columns, int8_t *residual, float kept,
+void qfl_codec_dz_with_feedback(float *x, uint32_t n, uint32_t columns, int8_t *residual, float unit,
                                 uint32_t code)
 {
-    float step = qfl_codec_dz_value(code), unit = kept / (float)QFL_CODEC_RESIDUAL;
+    float step = qfl_codec_dz_value(code), part = unit / (float)QFL_CODEC_RESIDUAL;
     uint32_t row = columns != 0 ? columns : n;
     for (float *end = x + n; x != end; x += row, residual += row) {
         float sum = 0.0f;
         for (uint32_t i = 0; i < row; i++) {
-            float v = x[i] + (float)residual[i] * unit;
+            float v = x[i] + (float)residual[i] * part;
             x[i] = v;
             sum += v;
         }

@@ -36,9 +36,9 @@ enum {
     QFL_UPDATE_HEAD_BYTES = 7,
     QFL_CONFIG_BYTES = 35,
     QFL_CONFIG_FORMAT = 2,
-    QFL_CONFIG_PERSONAL = 1, /* bit of the codec's flags in CONFIG: a head of the board's own */
+    QFL_CONFIG_PERSONAL = 1, /* bit of the codec's flags in CONFIG: boards have a personalised head */
     QFL_EVAL_HELD = 1, /* EVAL: only samples held back */
-    QFL_EVAL_IN_USE = 2, /* EVAL: the board's own head, where it uses one, instead of the global one */
+    QFL_EVAL_IN_USE = 2, /* EVAL: the personalised head, where one is in use, instead of the global one */
     QFL_STATS_BYTES = 8,
     QFL_UPDATE_STAGED = 1 /* UPDATE flag: the coded delta has been put as QFL_OBJECT_UPDATE */
 };
@@ -48,7 +48,7 @@ typedef struct qfl_device_config {
     uint32_t run_id;
     qfl_head_config fit; /* epochs and batch to 65,535, holdout to 255 */
     qfl_codec_spec codec;
-    uint8_t personal; /* 1: a head of the board's own where it is better on the samples held back */
+    uint8_t personal; /* 1: a personalised head, in use where it is better on the samples held back */
     uint8_t residual_decay; /* part of a residual that is left per round missed, in 1/255 */
 } qfl_device_config;
 
@@ -75,7 +75,7 @@ typedef enum qfl_device_state {
     QFL_DEVICE_IDLE = 1,
     QFL_DEVICE_TRAINING = 2,
     QFL_DEVICE_EVALUATING = 3,
-    QFL_DEVICE_SUMMING = 4
+    QFL_DEVICE_STATISTICS = 4
 } qfl_device_state;
 
 typedef struct qfl_device qfl_device; /* opaque; at the front of the arena */
@@ -91,7 +91,7 @@ uint32_t qfl_device_samples(const qfl_device *d);
 /* The global head [*count floats] as the board holds it, or NULL without a package. */
 const float *qfl_device_head(const qfl_device *d, uint32_t *count);
 
-/* The head [*count floats] to classify with on the board: its own where that is better, else the global one; NULL without a package. */
+/* The head [*count floats] to classify with on the board: the personalised one where that is better, else the global one; NULL: no package. */
 const float *qfl_device_head_in_use(const qfl_device *d, uint32_t *count);
 
 /* What a board with an arena of this size offers in its handshake: more RAM, larger messages, frames and windows. */

@@ -94,9 +94,9 @@ QFL_COLD qfl_status qfl_device_create(qfl_device **out, const qfl_port *port)
     if (status != QFL_OK)
         return status;
     at += aligned((uint32_t)qfl_link_size(&c));
-    d->out = arena + at;
-    d->out_cap = qfl_link_pull_size(&c);
-    at += aligned(d->out_cap);
+    d->out.bytes = arena + at;
+    d->out.cap = qfl_link_pull_size(&c);
+    at += aligned(d->out.cap);
     d->answer = arena + at;
     d->model_at = at + ANSWER_BYTES;
     if (size - d->model_at < QFL_NN_SELFTEST_BYTES)
@@ -190,7 +190,7 @@ static void handle_message(qfl_device *d)
     const uint8_t *m = qfl_link_message(d->link, &n);
     dispatch(d, m, n);
     /* No answer yet: acknowledged by itself; the end of an object with the answer to PUT_END, which follows at once. */
-    int whole = m[0] == QFL_MSG_PUT_DATA && d->put_have == d->put_length;
+    int whole = m[0] == QFL_MSG_PUT_DATA && d->put.have == d->put.length;
     qfl_link_release(d->link, !whole && qfl_link_pending(d->link) == before);
 }
 
@@ -206,7 +206,7 @@ static void receive(qfl_device *d)
             at += qfl_link_feed(d->link, buf + at, (uint32_t)got - at, port->ms(port->ctx));
             if (qfl_link_session(d->link) != d->session) {
                 d->session = qfl_link_session(d->link);
-                d->waiting = 0; /* who asked is gone; the work goes on and is kept */
+                d->asked.waiting = 0; /* who asked is gone; the work goes on and is kept */
             }
             if (qfl_link_message(d->link, NULL) != NULL)
                 handle_message(d);
@@ -218,17 +218,17 @@ static void transmit(qfl_device *d)
 {
     const qfl_port *port = d->port;
     for (;;) {
-        if (d->out_at == d->out_n) {
-            d->out_at = 0;
-            d->out_n = qfl_link_pull(d->link, d->out, d->out_cap, port->ms(port->ctx));
-            if (d->out_n == 0)
+        if (d->out.at == d->out.n) {
+            d->out.at = 0;
+            d->out.n = qfl_link_pull(d->link, d->out.bytes, d->out.cap, port->ms(port->ctx));
+            if (d->out.n == 0)
                 return;
         }
-        uint32_t left = d->out_n - d->out_at, mtu = port->link_mtu(port->ctx, 0);
-        int32_t took = port->link_write(port->ctx, 0, d->out + d->out_at, left < mtu ? left : mtu);
+        uint32_t left = d->out.n - d->out.at, mtu = port->link_mtu(port->ctx, 0);
+        int32_t took = port->link_write(port->ctx, 0, d->out.bytes + d->out.at, left < mtu ? left : mtu);
         if (took <= 0)
             return;
-        d->out_at += (uint32_t)took;
+        d->out.at += (uint32_t)took;
     }
 }
 
@@ -241,7 +241,7 @@ static void announce_erase(qfl_device *d)
     qfl_link_busy(d->link, ms);
     do {
         transmit(d);
-    } while (d->out_at != d->out_n && d->port->us(d->port->ctx) - start < FLUSH_US);
+    } while (d->out.at != d->out.n && d->port->us(d->port->ctx) - start < FLUSH_US);
 }
 
 QFL_COLD uint32_t qfl_device_poll(qfl_device *d)
@@ -251,7 +251,7 @@ QFL_COLD uint32_t qfl_device_poll(qfl_device *d)
     uint32_t connections = port->link_connections(port->ctx, 0);
     if (connections != d->connections) { /* reconnected: the rest of a frame half sent would be noise */
         d->connections = connections;
-        d->out_at = d->out_n = 0;
+        d->out.at = d->out.n = 0;
     }
     receive(d);
     uint32_t start = port->us(port->ctx);
@@ -267,13 +267,13 @@ QFL_COLD uint32_t qfl_device_poll(qfl_device *d)
             break;
         }
     transmit(d);
-    if (d->out_at == d->out_n) { /* acknowledgements are out, so the counters in front of a delta have them */
+    if (d->out.at == d->out.n) { /* acknowledgements are out, so the counters in front of a delta have them */
         qfl_device_answer_waiting(d);
         transmit(d);
     }
     if (busy)
         return 0;
-    if (d->out_at != d->out_n)
+    if (d->out.at != d->out.n)
         return 1;
     if (qfl_link_pending(d->link) == 0 &&
         qfl_store_busy_ms(&d->store) != 0) { /* one erase, once all that was said is out */

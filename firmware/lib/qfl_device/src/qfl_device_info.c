@@ -126,16 +126,16 @@ QFL_COLD void qfl_device_on_status(qfl_device *d, uint8_t number)
     const qfl_port *port = d->port;
     uint32_t rejected = d->rejected + port->sample_lost(port->ctx);
     b[0] = d->state;
-    b[1] = (uint8_t)(d->have_package | d->have_config << 1 | d->delta_done << 2 | d->restored << 3 |
-                     d->own_in_use << 4);
+    b[1] = (uint8_t)(d->have_package | d->have_config << 1 | d->round.done << 2 | d->log.restored << 3 |
+                     d->personal.in_use << 4);
     qfl_put16(b + 2, (uint16_t)d->samples);
     qfl_put16(b + 4, (uint16_t)d->capacity);
     qfl_put32(b + 6, d->head_hash);
-    qfl_put16(b + 10, d->round);
+    qfl_put16(b + 10, d->round.number);
     qfl_put32(b + 12, rejected);
-    qfl_put16(b + 16, d->held);
-    qfl_put16(b + 18, d->held_global);
-    qfl_put16(b + 20, d->held_own);
+    qfl_put16(b + 16, d->personal.held);
+    qfl_put16(b + 18, d->personal.global_hits);
+    qfl_put16(b + 20, d->personal.hits);
     qfl_device_answer(d, QFL_MSG_STATUS, number, QFL_OK, b, sizeof b, NULL, 0);
 }
 

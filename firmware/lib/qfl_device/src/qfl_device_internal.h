@@ -14,41 +14,97 @@
 enum { ANSWER_BYTES = 448, SLACK_BYTES = 64 };
 _Static_assert(2 * QFL_HEAD_MAX_TRAINED <= QFL_CODEC_MAX_TENSORS, "a delta has a head's tensors");
 
-typedef enum qfl_judge {
-    QFL_JUDGE_NONE = 0,
-    QFL_JUDGE_GLOBAL = 1,
-    QFL_JUDGE_OWN = 2,
-    QFL_JUDGE_FITTED = 3
-} qfl_judge;
+/* Which head has been or is being scored on the samples held back. */
+typedef enum qfl_scored {
+    QFL_SCORED_NONE = 0,
+    QFL_SCORED_GLOBAL = 1,
+    QFL_SCORED_PERSONAL = 2,
+    QFL_SCORED_FITTED = 3
+} qfl_scored;
+
+/* The round under way or last trained, its delta, and what coding has left out (qfl_device_round.c; persist, resume read it). */
+typedef struct qfl_device_round {
+    uint8_t done;   /* work holds the answer of round `number` */
+    uint8_t loss;   /* as the delta's answer has it */
+    uint8_t number; /* mod 256 */
+    uint8_t step;   /* code of the step agreed on for its delta, 0: the board's choice */
+    uint8_t residual_decay, residual_round; /* per round missed, in 1/255; the round the residual is from */
+    uint8_t unsaved; /* the fit is over, its delta not yet in the log */
+    int8_t status;
+    uint16_t samples;
+    uint32_t size; /* bytes of the delta */
+    uint32_t head; /* hash of the head the round starts from */
+    float residual_step; /* 0: none */
+    /* [params] what coding has left out, in 1/QFL_CODEC_RESIDUAL of residual_step; DZ only */
+    int8_t *residual;
+} qfl_device_round;
+
+/* A request that is answered later: TRAIN, EVAL or STATS. */
+typedef struct qfl_device_asked {
+    uint8_t waiting, kind, number;
+} qfl_device_asked;
+
+/* An object on its way from the host (qfl_device_put.c). */
+typedef struct qfl_device_put {
+    uint8_t object; /* 0: none */
+    uint8_t failed; /* refused once; the rest of the pipelined data is dropped silently */
+    uint32_t length, have;
+    uint32_t staged; /* bytes of a whole QFL_OBJECT_UPDATE in momentum, 0: none */
+    uint8_t sha256[QFL_SHA256_BYTES];
+} qfl_device_put;
+
+/* Scoring a head on samples (qfl_device_round.c). */
+typedef struct qfl_device_eval {
+    uint32_t at, holdout;
+    qfl_head_score score;
+} qfl_device_eval;
+
+/* Encoded frames on their way to the port (qfl_device.c). */
+typedef struct qfl_device_out {
+    uint8_t *bytes;
+    uint32_t cap, n, at;
+} qfl_device_out;
+
+/* Persistence (qfl_device_persist.c). */
+typedef struct qfl_device_log {
+    uint8_t restored; /* head and the like came from the log at the start */
+    uint8_t failed;   /* the log could not be written; RAM is ahead of it */
+} qfl_device_log;
+
+/* The personalised head (qfl_device_personal.c). */
+typedef struct qfl_device_personal {
+    uint8_t on, in_use;
+    uint8_t scored;    /* qfl_scored: before or after a fit */
+    uint8_t evaluated; /* EVAL is of this head */
+    uint16_t held, global_hits, hits; /* samples held back; right by the global head; by the one in use */
+    float *head; /* [params] at the end of the sample cache */
+    uint32_t rows; /* rows of the cache that it takes */
+    float global_loss, loss;
+} qfl_device_personal;
+
+/* Sufficient statistics (qfl_device_stats.c). */
+typedef struct qfl_device_stats {
+    qfl_head_stats gram; /* what they are taken from, row by row */
+    qfl_head_data data;  /* of gram */
+    uint8_t request[QFL_STATS_BYTES]; /* the one `momentum` holds the answer of, or that is under way */
+    uint8_t *out; /* in momentum */
+    uint32_t row, cap;
+    uint32_t size; /* of the whole answer, bytes; 0: it is not there */
+    float step;
+    qfl_codec_dz_stream *stream; /* in momentum */
+} qfl_device_stats;
 
 /*
- * What is used most comes first: Thumb's short instructions reach 32 bytes of bytes, 64 of halfwords and 128 of words. Comments name
- * the file a group belongs to, where it is of one.
+ * What is used most comes first: Thumb's short instructions reach 32 bytes of bytes, 64 of halfwords and 128 of words. A group is
+ * for the file that its type names; a test lists which others read it.
  */
 struct qfl_device {
+    qfl_device_round round;
     uint8_t have_package, have_config;
     uint8_t state;
-    uint8_t waiting;      /* a TRAIN or EVAL request is to be answered */
-    uint8_t waiting_kind, waiting_number;
-    uint8_t delta_done;   /* work holds the answer of `round` */
-    uint8_t delta_loss;
-    uint8_t round;        /* being trained or trained, mod 256 */
-    uint8_t round_step;   /* code of the step agreed on for its delta, 0: the board's choice */
-    uint8_t residual_keep,
-        residual_round; /* decay per round missed, in 1/255; the round the residual is from */
-    uint8_t put_object;   /* an object being put that does not go to flash */
-    uint8_t put_failed;   /* refused once; the rest of the pipelined data is dropped silently */
-    uint8_t unkept;       /* the fit is over, its delta not yet in the log */
-    uint8_t restored;     /* head and the like came from the log at the start */
-    uint8_t persist_failed;  /* the log could not be written; RAM is ahead of it */
-    uint8_t personal, own_in_use;
-    uint8_t judged;       /* qfl_judge: what is being scored before or after a fit */
-    uint8_t eval_own;     /* the own head is being evaluated */
-    uint8_t stats_done;
-    int8_t delta_status;
-    uint16_t delta_samples;
-    uint16_t label;       /* of the sample under way */
-    uint16_t held, held_global, held_own; /* samples held back; right by the global head; by the one in use */
+    qfl_device_asked asked;
+    qfl_device_log log;
+    uint16_t label; /* of the sample under way */
 
     const qfl_port *port;
     qfl_link *link;
@@ -63,15 +119,8 @@ struct qfl_device {
     int8_t *features; /* [capacity][row] */
     uint16_t *labels; /* [capacity] */
     uint8_t *nn_arena;
-    uint32_t put_length, put_have;
-    uint32_t staged; /* bytes of a whole QFL_OBJECT_UPDATE in momentum, 0: none */
-    uint32_t delta_size;
-    uint32_t round_head; /* hash of the head the round starts from */
-    float residual_step; /* 0: none */
-    uint8_t *out; /* encoded frames on their way to the port */
-    uint32_t out_cap, out_n, out_at;
-    /* [params] what coding has kept back, in 1/QFL_CODEC_RESIDUAL of residual_step; DZ only */
-    int8_t *residual;
+    qfl_device_put put;
+    qfl_device_out out;
     float *scratch;
     uint8_t *arena;
     uint32_t arena_size;
@@ -81,38 +130,24 @@ struct qfl_device {
     uint32_t connections; /* connections of the port's link, as last seen */
     uint32_t boot; /* drawn at start: tells the host that the counters have begun anew */
     uint32_t nn_sample; /* with recompute: the sample under way */
-    uint32_t eval_at, eval_holdout;
     uint16_t selftest_failed, selftest_first; /* of the last self-test */
 
     qfl_nn nn;
     qfl_head_shape shape;
-    qfl_head_score score;
+    qfl_device_eval eval;
     qfl_head_config config;
     qfl_codec_spec codec;
     qfl_head_fit fit;
     qfl_codec_layout layout;
     qfl_store store;
-    qfl_keystore keystore; /* keys */
-    uint8_t put_sha256[QFL_SHA256_BYTES];
+    qfl_keystore keystore; /* qfl_device_keys.c */
     uint8_t config_bytes[QFL_CONFIG_BYTES];
-
-    /* a head of the board's own (qfl_device_own.c) */
-    float *own; /* [params] at the end of the sample cache */
-    uint32_t own_rows; /* rows of the cache that it takes */
-    float global_loss, own_loss;
-
-    /* sums (qfl_device_stats.c) */
-    qfl_head_stats stats;
-    qfl_head_data stats_data; /* of stats */
-    uint8_t stats_request[QFL_STATS_BYTES]; /* the one `momentum` holds the answer of, or that is under way */
-    uint8_t *stats_out; /* in momentum */
-    uint32_t stats_row, stats_cap, stats_size;
-    float stats_step;
-    qfl_codec_dz_stream *stats_stream; /* in momentum */
+    qfl_device_personal personal;
+    qfl_device_stats stats;
 };
 
 /* Its size on boards, for hosts with longer pointers. */
-enum { DEVICE_BYTES_32 = 1228 };
+enum { DEVICE_BYTES_32 = 1232 };
 #if UINTPTR_MAX == 0xFFFFFFFFu && !defined(__i386__) /* which aligns 64-bit integers otherwise */
 extern char qfl_device_bytes_32[DEVICE_BYTES_32];
 extern char qfl_device_bytes_32[sizeof(struct qfl_device)]; /* where they differ the compiler says both */
@@ -163,17 +198,17 @@ void qfl_device_answer_waiting(qfl_device *d); /* with a delta that is ready, if
 void qfl_device_score_begin(qfl_device *d, uint32_t holdout);
 int qfl_device_score_slice(qfl_device *d, const float *head); /* 1: all samples are scored */
 
-/* qfl_device_own.c: a head of the board's own */
-qfl_status qfl_device_own_reserve(qfl_device *d, int personal, uint32_t holdout);
-void qfl_device_own_begin(qfl_device *d); /* before a fit */
-int qfl_device_own_fitted(qfl_device *d); /* after it; 1: there is something to score first */
-int qfl_device_own_slice(qfl_device *d); /* 1: the fitted head is scored */
-void qfl_device_own_compare(qfl_device *d); /* `score` is the global head's on the samples held back */
+/* qfl_device_personal.c: the personalised head */
+qfl_status qfl_device_personal_reserve(qfl_device *d, int personal, uint32_t holdout);
+void qfl_device_personal_begin(qfl_device *d); /* before a fit */
+int qfl_device_personal_fitted(qfl_device *d); /* after it; 1: there is something to score first */
+int qfl_device_personal_slice(qfl_device *d); /* 1: the fitted head is scored */
+void qfl_device_personal_compare(qfl_device *d); /* `score` is the global head's on the samples held back */
 
 /* qfl_device_resume.c: answers that a break cut off */
 void qfl_device_on_resume(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n);
 
-/* qfl_device_stats.c: sums for a start in closed form */
+/* qfl_device_stats.c: sufficient statistics for closed-form initialisation */
 void qfl_device_on_stats(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n);
 void qfl_device_stats_slice(qfl_device *d);
 

@@ -18,12 +18,11 @@ QFL_COLD uint32_t qfl_device_head_hash(const float *params, uint32_t count)
 QFL_COLD void qfl_device_unload(qfl_device *d)
 {
     qfl_device_cancel(d);
-    d->have_package = d->have_config = d->delta_done = 0;
-    d->staged = d->put_object = 0;
+    d->have_package = d->have_config = d->round.done = 0;
+    d->put.staged = d->put.object = 0;
     d->samples = d->capacity = d->params = d->nn_op = 0;
-    d->own = NULL;
-    d->own_rows = d->held = d->held_global = d->held_own = 0;
-    d->personal = d->own_in_use = 0;
+    if (QFL_PERSONAL)
+        memset(&d->personal, 0, sizeof d->personal);
     d->state = QFL_DEVICE_EMPTY;
 }
 
@@ -57,8 +56,8 @@ QFL_COLD qfl_status qfl_device_load(qfl_device *d)
     d->global = (float *)take(d, &at, 4 * params);
     d->work = (float *)take(d, &at, 4 * params + SLACK_BYTES);
     d->momentum = (float *)take(d, &at, 4 * params + SLACK_BYTES);
-    d->residual = (int8_t *)take(d, &at, params);
-    d->residual_step = 0.0f;
+    d->round.residual = (int8_t *)take(d, &at, params);
+    d->round.residual_step = 0.0f;
     d->scratch = (float *)take(d, &at, qfl_head_scratch_size(&d->shape));
     d->nn_arena = take(d, &at, d->nn.arena_size);
     d->labels = (uint16_t *)(d->arena + at);
@@ -68,7 +67,7 @@ QFL_COLD qfl_status qfl_device_load(qfl_device *d)
     memcpy(d->global, d->nn.head_params, 4 * params);
     d->head_hash = qfl_device_head_hash(d->global, params);
     d->have_package = 1;
-    d->rejected = d->restored = 0;
+    d->rejected = d->log.restored = 0;
     d->state = QFL_DEVICE_IDLE;
     qfl_device_restore(d);
     return QFL_OK;

@@ -13,7 +13,7 @@ enum { QUICK_MS = 200, OVERHEAD = 2 * 256 + 64 };
 _Static_assert(QFL_CONFIG_BYTES <= 36 && HEAD_AT % 4 == 0, "a snapshot's fields");
 
 /* 1: the log can take a snapshot of this package's state. Without QFL_LOG nothing behind this question is linked. */
-static int keeps(const qfl_device *d)
+static int persists(const qfl_device *d)
 {
     if (!QFL_LOG)
         return 0;
@@ -23,13 +23,13 @@ static int keeps(const qfl_device *d)
 
 QFL_COLD uint32_t qfl_device_persisted(const qfl_device *d)
 {
-    return d->store.found | (keeps(d) ? 32u : 0) | (d->persist_failed ? 64u : 0);
+    return d->store.found | (persists(d) ? 32u : 0) | (d->log.failed ? 64u : 0);
 }
 
 QFL_COLD int qfl_device_persist_ready(qfl_device *d, uint32_t n)
 {
     qfl_store *s = &d->store;
-    if (!keeps(d) || s->log_rolling || qfl_store_log_room(s) >= n + OVERHEAD)
+    if (!persists(d) || s->log_rolling || qfl_store_log_room(s) >= n + OVERHEAD)
         return 1;
     while (qfl_store_log_roll(s) == QFL_E_BUSY)
         if (qfl_store_busy_ms(s) > QUICK_MS)
@@ -41,22 +41,22 @@ QFL_COLD int qfl_device_persist_ready(qfl_device *d, uint32_t n)
 
 static void pack_round(const qfl_device *d, uint8_t *b)
 {
-    b[0] = d->delta_done;
-    b[1] = d->round;
-    b[2] = d->round_step;
-    b[3] = (uint8_t)d->delta_status;
-    qfl_put16(b + 4, d->delta_samples);
-    b[6] = d->delta_loss;
-    b[7] = d->residual_round;
-    qfl_put32(b + 8, d->round_head);
-    qfl_put_float(b + 12, d->residual_step);
-    qfl_put32(b + 16, d->delta_done && d->delta_status == QFL_OK ? d->delta_size : 0);
+    b[0] = d->round.done;
+    b[1] = d->round.number;
+    b[2] = d->round.step;
+    b[3] = (uint8_t)d->round.status;
+    qfl_put16(b + 4, d->round.samples);
+    b[6] = d->round.loss;
+    b[7] = d->round.residual_round;
+    qfl_put32(b + 8, d->round.head);
+    qfl_put_float(b + 12, d->round.residual_step);
+    qfl_put32(b + 16, d->round.done && d->round.status == QFL_OK ? d->round.size : 0);
 }
 
 static void record(qfl_device *d, uint8_t type, const qfl_store_part *parts, uint32_t count)
 {
     qfl_store *s = &d->store;
-    if (!keeps(d))
+    if (!persists(d))
         return;
     qfl_status status = s->log_rolling ? QFL_E_NOMEM : qfl_store_log_append(s, type, parts, count);
     if (status != QFL_OK) { /* the other half, with everything */
@@ -69,14 +69,14 @@ static void record(qfl_device *d, uint8_t type, const qfl_store_part *parts, uin
         const qfl_store_part all[5] = {{front, sizeof front},
                                        {d->global, 4 * d->params},
                                        {round, sizeof round},
-                                       {d->residual, d->residual_step != 0.0f ? d->params : 0},
+                                       {d->round.residual, d->round.residual_step != 0.0f ? d->params : 0},
                                        {d->work, qfl_get32(round + 16)}};
         while ((status = qfl_store_log_roll(s)) == QFL_E_BUSY && qfl_store_work(s))
             ;
         if (status == QFL_OK)
             status = qfl_store_log_append(s, SNAPSHOT, all, 5);
     }
-    d->persist_failed = status != QFL_OK;
+    d->log.failed = status != QFL_OK;
     if (qfl_store_log_room(s) < s->log_half / 2)
         qfl_store_log_prepare(s);
 }
@@ -106,7 +106,7 @@ QFL_COLD void qfl_device_persist_round(qfl_device *d)
     uint8_t round[ROUND_HEAD];
     pack_round(d, round);
     const qfl_store_part parts[3] = {{round, sizeof round},
-                                     {d->residual, d->residual_step != 0.0f ? d->params : 0},
+                                     {d->round.residual, d->round.residual_step != 0.0f ? d->params : 0},
                                      {d->work, qfl_get32(round + 16)}};
     record(d, ROUND, parts, 3);
 }
@@ -126,18 +126,18 @@ static int take_round(qfl_device *d, const uint8_t *p, uint32_t n)
     uint32_t size = qfl_get32(p + 16), residual = step != 0.0f ? d->params : 0;
     if (size > 4 * d->params + SLACK_BYTES || n != ROUND_HEAD + residual + size)
         return 0;
-    d->residual_step = step;
-    d->residual_round = p[7];
-    memcpy(d->residual, p + ROUND_HEAD, residual);
-    d->round = p[1];
-    d->round_step = p[2];
-    d->delta_status = (int8_t)p[3];
-    d->delta_samples = qfl_get16(p + 4);
-    d->delta_loss = p[6];
-    d->round_head = qfl_get32(p + 8);
-    d->delta_size = size;
-    d->delta_done = p[0] != 0 && (size != 0 || d->delta_status < 0);
-    if (d->delta_done)
+    d->round.residual_step = step;
+    d->round.residual_round = p[7];
+    memcpy(d->round.residual, p + ROUND_HEAD, residual);
+    d->round.number = p[1];
+    d->round.step = p[2];
+    d->round.status = (int8_t)p[3];
+    d->round.samples = qfl_get16(p + 4);
+    d->round.loss = p[6];
+    d->round.head = qfl_get32(p + 8);
+    d->round.size = size;
+    d->round.done = p[0] != 0 && (size != 0 || d->round.status < 0);
+    if (d->round.done)
         memcpy(d->work, p + ROUND_HEAD + residual, size);
     return 1;
 }
@@ -149,7 +149,7 @@ static int take_head(qfl_device *d, const uint8_t *p)
             return 0;
     memcpy(d->global, p, 4 * d->params);
     d->head_hash = qfl_device_head_hash(d->global, d->params);
-    d->delta_done = 0;
+    d->round.done = 0;
     return 1;
 }
 
@@ -170,7 +170,7 @@ QFL_COLD void qfl_device_restore(qfl_device *d)
     uint8_t type;
     const uint8_t *p;
     int first = 1, good = 1;
-    while (keeps(d) && good && qfl_store_log_next(&d->store, &at, &type, &p, &n)) {
+    while (persists(d) && good && qfl_store_log_next(&d->store, &at, &type, &p, &n)) {
         if (first)
             good = type == SNAPSHOT && take_snapshot(d, p, n);
         else if (type == CONFIG)
@@ -181,7 +181,7 @@ QFL_COLD void qfl_device_restore(qfl_device *d)
             good = n == 4 * d->params && take_head(d, p);
         else
             good = type == ROUND && take_round(d, p, n);
-        d->restored |= (uint8_t)(good != 0);
+        d->log.restored |= (uint8_t)(good != 0);
         first = 0;
     }
 }

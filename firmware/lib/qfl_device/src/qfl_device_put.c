@@ -35,9 +35,9 @@ static void on_begin(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n
     uint8_t object = p[0];
     uint32_t length = qfl_get32(p + 1);
     const uint8_t *sha256 = p + 5;
-    int resumed = object == d->put_object && length == d->put_length &&
-                  memcmp(sha256, d->put_sha256, QFL_SHA256_BYTES) == 0;
-    d->put_failed = 0;
+    int resumed = object == d->put.object && length == d->put.length &&
+                  memcmp(sha256, d->put.sha256, QFL_SHA256_BYTES) == 0;
+    d->put.failed = 0;
     if (object == QFL_OBJECT_PACKAGE) {
         uint32_t held;
         const uint8_t *current = qfl_store_object(&d->store, &held);
@@ -56,18 +56,18 @@ static void on_begin(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n
             status = QFL_E_RANGE;
         else {
             qfl_device_cancel(d);
-            d->delta_done = 0;
-            d->staged = 0;
-            have = resumed ? d->put_have : 0;
+            d->round.done = 0;
+            d->put.staged = 0;
+            have = resumed ? d->put.have : 0;
         }
     } else {
         status = QFL_E_UNSUPPORTED;
     }
     if (status == QFL_OK) {
-        d->put_object = object;
-        d->put_length = length;
-        d->put_have = have;
-        memcpy(d->put_sha256, sha256, QFL_SHA256_BYTES);
+        d->put.object = object;
+        d->put.length = length;
+        d->put.have = have;
+        memcpy(d->put.sha256, sha256, QFL_SHA256_BYTES);
     }
     qfl_device_say_u32(d, QFL_MSG_PUT_BEGIN, number, status, have);
 }
@@ -77,20 +77,20 @@ static void on_data(qfl_device *d, uint8_t number, const uint8_t *p, uint32_t n)
     qfl_status status = QFL_OK;
     uint32_t at = n >= 4 ? qfl_get32(p) : 0;
     p += 4;
-    if (d->put_failed)
+    if (d->put.failed)
         return;
-    if (n < 4 || d->put_object == 0 || at != d->put_have || n - 4 > d->put_length - d->put_have)
+    if (n < 4 || d->put.object == 0 || at != d->put.have || n - 4 > d->put.length - d->put.have)
         status = n < 4 ? QFL_E_FORMAT : QFL_E_STATE;
-    else if (d->put_object == QFL_OBJECT_PACKAGE)
+    else if (d->put.object == QFL_OBJECT_PACKAGE)
         status = qfl_store_write(&d->store, at, p, n - 4);
     else
-        memcpy(staging(d, d->put_object) + at, p, n - 4);
+        memcpy(staging(d, d->put.object) + at, p, n - 4);
     if (status == QFL_OK) {
-        d->put_have += n - 4;
+        d->put.have += n - 4;
         return;
     }
-    d->put_failed = 1;
-    qfl_device_say_u32(d, QFL_MSG_PUT_DATA, number, status, d->put_have);
+    d->put.failed = 1;
+    qfl_device_say_u32(d, QFL_MSG_PUT_DATA, number, status, d->put.have);
 }
 
 static qfl_status end_package(qfl_device *d)
@@ -99,11 +99,11 @@ static qfl_status end_package(qfl_device *d)
     const uint8_t *current = qfl_store_object(&d->store, &length), *object = NULL;
     qfl_nn nn;
     qfl_device_need need;
-    if (d->have_package && current != NULL && length == d->put_length &&
-        memcmp(d->store.sha256, d->put_sha256, QFL_SHA256_BYTES) == 0)
+    if (d->have_package && current != NULL && length == d->put.length &&
+        memcmp(d->store.sha256, d->put.sha256, QFL_SHA256_BYTES) == 0)
         return QFL_OK;
     qfl_status status = qfl_store_verify(&d->store, &object);
-    length = d->put_length;
+    length = d->put.length;
     if (status == QFL_OK)
         status = qfl_device_check_package(d, object, &length);
     if (status == QFL_OK)
@@ -120,23 +120,23 @@ static qfl_status end_package(qfl_device *d)
 
 static qfl_status end_ram(qfl_device *d)
 {
-    uint8_t digest[QFL_SHA256_BYTES], *p = staging(d, d->put_object);
+    uint8_t digest[QFL_SHA256_BYTES], *p = staging(d, d->put.object);
     qfl_sha256 h;
     qfl_sha256_begin(&h);
-    qfl_sha256_add(&h, p, d->put_length);
+    qfl_sha256_add(&h, p, d->put.length);
     qfl_sha256_end(&h, digest);
-    if (memcmp(digest, d->put_sha256, sizeof digest) != 0)
+    if (memcmp(digest, d->put.sha256, sizeof digest) != 0)
         return QFL_E_HASH;
-    if (d->put_object == QFL_OBJECT_UPDATE) {
-        d->staged = d->put_length;
+    if (d->put.object == QFL_OBJECT_UPDATE) {
+        d->put.staged = d->put.length;
         return QFL_OK;
     }
     for (uint32_t i = 0; i < d->params; i++)
         if ((qfl_get32(p + 4 * i) & 0x7F800000u) == 0x7F800000u)
             return QFL_E_NONFINITE;
-    if (!qfl_device_persist_ready(d, d->put_length))
+    if (!qfl_device_persist_ready(d, d->put.length))
         return QFL_E_BUSY;
-    memcpy(d->global, p, d->put_length);
+    memcpy(d->global, p, d->put.length);
     d->head_hash = qfl_get32(digest);
     qfl_device_persist_head(d);
     return QFL_OK;
@@ -145,17 +145,17 @@ static qfl_status end_ram(qfl_device *d)
 static void on_end(qfl_device *d, uint8_t number)
 {
     qfl_status status;
-    if (d->put_object == 0 || d->put_have != d->put_length)
+    if (d->put.object == 0 || d->put.have != d->put.length)
         status = QFL_E_STATE;
     else
-        status = d->put_object == QFL_OBJECT_PACKAGE ? end_package(d) : end_ram(d);
+        status = d->put.object == QFL_OBJECT_PACKAGE ? end_package(d) : end_ram(d);
     if (status == QFL_E_BUSY) { /* all is kept for the next PUT_END */
         qfl_device_say_u32(d, QFL_MSG_PUT_END, number, status, qfl_store_busy_ms(&d->store));
         return;
     }
     /* A host whose answer got lost repeats PUT_BEGIN; nothing is left half done. */
-    d->put_object = 0;
-    d->put_length = 0;
+    d->put.object = 0;
+    d->put.length = 0;
     qfl_device_say_u32(d, QFL_MSG_PUT_END, number, status, d->head_hash);
 }
 

@@ -1,5 +1,5 @@
 /*
- * RESUME: the end of a delta or of sums whose answer a break cut off, from the byte that the host has come to. The object stays where it
+ * RESUME: the end of a delta or of statistics whose answer a break cut off, from the byte that the host has come to. The object stays where it
  * is until it is no longer wanted, so nothing is computed twice; what the host puts together is checked by the SHA-256 of the whole.
  */
 #include <string.h>
@@ -17,21 +17,21 @@ QFL_COLD void qfl_device_on_resume(qfl_device *d, uint8_t number, const uint8_t 
     uint32_t size = 0, at = 0, offset = n >= 4 ? qfl_get32(p + n - 4) : 0;
     if (n == TRAIN_REQUEST && p[0] == QFL_MSG_TRAIN) {
         uint32_t head = qfl_get32(p + 1);
-        if (d->have_package && d->have_config && d->delta_done && d->delta_status == QFL_OK &&
-            number == d->round && head == d->round_head && head == d->head_hash) {
+        if (d->have_package && d->have_config && d->round.done && d->round.status == QFL_OK &&
+            number == d->round.number && head == d->round.head && head == d->head_hash) {
             qfl_link_counters c;
             qfl_link_get_counters(d->link, &c);
-            qfl_put16(body, d->delta_samples);
-            body[2] = d->delta_loss;
+            qfl_put16(body, d->round.samples);
+            body[2] = d->round.loss;
             qfl_put16(body + 3, (uint16_t)qfl_device_counters_digest(&c, 0));
             at = HEAD;
             object = (const uint8_t *)d->work;
-            size = d->delta_size;
+            size = d->round.size;
         }
     } else if (QFL_STATS && n == STATS_REQUEST && p[0] == QFL_MSG_STATS) {
-        if (d->have_package && d->stats_done && memcmp(p + 1, d->stats_request, QFL_STATS_BYTES) == 0) {
-            object = d->stats_out;
-            size = d->stats_size;
+        if (d->have_package && d->stats.size != 0 && memcmp(p + 1, d->stats.request, QFL_STATS_BYTES) == 0) {
+            object = d->stats.out;
+            size = d->stats.size;
         }
     } else {
         qfl_device_say(d, QFL_MSG_RESUME, number, QFL_E_FORMAT);

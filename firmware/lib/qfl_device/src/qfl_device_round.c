@@ -9,10 +9,13 @@ QFL_COLD void qfl_device_cancel(qfl_device *d)
 {
     if (d->have_package)
         d->state = QFL_DEVICE_IDLE;
-    d->judged = QFL_JUDGE_NONE;
+    if (QFL_PERSONAL)
+        d->personal.scored = QFL_SCORED_NONE;
     if (d->nn.recompute)
         d->nn_op = 0; /* features on their way to a visit that will not be */
-    d->waiting = d->stats_done = d->unkept = 0;
+    d->asked.waiting = d->round.unsaved = 0;
+    if (QFL_STATS)
+        d->stats.size = 0;
 }
 
 QFL_COLD qfl_status qfl_device_take_config(qfl_device *d, const uint8_t *p)
@@ -30,16 +33,16 @@ QFL_COLD qfl_status qfl_device_take_config(qfl_device *d, const uint8_t *p)
     if (status == QFL_OK && qfl_codec_bound(&c.codec, &d->layout) > 4 * d->params + SLACK_BYTES)
         status = QFL_E_NOMEM;
     if (status == QFL_OK)
-        status = qfl_device_own_reserve(d, c.personal, c.fit.holdout);
+        status = qfl_device_personal_reserve(d, c.personal, c.fit.holdout);
     if (status != QFL_OK)
         return status;
     d->config = c.fit;
     d->codec = c.codec;
-    d->residual_keep = c.residual_decay;
+    d->round.residual_decay = c.residual_decay;
     memcpy(d->config_bytes, p, QFL_CONFIG_BYTES);
     d->have_config = 1;
-    d->delta_done = 0;
-    d->residual_step = 0.0f; /* of another run */
+    d->round.done = 0;
+    d->round.residual_step = 0.0f; /* of another run */
     return QFL_OK;
 }
 
@@ -72,7 +75,7 @@ static qfl_status apply_update(qfl_device *d, uint32_t result, int staged, const
         return QFL_OK; /* done before; the answer got lost */
     if (staged) {
         p = (const uint8_t *)d->momentum;
-        n = d->staged;
+        n = d->put.staged;
     }
     if (!qfl_device_persist_ready(d, n + 4))
         return QFL_E_BUSY;
@@ -85,7 +88,7 @@ static qfl_status apply_update(qfl_device *d, uint32_t result, int staged, const
 
 QFL_COLD qfl_status qfl_device_lead(qfl_device *d, uint32_t result, const uint8_t *p, uint32_t n)
 {
-    d->delta_done = 0;
+    d->round.done = 0;
     qfl_status status = qfl_codec_decode(&d->layout, p, n, 0, d->work);
     if (status != QFL_OK)
         return status;
@@ -95,7 +98,7 @@ QFL_COLD qfl_status qfl_device_lead(qfl_device *d, uint32_t result, const uint8_
         return QFL_E_STALE;
     memcpy(d->global, d->work, 4 * d->params);
     d->head_hash = result;
-    d->staged = 0;
+    d->put.staged = 0;
     return QFL_OK;
 }
 
@@ -117,13 +120,13 @@ static void answer_delta(qfl_device *d)
     uint8_t body[5];
     qfl_link_counters c;
     qfl_link_get_counters(d->link, &c);
-    qfl_put16(body, d->delta_samples);
-    body[2] = d->delta_loss;
+    qfl_put16(body, d->round.samples);
+    body[2] = d->round.loss;
     qfl_put16(body + 3, (uint16_t)qfl_device_counters_digest(&c, 0));
-    qfl_device_answer(d, d->waiting_kind, d->waiting_number, (qfl_status)d->delta_status, body, sizeof body,
-                      d->delta_status == QFL_OK ? (const uint8_t *)d->work : NULL,
-                      d->delta_status == QFL_OK ? d->delta_size : 0);
-    d->waiting = 0;
+    qfl_device_answer(d, d->asked.kind, d->asked.number, (qfl_status)d->round.status, body, sizeof body,
+                      d->round.status == QFL_OK ? (const uint8_t *)d->work : NULL,
+                      d->round.status == QFL_OK ? d->round.size : 0);
+    d->asked.waiting = 0;
 }
 
 static void refuse_train(qfl_device *d, uint8_t kind, uint8_t number, qfl_status status)
@@ -144,13 +147,13 @@ QFL_COLD void qfl_device_on_train(qfl_device *d, uint8_t kind, uint8_t number, c
         refuse_train(d, kind, number, QFL_E_STATE);
         return;
     }
-    int same = round == d->round && head == d->round_head && head == d->head_hash;
-    if (same && (d->delta_done || d->state == QFL_DEVICE_TRAINING)) {
+    int same = round == d->round.number && head == d->round.head && head == d->head_hash;
+    if (same && (d->round.done || d->state == QFL_DEVICE_TRAINING)) {
         /* Asked again: never trained twice. */
-        d->waiting = 1;
-        d->waiting_kind = kind;
-        d->waiting_number = number;
-        if (d->delta_done)
+        d->asked.waiting = 1;
+        d->asked.kind = kind;
+        d->asked.number = number;
+        if (d->round.done)
             answer_delta(d);
         return;
     }
@@ -170,57 +173,57 @@ QFL_COLD void qfl_device_on_train(qfl_device *d, uint8_t kind, uint8_t number, c
         refuse_train(d, kind, number, status);
         return;
     }
-    d->delta_done = 0;
-    d->staged = 0;
-    d->round = round;
-    d->round_head = head;
-    d->round_step = p[4];
-    d->waiting = 1;
-    d->waiting_kind = kind;
-    d->waiting_number = number;
+    d->round.done = 0;
+    d->put.staged = 0;
+    d->round.number = round;
+    d->round.head = head;
+    d->round.step = p[4];
+    d->asked.waiting = 1;
+    d->asked.kind = kind;
+    d->asked.number = number;
     d->state = QFL_DEVICE_TRAINING;
-    qfl_device_own_begin(d);
+    qfl_device_personal_begin(d);
 }
 
 /* What is left of a residual after the rounds this board sat out: (residual_keep / 255) per round missed. */
-static float residual_kept(const qfl_device *d)
+static float residual_left(const qfl_device *d)
 {
-    float keep = 1.0f;
-    if (d->residual_keep != 255)
-        for (uint8_t missed = (uint8_t)(d->round - d->residual_round - 1); missed != 0; missed--)
-            keep *= (float)d->residual_keep / 255.0f;
-    return keep;
+    float left = 1.0f;
+    if (d->round.residual_decay != 255)
+        for (uint8_t missed = (uint8_t)(d->round.number - d->round.residual_round - 1); missed != 0; missed--)
+            left *= (float)d->round.residual_decay / 255.0f;
+    return left;
 }
 
 /*
- * DZ with error feedback (Seide et al. 2014; Karimireddy et al. 2019): what earlier rounds kept back is added before coding,
- * and what this one keeps back is remembered, in 8 bits of the step. The step is the one TRAIN named, or, where it named none,
+ * DZ with error feedback (Seide et al. 2014; Karimireddy et al. 2019): what coding left out of earlier deltas is added before coding,
+ * and what it leaves out of this one is remembered, in 8 bits of the step. The step is the one TRAIN named, or, where it named none,
  * one taken from the delta itself. A step that was named is answered with how far off the board's own choice would have been.
  */
 static qfl_status encode_with_feedback(qfl_device *d)
 {
     int32_t own = (int32_t)qfl_codec_dz_step(d->momentum, d->params, d->codec.levels);
-    int32_t off = own - (int32_t)d->round_step;
+    int32_t off = own - (int32_t)d->round.step;
     qfl_codec_dz_form form = {(uint8_t)own, 0, 0};
-    if (d->round_step != 0) {
-        form.code = d->round_step;
+    if (d->round.step != 0) {
+        form.code = d->round.step;
         form.agreed = 1;
         form.offset = (int8_t)(off < QFL_CODEC_DZ_FINER     ? QFL_CODEC_DZ_FINER
                                : off > QFL_CODEC_DZ_COARSER ? QFL_CODEC_DZ_COARSER
                                                             : off);
     }
     uint32_t columns, before = d->params - qfl_head_centred(&d->shape, &columns); /* of other layers */
-    float kept = 0.0f;
-    if (d->residual_step != 0.0f)
-        kept = d->residual_step * residual_kept(d);
-    qfl_codec_dz_with_feedback(d->momentum, before, 0, d->residual, kept, form.code);
-    qfl_codec_dz_with_feedback(d->momentum + before, d->params - before, columns, d->residual + before, kept,
-                               form.code);
+    float unit = 0.0f;
+    if (d->round.residual_step != 0.0f)
+        unit = d->round.residual_step * residual_left(d);
+    qfl_codec_dz_with_feedback(d->momentum, before, 0, d->round.residual, unit, form.code);
+    qfl_codec_dz_with_feedback(d->momentum + before, d->params - before, columns, d->round.residual + before,
+                               unit, form.code);
     const int32_t *symbols = (const int32_t *)(const void *)d->momentum;
     qfl_status status = qfl_codec_dz_write(&d->layout, symbols, &form, (uint8_t *)d->work,
-                                           4 * d->params + SLACK_BYTES, &d->delta_size);
-    d->residual_step = status == QFL_OK ? qfl_codec_dz_value(form.code) : 0.0f;
-    d->residual_round = d->round;
+                                           4 * d->params + SLACK_BYTES, &d->round.size);
+    d->round.residual_step = status == QFL_OK ? qfl_codec_dz_value(form.code) : 0.0f;
+    d->round.residual_round = d->round.number;
     return status;
 }
 
@@ -247,13 +250,13 @@ static uint8_t pack_loss(float loss)
 /* The round goes into the log before its delta goes out; where flash has to be erased first, one unit per call. */
 static void end_round(qfl_device *d)
 {
-    uint32_t size = d->delta_status == QFL_OK ? d->delta_size : 0;
-    d->unkept = !qfl_device_persist_ready(d, size + d->params);
-    if (d->unkept) {
+    uint32_t size = d->round.status == QFL_OK ? d->round.size : 0;
+    d->round.unsaved = !qfl_device_persist_ready(d, size + d->params);
+    if (d->round.unsaved) {
         (void)qfl_store_work(&d->store);
         return;
     }
-    d->delta_done = 1;
+    d->round.done = 1;
     d->state = QFL_DEVICE_IDLE; /* qfl_device_answer_waiting sends it */
     qfl_device_persist_round(d);
 }
@@ -264,21 +267,21 @@ static void finish_fit(qfl_device *d)
     for (uint32_t i = 0; i < d->params; i++)
         d->momentum[i] = d->work[i] - d->global[i];
     if (!finite_delta(d))
-        d->delta_status = QFL_E_NONFINITE;
+        d->round.status = QFL_E_NONFINITE;
     else if ((QFL_CODECS >> QFL_CODEC_DZ & 1u) && d->codec.kind == QFL_CODEC_DZ)
-        d->delta_status = (int8_t)encode_with_feedback(d);
+        d->round.status = (int8_t)encode_with_feedback(d);
     else
-        d->delta_status = (int8_t)qfl_codec_encode(&d->codec, &d->layout, d->momentum, (uint8_t *)d->work,
-                                                   4 * d->params + SLACK_BYTES, &d->delta_size);
-    d->delta_samples = (uint16_t)(d->fit.train_count > 65535 ? 65535 : d->fit.train_count);
-    d->delta_loss = pack_loss(d->fit.loss);
+        d->round.status = (int8_t)qfl_codec_encode(&d->codec, &d->layout, d->momentum, (uint8_t *)d->work,
+                                                   4 * d->params + SLACK_BYTES, &d->round.size);
+    d->round.samples = (uint16_t)(d->fit.train_count > 65535 ? 65535 : d->fit.train_count);
+    d->round.loss = pack_loss(d->fit.loss);
     end_round(d);
 }
 
 QFL_COLD void qfl_device_answer_waiting(qfl_device *d)
 {
-    if (d->waiting && (d->waiting_kind == QFL_MSG_TRAIN || d->waiting_kind == QFL_MSG_TRAIN_UPDATE) &&
-        d->delta_done)
+    if (d->asked.waiting && (d->asked.kind == QFL_MSG_TRAIN || d->asked.kind == QFL_MSG_TRAIN_UPDATE) &&
+        d->round.done)
         answer_delta(d);
 }
 
@@ -293,65 +296,66 @@ QFL_COLD void qfl_device_on_eval(qfl_device *d, uint8_t number, const uint8_t *p
         return;
     }
     qfl_device_score_begin(d, (p[0] & QFL_EVAL_HELD) != 0 && d->have_config ? d->config.holdout : 0);
-    d->eval_own = (p[0] & QFL_EVAL_IN_USE) != 0 && d->own_in_use;
-    d->waiting = 1;
-    d->waiting_kind = QFL_MSG_EVAL;
-    d->waiting_number = number;
+    if (QFL_PERSONAL)
+        d->personal.evaluated = (p[0] & QFL_EVAL_IN_USE) != 0 && d->personal.in_use;
+    d->asked.waiting = 1;
+    d->asked.kind = QFL_MSG_EVAL;
+    d->asked.number = number;
     d->state = QFL_DEVICE_EVALUATING;
 }
 
 QFL_COLD void qfl_device_score_begin(qfl_device *d, uint32_t holdout)
 {
-    memset(&d->score, 0, sizeof d->score);
-    d->eval_at = 0;
-    d->eval_holdout = holdout;
+    memset(&d->eval.score, 0, sizeof d->eval.score);
+    d->eval.at = 0;
+    d->eval.holdout = holdout;
 }
 
 QFL_COLD int qfl_device_score_slice(qfl_device *d, const float *head)
 {
     qfl_head_data data = qfl_device_data(d);
     uint32_t slice = d->nn.recompute ? 1 : EVAL_SLICE;
-    if (d->nn.recompute && qfl_head_held_back(d->eval_at, d->eval_holdout) &&
-        !qfl_device_features_ready(d, d->eval_at))
+    if (d->nn.recompute && qfl_head_held_back(d->eval.at, d->eval.holdout) &&
+        !qfl_device_features_ready(d, d->eval.at))
         return 0;
-    qfl_head_evaluate(&d->shape, head, &data, d->eval_holdout, d->eval_at, slice, &d->score, d->scratch);
-    d->eval_at += slice;
-    if (d->eval_at < d->samples)
+    qfl_head_evaluate(&d->shape, head, &data, d->eval.holdout, d->eval.at, slice, &d->eval.score, d->scratch);
+    d->eval.at += slice;
+    if (d->eval.at < d->samples)
         return 0;
-    qfl_head_score_finish(&d->score);
+    qfl_head_score_finish(&d->eval.score);
     return 1;
 }
 
 static void evaluate_slice(qfl_device *d)
 {
     uint8_t body[12];
-    if (!qfl_device_score_slice(d, d->eval_own ? d->own : d->global))
+    if (!qfl_device_score_slice(d, QFL_PERSONAL && d->personal.evaluated ? d->personal.head : d->global))
         return;
-    if (QFL_PERSONAL && !d->eval_own && d->eval_holdout != 0)
-        qfl_device_own_compare(d);
+    if (QFL_PERSONAL && !d->personal.evaluated && d->eval.holdout != 0)
+        qfl_device_personal_compare(d);
     d->state = QFL_DEVICE_IDLE;
-    if (!d->waiting)
+    if (!d->asked.waiting)
         return;
-    qfl_put32(body, d->score.count);
-    qfl_put32(body + 4, d->score.correct);
-    qfl_put_float(body + 8, d->score.loss);
-    qfl_device_answer(d, QFL_MSG_EVAL, d->waiting_number, QFL_OK, body, sizeof body, NULL, 0);
-    d->waiting = 0;
+    qfl_put32(body, d->eval.score.count);
+    qfl_put32(body + 4, d->eval.score.correct);
+    qfl_put_float(body + 8, d->eval.score.loss);
+    qfl_device_answer(d, QFL_MSG_EVAL, d->asked.number, QFL_OK, body, sizeof body, NULL, 0);
+    d->asked.waiting = 0;
 }
 
 QFL_COLD void qfl_device_work(qfl_device *d)
 {
     if (d->state == QFL_DEVICE_EVALUATING)
         evaluate_slice(d);
-    else if (QFL_STATS && d->state == QFL_DEVICE_SUMMING)
+    else if (QFL_STATS && d->state == QFL_DEVICE_STATISTICS)
         qfl_device_stats_slice(d);
-    else if (d->unkept)
+    else if (d->round.unsaved)
         end_round(d);
-    else if (QFL_PERSONAL && d->judged != QFL_JUDGE_NONE) {
-        if (qfl_device_own_slice(d))
+    else if (QFL_PERSONAL && d->personal.scored != QFL_SCORED_NONE) {
+        if (qfl_device_personal_slice(d))
             finish_fit(d);
     } else if (qfl_device_features_ready(d, qfl_head_fit_next(&d->fit)) && !qfl_head_fit_step(&d->fit)) {
-        if (!qfl_device_own_fitted(d))
+        if (!qfl_device_personal_fitted(d))
             finish_fit(d);
     }
 }

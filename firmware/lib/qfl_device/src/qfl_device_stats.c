@@ -1,5 +1,6 @@
 /*
- * STATS: class sums and within-class scatter of the cached features, coded, for a head in closed form. Uses work (sums) and
+ * STATS: the sufficient statistics of the cached features, which are class sums, class counts and within-class scatter, coded, for
+ * closed-form initialisation. Uses work (sums) and
  * momentum (a row, the coder, its bytes), so a round's delta or a staged update is gone after it.
  */
 #include <string.h>
@@ -17,23 +18,23 @@ enum { LENGTHS = 10 };
 
 static void answer(qfl_device *d, qfl_status status)
 {
-    if (d->waiting && status != QFL_OK)
-        qfl_device_say(d, QFL_MSG_STATS, d->waiting_number, status);
-    else if (d->waiting)
-        qfl_device_answer(d, QFL_MSG_STATS, d->waiting_number, status, NULL, 0, d->stats_out, d->stats_size);
-    d->waiting = 0;
+    if (d->asked.waiting && status != QFL_OK)
+        qfl_device_say(d, QFL_MSG_STATS, d->asked.number, status);
+    else if (d->asked.waiting)
+        qfl_device_answer(d, QFL_MSG_STATS, d->asked.number, status, NULL, 0, d->stats.out, d->stats.size);
+    d->asked.waiting = 0;
 }
 
 /* Lays the row, the coder and the output out in momentum. */
 static qfl_status lay_out(qfl_device *d)
 {
-    uint32_t room = 4 * d->params + SLACK_BYTES, row = (4 * d->stats.dims + 7u) & ~7u;
+    uint32_t room = 4 * d->params + SLACK_BYTES, row = (4 * d->stats.gram.dims + 7u) & ~7u;
     uint32_t coder = (qfl_codec_dz_stream_size() + 7u) & ~7u;
     if (room < row + coder + LENGTHS)
         return QFL_E_NOMEM;
-    d->stats_stream = (qfl_codec_dz_stream *)(void *)((uint8_t *)d->momentum + row);
-    d->stats_out = (uint8_t *)d->momentum + row + coder;
-    d->stats_cap = room - row - coder;
+    d->stats.stream = (qfl_codec_dz_stream *)(void *)((uint8_t *)d->momentum + row);
+    d->stats.out = (uint8_t *)d->momentum + row + coder;
+    d->stats.cap = room - row - coder;
     return QFL_OK;
 }
 
@@ -55,34 +56,34 @@ QFL_COLD void qfl_device_on_stats(qfl_device *d, uint8_t number, const uint8_t *
     else if (p[0] == 0 || p[1] == 0)
         status = QFL_E_INVAL;
     if (status == QFL_OK) {
-        int same = memcmp(p, d->stats_request, QFL_STATS_BYTES) == 0 &&
-                   (d->stats_done || d->state == QFL_DEVICE_SUMMING);
+        int same = memcmp(p, d->stats.request, QFL_STATS_BYTES) == 0 &&
+                   (d->stats.size != 0 || d->state == QFL_DEVICE_STATISTICS);
         if (!same) {
             qfl_head_data data = qfl_device_data(d);
             qfl_device_cancel(d);
-            d->delta_done = 0;
-            d->staged = 0;
-            d->stats_data = data;
-            status = qfl_head_stats_begin(&d->stats, &d->stats_data, qfl_head_features(&d->shape),
+            d->round.done = 0;
+            d->put.staged = 0;
+            d->stats.data = data;
+            status = qfl_head_stats_begin(&d->stats.gram, &d->stats.data, qfl_head_features(&d->shape),
                                           qfl_head_classes(&d->shape), qfl_get16(p + 2), qfl_get32(p + 4),
                                           (int32_t *)(void *)d->work);
             if (status == QFL_OK)
                 status = lay_out(d);
         }
         if (status == QFL_OK) {
-            d->waiting = 1;
-            d->waiting_kind = QFL_MSG_STATS;
-            d->waiting_number = number;
-            if (same && d->stats_done) {
+            d->asked.waiting = 1;
+            d->asked.kind = QFL_MSG_STATS;
+            d->asked.number = number;
+            if (same && d->stats.size != 0) {
                 answer(d, QFL_OK);
             } else if (!same) {
-                uint32_t code = step_below((float)p[0] / 16.0f * qfl_head_stats_diagonal(&d->stats));
-                memcpy(d->stats_request, p, QFL_STATS_BYTES);
-                d->stats_row = 0;
-                d->stats_step = qfl_codec_dz_value(code);
-                qfl_codec_dz_stream_begin(d->stats_stream, code, d->stats_out + LENGTHS,
-                                          d->stats_cap - LENGTHS);
-                d->state = QFL_DEVICE_SUMMING;
+                uint32_t code = step_below((float)p[0] / 16.0f * qfl_head_stats_diagonal(&d->stats.gram));
+                memcpy(d->stats.request, p, QFL_STATS_BYTES);
+                d->stats.row = 0;
+                d->stats.step = qfl_codec_dz_value(code);
+                qfl_codec_dz_stream_begin(d->stats.stream, code, d->stats.out + LENGTHS,
+                                          d->stats.cap - LENGTHS);
+                d->state = QFL_DEVICE_STATISTICS;
             }
             return;
         }
@@ -93,48 +94,48 @@ QFL_COLD void qfl_device_on_stats(qfl_device *d, uint8_t number, const uint8_t *
 /* Behind the scatter: sums and counts. */
 static qfl_status finish(qfl_device *d)
 {
-    uint32_t k = d->stats.classes, values = d->stats.dims * k, size, at = LENGTHS;
+    uint32_t k = d->stats.gram.classes, values = d->stats.gram.dims * k, size, at = LENGTHS;
     qfl_codec_layout layout = {2, {values, k}};
     int32_t *symbols = (int32_t *)(void *)d->work;
-    qfl_status status = qfl_codec_dz_stream_end(d->stats_stream, &size);
+    qfl_status status = qfl_codec_dz_stream_end(d->stats.stream, &size);
     if (status != QFL_OK)
         return status;
-    qfl_put16(d->stats_out, (uint16_t)d->samples);
-    qfl_put32(d->stats_out + 2, size);
+    qfl_put16(d->stats.out, (uint16_t)d->samples);
+    qfl_put32(d->stats.out + 2, size);
     at += size;
     for (uint32_t i = 0; i < values; i++) {
         float v = (float)symbols[i];
         memcpy(&d->work[i], &v, 4);
     }
-    qfl_codec_dz_form form = {(uint8_t)qfl_codec_dz_step(d->work, values, d->stats_request[1]), 0, 0};
+    qfl_codec_dz_form form = {(uint8_t)qfl_codec_dz_step(d->work, values, d->stats.request[1]), 0, 0};
     (void)qfl_codec_dz_quantise(d->work, values, form.code, NULL);
     layout.tensors = 1;
-    status = qfl_codec_dz_write(&layout, symbols, &form, d->stats_out + at, d->stats_cap - at, &size);
+    status = qfl_codec_dz_write(&layout, symbols, &form, d->stats.out + at, d->stats.cap - at, &size);
     if (status != QFL_OK)
         return status;
-    qfl_put32(d->stats_out + 6, size);
+    qfl_put32(d->stats.out + 6, size);
     at += size;
     layout.size[0] = k;
     form.code = (uint8_t)step_below(1.0f);
     status =
-        qfl_codec_dz_write(&layout, symbols + values, &form, d->stats_out + at, d->stats_cap - at, &size);
-    d->stats_size = at + size;
+        qfl_codec_dz_write(&layout, symbols + values, &form, d->stats.out + at, d->stats.cap - at, &size);
+    if (status == QFL_OK)
+        d->stats.size = at + size;
     return status;
 }
 
 QFL_COLD void qfl_device_stats_slice(qfl_device *d)
 {
     int32_t *row = (int32_t *)(void *)d->momentum;
-    if (d->stats_row < d->stats.dims) {
-        uint32_t n = d->stats.dims - d->stats_row;
-        qfl_head_stats_row(&d->stats, d->stats_row++, row);
+    if (d->stats.row < d->stats.gram.dims) {
+        uint32_t n = d->stats.gram.dims - d->stats.row;
+        qfl_head_stats_row(&d->stats.gram, d->stats.row++, row);
         for (uint32_t i = 0; i < n; i++)
-            qfl_codec_dz_stream_put(d->stats_stream, qfl_codec_dz_symbol((float)row[i], d->stats_step));
+            qfl_codec_dz_stream_put(d->stats.stream, qfl_codec_dz_symbol((float)row[i], d->stats.step));
         return;
     }
     qfl_status status = finish(d);
     d->state = QFL_DEVICE_IDLE;
-    d->stats_done = status == QFL_OK;
     answer(d, status);
 }
 

@@ -1,5 +1,5 @@
 /*
- * Sums over cached features from which a host computes a dense layer in closed form (one-shot heads from Gram statistics:
+ * Sufficient statistics of cached features, from which a host computes a dense layer in closed form (one-shot heads from Gram statistics:
  * Fed3R, Fani et al., ICML 2024; the shared within-class scatter is that of Fisher's linear discriminant).
  *
  * With a = q - zero_point (integers), optionally sketched to d < F values, value j being the sum of features j, j + d, j + 2d ...

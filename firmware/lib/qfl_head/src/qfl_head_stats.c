@@ -1,4 +1,4 @@
-/* Class sums and within-class scatter of cached features, in integers. */
+/* Sufficient statistics of cached features: class sums, class counts and within-class scatter, in integers. */
 #include <stddef.h>
 #include <string.h>
 
