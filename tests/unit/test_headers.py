@@ -14,7 +14,7 @@ FIRMWARE = Path(__file__).resolve().parents[2] / "firmware"
 HEADERS = [
     *sorted(FIRMWARE.glob("lib/qfl_*/include/*.h")),
     *sorted(FIRMWARE.glob("boards/common/*.h")),
-    FIRMWARE / "boards" / "inproc" / "qfl_inproc.h",
+    *sorted(FIRMWARE.glob("boards/inproc/*.h")),
 ]
 #: Compilers for C, compilers for C++, and the options of the machine.
 TARGETS = {

@@ -7,6 +7,10 @@
 
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* A private view of the first n bytes of file fd, which holds at least as many; NULL: it cannot be had. */
 uint8_t *qfl_inproc_flash_map(int fd, uint32_t n);
 void qfl_inproc_flash_unmap(uint8_t *flash, uint32_t n);
@@ -15,5 +19,9 @@ void qfl_inproc_flash_unmap(uint8_t *flash, uint32_t n);
  * are the file's, till they are written. What the board reads stays as it is. Returns the bytes that are shared.
  */
 uint32_t qfl_inproc_flash_share(uint8_t *flash, int fd, const uint8_t *image, uint32_t n);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif
