@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from quantfl.emulation import Board, best_kind, boot_fleet, close_all
+from quantfl.emulation import INSIDE, Board, best_kind, boot_fleet, close_all
 from quantfl.errors import ToolError, UsageError
 from quantfl.fleet import api as fleet_api
 from quantfl.fleet import config as fleet_config
@@ -160,7 +160,7 @@ def run(
     with contextlib.ExitStack() as stack:
         told = stack.enter_context(RoundBar(config.run.rounds)) if progress == "bar" else progress
         work = fleet_api.run(config, base=start, folder=folder, resume=resume, progress=told, text=text)
-        outcome = _whole(work, virtual=config.fleet.emulate == "inproc")
+        outcome = _whole(work, virtual=config.fleet.emulate in INSIDE)
     return Run(outcome.summary, History(outcome.history), folder, outcome.interrupted)
 
 

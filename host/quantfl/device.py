@@ -427,21 +427,28 @@ class Device:
         self._config = config
 
     async def train(
-        self, round_: int, head: int, *, timeout: float, step: int = 0, update: bytes | None = None
+        self,
+        round_: int,
+        head: int,
+        *,
+        timeout: float,
+        step: int = 0,
+        update: bytes | None = None,
+        early: Answer | None = None,
     ) -> Delta:
         """Train one round from the global head named `head` and return its delta.
 
         step: code of the step its delta shall have (DZ), 0: the board's choice. update: the coded delta that
-        leads the board from the head it holds to `head`.
+        leads the board from the head it holds to `head`. early: it has been asked, and this is its answer.
         StaleHead: it holds another head. DeviceError: refused, or an answer that makes no sense.
         """
         kind = lib.QFL_MSG_TRAIN if update is None else lib.QFL_MSG_TRAIN_UPDATE
         body = struct.pack("<IB", head, step) + (update or b"")
         deadline = monotonic() + timeout
         for attempt in (0, 1):
-            answer = await self._request(
-                kind, body, timeout=max(0.1, deadline - monotonic()), number=round_ & 0xFF, head=5
-            )
+            left = max(0.1, deadline - monotonic())
+            answer = early or await self._request(kind, body, timeout=left, number=round_ & 0xFF, head=5)
+            early = None
             if answer.status == lib.QFL_E_STATE and self._config is not None and attempt == 0:
                 await self.configure(self._config)  # the board was reset since
                 continue
@@ -519,6 +526,11 @@ class Device:
         """The board's running counters as they must stand now, if nothing went wrong since they were last
         seen."""
         return self._peer_counters(self.counters())
+
+    @property
+    def counters_agree(self) -> bool:
+        """Whether both ends' counters were the same when they were last compared, or never were."""
+        return self._agreed is None or self._agreed[1] == self._agreed[0].swapped
 
     @property
     def compared(self) -> tuple[Counters, Counters]:

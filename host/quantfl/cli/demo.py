@@ -45,6 +45,7 @@ def command(
         "native": "native processes running the same C",
         "inproc": "boards inside this process running the same C",
         "nucleo_l476rg": "Nucleo-L476RG images on a model of their chip (QEMU 10)",
+        "twin": "boards inside this process running the same C, many at a time",
     }.get(kind)
     if what is None:
         what = f"emulated {MACHINES[kind].core} boards (QEMU, the firmware PlatformIO built)"

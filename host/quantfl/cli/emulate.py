@@ -54,12 +54,12 @@ def command(
 ) -> int:
     """Boot boards, print their ports, and keep them running until Ctrl-C or until this process ends."""
     from quantfl.cli.plugins import virtual_radio
-    from quantfl.emulation import KINDS, boot_fleet, close_all
+    from quantfl.emulation import INSIDE, KINDS, boot_fleet, close_all
     from quantfl.errors import UsageError
     from quantfl.suggest import meant
 
-    if board not in KINDS or board == "inproc":
-        known = [k for k in KINDS if k != "inproc"]
+    if board not in KINDS or board in INSIDE:
+        known = [k for k in KINDS if k not in INSIDE]
         raise UsageError(
             f"--board {board}: boards that other processes can reach are {', '.join(known)}"
             f"{meant(board, known)}"

@@ -61,7 +61,9 @@ def command(
 def on_virtual_time(conf: RunConfig, board: str | None) -> bool:
     """Whether a run needs no clock of the machine: all its boards are in this process, so that no time-out
     can fire early."""
-    return (board or conf.fleet.emulate) == "inproc"
+    from quantfl.emulation import INSIDE
+
+    return (board or conf.fleet.emulate) in INSIDE
 
 
 def execute(

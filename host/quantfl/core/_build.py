@@ -69,6 +69,7 @@ def make(base: Path | None = ROOT) -> FFI:
         sources=sources,
         include_dirs=[*_includes(), *private],
         extra_compile_args=CFLAGS,
+        extra_link_args=["-pthread"] if os.name == "posix" else [],
         depends=[name(p) for p in sorted(LIB.glob("*/**/*.h"))],
     )
     return ffi

@@ -115,6 +115,16 @@ class InprocBoard:
         if end > first:
             self._pages.madvise(mmap.MADV_DONTNEED, first, end - first)
 
+    @property
+    def handle(self) -> Any:
+        """The board in C, qfl_inproc *."""
+        return self._board
+
+    @property
+    def device(self) -> Any:
+        """Its firmware in C, qfl_device *; another object after every start."""
+        return self._device
+
     def boot(self) -> None:
         """(Re)start the firmware; flash is kept."""
         out = ffi.new("qfl_device **")

@@ -75,7 +75,7 @@ class Codec:
     def encode(self, x: np.ndarray, tensors: Sequence[int]) -> bytes:
         """Code float32 values `x` [sum(tensors)]. CodecError: not finite, or a range beyond float32."""
         x = np.array(x, np.float32).reshape(-1)
-        layout = _layout(tensors, x.size)
+        layout = layout_of(tensors, x.size)
         spec = self._spec()
         cap = lib.qfl_codec_bound(spec, layout)
         if cap == 0:
@@ -87,7 +87,7 @@ class Codec:
         return bytes(ffi.buffer(out, size[0]))
 
 
-def _layout(tensors: Sequence[int], values: int) -> Any:
+def layout_of(tensors: Sequence[int], values: int) -> Any:
     if sum(tensors) != values:
         raise ValueError(f"tensors of {sum(tensors)} values in all, but {values} given")
     layout = ffi.new("qfl_codec_layout *")
@@ -106,7 +106,7 @@ def decode(data: bytes, tensors: Sequence[int], agreed: int = 0) -> np.ndarray:
     CodecError when `data` is not exactly one.
     """
     x = np.zeros(sum(tensors), np.float32)
-    layout = _layout(tensors, x.size)
+    layout = layout_of(tensors, x.size)
     status = lib.qfl_codec_decode(
         layout, ffi.from_buffer("uint8_t[]", data), len(data), agreed, ffi.from_buffer("float[]", x)
     )
@@ -170,7 +170,7 @@ def dz_quantise(x: np.ndarray, code: int) -> np.ndarray:
 def dz_write(symbols: np.ndarray, form: Form, tensors: Sequence[int]) -> bytes:
     """Symbols int32 [sum(tensors)] to bytes."""
     s = np.ascontiguousarray(symbols, np.int32)
-    layout, cap = _layout(tensors, s.size), 8 * s.size + 64
+    layout, cap = layout_of(tensors, s.size), 8 * s.size + 64
     c = ffi.new("qfl_codec_dz_form *", {"code": form.code, "agreed": form.agreed, "offset": form.offset})
     out, size = ffi.new("uint8_t[]", cap), ffi.new("uint32_t *")
     status = lib.qfl_codec_dz_write(layout, ffi.from_buffer("int32_t[]", s), c, out, cap, size)
@@ -184,7 +184,7 @@ def dz_read(data: bytes, tensors: Sequence[int], agreed: int = 0) -> tuple[np.nd
     s = np.zeros(sum(tensors), np.int32)
     form = ffi.new("qfl_codec_dz_form *")
     status = lib.qfl_codec_dz_read(
-        _layout(tensors, s.size),
+        layout_of(tensors, s.size),
         ffi.from_buffer("uint8_t[]", data),
         len(data),
         agreed,

@@ -197,6 +197,11 @@ class Link:
         self._key = None
         self._bodies: list[Any] = []  # bodies in flight are referenced by the C side until acknowledged
 
+    @property
+    def handle(self) -> Any:
+        """The link in C, qfl_link *."""
+        return self._link
+
     def connect(self, nonce: int, now: int) -> None:
         """Open a new session; the old one's messages are dropped."""
         lib.qfl_link_connect(self._link, nonce & 0xFFFFFFFF, now & 0xFFFFFFFF)

@@ -33,7 +33,9 @@ QEMU_KINDS = (
 )
 #: Real boards, on models of their chips.
 CHIP_KINDS = ("nucleo_l476rg",)
-KINDS = ("native", *QEMU_KINDS, *CHIP_KINDS, "inproc")
+#: Boards inside this process. A run asks those of kind twin many at a time (quantfl.fleet.twin).
+INSIDE = ("inproc", "twin")
+KINDS = ("native", *QEMU_KINDS, *CHIP_KINDS, *INSIDE)
 #: Descriptors that a board takes while a run goes on: a native board's link, and its sample channel or the
 #: pipe it tells its ports through; QEMU's sockets, monitor and pipe; a chip's lines and debugger, too.
 DESCRIPTORS = {"native": 2} | dict.fromkeys(QEMU_KINDS, 8) | dict.fromkeys(CHIP_KINDS, 20)
@@ -97,7 +99,7 @@ def available(kind: str) -> str | None:
 
             nucleo.qemu()
             firmware(nucleo.FIRMWARE, "firmware.elf")
-        elif kind != "inproc":
+        elif kind not in INSIDE:
             return f"unknown kind of board {kind!r}{meant(kind, KINDS)}; known are {', '.join(KINDS)}"
     except ToolError as error:
         return str(error)
@@ -151,11 +153,8 @@ def boot_fleet(
 
     make_room(count * DESCRIPTORS.get(kind, 0), f"{count} {kind} boards")
     native = partial(NativeBoard, ble=ble, battery=battery)
-    makers: dict[str, Callable[..., Board]] = {
-        "native": native,
-        "inproc": InprocBoardHandle,
-        "nucleo_l476rg": NucleoBoard,
-    }
+    makers: dict[str, Callable[..., Board]] = {"native": native, "nucleo_l476rg": NucleoBoard}
+    makers |= dict.fromkeys(INSIDE, InprocBoardHandle)
     make = makers.get(kind) or partial(QemuBoard, kind=kind)
     boards: list[Board] = []
     try:

@@ -13,6 +13,7 @@ from quantfl.device import Device, sha256_of
 from quantfl.errors import DeviceError, SecurityError
 from quantfl.link.clock import monotonic
 from quantfl.link.ledger import Ledger
+from quantfl.link.session import Answer
 from quantfl.link.threads import in_own_thread
 from quantfl.link.traffic import Comparison
 from quantfl.messages import Delta, StaleHead
@@ -47,6 +48,7 @@ class BoardClient:
     fed_bytes: int = 0
     reason: str | None = None
     late: int = 0  # answers, so far, that came when nobody waited for them any more
+    early: Answer | None = None  # to the request to train of the round that is about to be asked for
     stats: dict[str, Any] = field(default_factory=dict)
     notice: str | None = None  # what people should know of it since the last set-up, one line
     set_up_comparison: Comparison | None = None  # of both ends' traffic counters at the last set-up
@@ -197,10 +199,15 @@ class BoardClient:
         deadline = monotonic() + timeout
         step = strategy.rate.uplink_code(round_) if self.agreed_steps else 0
         for _attempt in range(3):
-            target, update = await self.bring_up_to_date(strategy)
+            early, self.early = self.early, None
+            if early is None:
+                target, update = await self.bring_up_to_date(strategy)
+            else:
+                target, update = strategy.plan(self.index, self.head).result, None
             try:
+                left = max(0.1, deadline - monotonic())
                 delta = await self.device.train(
-                    round_, target, step=step, timeout=max(0.1, deadline - monotonic()), update=update
+                    round_, target, step=step, timeout=left, update=update, early=early
                 )
             except StaleHead as error:
                 self.head = error.head  # it was reset, or another host moved it

@@ -111,8 +111,8 @@ class FleetTable(_Table):
     """[fleet]: either emulated boards that the run boots itself, or boards at ports."""
 
     emulate: str | None = None
-    """The kind of boards that the run boots itself: `auto`, `inproc`, `native`, `qemu_m4` or another
-    emulated core of docs/BOARDS.md."""
+    """The kind of boards that the run boots itself: `auto`, `inproc`, `twin`, `native`, `qemu_m4` or
+    another emulated core of docs/BOARDS.md."""
     boards: Annotated[int, Field(ge=1)] = 8
     """How many boards the run boots."""
     board: tuple[BoardTable, ...] = ()

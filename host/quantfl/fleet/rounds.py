@@ -33,6 +33,7 @@ from quantfl.fleet.observers import (
     TrafficObserver,
     ledger_summary,
 )
+from quantfl.fleet.twin import Twin
 from quantfl.link.clock import monotonic, virtual
 from quantfl.link.energy import radio_of
 from quantfl.link.ledger import Ledger
@@ -53,7 +54,7 @@ class Federation:
     """Everything a run works with.
 
     evaluate: scores global parameters float32 [params] on the host's test data. any_codec: clients code their
-    deltas in a way that the strategy alone knows.
+    deltas in a way that the strategy alone knows. twin: asks in-process boards many at a time.
     """
 
     config: RunConfig
@@ -66,6 +67,7 @@ class Federation:
     progress: Progress
     chaos: FaultInjector | None = None
     any_codec: bool = False
+    twin: Twin | None = None
 
 
 @dataclass
@@ -256,7 +258,7 @@ class Rounds:
             f.chaos.begin(round_)
         tried = _Round(round_, monotonic(), self.choose(round_, attempt) if attempt else self.choose(round_))
         f.progress.phase(f"round {round_} of {run.rounds}: {len(tried.chosen)} boards")
-        deltas, tried.failed = await self._ask(tried.chosen, lambda c: self._contribution(c, round_))
+        deltas, tried.failed = await self._contributions(tried.chosen, round_)
         if self.stopped:
             return None
         answered = [c for c in tried.chosen if c.name in deltas]
@@ -331,6 +333,22 @@ class Rounds:
                 self.f.progress.board(client.name, state="failed", reason=failed[client.name])
         return answers, failed
 
+    async def _contributions(
+        self, chosen: list[Client], round_: int
+    ) -> tuple[dict[str, Delta], dict[str, str]]:
+        """The deltas of a round by client, and why others sent none."""
+        rest, early = chosen, {}
+        if self.f.twin is not None:
+            asked = self.f.twin.ask(chosen, round_, self.f.strategy)
+            rest, early = asked.rest, asked.deltas
+            if hasattr(self.f.strategy, "decoded"):
+                self.f.strategy.decoded = asked.decoded
+            names = {c.name: c for c in chosen} if early else {}
+            for name, delta in early.items():
+                self._answered(names[name], delta, 0.0)
+        deltas, failed = await self._ask(rest, lambda c: self._contribution(c, round_)) if rest else ({}, {})
+        return early | deltas, failed
+
     async def _contribution(self, client: Client, round_: int) -> Delta:
         run, started = self.f.config.run, monotonic()
         await self._make_ready(client)
@@ -341,17 +359,21 @@ class Rounds:
         except QuantflError as error:
             client.ready = client.ready and not isinstance(error, LinkError)
             raise
+        self._answered(client, delta, monotonic() - started)
+        return delta
+
+    def _answered(self, client: Client, delta: Delta, seconds: float) -> None:
+        """A client has sent its delta."""
         client.state = "done"
         client.stats = {
             "samples": delta.samples,
             "loss": delta.loss,
             "delta_bytes": len(delta.data),
-            "seconds": round(monotonic() - started, 3),
+            "seconds": round(seconds, 3),
             "delta_sha256": hashlib.sha256(delta.data).hexdigest(),
         }
         shown = {"samples": delta.samples, "loss": delta.loss, "seconds": client.stats["seconds"]}
         self.f.progress.board(client.name, state="done", **shown)
-        return delta
 
     def _record(self, tried: _Round) -> dict[str, Any]:
         """The round as the history keeps it."""

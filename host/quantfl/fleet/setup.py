@@ -25,6 +25,7 @@ from quantfl.fleet.chaos import FaultInjector
 from quantfl.fleet.checkpoint import RunFolder, State
 from quantfl.fleet.config import RunConfig
 from quantfl.fleet.rounds import Federation, Progress
+from quantfl.fleet.twin import Twin
 from quantfl.link import ble
 from quantfl.link.chaos import Chaos
 from quantfl.link.keys import KeyRing
@@ -53,6 +54,8 @@ class RunSetup:
     boards: list[Board] = field(default_factory=list)
 
     async def close(self) -> None:
+        if self.federation.twin is not None:
+            self.federation.twin.close()
         await asyncio.gather(*(c.close() for c in self.federation.clients), return_exceptions=True)
         close_all(self.boards)
 
@@ -251,6 +254,7 @@ def set_up_run(
         folder,
         progress,
         injector,
+        twin=Twin(clients) if kind == "twin" else None,
     )
     return RunSetup(federation, package, kind, (features, data.y_test), data.x_test, boards)
 

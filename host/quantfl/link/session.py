@@ -97,6 +97,11 @@ class Session:
         self._tap = tap_of(transport.url)
 
     @property
+    def tapped(self) -> bool:
+        """Whether what moves is traced."""
+        return self._tap is not None
+
+    @property
     def up(self) -> bool:
         return self._open and self.link.state == UP
 

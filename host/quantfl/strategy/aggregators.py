@@ -18,12 +18,20 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from quantfl.core.codec import decode, dz_read, dz_value, is_dz
+from quantfl.core.codec import decode, dz_value, is_dz
 from quantfl.core.head import Head
 from quantfl.errors import UsageError
 from quantfl.strategy.base import Aggregator, Contribution, Snapshot
 
 GROUP = "quantfl.aggregators"
+AT_ONCE = 64  # deltas that are summed in one go
+
+
+def _summed(rows: list[tuple[int, np.ndarray]]) -> np.ndarray:
+    """Weighted sum of rows of symbols, int64 [params]: exact, in any order."""
+    weights = np.array([weight for weight, _ in rows], np.int64)
+    total: np.ndarray = np.einsum("i,ij->j", weights, np.stack([symbols for _, symbols in rows]))
+    return total
 
 
 class WeightedMean:
@@ -37,23 +45,29 @@ class WeightedMean:
 
     def mean(self, contributions: Sequence[Contribution]) -> np.ndarray | None:
         """The mean delta, float64 [params]; None when there are no contributions."""
-        sums: dict[int, np.ndarray] = {}
         size = self.head.params
         plain, total = np.zeros(size, np.float64), 0
+        by_code: dict[int, list[tuple[int, np.ndarray]]] = {}
+        sums: dict[int, np.ndarray] = {}
         for c in contributions:
             weight = c.samples if self.weighting == "samples" else 1
             total += weight
             if is_dz(c.data):
-                symbols, form = dz_read(c.data, self.head.tensors, c.agreed)
-                if symbols.any():
-                    summed = sums.setdefault(form.code, np.zeros(size, np.int64))
-                    summed += weight * symbols.astype(np.int64)
+                symbols, form = c.symbols_of(self.head.tensors)
+                rows = by_code.setdefault(form.code, [])
+                rows.append((weight, symbols))
+                if len(rows) == AT_ONCE:
+                    sums[form.code] = sums.get(form.code, 0) + _summed(rows)
+                    rows.clear()
             else:
                 plain += float(weight) * decode(c.data, self.head.tensors)
         if total == 0:
             return None
-        for code in sorted(sums):
-            plain += sums[code] * dz_value(code)
+        for code in sorted(by_code):
+            rows = by_code[code]
+            summed = sums.get(code, 0) + (_summed(rows) if rows else 0)
+            if np.any(summed):
+                plain += summed * dz_value(code)
         mean: np.ndarray = plain / total
         return mean
 

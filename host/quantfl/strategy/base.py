@@ -19,7 +19,9 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from quantfl.core.codec import Form, dz_read
 from quantfl.core.head import Head
+from quantfl.strategy.decoded import Decoded
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Contribution:
     samples: its weight, usually the samples it trained on. data: its coded delta. agreed: code of the step
     agreed on, 0: none. own_code: code of the step it would have chosen, 0: not told. loss: its mean training
     loss in nats. norm: l2 norm of the delta. client: index of the client. round: in which it trained.
+    decoded: the delta where it has been decoded already.
     """
 
     samples: int
@@ -72,6 +75,13 @@ class Contribution:
     norm: float = 0.0
     client: int = 0
     round: int = 0
+    decoded: Decoded | None = field(default=None, compare=False)
+
+    def symbols_of(self, tensors: Sequence[int]) -> tuple[np.ndarray, Form]:
+        """Symbols int32 [params] of a DZ delta, and its form. CodecError: it is malformed."""
+        if self.decoded is not None:
+            return self.decoded.symbols, self.decoded.form
+        return dz_read(self.data, tensors, self.agreed)
 
 
 @dataclass(frozen=True)

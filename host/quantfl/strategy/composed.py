@@ -3,13 +3,13 @@ plainest form."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
 from quantfl.core import lib
-from quantfl.core.codec import CodecError, decode, dz_read, dz_value, is_dz
+from quantfl.core.codec import CodecError, decode, dz_value, is_dz
 from quantfl.core.head import Head, head_hash
 from quantfl.errors import RunError
 from quantfl.strategy.aggregators import WeightedMean
@@ -22,6 +22,8 @@ from quantfl.strategy.base import (
     Snapshot,
     SyncPlan,
 )
+from quantfl.strategy.decoded import Decoded
+from quantfl.strategy.downlink import BatchPlan
 from quantfl.strategy.rate_control import update_similarity
 from quantfl.strategy.server_optimizers import ServerSgd
 
@@ -43,6 +45,8 @@ class ComposedStrategy:
         self.params = np.ascontiguousarray(params, np.float32).copy()
         self.aggregator: Aggregator = aggregator or WeightedMean(head)
         self.optimizer: ServerOptimizer = optimizer or ServerSgd()
+        #: Deltas of this round that are decoded already, by their bytes and the step agreed on.
+        self.decoded: Mapping[tuple[bytes, int], Decoded] = {}
 
     @property
     def hash(self) -> int:
@@ -53,6 +57,11 @@ class ComposedStrategy:
     def needs(self) -> Literal["sums", "each"]:
         """What the aggregator needs of a round's deltas."""
         return self.aggregator.needs
+
+    def plan_many(self, indices: Sequence[int], held: Sequence[int | None]) -> BatchPlan | None:
+        """As `plan`, for several clients at once. None: the downlink plans them one by one."""
+        many = getattr(self.downlink, "plan_many", None)
+        return None if many is None else many(indices, held)
 
     def plan(self, index: int, held: int | None) -> SyncPlan:
         """How client `index` gets from the head `held` (its hash) to the one to train from."""
@@ -77,13 +86,15 @@ class ComposedStrategy:
         if not is_dz(data):
             norm = float(np.linalg.norm(decode(data, self.head.tensors).astype(np.float64)))
             return Contribution(samples, data, 0, 0, loss, norm, client, round_)
-        symbols, form = dz_read(data, self.head.tensors, agreed)
-        norm = float(np.linalg.norm(symbols.astype(np.float64))) * (dz_value(form.code) if form.code else 0.0)
+        found = self.decoded.get((data, agreed))
+        _, form, length = found or Decoded.of(data, self.head.tensors, agreed)
+        norm = length * (dz_value(form.code) if form.code else 0.0)
         told = form.code and (
             not form.agreed or lib.QFL_CODEC_DZ_FINER < form.offset < lib.QFL_CODEC_DZ_COARSER
         )
         own = form.code + form.offset if told else 0  # at the offset's ends it is saturated
-        return Contribution(samples, data, agreed if form.agreed else 0, own, loss, norm, client, round_)
+        named = agreed if form.agreed else 0
+        return Contribution(samples, data, named, own, loss, norm, client, round_, found)
 
     def centre(self, mean: np.ndarray, contributions: Sequence[Contribution]) -> None:
         """Take out of `mean` [params], in place, what coding added to all classes alike: boards take the mean

@@ -15,14 +15,17 @@ however many clients there are. Without dither all clients at a version hold the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from quantfl.core.codec import Codec, Form, decode, dz_step, dz_value, dz_write
 from quantfl.core.head import Head, head_hash
+from quantfl.core.twin import NO_UPDATE, SYMBOLS
 from quantfl.strategy.base import Snapshot, SyncPlan, Update
 
+DRAWN_BYTES = 256 << 20  # of dithers that are kept, so that they are not drawn anew in every round
 KEPT = 64  # versions of the head from which a board can be led to the present one by an update
 FRAME = 30  # bytes that one more update costs beside its data
 
@@ -80,6 +83,23 @@ class SharedDownlink:
 
 
 @dataclass(frozen=True)
+class BatchPlan:
+    """How many clients get to their next heads, a row each.
+
+    result: hashes of these heads. how: quantfl.core.twin's NO_UPDATE or SYMBOLS, ALONE: ask `plan`. symbols:
+    int32 [n, params] of the updates, in steps of codes uint8 [n].
+    """
+
+    result: list[int]
+    how: np.ndarray
+    symbols: np.ndarray
+    code: np.ndarray
+
+
+ALONE = 255
+
+
+@dataclass(frozen=True)
 class _Version:
     """The global head float32 [params] and the code of the lattice's step at some round; code 0: the first
     head."""
@@ -102,6 +122,8 @@ class DitheredDownlink:
         self.unit, self.rounds_away, self.dither, self.seed = unit, max(1, round(rounds_away)), dither, seed
         self.versions = [_Version(self.origin, 0)]
         self._known: dict[int, dict[int, int]] = {}  # board -> hash -> number of a version
+        self._drawn: dict[int, np.ndarray] = {}  # board -> its dither, float64 [params]
+        self._last: tuple[list[int], int, np.ndarray] | None = None  # shifts of the last batch
         self._first = 0  # number of versions[0]
         self._base = 0  # position from which movement is measured
         self._early = self.rounds_away  # advances after which the step only ever gets finer
@@ -150,8 +172,19 @@ class DitheredDownlink:
             return np.zeros(self.origin.size, np.int64)
         away = (version.params.astype(np.float64) - self.origin) / dz_value(version.code)
         if self.dither:
-            away += np.random.default_rng([self.seed, index]).uniform(-0.5, 0.5, away.size) * self.dither
+            away += self._dither(index)
         return np.floor(away + 0.5).astype(np.int64)
+
+    def _dither(self, index: int) -> np.ndarray:
+        """What is added to a board's coordinates before they are rounded, float64 [params]; kept while there
+        is room."""
+        found = self._drawn.get(index)
+        if found is None:
+            size = self.origin.size
+            found = np.random.default_rng([self.seed, index]).uniform(-0.5, 0.5, size) * self.dither
+            if 8 * size * (len(self._drawn) + 1) <= DRAWN_BYTES:
+                self._drawn[index] = found
+        return found
 
     def board_head(self, index: int, version: int = -1) -> np.ndarray:
         """The head float32 [params] of board `index` once it has been led to a version (as list index)."""
@@ -200,6 +233,59 @@ class DitheredDownlink:
         data = dz_write(symbols.astype(np.int32), Form(code), self.head.tensors)
         return _cheapest(result, params, [Update(held, result, data)])
 
+    def _shifts(self, indices: Sequence[int], version: _Version, dither: np.ndarray | None) -> np.ndarray:
+        """`_shift` of several boards, a row each."""
+        if version.code == 0:
+            return np.zeros((len(indices), self.origin.size), np.int64)
+        away = (version.params.astype(np.float64) - self.origin) / dz_value(version.code)
+        if dither is None:
+            return np.broadcast_to(np.floor(away + 0.5).astype(np.int64), (len(indices), away.size))
+        rows = dither + away
+        rows += 0.5
+        return np.floor(rows, out=rows).astype(np.int64)
+
+    def _position(self, index: int, held: int | None) -> int:
+        """Position of the version at which a board holds `held`, where that is known at once; else -1."""
+        if len(self.versions) == 1:
+            return 0 if held is not None and held == head_hash(self.origin) else -1
+        number = self._known.get(index, {}).get(held, -1) if held is not None else -1
+        position = number if number <= 0 else number - self._first
+        valid = 0 <= position < len(self.versions) and self._number(position) == number
+        return position if valid else -1
+
+    def plan_many(self, indices: Sequence[int], held: Sequence[int | None]) -> BatchPlan:
+        """As `plan`, for several clients at once; the same bytes. What it cannot plan is marked ALONE."""
+        now, number = self.versions[-1], self._number(len(self.versions) - 1)
+        dither = np.stack([self._dither(i) for i in indices]) if self.dither else None
+        shifts = self._shifts(indices, now, dither)
+        params = (self.origin + shifts * (dz_value(now.code) if now.code else 0.0)).astype(np.float32)
+        result = [head_hash(row) for row in params]
+        positions = np.array([self._position(i, h) for i, h in zip(indices, held, strict=True)])
+        beyond = np.abs(params).max(axis=1) >= 2**23 * self.unit
+        how = np.where((positions < 0) | beyond, ALONE, SYMBOLS).astype(np.uint8)
+        code = np.zeros(len(indices), np.uint8)
+        symbols = np.zeros(shifts.shape, np.int32)
+        for position in np.unique(positions[positions >= 0]):
+            at, then = np.flatnonzero(positions == position), self.versions[position]
+            code[at] = step = now.code if then.code == 0 else min(now.code, then.code)
+            scale = [0 if v.code == 0 else 2 ** ((v.code - step) // 4) for v in (now, then)]
+            mine = None if dither is None else dither[at]
+            before = self._before([indices[int(i)] for i in at], int(position), mine)
+            symbols[at] = shifts[at] * scale[0] - before * scale[1]
+        for k, (index, h) in enumerate(zip(indices, held, strict=True)):
+            if h == result[k] and positions[k] >= 0:
+                how[k] = NO_UPDATE
+            known = self._known.get(index, {})
+            self._known[index] = {x: v for x, v in known.items() if x == h} | {result[k]: number}
+        self._last = (list(indices), number, shifts)
+        return BatchPlan(result, how, symbols, code)
+
+    def _before(self, indices: list[int], position: int, dither: np.ndarray | None) -> np.ndarray:
+        last = self._last
+        if last is not None and last[0] == indices and last[1] == self._number(position):
+            return last[2]
+        return self._shifts(indices, self.versions[position], dither)
+
     def state(self) -> Snapshot:
         """The versions and their steps."""
         arrays = {"versions": np.stack([v.params for v in self.versions])}
@@ -212,4 +298,5 @@ class DitheredDownlink:
         values = snapshot.values
         rows = zip(snapshot.arrays["versions"], values["codes"], strict=True)
         self.versions = [_Version(p.copy(), c) for p, c in rows]
+        self._last = None
         self._known, self._first, self._base, self._early = {}, 0, values["base"], values["early"]
