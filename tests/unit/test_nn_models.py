@@ -8,7 +8,7 @@ import pytest
 from quantfl.core.nn import Engine
 from quantfl.package.flatfile import ModelFile
 from quantfl.package.program import compile_program
-from tests.support import DEMO_MODEL, shared_data
+from tests.support import DEMO_MODEL, ROOT, shared_data
 
 tflm = pytest.importorskip(
     "tflite_micro", reason="the tflite-micro wheel is not installed (Linux x86-64 only)"
@@ -62,3 +62,10 @@ def test_every_tensor_of_the_demo_model_equals_tflite_micro():
     size = ModelFile(data).tensors[ModelFile(data).inputs[0]].size
     random = np.random.default_rng(2).integers(-128, 128, (20, size), np.int8)
     assert compare(data, np.concatenate([random, structured(size, 20)]), "demo") > 0
+
+
+def test_every_tensor_of_the_cifar100_mobilenet_equals_tflite_micro():
+    """An image enlarged on the board, a float model's operators after its quantisation, a projection."""
+    data = (ROOT / "models" / "cifar100_mobilenet" / "cifar100_mobilenet_int8.tflite").read_bytes()
+    random = np.random.default_rng(3).integers(-128, 128, (2, 32 * 32 * 3), np.int8)
+    assert compare(data, np.concatenate([random, structured(32 * 32 * 3, 6)]), "mobilenet") > 0

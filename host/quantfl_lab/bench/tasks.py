@@ -35,6 +35,13 @@ class Source:
 SOURCES = (
     Source("mnist", "femnist_mnist/mnist.toml", "letters of FEMNIST", 24_000),
     Source("cifar100", "cifar100/cifar100.toml", "CIFAR-10 (MLPerf Tiny's ResNet8)", 20_000, 2500),
+    Source(
+        "cifar100-mobilenet",
+        "cifar100_mobilenet/cifar100_mobilenet.toml",
+        "ImageNet (MobileNetV1 0.25, 64 components)",
+        20_000,
+        2500,
+    ),
     Source("femnist", "femnist_writers/femnist.toml", "40 other writers of FEMNIST", natural=True),
     Source("activity", "activity/activity.toml", "phones of 8 other subjects", natural=True),
     Source(
@@ -87,7 +94,12 @@ def present(source: Source) -> bool:
     """Whether its data and its model are here."""
     from quantfl.data.dataset import find
 
-    folders = {"femnist": "femnist_leaf", "activity": "har_spsw", "spoken-digits": "fsdd"}
+    folders = {
+        "cifar100-mobilenet": "cifar100",
+        "femnist": "femnist_leaf",
+        "activity": "har_spsw",
+        "spoken-digits": "fsdd",
+    }
     if not source.file.exists():
         return False
     if source.name == "digits":
