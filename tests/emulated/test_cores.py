@@ -19,7 +19,7 @@ from tests.support import DEMO_MODEL, ROOT, need_board, need_digits
 from tests.unit.test_nn_models import structured
 from tests.unit.test_nn_more_ops import all_cases as more_cases
 from tests.unit.test_nn_ops import cases, convert, tf
-from tests.unit.test_stripes import randomly_divided
+from tests.unit.test_row_tiling import randomly_divided
 from tests.unit.tflite_models import OPERATORS, Builder, Generator, NetGenerator, schema
 
 pytest.importorskip("tflite_micro", reason="the tflite-micro wheel is not installed (Linux x86-64 only)")
@@ -55,7 +55,7 @@ def kernel_cases(tf):
             patch.setattr(layout, "choose", randomly_divided(np.random.default_rng(i)))
             package = compile_program(NetGenerator(i).net(), shift=(5 * i) % 16)
             inputs = np.random.default_rng(i).integers(-128, 128, (2, open_input(package)), np.int8)
-            found.append(Case(f"stripes {i}", package, inputs))
+            found.append(Case(f"row tiling {i}", package, inputs))
     for path in (DEMO_MODEL, ROOT / "models" / "micro" / "micro_int8.tflite"):
         model = ModelFile(path.read_bytes())
         size = model.tensors[model.inputs[0]].size

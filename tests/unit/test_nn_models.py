@@ -29,7 +29,7 @@ def structured(size: int, count: int) -> np.ndarray:
 
 def compare(data: bytes, inputs: np.ndarray, name: str) -> int:
     """Every operator's output equals the oracle's; returns the number of elements compared."""
-    engine, model = Engine(compile_program(data, name=name, stripes=False)), ModelFile(data)
+    engine, model = Engine(compile_program(data, name=name, row_tiling=False)), ModelFile(data)
     config = tflm.runtime.InterpreterConfig.kPreserveAllTensors
     oracle = tflm.runtime.Interpreter.from_bytes(data, arena_size=4 << 20, intrepreter_config=config)
     shape, checked = model.tensors[model.inputs[0]].shape, 0

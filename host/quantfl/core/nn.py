@@ -64,7 +64,7 @@ class Engine:
         self._arena.buffer(self.nn.input_offset, x.size)[:] = x.tobytes()
 
     def run_ops(self, first: int, end: int) -> None:
-        """Run records [first, end) on what is in the arena; without stripes record i is operator i."""
+        """Run records [first, end) on what is in the arena; without row tiling record i is operator i."""
         status = lib.qfl_nn_run(self.nn, self._arena.p, first, end)
         if status < 0:
             raise ValueError(status_text(status))

@@ -65,7 +65,7 @@ def _one_dense(layer: Layer, used: float) -> float:
 def used_inputs(package: Package, cut: Cut) -> tuple[float, ...]:
     """Share of the inputs of every layer of the head that are not 0, in the int8 model on random inputs."""
     model = ModelFile(package.original)
-    engine = Engine(compile_program(model, stripes=False))
+    engine = Engine(compile_program(model, row_tiling=False))
     made = {t: op.index for op in model.ops for t in op.outputs}
     shares = np.ones((_INPUTS, len(cut.layers)))
     for row, x in zip(

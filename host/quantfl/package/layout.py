@@ -1,6 +1,7 @@
-"""The layout: which operators run in stripes, where every tensor lies, and the records that follow from both.
+"""The layout: which operators are fused and run in tiles of rows, where every tensor lies, and the records
+that follow from both.
 
-The model is divided into segments (`stripes.py`) by dynamic programming over all pairs of bytes in use and
+The model is divided into segments (`row_tiling.py`) by dynamic programming over all pairs of bytes in use and
 number of records that may be worth having; the best few are placed (`plan.py`) and the cheapest is taken.
 """
 
@@ -15,10 +16,10 @@ from dataclasses import dataclass, replace
 from quantfl.package.flatfile import ModelFile
 from quantfl.package.operators import CODES, RECORD, Record
 from quantfl.package.plan import Block, Piece, peak, place
-from quantfl.package.stripes import ELEMENTWISE, Net, Segment, Step, slice_record
+from quantfl.package.row_tiling import ELEMENTWISE, Graph, Segment, Step, slice_record
 
-MAX_GROUP = 12  # operators
-BANDS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
+MAX_FUSED = 12  # operators
+TILES = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 #: A record takes flash, and time when it is pushed: bytes of RAM that a byte of package must save.
 RAM_PER_FLASH = 0.5
 #: Products of one record: some 10 ms of a Cortex-M4 at 168 MHz, after which a board looks at its link. What
@@ -69,14 +70,14 @@ def lay_out(
     cut: int,
     *,
     shift: int = 0,
-    stripes: bool = True,
+    row_tiling: bool = True,
 ) -> Layout:
     """shift: added to the offsets of tensors. The places of the pieces of CONCATENATION and SPLIT are written
     into `tables`."""
-    net = Net(model, records, cut)
-    best = choose(net, shift, stripes)
-    at = {t: best.offsets[best.place_of[t]] + shift for t in net.first}
-    where = {t: at[root] for t, root in net.root.items() if root not in best.buffers}
+    graph = Graph(model, records, cut)
+    best = choose(graph, shift, row_tiling)
+    at = {t: best.offsets[best.place_of[t]] + shift for t in graph.first}
+    where = {t: at[root] for t, root in graph.root.items() if root not in best.buffers}
     out = []
     for step in best.steps:
         if step.op is None:  # rows that stay
@@ -95,7 +96,7 @@ def lay_out(
             for k, piece in enumerate(r.pieces):
                 struct.pack_into("<i", tables, r.table + 12 * k, where[piece])
         else:
-            r = slice_record(net, step)
+            r = slice_record(graph, step)
             places = [at[t] + low for t, low, _ in (*step.reads, *step.writes)]
             r.src, r.dst = places[0], places[-1]
             r.src2 = 0 if r.x2 is None else places[1]
@@ -105,33 +106,33 @@ def lay_out(
     return Layout(out, best.cut, where, best.arena)
 
 
-def choose(net: Net, shift: int, stripes: bool) -> Placed:
+def choose(graph: Graph, shift: int, row_tiling: bool) -> Placed:
     """The cheapest way found to divide the model and to place its tensors."""
-    best = placed(net, [Segment(i, i + 1) for i in range(len(net.records))], shift)
-    if not stripes:
+    best = placed(graph, [Segment(i, i + 1) for i in range(len(graph.records))], shift)
+    if not row_tiling:
         return best
-    found = sorted((placed(net, division, shift) for division in _divisions(net)), key=lambda p: p.cost)
+    found = sorted((placed(graph, division, shift) for division in _divisions(graph)), key=lambda p: p.cost)
     return min(
-        [best, *(placed(net, p.division, shift, _TRIES) for p in found[:_TRIED])], key=lambda p: p.cost
+        [best, *(placed(graph, p.division, shift, _TRIES) for p in found[:_TRIED])], key=lambda p: p.cost
     )
 
 
-def placed(net: Net, division: list[Segment], shift: int, tries: int = 0) -> Placed:
+def placed(graph: Graph, division: list[Segment], shift: int, tries: int = 0) -> Placed:
     steps: list[Step] = []
     buffers: dict[int, int] = {}
     cut = 0
     for segment in division:
-        more, own = net.steps(segment)
-        cut += len(more) if segment.end <= net.cut else 0
+        more, own = graph.steps(segment)
+        cut += len(more) if segment.end <= graph.cut else 0
         steps += more
         buffers |= own
-    blocks, place_of = _blocks(net, steps, buffers, 0, len(net.records), shift)
+    blocks, place_of = _blocks(graph, steps, buffers, 0, len(graph.records), shift)
     offsets, arena = place(blocks, tries=tries)
-    return Placed(division, steps, _charged(net, steps), cut, buffers, place_of, offsets, arena)
+    return Placed(division, steps, _charged(graph, steps), cut, buffers, place_of, offsets, arena)
 
 
 def _blocks(
-    net: Net,
+    graph: Graph,
     steps: list[Step],
     buffers: dict[int, int],
     first: int,
@@ -143,29 +144,29 @@ def _blocks(
     place that one. among: the tensors that are looked at, None: all."""
     reads, writes = defaultdict(list), defaultdict(list)
     scratch: dict[int, list[Piece]] = defaultdict(list)
-    for t in net.first if among is None else among:
-        if net.first[t] < end and net.last[t] >= first:
-            if net.first[t] < first:
-                writes[t].append((0, net.size[t], 0))
-            if net.last[t] >= end:
-                reads[t].append((0, net.size[t], len(steps)))
-    cut = next((n for n, step in enumerate(steps) if step.op is not None and step.op >= net.cut), None)
-    if first <= net.cut < end and net.features is not None and cut is not None:
-        reads[net.features].append(
-            (0, net.size[net.features], cut)
+    for t in graph.first if among is None else among:
+        if graph.first[t] < end and graph.last[t] >= first:
+            if graph.first[t] < first:
+                writes[t].append((0, graph.size[t], 0))
+            if graph.last[t] >= end:
+                reads[t].append((0, graph.size[t], len(steps)))
+    cut = next((n for n, step in enumerate(steps) if step.op is not None and step.op >= graph.cut), None)
+    if first <= graph.cut < end and graph.features is not None and cut is not None:
+        reads[graph.features].append(
+            (0, graph.size[graph.features], cut)
         )  # whole, also where the first reader skips rows
     for n, step in enumerate(steps):
         for t, low, high in step.reads:
             reads[t].append((low, high, n))
         for t, low, high in step.writes:
             writes[t].append((low, high, n))
-        if step.op is not None and net.records[step.op].scratch_size:
-            scratch[step.op].append(Piece(0, net.records[step.op].scratch_size, n, n))
+        if step.op is not None and graph.records[step.op].scratch_size:
+            scratch[step.op].append(Piece(0, graph.records[step.op].scratch_size, n, n))
     place_of, together = {t: t for t in writes}, {t: [t] for t in writes}
     read_still = {t: [t] for t in writes}  # of the tensors in a place
     for i in range(first, end):
-        if net.records[i].code in ELEMENTWISE and net.writes[i][0] not in buffers:
-            _share(net, i, buffers, reads, writes, place_of, together, read_still)
+        if graph.records[i].code in ELEMENTWISE and graph.writes[i][0] not in buffers:
+            _share(graph, i, buffers, reads, writes, place_of, together, read_still)
     blocks = [Block(_SCRATCH + i, pieces[0].high, tuple(pieces)) for i, pieces in scratch.items()]
     for home, tensors in together.items():
         made = [w for t in tensors for w in writes[t]]
@@ -180,7 +181,7 @@ def _blocks(
 
 
 def _share(
-    net: Net,
+    graph: Graph,
     i: int,
     buffers: dict[int, int],
     reads: _Uses,
@@ -191,12 +192,12 @@ def _share(
 ) -> None:
     """The output of element-wise operator i takes the place of an input whose bytes nobody reads after they
     are overwritten."""
-    y, r = net.writes[i][0], net.records[i]
+    y, r = graph.writes[i][0], graph.records[i]
     for t in (r.x, r.x2):
         if t is None:
             continue
-        t = net.root[t]
-        if t in buffers or net.size[t] != net.size[y] or net.features in (t, y):
+        t = graph.root[t]
+        if t in buffers or graph.size[t] != graph.size[y] or graph.features in (t, y):
             continue
         home = place_of[t]
         begins = min((n for _, _, n in writes[y]), default=0)
@@ -232,7 +233,7 @@ def _pieces(made: list[tuple[int, int, int]], used: list[tuple[int, int, int]], 
     return pieces
 
 
-# -- which operators run in stripes
+# -- which operators are fused and run in tiles of rows
 # ---------------------------------------------------------------------------------
 
 
@@ -251,14 +252,14 @@ class _Way:
         return self.bytes + RAM_PER_FLASH * RECORD.size * self.records
 
 
-def _divisions(net: Net) -> list[list[Segment]]:
+def _divisions(graph: Graph) -> list[list[Segment]]:
     """The most promising divisions of the model into segments, best first."""
-    n = len(net.records)
-    single = [_weigh(net, Segment(i, i + 1)) for i in range(n)]
+    n = len(graph.records)
+    single = [_weigh(graph, Segment(i, i + 1)) for i in range(n)]
     limit = max(w.bytes for w in single) + RAM_PER_FLASH * RECORD.size * sum(w.records for w in single)
     floor = max(
-        [net.size[t] for t in net.first if net.first[t] < 0]
-        + [w.bytes for w, op in zip(single, net.row_ops, strict=True) if op is None]
+        [graph.size[t] for t in graph.first if graph.first[t] < 0]
+        + [w.bytes for w, op in zip(single, graph.row_ops, strict=True) if op is None]
     )
     ways: list[list[_Way]] = [[_Way(0, 0)]]
     weighed: list[list[tuple[Segment, _Way]]] = [[] for _ in range(n + 1)]
@@ -266,25 +267,25 @@ def _divisions(net: Net) -> list[list[Segment]]:
     for i in range(n):
         weighed[i + 1].append((Segment(i, i + 1), single[i]))
         high = False
-        for end in range(i + 1, min(n, i + MAX_GROUP) + 1):
-            op = net.row_ops[end - 1]
-            if (op is None and net.writes[end - 1]) or i < net.cut < end:
+        for end in range(i + 1, min(n, i + MAX_FUSED) + 1):
+            op = graph.row_ops[end - 1]
+            if (op is None and graph.writes[end - 1]) or i < graph.cut < end:
                 break
-            high = high or single[end - 1].bytes > floor or net.products(end - 1) > LONGEST
+            high = high or single[end - 1].bytes > floor or graph.products(end - 1) > LONGEST
             if not high or op is None:
                 continue
-            rows = net.rows[net.writes[end - 1][0]]
-            for bands in BANDS:
-                if bands <= rows and budget > 0:
-                    segment = Segment(i, end, bands)
-                    weighed[end].append((segment, _weigh(net, segment)))
-                    budget -= bands * (end - i)
+            rows = graph.rows[graph.writes[end - 1][0]]
+            for tiles in TILES:
+                if tiles <= rows and budget > 0:
+                    segment = Segment(i, end, tiles)
+                    weighed[end].append((segment, _weigh(graph, segment)))
+                    budget -= tiles * (end - i)
     for end in range(1, n + 1):
         found = []
         for segment, w in weighed[end]:
             for way in ways[segment.first]:
                 new = _Way(max(way.bytes, w.bytes), way.records + w.records, segment, way)
-                if new.cost + RAM_PER_FLASH * RECORD.size * (n - end) < limit or segment.bands == 1:
+                if new.cost + RAM_PER_FLASH * RECORD.size * (n - end) < limit or segment.tiles == 1:
                     found.append(new)
         found.sort(key=lambda w: (w.bytes, w.records))
         kept: list[_Way] = []
@@ -300,28 +301,28 @@ def _divisions(net: Net) -> list[list[Segment]]:
 def _turned(division: list[Segment], how: int) -> list[Segment]:
     """Groups all from the first row down, or every second one, or every other, from the last row up: what is
     written then follows what is read through the arena and back."""
-    bands = [s for s in division if s.bands > 1]
-    turned = {s for k, s in enumerate(bands) if how and (k + how) % 2}
+    tiles = [s for s in division if s.tiles > 1]
+    turned = {s for k, s in enumerate(tiles) if how and (k + how) % 2}
     return [replace(s, up=True) if s in turned else s for s in division]
 
 
-def _weigh(net: Net, segment: Segment) -> _Way:
+def _weigh(graph: Graph, segment: Segment) -> _Way:
     """What the segment has in use: tensors that it touches, and those that only live through it."""
-    steps, buffers = net.steps(segment)
+    steps, buffers = graph.steps(segment)
     a, b = segment.first, segment.end
-    touched = dict.fromkeys(t for i in range(a, b) for t in (*net.reads[i], *net.writes[i]))
-    blocks, _ = _blocks(net, steps, buffers, a, b, among=touched)
-    through = net.alive[a] - sum(net.size[t] for t in touched if net.first[t] < a <= net.last[t])
-    return _Way(peak(blocks, len(steps)) + through, _charged(net, steps))
+    touched = dict.fromkeys(t for i in range(a, b) for t in (*graph.reads[i], *graph.writes[i]))
+    blocks, _ = _blocks(graph, steps, buffers, a, b, among=touched)
+    through = graph.alive[a] - sum(graph.size[t] for t in touched if graph.first[t] < a <= graph.last[t])
+    return _Way(peak(blocks, len(steps)) + through, _charged(graph, steps))
 
 
-def _charged(net: Net, steps: list[Step]) -> int:
+def _charged(graph: Graph, steps: list[Step]) -> int:
     total = len(steps)
     for step in steps:
         if step.op is not None:
-            n = net.products(step.op)
+            n = graph.products(step.op)
             if step.rows is not None:
-                n = n * (step.rows[1] - step.rows[0]) // net.rows[net.writes[step.op][0]]
+                n = n * (step.rows[1] - step.rows[0]) // graph.rows[graph.writes[step.op][0]]
             total += -(-n // LONGEST) if n > LONGEST else 0
     return total
 

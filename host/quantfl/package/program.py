@@ -94,7 +94,7 @@ def compile_program(
     source: str = "the model",
     shift: int = 0,
     recompute: bool = False,
-    stripes: bool = True,
+    row_tiling: bool = True,
 ) -> bytes:
     """The package: `data` (a full int8 .tflite, or one that is parsed already) with our program in its
     metadata.
@@ -102,7 +102,7 @@ def compile_program(
     cut_op: operators [0, cut_op) are the backbone and the input of operator cut_op is the cut tensor; None:
     the whole model is backbone and there is nothing to train. shift: 0..15, by which all tensors are
     misaligned (tests of kernels). recompute: boards keep inputs instead of features, which are computed again
-    for every visit. stripes: operators may run a few rows at a time to save RAM; without, record i is
+    for every visit. row_tiling: operators may run a few rows at a time to save RAM; without, record i is
     operator i and its output is in memory when it has run. UnsupportedError names operator, layer and remedy.
     """
     with damage(source):
@@ -115,7 +115,7 @@ def compile_program(
             source,
             shift,
             lib.QFL_NN_RECOMPUTE if recompute else 0,
-            stripes,
+            row_tiling,
         )
 
 
@@ -128,7 +128,7 @@ def _compile(
     source: str,
     shift: int,
     flags: int,
-    stripes: bool,
+    row_tiling: bool,
 ) -> bytes:
     compiler = Compiler(model)
     if len(model.inputs) != 1 or not model.ops:
@@ -139,7 +139,7 @@ def _compile(
     cut = len(records) if cut_op is None else cut_op
     if not 0 <= cut <= len(records):
         raise PackageError(f"{source}: cannot cut at operator {cut} of {len(records)}")
-    layout = lay_out(model, records, compiler.tables, cut, shift=shift, stripes=stripes)
+    layout = lay_out(model, records, compiler.tables, cut, shift=shift, row_tiling=row_tiling)
     ops, where = len(records), layout.where
     records = layout.records
     features = model.tensors[model.ops[cut].inputs[0] if cut < ops else model.ops[-1].outputs[0]]

@@ -1,11 +1,11 @@
-"""Stripes: the order in which a board computes, some operators a few rows at a time instead of whole.
+"""Row tiling: the order in which a board computes, some operators a few rows at a time instead of whole.
 
-A group of consecutive operators runs in bands: every operator computes as many rows as the next one needs, so
-that a tensor inside the group never exists as a whole. Its rows pass through a buffer, whose rows still
-needed are moved to its start before new ones come; tensors that enter or leave the group come and go row by
-row in the plan. Each step is an ordinary record of fewer rows, so a board needs no code for any of this (line
-buffers as in Alwani et al. 2016, "Fused-layer CNN accelerators"; patches as in Lin et al. 2021, "MCUNetV2",
-but nothing is computed twice).
+Fused layers are a group of consecutive operators that run in tiles of rows. Every operator computes as many
+rows as the next one needs, so that a tensor inside the group never exists as a whole. Its rows pass through a
+buffer, whose rows still needed are moved to its start before new ones come; tensors that enter or leave the
+group come and go row by row in the plan. Each step is an ordinary record of fewer rows, so a board needs no
+code for any of this (line buffers as in Alwani et al. 2016, "Fused-layer CNN accelerators"; patches as in Lin
+et al. 2021, "MCUNetV2", but nothing is computed twice).
 """
 
 from __future__ import annotations
@@ -63,17 +63,17 @@ class Step:
 
 @dataclass(frozen=True)
 class Segment:
-    """Operators [first, end): one alone and whole (bands 1), or a group that runs in bands, from the last row
-    up where `up`."""
+    """Operators [first, end): one alone and whole (tiles 1), or fused layers, from the last row up where
+    `up`."""
 
     first: int
     end: int
-    bands: int = 1
+    tiles: int = 1
     up: bool = False
 
 
 @dataclass
-class Net:
+class Graph:
     """A model as the planner sees it. Tensors joined by RESHAPE are one, the first of them."""
 
     model: ModelFile
@@ -224,31 +224,31 @@ class Net:
 
     def steps(self, segment: Segment) -> tuple[list[Step], dict[int, int]]:
         """The records of a segment, and the bytes of the buffers of tensors that do not exist as a whole."""
-        if segment.bands == 1:
+        if segment.tiles == 1:
             return [self.whole(i) for i in range(segment.first, segment.end)], {}
-        return _Group(self, segment).run()
+        return _FusedLayers(self, segment).run()
 
 
-class _Group:
-    """Runs a group in thought: which rows when, and where they are in the buffers. Rows are counted in the
-    order in which they come; where that is from the last one up, everything is mirrored in the end."""
+class _FusedLayers:
+    """Runs fused layers in thought: which rows when, and where they are in the buffers. Rows are counted in
+    the order in which they come; where that is from the last one up, everything is mirrored in the end."""
 
-    def __init__(self, net: Net, segment: Segment):
-        self.net, self.bands, self.up = net, segment.bands, segment.up
-        self.ops = [i for i in range(segment.first, segment.end) if net.writes[i]]
-        self.rows = {i: net.rows[net.writes[i][0]] for i in self.ops}
+    def __init__(self, graph: Graph, segment: Segment):
+        self.graph, self.tiles, self.up = graph, segment.tiles, segment.up
+        self.ops = [i for i in range(segment.first, segment.end) if graph.writes[i]]
+        self.rows = {i: graph.rows[graph.writes[i][0]] for i in self.ops}
         self.readers: dict[int, list[tuple[int, Reach]]] = defaultdict(list)
         for i in self.ops:
-            for reach in net.row_op(i).reaches:
+            for reach in graph.row_op(i).reaches:
                 self.readers[reach.tensor].append((i, reach))
         self.done = dict.fromkeys(self.ops, 0)
         #: Tensors that live in the group only, the row that is at the start of their buffers, and the rows
         #: that these hold.
         self.start = {
             t: 0
-            for t in (net.writes[i][0] for i in self.ops)
-            if net.last[t] < segment.end
-            and t != net.features
+            for t in (graph.writes[i][0] for i in self.ops)
+            if graph.last[t] < segment.end
+            and t != graph.features
             and self.readers[t]
             and not any(x.whole for _, x in self.readers[t])
         }
@@ -256,8 +256,8 @@ class _Group:
 
     def run(self) -> tuple[list[Step], dict[int, int]]:
         steps: list[Step] = []
-        for band in range(1, self.bands + 1):
-            goal = self.goals(band)
+        for tile in range(1, self.tiles + 1):
+            goal = self.goals(tile)
             for i in self.ops:
                 if goal[i] > self.done[i]:
                     steps += self.advance(i, goal[i])
@@ -273,20 +273,20 @@ class _Group:
         return steps, sizes
 
     def size(self, t: int, sizes: dict[int, int]) -> int:
-        return sizes.get(t, self.net.size[t])
+        return sizes.get(t, self.graph.size[t])
 
-    def goals(self, band: int) -> dict[int, int]:
-        """How many rows of each operator must be done after this band."""
+    def goals(self, tile: int) -> dict[int, int]:
+        """How many rows of each operator must be done after this tile."""
         goal: dict[int, int] = {}
         for i in reversed(self.ops):
-            t, n = self.net.writes[i][0], self.rows[i]
+            t, n = self.graph.writes[i][0], self.rows[i]
             wanted = max(
                 (self.needed(c, x, 0, goal[c])[1] for c, x in self.readers[t] if goal[c] > self.done[c]),
                 default=0,
             )
             if not self.readers[t]:
-                wanted = -(-n * band // self.bands)
-            if band == self.bands and t not in self.start:
+                wanted = -(-n * tile // self.tiles)
+            if tile == self.tiles and t not in self.start:
                 wanted = n
             goal[i] = self.snap(i, wanted) if wanted > self.done[i] else self.done[i]
         return goal
@@ -294,29 +294,29 @@ class _Group:
     def needed(self, i: int, reach: Reach, a: int, b: int) -> tuple[int, int]:
         """Rows of an input for rows [a, b) of the output of operator i."""
         if not self.up:
-            return self.net.needed(reach, a, b)
-        n, m = self.rows[i], self.net.rows[reach.tensor]
-        low, high = self.net.needed(reach, n - b, n - a)
+            return self.graph.needed(reach, a, b)
+        n, m = self.rows[i], self.graph.rows[reach.tensor]
+        low, high = self.graph.needed(reach, n - b, n - a)
         return m - high, m - low
 
     def snap(self, i: int, b: int) -> int:
         """The end of a stretch of rows of operator i, moved to where its record can end."""
-        op, n = self.net.row_op(i), self.rows[i]
-        if self.net.records[i].code == _PAD:
-            reach, m = op.reaches[0], self.net.rows[op.reaches[0].tensor]
+        op, n = self.graph.row_op(i), self.rows[i]
+        if self.graph.records[i].code == _PAD:
+            reach, m = op.reaches[0], self.graph.rows[op.reaches[0].tensor]
             pad = n - m - reach.pad if self.up else reach.pad
             b = max(b, pad + 1)
             return n if b - pad >= m else b
         return min(n, -(-b // op.unit) * op.unit)
 
     def row(self, t: int) -> int:
-        return self.net.size[t] // self.net.rows[t]
+        return self.graph.size[t] // self.graph.rows[t]
 
     def bytes(self, t: int, a: int, b: int) -> tuple[int, int, int]:
         return t, (a - self.start.get(t, 0)) * self.row(t), (b - self.start.get(t, 0)) * self.row(t)
 
     def advance(self, i: int, end: int) -> Iterator[Step]:
-        net, t, begin = self.net, self.net.writes[i][0], self.done[i]
+        graph, t, begin = self.graph, self.graph.writes[i][0], self.done[i]
         if t in self.start:
             stays = min(
                 (
@@ -332,20 +332,20 @@ class _Group:
                 if old[2] > old[1]:
                     yield Step(None, None, [old], [self.bytes(t, self.start[t], begin)])
             self.capacity[t] = max(self.capacity[t], end - self.start[t])
-        reads = [self.bytes(x.tensor, *self.needed(i, x, begin, end)) for x in net.row_op(i).reaches]
+        reads = [self.bytes(x.tensor, *self.needed(i, x, begin, end)) for x in graph.row_op(i).reaches]
         self.done[i] = end
         yield Step(i, (begin, end), reads, [self.bytes(t, begin, end)])
 
 
-def slice_record(net: Net, step: Step) -> Record:
+def slice_record(graph: Graph, step: Step) -> Record:
     """The record of some rows of an operator, but for the offsets of its tensors."""
     assert step.op is not None and step.rows is not None
-    r, op = net.records[step.op], net.row_op(step.op)
+    r, op = graph.records[step.op], graph.row_op(step.op)
     (a, b), d = step.rows, list(op.dims)
     sizes = [high - low for _, low, high in (*step.reads, *step.writes)]
     if r.code not in ELEMENTWISE:
         reach = op.reaches[0]
-        low, high = net.needed(reach, a, b)
+        low, high = graph.needed(reach, a, b)
         d[0], d[3], d[10] = high - low, b - a, low - (a * reach.stride - reach.pad)
     second = sizes[1] if r.x2 is not None else r.src2_size
     return replace(r, dims=d, extra=list(r.extra), src_size=sizes[0], src2_size=second, dst_size=sizes[-1])

@@ -1,4 +1,4 @@
-"""Stripes: whatever the division into groups and bands, the bytes are those of whole operators and of
+"""Row tiling: whatever the division into groups and tiles, the bytes are those of whole operators and of
 tflite-micro."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from quantfl.package import layout
 from quantfl.package.convert import convert_bytes
 from quantfl.package.flatfile import ModelFile
 from quantfl.package.program import Compiler, compile_program, open_package
-from quantfl.package.stripes import Segment
+from quantfl.package.row_tiling import Segment
 from tests.support import ROOT, shared_data
 
 tflm = pytest.importorskip(
@@ -24,7 +24,7 @@ NETS = 60
 
 
 def random_division(net, rng: np.random.Generator) -> list[layout.Segment]:
-    """Groups of any length and number of bands, in either direction, wherever operators can run on some of
+    """Groups of any length and number of tiles, in either direction, wherever operators can run on some of
     their rows."""
     division, i, n = [], 0, len(net.records)
     while i < n:
@@ -45,7 +45,7 @@ def random_division(net, rng: np.random.Generator) -> list[layout.Segment]:
 
 def randomly_divided(rng: np.random.Generator):
     """In place of layout.choose."""
-    return lambda net, shift, stripes: layout.placed(net, random_division(net, rng), shift, 5)
+    return lambda graph, shift, row_tiling: layout.placed(graph, random_division(graph, rng), shift, 5)
 
 
 @pytest.mark.parametrize("part", range(4))
@@ -59,7 +59,7 @@ def test_any_division_of_generated_nets_gives_the_bytes_of_tflite_micro(part, mo
         oracle = tflm.runtime.Interpreter.from_bytes(data, arena_size=4 << 20)
         cut = int(rng.integers(1, len(model.ops))) if i % 2 else None
         packages = [
-            compile_program(data, cut_op=cut, stripes=False),
+            compile_program(data, cut_op=cut, row_tiling=False),
             compile_program(data, cut_op=cut, shift=i % 16),
         ]
         with monkeypatch.context() as patch:
@@ -93,7 +93,7 @@ def test_any_division_of_generated_nets_gives_the_bytes_of_tflite_micro(part, mo
 )
 def test_arena_and_output_of_mlperf_tiny(name, arena):
     data = (shared_data("models/mlperf_tiny") / f"{name}.tflite").read_bytes()
-    package, whole = compile_program(data), compile_program(data, stripes=False)
+    package, whole = compile_program(data), compile_program(data, row_tiling=False)
     assert open_package(package).arena_size <= arena < 2 * open_package(package).arena_size
     x = np.random.default_rng(1).integers(-128, 128, (5, Engine(whole).nn.input_size), np.int8)
     assert (Engine(package).classify(x) == Engine(whole).classify(x)).all()
@@ -106,23 +106,23 @@ def test_features_at_a_cut_are_the_same(cut):
     backbone has run."""
     data = (ROOT / "models" / "cifar100" / "cifar100_int8.tflite").read_bytes()
     x = np.random.default_rng(1).integers(-128, 128, (3, 3072), np.int8)
-    striped, whole = (open_package(compile_program(data, cut_op=cut, stripes=s)) for s in (True, False))
+    tiled, whole = (open_package(compile_program(data, cut_op=cut, row_tiling=s)) for s in (True, False))
     assert (
-        striped.cut_op == whole.cut_op == cut
-        and striped.arena_size < whole.arena_size
-        and striped.op_count > whole.op_count
+        tiled.cut_op == whole.cut_op == cut
+        and tiled.arena_size < whole.arena_size
+        and tiled.op_count > whole.op_count
     )
-    assert (Engine(striped.data).run_batch(x) == Engine(whole.data).run_batch(x)).all()
-    assert (Engine(striped.data).classify(x) == Engine(whole.data).classify(x)).all()
+    assert (Engine(tiled.data).run_batch(x) == Engine(whole.data).run_batch(x)).all()
+    assert (Engine(tiled.data).classify(x) == Engine(whole.data).classify(x)).all()
 
 
 def test_no_record_of_resnet8_takes_long():
     """Boards look at their link between records."""
     model = ModelFile((ROOT / "models" / "cifar100" / "cifar100_int8.tflite").read_bytes())
-    net = layout.Net(model, Compiler(model).records(), len(model.ops))
+    net = layout.Graph(model, Compiler(model).records(), len(model.ops))
 
-    def longest(stripes: bool) -> float:
-        steps = layout.choose(net, 0, stripes).steps
+    def longest(row_tiling: bool) -> float:
+        steps = layout.choose(net, 0, row_tiling).steps
         return max(
             net.products(s.op) * ((s.rows[1] - s.rows[0]) / net.rows[net.writes[s.op][0]] if s.rows else 1)
             for s in steps
