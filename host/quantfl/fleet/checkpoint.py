@@ -79,7 +79,7 @@ def _sync_folder(folder: Path) -> None:
 @dataclass
 class State:
     """All that a run needs to go on after `round`. strategy: whatever the strategy keeps, the global head
-    among it."""
+    among it. admission: what is known of the boards from earlier rounds."""
 
     round: int
     package_sha256: str
@@ -87,6 +87,7 @@ class State:
     strategy: Snapshot = field(default_factory=Snapshot)
     history: list[dict[str, Any]] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
+    admission: Snapshot = field(default_factory=Snapshot)
 
     @property
     def params(self) -> np.ndarray:
@@ -190,6 +191,7 @@ class RunFolder:
             "config": state.config,
             "strategy": dict(state.strategy.values),
             "history": {"records": records, "bytes": size, "new": new},
+            "admission": dict(state.admission.values),
         }
         arrays: dict[str, Any] = {f"strategy/{k}": v for k, v in state.strategy.arrays.items()}
         arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
@@ -257,11 +259,14 @@ class RunFolder:
                 f"{self.checkpoint} has format {meta['format']}, this quantfl writes {FORMAT}; start the "
                 "run anew"
             )
-        history = list if whole else dict
-        kinds = {"round": int, "package_sha256": str, "config": dict, "history": history, "strategy": dict}
+        kinds = {"round": int, "package_sha256": str, "history": list if whole else dict}
+        kinds |= dict.fromkeys(("config", "strategy", "admission"), dict)
         wrong = [key for key, kind in kinds.items() if not isinstance(meta.get(key), kind)]
         if wrong:
             raise RunError(f"{self.checkpoint} is damaged: it lacks {wrong[0]}; start the run anew")
         snapshot, ledger = Snapshot(arrays, meta["strategy"]), ledger_store.load(self.ledger)
         past = meta["history"] if whole else self._read_history(meta["history"])
-        return State(meta["round"], meta["package_sha256"], meta["config"], snapshot, past, ledger)
+        admission = Snapshot(values=meta["admission"])
+        return State(
+            meta["round"], meta["package_sha256"], meta["config"], snapshot, past, ledger, admission
+        )

@@ -319,7 +319,7 @@ class AdmissionTable(_Table):
 
     max_norm: Annotated[float, Field(gt=0)] | None = None
     """A delta with a larger l2 norm is refused. None: no such bound."""
-    times_median: Annotated[float, Field(ge=0)] = 10.0
+    times_median: Annotated[float, Field(ge=0)] = 2.5
     """The same bound in units of the median of the round's non-zero norms, from three norms on. 0: no
     such bound."""
     max_samples: Annotated[float, Field(ge=1), Unit("samples")] | None = None
@@ -328,6 +328,12 @@ class AdmissionTable(_Table):
     replays: bool = True
     """A delta of 16 bytes or more is refused when it equals one that was admitted in an earlier round, from
     whatever board."""
+    outliers: bool = True
+    """A board's delta is refused when its deltas have led elsewhere than the other boards' for some rounds,
+    from five deltas a round on."""
+    refusals: Annotated[int, Field(ge=0)] = 3
+    """After so many refused deltas a board is left out. Four admitted deltas take one refusal back.
+    At most a minority of the boards is left out. 0: never."""
 
     @field_validator("times_median")
     @classmethod

@@ -13,7 +13,7 @@ from quantfl.fleet.checkpoint import RunFolder, State
 from quantfl.fleet.client import Client
 from quantfl.fleet.config import RunConfig
 from quantfl.link.ledger import Ledger, unseen
-from quantfl.strategy.base import Strategy
+from quantfl.strategy.base import Snapshot, Strategy
 
 EXPLAIN_S = 3.0  # a board that does not show its counters by then is asked again after its next delta
 
@@ -197,11 +197,11 @@ class CheckpointObserver:
         self.folder, self.config = folder, config
         self.package_sha256, self.strategy = package_sha256, strategy
 
-    def save(self, round_: int, history: list[dict[str, Any]], ledger: Ledger) -> None:
+    def save(self, round_: int, history: list[dict[str, Any]], ledger: Ledger, admission: Snapshot) -> None:
         """Write the state after round `round_`. RunError: it cannot be written."""
         if self.folder is not None:
             snapshot, config = self.strategy.state(), self.config.model_dump(mode="json")
-            self.folder.save(State(round_, self.package_sha256, config, snapshot, history, ledger))
+            self.folder.save(State(round_, self.package_sha256, config, snapshot, history, ledger, admission))
 
 
 def ledger_summary(ledger: Ledger) -> dict[str, Any]:

@@ -99,8 +99,11 @@ class Rounds:
         self.checkpoints = CheckpointObserver(f.folder, f.config, f.package_sha256, f.strategy)
         self.initialiser = ClosedFormInitialiser(f.config, f.strategy, self.clients, f.progress)
         uplink = None if f.any_codec else f.config.uplink.make().fields[0]
-        self.admission = Admission(f.config.admission.bounds(), uplink, f.strategy.read)
+        bounds = f.config.admission.bounds()
+        self.admission = Admission(bounds, uplink, f.strategy.read, f.strategy.head, len(f.clients))
         self.admission.remember(self.history)
+        if state is not None:
+            self._take_up(state)
         self._noticed: set[tuple[str, str]] = set()  # notices of boards that were said
         self._stop = asyncio.Event()
 
@@ -206,11 +209,12 @@ class Rounds:
         """Write the state after the last complete round."""
         if self.f.folder is not None:
             self.traffic.remember_peers()
-        self.checkpoints.save(self.round, self.history, self.ledger)
+        self.checkpoints.save(self.round, self.history, self.ledger, self.admission.state())
 
     def choose(self, round_: int, attempt: int = 0) -> list[Client]:
         """The clients to be asked in a round; others at every attempt, where not all take part."""
-        run, able = self.f.config.run, [c for c in self.clients if c.name not in self.budget.used_up]
+        gone = {*self.budget.used_up, *self.admission.reputation.left_out}
+        run, able = self.f.config.run, [c for c in self.clients if c.name not in gone]
         return [able[i] for i in select(run.seed, round_, len(able), run.participation, attempt)]
 
     async def _whole_round(self, round_: int, closed: bool) -> dict[str, Any] | None:
@@ -277,6 +281,7 @@ class Rounds:
         )
         if verdict.refused:
             tried.extra["refused"] = verdict.refused
+        self._leave_out(tried, verdict.left_out)
         if self.budget.used_up:
             tried.extra["budget_used_up"] = sorted(self.budget.used_up)
         tried.extra["similarity"] = f.strategy.rate.similarity
@@ -315,7 +320,24 @@ class Rounds:
         found = self.initialiser.apply(tried.chosen, answers)
         tried.failed |= found.refused
         tried.contributors, tried.extra = found.contributors, dict(found.record)
+        reputation, strikes = self.admission.reputation, self.f.config.admission.refusals
+        self._leave_out(
+            tried, {n: why for n, why in found.refused.items() if reputation.refused(n, why, strikes)}
+        )
         return tried
+
+    def _leave_out(self, tried: _Round, boards: dict[str, str]) -> None:
+        """Say and keep which boards have no part in the rest of the run."""
+        for name, reason in boards.items():
+            self.f.progress.warn(f"{name} is left out of the rest of the run: {reason}")
+        if boards:
+            tried.extra["left_out"] = boards
+
+    def _take_up(self, state: State) -> None:
+        try:
+            self.admission.restore(state.admission)
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise RunError(f"the checkpoint is damaged: its admission is none ({error!r})") from None
 
     async def _make_ready(self, client: Client) -> None:
         if not client.ready:

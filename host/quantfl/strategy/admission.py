@@ -1,7 +1,8 @@
 """Which updates of a round may be aggregated: stale, replayed, malformed, non-finite and outsized ones are
-refused with a reason.
+refused with a reason, and those of a board that leads elsewhere than the others for some rounds.
 
-The outcome depends on the set of updates only, never on the order in which they came. Bounds: [admission] in
+The outcome depends on the updates of this round and of earlier ones, never on the order in which they came. A
+board that is refused again and again is left out (quantfl.strategy.reputation). Bounds: [admission] in
 docs/FLEET.md. A norm bound against the median is the simplest robust filter (cf. Sun et al. 2019, "Can you
 really backdoor federated learning?", norm clipping); it holds while fewer than half of the boards lie.
 """
@@ -18,10 +19,14 @@ import numpy as np
 
 from quantfl.core import lib
 from quantfl.core.codec import CodecError
-from quantfl.strategy.base import Contribution
+from quantfl.core.head import Head
+from quantfl.strategy.base import Contribution, Snapshot
+from quantfl.strategy.outliers import Outliers
+from quantfl.strategy.reputation import Reputation
 
 # bytes: that of two honest deltas so short one may equal the other is no wonder, so they are never replays
 SHORT = 16
+STALE = "stale"  # first word of the reason that a slow line can be the cause of
 MEDIAN_OF = 3  # fewer updates than these have no median to be held against
 
 
@@ -32,13 +37,16 @@ class Bounds:
     max_norm: largest l2 norm of a delta, None: any. times_median: largest norm in units of the median of the
     round's non-zero norms, 0: any. max_samples: largest weight of a board whose number of samples only the
     board knows, None: twice the median of the round's claims. replays: whether a delta equal to an earlier
-    one is refused.
+    one is refused. outliers: whether deltas that lead elsewhere than the others' are. refusals: after how
+    many a board is left out, 0: never.
     """
 
     max_norm: float | None = None
-    times_median: float = 10.0
+    times_median: float = 2.5
     max_samples: float | None = None
     replays: bool = True
+    outliers: bool = True
+    refusals: int = 3
 
 
 @dataclass(frozen=True)
@@ -65,19 +73,30 @@ class Candidate:
 
 @dataclass
 class Verdict:
-    """admitted: name -> contribution. refused: name -> reason, one line each."""
+    """admitted: name -> contribution. refused: name -> reason, one line each. left_out: those of the refused
+    that are left out of the run from now on."""
 
     admitted: dict[str, Contribution] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 class Admission:
     """Judges the updates of one round after another. codec: first nibble of a coded delta as the run's boards
-    send it, None: they use codes of another kind."""
+    send it, None: they use codes of another kind, which cannot be compared."""
 
-    def __init__(self, bounds: Bounds, codec: int | None, read: Callable[..., Contribution]):
-        """read: decodes a delta and raises CodecError (Strategy.read)."""
+    def __init__(
+        self,
+        bounds: Bounds,
+        codec: int | None,
+        read: Callable[..., Contribution],
+        head: Head,
+        boards: int = 0,
+    ):
+        """read: decodes a delta and raises CodecError (Strategy.read). boards: of the fleet."""
         self.bounds, self.read = bounds, read
+        self.outliers = Outliers(head) if bounds.outliers and codec is not None else None
+        self.reputation = Reputation(boards, bounds.refusals)
         agreed = {lib.QFL_CODEC_DZ_AGREED} if codec == lib.QFL_CODEC_DZ else set()
         self.codecs = None if codec is None else {codec} | agreed
         self._seen: dict[str, tuple[int, str]] = {}  # SHA-256 of accepted deltas -> round and board
@@ -99,7 +118,13 @@ class Admission:
             else:
                 verdict.refused[c.name] = str(reason)
         self._outsized(verdict)
+        self._astray(verdict)
         self._overweight(verdict, {c.name for c in candidates if not c.known})
+        for name in verdict.admitted:
+            self.reputation.admitted(name)
+        for name, reason in verdict.refused.items():
+            if not reason.startswith(STALE) and self.reputation.refused(name, reason):
+                verdict.left_out[name] = reason
         for c in candidates:
             if c.name in verdict.admitted and len(c.data) >= SHORT:
                 self._seen.setdefault(_sha(c.data), (c.asked, c.name))
@@ -112,7 +137,7 @@ class Admission:
                 if c.round != c.asked
                 else f"head {c.head:08x}, not {c.asked_head or 0:08x}"
             )
-            return f"stale: its delta is of {which}", None
+            return f"{STALE}: its delta is of {which}", None
         if c.known and c.samples > c.known:
             return f"it claims {c.samples} samples, but holds {c.known}", None
         known = self.codecs is None or not c.data or c.data[0] & 15 in self.codecs
@@ -144,6 +169,24 @@ class Admission:
                 f"too large: norm {norm:.4g}, more than {self.bounds.times_median:g} times the median of "
                 f"the round's {len(norms)} updates"
             )
+
+    def _astray(self, verdict: Verdict) -> None:
+        for name, reason in (self.outliers.judge(verdict.admitted) if self.outliers else {}).items():
+            del verdict.admitted[name]
+            verdict.refused[name] = reason
+
+    def state(self) -> Snapshot:
+        """What is known of the boards from earlier rounds, but for the deltas themselves (`remember`)."""
+        parts = {"reputation": self.reputation.state()}
+        if self.outliers is not None:
+            parts["outliers"] = self.outliers.state()
+        return Snapshot.joined(parts)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Take up what `state` returned. KeyError, ValueError, AttributeError: it is of another kind."""
+        self.reputation.restore(snapshot.part("reputation"))
+        if self.outliers is not None:
+            self.outliers.restore(snapshot.part("outliers"))
 
     def _overweight(self, verdict: Verdict, unknown: set[str]) -> None:
         """Cap the weights of boards that alone know how many samples they have: one that lies must not

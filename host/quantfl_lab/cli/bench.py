@@ -17,6 +17,7 @@ BENCHES = {
     "link": "what a session makes of a line, by latency and bit errors, and a check in real time",
     "keys": "what keys cost a board: bytes, instructions, code, RAM",
     "flash": "bytes of flash of every firmware that is built here, by part",
+    "attacks": "what boards that lie cost, by attack and aggregator, and what each rule costs honest fleets",
     "quantisers": "what one message loses against its bits, ours and rivals",
     "alternatives": "what else might code a delta in fewer bits: contexts, prediction, dead zones, a "
     "trellis, subspaces",

@@ -45,7 +45,7 @@ def federation(s: Setting, rival: Rival, watch: Watch | None = None) -> Federati
     config = s.config.model_copy(
         update={
             "start": StartTable(how="none"),
-            "admission": AdmissionTable(times_median=0.0, replays=False),
+            "admission": AdmissionTable(times_median=0.0, replays=False, refusals=0),
             "run": s.config.run.model_copy(update={"evaluate_every": 1}),
         }
     )
