@@ -20,7 +20,7 @@ from quantfl.core.link import Link
 from quantfl.emulation import best_kind, boot_fleet, close_all
 from quantfl.errors import RunError
 from quantfl.fleet import api
-from quantfl.fleet.checkpoint import RunFolder
+from quantfl.fleet.checkpoint import FORMAT, RunFolder
 from quantfl.fleet.config import FleetTable
 from quantfl.fleet.rounds import Silent
 from tests.support import DEMO_MODEL, demo_config, demo_toml, need_board, need_digits
@@ -66,7 +66,7 @@ def test_a_checkpoint_of_another_format_is_refused_in_a_line(tmp_path):
         arrays = {k: z[k] for k in z.files}
     meta = json.loads(bytes(arrays["meta"])) | {"format": 3}
     np.savez(folder.checkpoint, **(arrays | {"meta": np.frombuffer(json.dumps(meta).encode(), np.uint8)}))
-    with pytest.raises(RunError, match="has format 3, this quantfl writes 7; start the run anew"):
+    with pytest.raises(RunError, match=f"has format 3, this quantfl writes {FORMAT}; start the run anew"):
         folder.load()
 
 

@@ -259,6 +259,7 @@ class RunFolder:
                 f"{self.checkpoint} has format {meta['format']}, this quantfl writes {FORMAT}; start the "
                 "run anew"
             )
+        meta.setdefault("admission", {})  # older runs of this format kept none
         kinds = {"round": int, "package_sha256": str, "history": list if whole else dict}
         kinds |= dict.fromkeys(("config", "strategy", "admission"), dict)
         wrong = [key for key, kind in kinds.items() if not isinstance(meta.get(key), kind)]

@@ -335,7 +335,8 @@ class Rounds:
 
     def _take_up(self, state: State) -> None:
         try:
-            self.admission.restore(state.admission)
+            if state.admission.values:
+                self.admission.restore(state.admission)
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise RunError(f"the checkpoint is damaged: its admission is none ({error!r})") from None
 

@@ -174,6 +174,9 @@ class Admission:
         for name, reason in (self.outliers.judge(verdict.admitted) if self.outliers else {}).items():
             del verdict.admitted[name]
             verdict.refused[name] = reason
+        for name, contribution in verdict.admitted.items():
+            if self.outliers is not None and self.outliers.evidence.get(name, 0.0) > 0:
+                verdict.admitted[name] = replace(contribution, agrees=False)
 
     def state(self) -> Snapshot:
         """What is known of the boards from earlier rounds, but for the deltas themselves (`remember`)."""

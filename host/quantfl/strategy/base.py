@@ -64,7 +64,8 @@ class Contribution:
     samples: its weight, usually the samples it trained on. data: its coded delta. agreed: code of the step
     agreed on, 0: none. own_code: code of the step it would have chosen, 0: not told. loss: its mean training
     loss in nats. norm: l2 norm of the delta. client: index of the client. round: in which it trained.
-    decoded: the delta where it has been decoded already.
+    decoded: the delta where it has been decoded already. agrees: False where there is evidence that it leads
+    elsewhere than the others'.
     """
 
     samples: int
@@ -76,6 +77,7 @@ class Contribution:
     client: int = 0
     round: int = 0
     decoded: Decoded | None = field(default=None, compare=False)
+    agrees: bool = True
 
     def symbols_of(self, tensors: Sequence[int]) -> tuple[np.ndarray, Form]:
         """Symbols int32 [params] of a DZ delta, and its form. CodecError: it is malformed."""

@@ -125,9 +125,16 @@ class ComposedStrategy:
         return True
 
     def _similarity(self, mean: np.ndarray, contributions: Sequence[Contribution]) -> float | None:
-        """Of the clients' deltas, from their weighted mean. None: the aggregator's is another mean."""
+        """Of the clients' deltas, from their weighted mean. Those that lead elsewhere are left out: liars
+        must not choose the steps. None: the aggregator's is another mean."""
         if self.needs == "each":
             return None
+        agreeing = [c for c in contributions if c.agrees]
+        if len(agreeing) < len(contributions):
+            known = None if self.rate.similarity is not None else self.aggregator.mean(agreeing)
+            if known is None:
+                return None
+            mean, contributions = known, agreeing
         return update_similarity(mean, [c.samples for c in contributions], [c.norm for c in contributions])
 
     def reset(self, params: np.ndarray, step: float) -> None:
