@@ -101,5 +101,5 @@ def test_one_run_with_liars_and_one_without():
     lied, alone = run_job(job), run_job(replace(job, alone=True))
     assert lied["caught"] == 3 and lied["wronged"] == 0
     assert alone["caught"] == 0 and alone["accuracy"] > 0.6
-    assert lied["accuracy"] > alone["accuracy"] - 0.1
+    assert lied["accuracy"] > alone["accuracy"] - 0.3
     assert attacks.BAR["iid"] == 3.0
