@@ -268,6 +268,4 @@ class RunFolder:
         snapshot, ledger = Snapshot(arrays, meta["strategy"]), ledger_store.load(self.ledger)
         past = meta["history"] if whole else self._read_history(meta["history"])
         admission = Snapshot(values=meta["admission"])
-        return State(
-            meta["round"], meta["package_sha256"], meta["config"], snapshot, past, ledger, admission
-        )
+        return State(meta["round"], meta["package_sha256"], meta["config"], snapshot, past, ledger, admission)
