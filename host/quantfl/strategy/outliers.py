@@ -19,7 +19,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from quantfl.core.codec import decode, dz_read, is_dz
+from quantfl.core.codec import decode, is_dz
 from quantfl.core.head import Head
 from quantfl.strategy.base import Contribution, Snapshot
 
@@ -60,7 +60,7 @@ def integers(contribution: Contribution, head: Head) -> np.ndarray:
     """A delta up to a factor, in little memory: symbols as int8 where they fit, else float32 [params]."""
     if not is_dz(contribution.data):
         return decode(contribution.data, head.tensors)
-    symbols, _ = dz_read(contribution.data, head.tensors, contribution.agreed)
+    symbols, _ = contribution.symbols_of(head.tensors)
     fits = int(np.abs(symbols).max(initial=0)) <= 127
     return symbols.astype(np.int8) if fits else symbols.astype(np.float32)
 

@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from quantfl.core.codec import decode, dz_read, dz_value, is_dz
+from quantfl.core.codec import decode, dz_value, is_dz
 from quantfl.core.head import Head
 from quantfl.strategy.aggregators import AggregatorOptions, register_aggregator
 from quantfl.strategy.base import Aggregator, Contribution, Snapshot
@@ -43,7 +43,7 @@ class Deltas:
     def of(cls, contributions: Sequence[Contribution], head: Head, weighting: str) -> Deltas:
         """Decoded; as symbols where all have the same step."""
         weights = np.array([c.samples if weighting == "samples" else 1 for c in contributions], np.float64)
-        read = [dz_read(c.data, head.tensors, c.agreed) if is_dz(c.data) else None for c in contributions]
+        read = [c.symbols_of(head.tensors) if is_dz(c.data) else None for c in contributions]
         codes = {form.code for _, form in filter(None, read) if form.code}
         if None not in read and len(codes) <= 1:
             rows = np.stack([found[0] for found in read if found is not None])
