@@ -87,6 +87,8 @@ class Device:
         self._agreed: tuple[Counters, Counters] | None = (
             None  # both ends' counters (ours, theirs) when last compared
         )
+        self._looked_at: tuple[Counters, Counters] | None = None  # by `counters_agree`, which found `_same`
+        self._same = True
 
     async def __aenter__(self) -> Device:
         await self.open()
@@ -530,7 +532,10 @@ class Device:
     @property
     def counters_agree(self) -> bool:
         """Whether both ends' counters were the same when they were last compared, or never were."""
-        return self._agreed is None or self._agreed[1] == self._agreed[0].swapped
+        if self._looked_at is not self._agreed:
+            self._looked_at = self._agreed
+            self._same = self._agreed is None or self._agreed[1] == self._agreed[0].swapped
+        return self._same
 
     @property
     def compared(self) -> tuple[Counters, Counters]:

@@ -17,7 +17,7 @@ from quantfl_lab.bench import bytes as bench_bytes
 from quantfl_lab.bench import engine as bench_engine
 from quantfl_lab.bench import setting as bench_setting
 from quantfl_lab.bench import tasks as bench_tasks
-from tests.support import need_board, need_digits
+from tests.support import need_board, need_digits, shared_data
 
 pytestmark = pytest.mark.emulated
 
@@ -263,3 +263,17 @@ def test_keys():
         < 24_000
     )
     assert {"security_bytes_per_frame": 14} in rows and all(r["bytes"] < 600 for r in rows if "ram_of" in r)
+
+
+def test_bench_scale_measures_fleets_in_processes_of_their_own(monkeypatch):
+    """What it measures is not judged here: times are this machine's."""
+    from quantfl_lab.bench import scale
+
+    shared_data("mnist")
+    monkeypatch.setattr(scale, "QUICK", (("twin", 6, 1.0, 3), ("inproc", 10, 0.5, 3)))
+    monkeypatch.setattr(scale, "flower_python", lambda: None)
+    twin, inside = scale.run(quick=True)
+    assert (twin["fleet"], twin["boards"], twin["contributed"]) == ("twin", 6, 6)
+    assert (inside["fleet"], inside["boards"], inside["contributed"]) == ("inproc", 10, 5)
+    assert all(row["round_cpu_s"] > 0 and row["start_s"] > 0 for row in (twin, inside))
+    assert scale.parts([twin, inside | {"times_flower": 2.0}])[0][1][0]["times_flower"] == ""

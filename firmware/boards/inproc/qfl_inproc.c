@@ -30,20 +30,26 @@ static uint32_t aligned(size_t n) { return (uint32_t)((n + 15u) & ~(size_t)15u);
 
 static uint32_t put(ring *r, const uint8_t *p, uint32_t n)
 {
-    uint32_t i = 0;
     if (r->head == r->tail)
         r->head = r->tail = 0; /* from the front again: a ring takes no more memory than it has ever held */
-    for (; i < n && r->head - r->tail < RING; i++)
-        r->data[r->head++ % RING] = p[i];
-    return i;
+    uint32_t room = RING - (r->head - r->tail), at = r->head % RING;
+    n = n < room ? n : room;
+    uint32_t front = n < RING - at ? n : RING - at;
+    memcpy(r->data + at, p, front);
+    memcpy(r->data, p + front, n - front);
+    r->head += n;
+    return n;
 }
 
 static uint32_t get(ring *r, uint8_t *p, uint32_t n)
 {
-    uint32_t i = 0;
-    for (; i < n && r->tail != r->head; i++)
-        p[i] = r->data[r->tail++ % RING];
-    return i;
+    uint32_t held = r->head - r->tail, at = r->tail % RING;
+    n = n < held ? n : held;
+    uint32_t front = n < RING - at ? n : RING - at;
+    memcpy(p, r->data + at, front);
+    memcpy(p + front, r->data, n - front);
+    r->tail += n;
+    return n;
 }
 
 static qfl_inproc *self(void *ctx) { return ctx; }

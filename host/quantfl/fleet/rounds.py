@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -145,6 +146,7 @@ class Rounds:
             )
         for client in self.clients:
             self.traffic.record(0, client)
+        gc.freeze()  # a fleet is there to stay: no use in going through it again and again
 
     async def _set_up_one(self, client: Client, timeout: float) -> None:
         def progress(state: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import math
 from collections.abc import Callable
@@ -54,6 +55,7 @@ class RunSetup:
     boards: list[Board] = field(default_factory=list)
 
     async def close(self) -> None:
+        gc.unfreeze()
         if self.federation.twin is not None:
             self.federation.twin.close()
         await asyncio.gather(*(c.close() for c in self.federation.clients), return_exceptions=True)

@@ -26,7 +26,7 @@ from quantfl.strategy.base import Strategy
 from quantfl.strategy.decoded import Decoded
 from quantfl.strategy.downlink import ALONE, FRAME, BatchPlan
 
-CHUNK = 128  # boards in one call: while C has it, the next is planned
+CHUNK = 64  # boards in one call: while C has it, the next is planned
 _LOSS = [loss_of(packed) for packed in range(256)]
 _HEAD = lib.QFL_UPDATE_HEAD_BYTES
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -65,6 +66,24 @@ class Traffic:
             self.security + other.security,
             self.noise + other.noise,
         )
+
+
+NOTHING = Traffic()
+_cells = attrgetter(*(f.name for f in fields(Traffic)))
+
+
+def _rows_of(moved: np.ndarray) -> dict[tuple[str, str], list[int]]:
+    """(direction, kind) -> bytes by category, of those where any moved. moved: uint32 [2 (sent, received),
+    kinds, categories]."""
+    kinds, categories = moved.shape[1:]
+    flat = moved.reshape(-1)
+    at = np.flatnonzero(flat)
+    rows: dict[tuple[str, str], list[int]] = {}
+    for place, n in zip(at.tolist(), flat[at].tolist(), strict=True):
+        row, category = divmod(place, categories)
+        name = DIRECTIONS[row // kinds], KINDS[row % kinds]
+        rows.setdefault(name, [0] * categories)[category] += n
+    return rows
 
 
 class Key(NamedTuple):
@@ -133,7 +152,9 @@ class Ledger:
     notes_stored: int = field(default=0, compare=False)
     all_links_bytes: int = 0  # `link_bytes` of all links together
     changed: set[Key] = field(default_factory=set)
-    _sums: dict[tuple[int, str], Traffic] = field(default_factory=dict)  # of all rows by round and direction
+    _sums: dict[tuple[int, str], list[int]] = field(
+        default_factory=dict
+    )  # of all rows by round and direction
     _links: dict[str, int] = field(default_factory=dict)  # board -> bytes of all rounds but 0, without noise
     _last: dict[str, np.ndarray] = field(default_factory=dict)
     _last_carried: dict[tuple[str, str, str], int] = field(default_factory=dict)
@@ -144,21 +165,29 @@ class Ledger:
         running: bytes since the link began, uint32 [2 (sent, received), kinds, categories]
         (quantfl.core.link.Link.kinds).
         """
-        moved = running - self._last.get(board, np.zeros_like(running))  # modulo 2^32
+        last = self._last.get(board)
+        moved = running if last is None else running - last  # modulo 2^32
         self._last[board] = running
-        for direction, kind in zip(*np.nonzero(moved.any(axis=2)), strict=True):
-            self.add(
-                Key(round_, board, DIRECTIONS[direction], KINDS[kind]),
-                Traffic(*map(int, moved[direction, kind])),
-            )
-        up, down = (Traffic(*map(int, moved[i].sum(axis=0))) for i in (1, 0))
-        return up, down
+        both = {"up": NOTHING, "down": NOTHING}
+        for (direction, kind), cells in _rows_of(moved).items():
+            traffic = Traffic(*cells)
+            self.add(Key(round_, board, direction, kind), traffic)
+            before = both[direction]
+            both[direction] = traffic if before is NOTHING else before + traffic
+        return both["up"], both["down"]
 
     def add(self, key: Key, traffic: Traffic) -> None:
-        self.rows[key] = self.rows[key] + traffic if key in self.rows else traffic
-        self._sums[key.round, key.direction] = self._sums.get((key.round, key.direction), Traffic()) + traffic
+        held = self.rows.get(key)
+        self.rows[key] = traffic if held is None else held + traffic
+        sums = self._sums.get((key.round, key.direction))
+        if sums is None:
+            sums = self._sums[key.round, key.direction] = [0] * len(BYTE_CATEGORIES)
+        cells = _cells(traffic)
+        for i, n in enumerate(cells):
+            if n:
+                sums[i] += n
         if key.round > 0:
-            moved = traffic.total - traffic.noise
+            moved = sum(cells) - traffic.noise
             self._links[key.board] = self._links.get(key.board, 0) + moved
             self.all_links_bytes += moved
         self.changed.add(key)
@@ -222,9 +251,9 @@ class Ledger:
     def total(self, *, first: int = 0, last: int | None = None) -> tuple[Traffic, Traffic]:
         """(up, down) over all boards in rounds first..last."""
         found = {"up": Traffic(), "down": Traffic()}
-        for (round_, direction), traffic in self._sums.items():
+        for (round_, direction), cells in self._sums.items():
             if round_ >= first and (last is None or round_ <= last):
-                found[direction] += traffic
+                found[direction] += Traffic(*cells)
         return found["up"], found["down"]
 
 

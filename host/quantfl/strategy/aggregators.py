@@ -45,7 +45,7 @@ class WeightedMean:
 
     def mean(self, contributions: Sequence[Contribution]) -> np.ndarray | None:
         """The mean delta, float64 [params]; None when there are no contributions."""
-        size = self.head.params
+        size, tensors = self.head.params, self.head.tensors
         plain, total = np.zeros(size, np.float64), 0
         by_code: dict[int, list[tuple[int, np.ndarray]]] = {}
         sums: dict[int, np.ndarray] = {}
@@ -53,7 +53,7 @@ class WeightedMean:
             weight = c.samples if self.weighting == "samples" else 1
             total += weight
             if is_dz(c.data):
-                symbols, form = c.symbols_of(self.head.tensors)
+                symbols, form = c.symbols_of(tensors)
                 rows = by_code.setdefault(form.code, [])
                 rows.append((weight, symbols))
                 if len(rows) == AT_ONCE:

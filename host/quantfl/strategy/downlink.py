@@ -234,15 +234,15 @@ class DitheredDownlink:
         return _cheapest(result, params, [Update(held, result, data)])
 
     def _shifts(self, indices: Sequence[int], version: _Version, dither: np.ndarray | None) -> np.ndarray:
-        """`_shift` of several boards, a row each."""
+        """`_shift` of several boards, a row each: float64 [n, params], whole numbers."""
         if version.code == 0:
-            return np.zeros((len(indices), self.origin.size), np.int64)
+            return np.zeros((len(indices), self.origin.size), np.float64)
         away = (version.params.astype(np.float64) - self.origin) / dz_value(version.code)
         if dither is None:
-            return np.broadcast_to(np.floor(away + 0.5).astype(np.int64), (len(indices), away.size))
+            return np.tile(np.floor(away + 0.5), (len(indices), 1))
         rows = dither + away
         rows += 0.5
-        return np.floor(rows, out=rows).astype(np.int64)
+        return np.floor(rows, out=rows)
 
     def _position(self, index: int, held: int | None) -> int:
         """Position of the version at which a board holds `held`, where that is known at once; else -1."""
@@ -258,20 +258,28 @@ class DitheredDownlink:
         now, number = self.versions[-1], self._number(len(self.versions) - 1)
         dither = np.stack([self._dither(i) for i in indices]) if self.dither else None
         shifts = self._shifts(indices, now, dither)
-        params = (self.origin + shifts * (dz_value(now.code) if now.code else 0.0)).astype(np.float32)
+        heads = shifts * (dz_value(now.code) if now.code else 0.0)
+        heads += self.origin
+        params = heads.astype(np.float32)
         result = [head_hash(row) for row in params]
         positions = np.array([self._position(i, h) for i, h in zip(indices, held, strict=True)])
-        beyond = np.abs(params).max(axis=1) >= 2**23 * self.unit
+        limit = 2**23 * self.unit
+        beyond: np.ndarray | bool = False
+        if max(params.max(), -params.min()) >= limit:
+            beyond = np.abs(params).max(axis=1) >= limit
         how = np.where((positions < 0) | beyond, ALONE, SYMBOLS).astype(np.uint8)
         code = np.zeros(len(indices), np.uint8)
-        symbols = np.zeros(shifts.shape, np.int32)
+        symbols = np.empty(shifts.shape, np.int32)
         for position in np.unique(positions[positions >= 0]):
             at, then = np.flatnonzero(positions == position), self.versions[position]
             code[at] = step = now.code if then.code == 0 else min(now.code, then.code)
             scale = [0 if v.code == 0 else 2 ** ((v.code - step) // 4) for v in (now, then)]
             mine = None if dither is None else dither[at]
             before = self._before([indices[int(i)] for i in at], int(position), mine)
-            symbols[at] = shifts[at] * scale[0] - before * scale[1]
+            if len(at) == len(indices):
+                np.subtract(shifts * scale[0], before * scale[1], out=symbols, casting="unsafe")
+            else:
+                symbols[at] = shifts[at] * scale[0] - before * scale[1]
         for k, (index, h) in enumerate(zip(indices, held, strict=True)):
             if h == result[k] and positions[k] >= 0:
                 how[k] = NO_UPDATE

@@ -21,6 +21,7 @@ BENCHES = {
     "quantisers": "what one message loses against its bits, ours and rivals",
     "alternatives": "what else might code a delta in fewer bits: contexts, prediction, dead zones, a "
     "trellis, subspaces",
+    "scale": "what fleets of virtual boards cost the host, and Flower's simulation beside them",
     "ablations": "levels, initialisation and error feedback",
 }
 
