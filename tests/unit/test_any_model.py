@@ -63,9 +63,13 @@ def test_a_refusal_names_the_operator_that_breaks_the_chain(name, words):
     assert all(w in str(error.value) for w in words), str(error.value)
 
 
-def dense(b: Builder, x: int, inputs: int, outputs: int, shape=None, activation: int = 0) -> int:
+def dense(
+    b: Builder, x: int, inputs: int, outputs: int, shape=None, activation: int = 0, small: bool = False
+) -> int:
     rng = np.random.default_rng(inputs + outputs)
-    w = b.add([outputs, inputs], scales=0.02, data=rng.integers(-127, 128, (outputs, inputs)))
+    w = b.add(
+        [outputs, inputs], scales=0.002 if small else 0.02, data=rng.integers(-127, 128, (outputs, inputs))
+    )
     y = b.add(shape or [1, outputs], scales=0.1, zero=3)
     o = schema.FullyConnectedOptionsT()
     o.fusedActivationFunction = activation
@@ -325,3 +329,89 @@ def test_what_comes_after_the_classes_is_left_to_the_host():
     done = convert_bytes(b.model([x], [y]), source="m")
     assert done.cut.text == "dense(5)"
     assert Engine(done.package).classify(np.zeros((1, 8), np.int8)).shape == (1, 5)
+
+
+# -- one output for yes or no
+# ------------------------------------------------------------------------------------------------------------
+
+
+def yes_or_no(outputs: int = 1) -> bytes:
+    """A hidden layer, then one output behind a sigmoid."""
+    b = Builder()
+    x = b.add([1, 12], scales=0.03, zero=5)
+    t = dense(b, x, 12, 8, activation=schema.ActivationFunctionType.RELU, small=True)
+    z = dense(b, t, 8, outputs, small=True)
+    y = b.add([1, outputs], scales=1 / 256, zero=-128)
+    b.op("LOGISTIC", [z], [y])
+    return b.model([x], [y])
+
+
+def test_one_output_behind_a_sigmoid_is_trained_as_two_classes():
+    """Their softmax is its sigmoid: training learns, and the exported model has the one output again."""
+    from quantfl.core.head import FitConfig
+    from quantfl.fleet.finalise import stock_accuracy
+
+    p = open_package(convert_bytes(yes_or_no(), source="m").package)
+    assert p.dims == (12, 8, 2)
+    rng = np.random.default_rng(3)
+    inputs = rng.integers(-128, 128, (300, 12)).astype(np.int8)
+    features = Engine(p.data).run_batch(inputs)
+    z = p.head.logits(p.params, features)
+    ours = (Engine(compile_program(p.original)).classify(inputs).astype(int) + 128) / 256
+    np.testing.assert_allclose(1 / (1 + np.exp(z[:, :1] - z[:, 1:])), ours, atol=0.06)
+    labels = (inputs[:, :6].astype(int).sum(1) > inputs[:, 6:].astype(int).sum(1)).astype(np.uint16)
+    trained, _ = p.head.fit(p.params, features, labels, FitConfig(lr=0.02, momentum=0.5, epochs=30))
+    accuracy = p.head.evaluate(trained, features, labels).accuracy
+    assert accuracy > 0.9 > p.head.evaluate(p.params, features, labels).accuracy
+    out = export(p, trained, features)
+    assert ModelFile(out).tensors[ModelFile(out).outputs[0]].shape == (1, 1)
+    stock, _ = stock_accuracy(out, inputs, labels)
+    assert abs(stock - accuracy) < 0.03
+    again = export(p, trained, features, keep_metadata=True)
+    np.testing.assert_array_equal(open_package(again).params, open_package(again).params)
+    assert open_package(again).dims == p.dims
+
+
+def test_other_ends_of_one_output_are_refused_by_what_they_are():
+    with pytest.raises(UnsupportedError, match=r"LOGISTIC.*gives 3 outputs of their own"):
+        convert_bytes(yes_or_no(3), source="m")
+    b = Builder()
+    x = b.add([1, 8], scales=0.05)
+    with pytest.raises(UnsupportedError, match=r"one output and no sigmoid.*regression"):
+        convert_bytes(b.model([x], [dense(b, x, 8, 1)]), source="m")
+
+
+# -- several outputs, and what becomes of every operator
+# ------------------------------------------------------------------------------------------------------------
+
+
+def test_one_of_several_outputs_is_trained_scored_and_exported():
+    from quantfl.package.stock import stock
+
+    data = case("two_swapped").read_bytes()
+    names = [ModelFile(data).tensors[t].name for t in ModelFile(data).outputs]
+    for i, classes in ((0, 3), (1, 2)):
+        for output in (str(i), names[i]):
+            p = open_package(convert_bytes(data, source="m", output=output).package)
+            assert p.dims[-1] == classes and len(ModelFile(p.original).outputs) == 1
+        x = np.random.default_rng(i).integers(-128, 128, (8,)).astype(np.int8)
+        np.testing.assert_array_equal(Engine(p.data).classify(x[None])[0], stock(p.original).run(x))
+        assert (
+            ModelFile(export(p, p.params, x[None])).tensors[ModelFile(p.original).outputs[0]].size == classes
+        )
+
+
+def test_explain_marks_every_operator(capsys):
+    import json
+
+    from quantfl.cli.main import main
+
+    assert main(["convert", "--explain", str(case("dense_on_4d")), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["operators"]
+    marks = {r["operator"]: r["mark"] for r in rows}
+    assert len(rows) == 17 and marks[0] == "trainable" and marks[1] == "folded" and marks[15] == "trained"
+    assert main(["convert", "--explain", str(case("int16x8"))]) == 0
+    said = capsys.readouterr().out
+    assert "refused" in said and "nothing at its end can be trained: operator 12" in said
+    assert main(["convert", "--explain", str(case("two_swapped"))]) == 0
+    assert "unused (2)" in capsys.readouterr().out

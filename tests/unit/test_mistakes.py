@@ -178,6 +178,9 @@ def test_a_model_with_several_outputs_is_refused():
     with pytest.raises(UnsupportedError, match="2 outputs") as error:
         convert(path)
     assert "StatefulPartitionedCall_1:1" in str(error.value) and error.value.exit_code == 4
+    assert "--output" in str(error.value)
+    with pytest.raises(UsageError, match="--output StatefulPartitionedCall fits several"):
+        convert(path, output="StatefulPartitionedCall")
 
 
 def test_a_run_is_evaluated_and_repeated_from_another_folder(tmp_path, monkeypatch, capsys):

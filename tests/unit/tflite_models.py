@@ -378,6 +378,72 @@ class Generator:
         size = b.add([2], "int32", data=np.array(out, np.int32))
         return b.finish("RESIZE_BILINEAR", [x, size], [b.add([1, *out, shape[3]], scales=s, zero=z)], o)
 
+    def gather(self) -> bytes:
+        b, x, shape, s, z = self.moved()
+        o, axis = schema.GatherOptionsT(), self.int(1, 3)
+        o.axis, o.batchDims = axis if self.rng.random() < 0.5 else axis - 4, 0
+        index = self.rng.integers(0, shape[axis], self.int(1, 6)).astype(np.int32)
+        out = [*shape[:axis], len(index), *shape[axis + 1 :]]
+        return b.finish(
+            "GATHER", [x, b.add([len(index)], "int32", data=index)], [b.add(out, scales=s, zero=z)], o
+        )
+
+    def mirror_pad(self) -> bytes:
+        b, x, shape, s, z = self.moved()
+        o = schema.MirrorPadOptionsT()
+        o.mode = self.int(0, 1)
+        most = [min(4, n - 1 + o.mode) for n in shape[1:3]]
+        pads = [[0, 0], *([self.int(0, m), self.int(0, m)] for m in most), [0, 0]]
+        y = b.add([n + sum(p) for n, p in zip(shape, pads, strict=True)], scales=s, zero=z)
+        return b.finish("MIRROR_PAD", [x, b.add([4, 2], "int32", data=np.array(pads))], [y], o)
+
+    def pad_channels(self) -> bytes:
+        b, x, shape, s, z = self.moved()
+        pads = np.zeros((4, 2), np.int32)
+        pads[3] = self.rng.integers(0, 5, 2)
+        y = b.add([*shape[:3], int(shape[3] + pads[3].sum())], scales=s, zero=z)
+        return b.finish("PAD", [x, b.add([4, 2], "int32", data=pads)], [y], schema.PadOptionsT())
+
+    def blocks(self, name: str, o, deep: bool) -> bytes:
+        b, block = Builder(), self.int(1, 3)
+        small = [1, self.int(1, 4), self.int(1, 4), self.int(1, 9) * block * block]
+        large = [1, small[1] * block, small[2] * block, small[3] // (block * block)]
+        o.blockSize, (s, z) = block, (self.scale(), self.zero())
+        first, last = (large, small) if deep else (small, large)
+        return b.finish(name, [b.add(first, scales=s, zero=z)], [b.add(last, scales=s, zero=z)], o)
+
+    def depth_to_space(self) -> bytes:
+        return self.blocks("DEPTH_TO_SPACE", schema.DepthToSpaceOptionsT(), False)
+
+    def space_to_depth(self) -> bytes:
+        return self.blocks("SPACE_TO_DEPTH", schema.SpaceToDepthOptionsT(), True)
+
+    def sum(self) -> bytes:
+        b, o = Builder(), schema.ReducerOptionsT()
+        o.keepDims = bool(self.rng.random() < 0.5)
+        shape, s = [1, self.int(1, 7), self.int(1, 7), self.channels()], self.scale()
+        axes = [[1, 2], [1], [2], [3]][self.int(0, 3)]
+        count = int(np.prod([shape[i] for i in axes]))
+        left = [1 if i in axes else n for i, n in enumerate(shape) if o.keepDims or i not in axes]
+        x, which = (
+            b.add(shape, scales=s, zero=self.zero()),
+            b.add([len(axes)], "int32", data=np.array(axes, np.int32)),
+        )
+        y = b.add(left, scales=s * count**0.5 * float(self.rng.uniform(0.5, 2.0)), zero=self.zero())
+        return b.finish("SUM", [x, which], [y], o)
+
+    def limit(self, name: str) -> bytes:
+        b, x, shape, s, z = self.moved()
+        c = b.add([1], scales=s, zero=z, data=self.rng.integers(-128, 128, 1).astype(np.int8))
+        inputs = [x, c] if self.rng.random() < 0.7 else [c, x]
+        return b.finish(name, inputs, [b.add(shape, scales=s, zero=z)], schema.MaximumMinimumOptionsT())
+
+    def maximum(self) -> bytes:
+        return self.limit("MAXIMUM")
+
+    def minimum(self) -> bytes:
+        return self.limit("MINIMUM")
+
     def split(self) -> bytes:
         b, x, shape, s, z = self.moved()
         o, axis = schema.SplitOptionsT(), self.int(1, 3)
@@ -411,6 +477,8 @@ OPERATORS = [
         "binary",
         "pool",
         "moved",
+        "blocks",
+        "limit",
     )
     and not name.startswith("__")
 ]

@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from quantfl.package.cost import Cost
+    from quantfl.package.explain import Line
 
 
 def command(
@@ -29,11 +30,17 @@ def command(
     cuts: bool = typer.Option(
         False, "--cuts", help="Only print what every possible cut costs; nothing is written."
     ),
+    explain: bool = typer.Option(
+        False, "--explain", help="Only print every operator and what becomes of it; nothing is written."
+    ),
     train: str = typer.Option(
         "all", "--train", help="all, scales (a scale and a bias per channel) or scales+head."
     ),
     recompute: bool = typer.Option(
         False, "--recompute", help="Boards cache inputs and compute features anew at every visit."
+    ),
+    output: str = typer.Option(
+        None, "--output", help="Of several outputs the one to train and to score: its name or number."
     ),
     name: str = typer.Option(None, "--name", help="Name kept in the package; default: the file's."),
     labels: str = typer.Option(
@@ -52,13 +59,19 @@ def command(
     from quantfl.errors import UsageError
     from quantfl.fleet.checkpoint import write_atomic
     from quantfl.package.build import build_flags
-    from quantfl.package.convert import convert, cut_costs
+    from quantfl.package.convert import convert, cut_costs, explained
     from quantfl.package.source import quality_text
 
+    if explain:
+        return _explained(explained(model, calibrate=calibrate, cut=cut, output=output), as_json)
     if cuts:
-        return _costs(cut_costs(model, calibrate=calibrate, train=train, recompute=recompute), train, as_json)
+        return _costs(
+            cut_costs(model, calibrate=calibrate, train=train, recompute=recompute, output=output),
+            train,
+            as_json,
+        )
     if out is None:
-        raise UsageError("give -o FILE for the package, or --cuts to see what is possible")
+        raise UsageError("give -o FILE for the package, --cuts to see what is possible, or --explain")
     done = convert(
         model,
         calibrate=calibrate,
@@ -67,6 +80,7 @@ def command(
         labels=tuple(labels.split(",")) if labels else (),
         train=train,
         recompute=recompute,
+        output=output,
     )
     _write(out, done.package, write_atomic)
     firmwares = built()  # as the linker has made them, where they are built here
@@ -147,6 +161,48 @@ def layer_labels(names: Sequence[str]) -> list[str]:
     short = [name.split(";")[0].split("/") for name in names]
     found = [parts[-2] if len(parts) > 1 else parts[-1] for parts in short]
     return found if len(set(found)) == len(set(names)) else list(names)
+
+
+def _explained(found: tuple[list[Line], str], as_json: bool) -> int:
+    from collections import Counter
+
+    from quantfl.cli.output import console, print_json
+    from quantfl.package.explain import MARKS
+    from quantfl.report.tables import Column, FittedTable, number
+
+    lines, why = found
+    if as_json:
+        print_json({"operators": [line.to_json() for line in lines], "trainable_end": why or None})
+        return 0
+    table = FittedTable(
+        [
+            number("op"),
+            Column("operator"),
+            Column("layer", name=True, drop=2),
+            Column("shape", drop=1),
+            Column("mark"),
+        ]
+    )
+    for line in lines:
+        shape = " x ".join(map(str, line.shape))
+        table.add(str(line.number), line.operator, line.layer, shape, line.mark)
+    c = console()
+    c.print(table)
+    counts = Counter(line.mark for line in lines)
+    for mark, meaning in MARKS.items():
+        if counts[mark]:
+            c.print(f"{mark} ({counts[mark]}): {meaning}", highlight=False, soft_wrap=True)
+    for line in lines:
+        if line.why:
+            c.print(
+                f"operator {line.number} ({line.operator}): {line.why}",
+                highlight=False,
+                soft_wrap=True,
+                markup=False,
+            )
+    if why:
+        c.print(why, highlight=False, soft_wrap=True, markup=False)
+    return 0
 
 
 def _costs(rows: list[Cost], train: str, as_json: bool) -> int:

@@ -28,7 +28,7 @@ def stock_accuracy(model: bytes, x: np.ndarray, y: np.ndarray) -> tuple[float, s
     """
     interpreter = stock(model)
     with quiet():
-        correct = sum(int(interpreter.run(row).argmax() == label) for row, label in zip(x, y, strict=True))
+        correct = sum(int(interpreter.decide(row) == label) for row, label in zip(x, y, strict=True))
     return correct / len(y), interpreter.name
 
 

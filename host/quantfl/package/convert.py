@@ -13,11 +13,13 @@ from quantfl.package import cost as costs
 from quantfl.package import cut as cutting
 from quantfl.package import fit
 from quantfl.package import source as sources
-from quantfl.package.flatfile import ModelFile, damage
+from quantfl.package.explain import Line, explain
+from quantfl.package.flatfile import ModelFile, damage, read_file
 from quantfl.package.operators import FLOAT_ENDS
 from quantfl.package.program import Package, compile_program, open_made, original_model
-from quantfl.package.rewrite import add_biases
+from quantfl.package.rewrite import add_biases, with_output
 from quantfl.package.unsigned import signed_model
+from quantfl.suggest import meant
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def convert(
     labels: tuple[str, ...] = (),
     train: str = "all",
     recompute: bool = False,
+    output: str | None = None,
 ) -> Converted:
     """Convert a .keras, .h5, .hdf5, SavedModel, .tflite (float, int8 or uint8) or a C array of one. Float
     models need calibration data. Errors name the layer and a remedy."""
@@ -90,15 +93,23 @@ def convert(
         labels=labels,
         train=train,
         recompute=recompute,
+        output=output,
     )
     return replace(done, quality=found.quality)
 
 
 def cut_costs(
-    path: Path, *, calibrate: Path | None = None, train: str = "all", recompute: bool = False
+    path: Path,
+    *,
+    calibrate: Path | None = None,
+    train: str = "all",
+    recompute: bool = False,
+    output: str | None = None,
 ) -> list[costs.Cost]:
     """What every possible cut of a model costs, the smallest head first; the package is made for each."""
     model = ModelFile(sources.load(path, calibrate).data, str(path))
+    with damage(str(path)):
+        model = _chosen_output(signed_model(original_model(model)), str(path), output)
     first = convert_bytes(model, source=str(path), train=train, recompute=recompute)
     rows = []
     for c in first.cuts:
@@ -107,15 +118,54 @@ def cut_costs(
     return rows
 
 
+def explained(
+    path: Path, *, calibrate: Path | None = None, cut: str | None = None, output: str | None = None
+) -> tuple[list[Line], str]:
+    """What becomes of every operator of a model, and what ends its trainable chain. A float model is
+    quantised where calibration data is given, else only listed."""
+    source, quantised = str(path), True
+    data = read_file(path) if path.is_file() and path.suffix.lower() not in sources.KERAS else b""
+    if calibrate is None and data and sources.is_float(ModelFile(data, source)):
+        quantised = False
+    else:
+        data = sources.load(path, calibrate).data
+    with damage(source):
+        model = signed_model(original_model(ModelFile(data, source)))
+        if output is not None or len(model.outputs) > 1:
+            model = _chosen_output(model, source, output or "0")
+        return explain(model, cut, quantised=quantised)
+
+
+def _chosen_output(model: ModelFile, source: str, output: str | None) -> ModelFile:
+    """The model with the output that is named, by its tensor's name or its number; the others go, and with
+    them what only they need, so that what is trained is what is scored."""
+    names = [model.tensors[t].name for t in model.outputs]
+    if output is None:
+        if len(names) == 1:
+            return model
+        raise UnsupportedError(
+            f"{source} has {len(names)} outputs ({', '.join(names) or 'none'}), and quantfl trains models "
+            "with one: name it by --output, or export the model with the one you want"
+        )
+    found = [i for i, n in enumerate(names) if output in (n, str(i))]
+    found = found or [i for i, n in enumerate(names) if output in n]
+    if len(found) != 1:
+        why = "fits several" if found else f"is none{meant(output, names)}"
+        listed = ", ".join(f"{i} {n}" for i, n in enumerate(names))
+        raise UsageError(f"--output {output} {why} of {source}'s outputs: {listed}")
+    if len(names) == 1:
+        return model
+    return ModelFile(with_output(model, model.outputs[found[0]]), source)
+
+
 def _one_way(model: ModelFile, source: str) -> None:
-    """UnsupportedError: several inputs or outputs, so that what is trained need not be what is scored."""
-    for ends, what in ((model.inputs, "inputs"), (model.outputs, "outputs")):
-        if len(ends) != 1:
-            names = ", ".join(model.tensors[t].name for t in ends) or "none"
-            raise UnsupportedError(
-                f"{source} has {len(ends)} {what} ({names}), and quantfl trains models with one: "
-                f"export the model with the one you want"
-            )
+    """UnsupportedError: several inputs, or several samples at once."""
+    if len(model.inputs) != 1:
+        names = ", ".join(model.tensors[t].name for t in model.inputs) or "none"
+        raise UnsupportedError(
+            f"{source} has {len(model.inputs)} inputs ({names}), and quantfl trains models with one: "
+            f"export the model with the one you want"
+        )
     entry = model.tensors[model.inputs[0]]
     if len(entry.shape) > 1 and entry.shape[0] != 1:
         raise UnsupportedError(
@@ -138,12 +188,13 @@ def convert_bytes(
     labels: tuple[str, ...] = (),
     train: str = "all",
     recompute: bool = False,
+    output: str | None = None,
 ) -> Converted:
     """Convert the bytes of a full int8 .tflite (or of a package, which is converted anew), parsed already or
     not. train: one of cut.MODES; recompute: boards cache inputs instead of features."""
     with damage(source):
         model = original_model(ModelFile(data, source) if isinstance(data, bytes) else data)
-        model = signed_model(model)
+        model = _chosen_output(signed_model(model), source, output)
         _one_way(model, source)
         _full_int8(model)
         chosen = cutting.choose(model, cut).trained(train)

@@ -38,11 +38,12 @@ _FUSED = {
 @dataclass(frozen=True)
 class Stage:
     """One layer of the tail. op: the operator with the weights or the window; first: where its input enters
-    (a PAD before it)."""
+    (a PAD before it). binary: its one output goes through a sigmoid, and boards train it as two classes."""
 
     op: Op
     first: Op
     layer: Layer
+    binary: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,9 @@ def tail(model: ModelFile) -> Tail:
     made = {t: op for op in model.ops for t in op.outputs}
     uses = Counter(t for op in model.ops for t in set(op.inputs) if t >= 0)
     wanted = model.outputs[0] if model.outputs else -1
-    while wanted in made and made[wanted].name in _AFTER and uses[wanted] <= 1:
+    sigmoid: Op | None = None
+    while wanted in made and made[wanted].name in (*_AFTER, "LOGISTIC") and uses[wanted] <= 1:
+        sigmoid = made[wanted] if made[wanted].name == "LOGISTIC" else sigmoid
         wanted = made[wanted].inputs[0]
     chain: list[Stage] = []
     pending: Op | None = None
@@ -151,7 +154,7 @@ def tail(model: ModelFile) -> Tail:
             why = str(reason)
             break
         wanted = op.inputs[0]
-    end = _end(model, chain)
+    end = _end(model, chain) or _as_classes(model, chain, sigmoid)
     return Tail((), end or why) if end or not chain else Tail(tuple(chain), why)
 
 
@@ -168,6 +171,24 @@ def _end(model: ModelFile, chain: list[Stage]) -> str | None:
         )
     if not any(s.layer.weights for s in chain):
         return f"{model.label(last.op)} has no layer with weights before it that can be trained; {_ENDS}"
+    return None
+
+
+def _as_classes(model: ModelFile, chain: list[Stage], sigmoid: Op | None) -> str | None:
+    """One output behind a sigmoid becomes two classes: with logits -z / 2 and z / 2 the softmax is the
+    sigmoid, and cross-entropy is the binary one. Returns why it cannot be, or None."""
+    if sigmoid is None or not chain:
+        return None
+    last = chain[-1]
+    height, width, outputs = last.layer.out_shape
+    if outputs != 1:
+        return (
+            f"{model.label(sigmoid)} gives {outputs} outputs of their own (labels that exclude nothing), "
+            "which boards do not train; end in a softmax, or in one output for yes or no"
+        )
+    if last.layer.kind != "conv":
+        return f"{model.label(last.op)} before the sigmoid has no weights of its own; {_ENDS}"
+    chain[-1] = replace(last, layer=replace(last.layer, out_shape=(height, width, 2)), binary=True)
     return None
 
 
@@ -291,9 +312,9 @@ def choose(model: ModelFile, layer: str | None = None) -> Cut:
         raise UnsupportedError(f"{model.name}: nothing at its end can be trained: {why}")
     if cuts[0].layers[-1].out_shape[2] == 1:
         raise UnsupportedError(
-            f"{model.name}: {cuts[0].layer} has one output: boards train classes against each other "
-            "(softmax), and one alone learns "
-            "nothing; give the last layer an output per class, two for yes or no"
+            f"{model.name}: {cuts[0].layer} has one output and no sigmoid: boards train classes, and no "
+            "quantity (regression); give the last layer an output per class, or one with a sigmoid for yes "
+            "or no"
         )
     if layer is None:
         small = [c for c in cuts if c.dense and c.params <= DEFAULT_PARAMS]
@@ -320,6 +341,11 @@ def head_of(model: ModelFile, cut: Cut) -> HeadSpec:
         if layer.weights:
             kernel, bias, s = stage_floats(model, stage)
             if layer.mode == "scales":
+                if stage.binary:
+                    raise UnsupportedError(
+                        f"{model.label(stage.op)} is one output for yes or no, which is trained wholly; use "
+                        "--train all or scales+head"
+                    )
                 if model.tensors[stage.op.inputs[1]].zero_points.any():
                     raise UnsupportedError(
                         f"{model.label(stage.op)} has a kernel with a zero-point, which cannot be scaled "
@@ -342,7 +368,7 @@ def stage_floats(model: ModelFile, stage: Stage) -> tuple[np.ndarray, np.ndarray
         raise UnsupportedError(
             f"{model.label(op)}: its weights are not constant int8; quantise the whole model to int8"
         )
-    out = layer.out_shape[2]
+    out = 1 if stage.binary else layer.out_shape[2]
     scales = np.broadcast_to(w.scales.astype(np.float64), (out,))
     if layer.kind == "depthwise":
         kernel = (w.data.reshape(*layer.kernel, out).astype(np.float64) - w.zero_point) * scales
@@ -358,6 +384,8 @@ def stage_floats(model: ModelFile, stage: Stage) -> tuple[np.ndarray, np.ndarray
         if b.data is None or b.dtype != np.int32:
             raise UnsupportedError(f"{model.label(op)}: its bias is not constant int32")
         bias = b.data.reshape(-1).astype(np.float64) * (x.scale * scales)
+    if stage.binary:
+        kernel, bias = (np.concatenate([-v / 2, v / 2], axis=-1) for v in (kernel, bias))
     return kernel, bias, scales
 
 

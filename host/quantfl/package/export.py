@@ -97,13 +97,16 @@ def export(
             params[at + n : at + n + out].astype(np.float64),
         )
         at += n + out
-        scales = None
+        values, scales = outputs[i], None
+        if stage.binary:  # two classes back to one output: the difference of their logits
+            kernel = np.diff(kernel.reshape(-1, 2), axis=1)
+            bias, values, out = np.diff(bias), np.diff(values, axis=1), 1
         if layer.mode == "scales":  # the int8 kernel stays as it is, but for the sign
             fixed, _, before = stage_floats(model, stage)
             scales, kernel = np.abs(kernel) * before, fixed.reshape(-1, out) * kernel
         _write_weights(model, patch, stage, kernel.reshape(-1, out), bias, x_scale, scales)
         x_scale, x_zero = _write_outputs(
-            model, patch, stage, following, _range(outputs[i], layer.activation != "linear")
+            model, patch, stage, following, _range(values, layer.activation != "linear")
         )
     _linear_end(model, patch, stages[-1])
     exported = bytes(patch.out)

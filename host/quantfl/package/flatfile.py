@@ -119,6 +119,9 @@ _OPTIONS = {
     "SOFTMAX": tflite.SoftmaxOptions,
     "RESHAPE": tflite.ReshapeOptions,
     "GATHER": tflite.GatherOptions,
+    "MIRROR_PAD": tflite.MirrorPadOptions,
+    "DEPTH_TO_SPACE": tflite.DepthToSpaceOptions,
+    "SPACE_TO_DEPTH": tflite.SpaceToDepthOptions,
     "REDUCE_PROD": tflite.ReducerOptions,
     "REDUCE_MIN": tflite.ReducerOptions,
     "SUM": tflite.ReducerOptions,
@@ -145,6 +148,16 @@ def damage(name: str) -> Iterator[None]:
         MemoryError,
     ) as error:
         raise PackageError(f"{name} is damaged or no .tflite file ({type(error).__name__})") from None
+
+
+def _needed(ops: list[Op], outputs: tuple[int, ...]) -> tuple[Op, ...]:
+    """Those from which an output follows, or that give none."""
+    needed, kept = set(outputs), []
+    for op in reversed(ops):
+        if not op.outputs or needed.intersection(op.outputs):
+            needed.update(op.inputs)
+            kept.append(op)
+    return tuple(replace(op, index=i) for i, op in enumerate(reversed(kept)))
 
 
 def _field(table: Any, place: int, form: str) -> int:
@@ -195,7 +208,8 @@ class ModelFile:
         self.ops = self._folded()
 
     def _folded(self) -> tuple[Op, ...]:
-        """The operators that are left when those that only compute constants have become constants."""
+        """The operators that are left when those that only compute constants have become constants, and those
+        that no output needs are gone."""
         tensors = list(self.tensors)
         left: list[Op] = []
         for op in self.all_ops:
@@ -207,7 +221,7 @@ class ModelFile:
             else:
                 tensors[op.outputs[0]] = replace(tensors[op.outputs[0]], data=value)
         self.tensors = tuple(tensors)
-        return tuple(left)
+        return _needed(left, self.outputs)
 
     def _tensor(self, index: int, t: tflite.Tensor) -> Tensor:
         self._charge(t.ShapeLength() + 1)

@@ -200,10 +200,8 @@ class MovementOperators(BaseOperators):
                 )
             pads.append(max((expected - 1) * s + kernel - n, 0) // 2 if same else 0)
         bias = self.bias(op, 3, out_c)
-        if np.abs(bias).max(initial=0) + 255 * 128 * w.size // out_c >= 1 << 30:
-            raise self.unsupported(op, "its accumulators may overflow 32 bits", "retrain with smaller biases")
         q = self.requant(op, x, w, y, out_c)
-        self.weights(r, w, self.table(np.stack([bias, [m for m, _ in q], [s for _, s in q]], 1)), out_c)
+        self.weights(r, w, self.plain_table(op, bias, q, 255 * 128 * (w.size // out_c)), out_c)
         r.low, r.high = activation(o.FusedActivationFunction(), y, self.m.label(op))
         r.dims[:14] = [in_h, in_w, in_c, out_h, out_w, out_c, *k, *stride, *pads, 1, 1]
         r.x = x.index

@@ -58,6 +58,13 @@ CODES = {
     "TRANSPOSE_CONV": 19,
     "REDUCE_MAX": 5,
     "PADV2": 8,
+    "GATHER": 15,
+    "MIRROR_PAD": 15,
+    "DEPTH_TO_SPACE": 14,
+    "SPACE_TO_DEPTH": 14,
+    "SUM": 6,
+    "MAXIMUM": 16,
+    "MINIMUM": 16,
 }
 #: Of operators of uint8 models whose arithmetic has no int8 twin (qfl_nn_offset.c), and what they are there.
 OFFSET = 21
@@ -135,6 +142,9 @@ def activation(kind: int, out: Tensor, what: str) -> tuple[int, int]:
         return max(-128, zero), 127
     if kind == tflite.ActivationFunctionType.RELU6:
         return max(-128, zero), min(127, math.floor(6.0 / scale + 0.5) + zero)
+    if kind == tflite.ActivationFunctionType.RELU_N1_TO_1:
+        one = math.floor(1.0 / scale + 0.5)
+        return max(-128, zero - one), min(127, zero + one)
     raise UnsupportedError(f"{what}: fused activation {kind} is not supported; use ReLU, ReLU6 or none")
 
 
@@ -453,6 +463,8 @@ class BaseOperators:
                 raise self.unsupported(op, "its padding value is not an int8 of the same scale")
             r.y_zero = int(fill.content.reshape(-1)[0])
         shape, out, p = x.shape, y.shape, pads.content.reshape(-1, 2)
+        if len(shape) == 4 and p[3].any() and self.padded_axis(op, r, x, y, p):
+            return
         if len(shape) == len(out) == len(p) == 3:  # a 1-D network
             shape, out, p = (1, *shape), (1, *out), np.concatenate([[[0, 0]], p])
         images = len(shape) == len(out) == len(p) == 4
@@ -464,6 +476,10 @@ class BaseOperators:
         r.dims[10:12] = [int(p[1][0]), int(p[2][0])]
 
     op_padv2 = op_pad
+
+    def padded_axis(self, op: Op, r: Record, x: Tensor, y: Tensor, pads: np.ndarray) -> bool:
+        """Whether it is of one axis only, and made so. See IndexedOperators."""
+        return False
 
     def op_reshape(self, op: Op, r: Record) -> None:
         x, y = self.src(op), self.dst(op)

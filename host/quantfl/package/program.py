@@ -20,9 +20,9 @@ from quantfl.core import ffi, lib
 from quantfl.core.head import Head, Layer, tensors_of
 from quantfl.errors import PackageError, UnsupportedError
 from quantfl.package.elementwise import ElementwiseOperators
-from quantfl.package.flatfile import METADATA_NAME, ModelFile, damage, prefix_size, with_metadata
+from quantfl.package.flatfile import METADATA_NAME, ModelFile, Op, damage, prefix_size, with_metadata
+from quantfl.package.indexed import IndexedOperators
 from quantfl.package.layout import lay_out
-from quantfl.package.movement import MovementOperators
 from quantfl.package.operators import CODES, NAMES, RECORD, Record
 
 MAGIC = b"QFLP"
@@ -54,34 +54,33 @@ def head_dims(layers: tuple[Layer, ...]) -> tuple[int, ...]:
     )
 
 
-class Compiler(ElementwiseOperators, MovementOperators):
+class Compiler(ElementwiseOperators, IndexedOperators):
     """Turns the operators of one model into records and places its tensors. `compile_program` is the way
     in."""
 
     def records(self) -> list[Record]:
-        records = []
-        for op in self.m.ops:
-            handler = getattr(self, "op_" + op.name.lower(), None)
-            if handler is None or op.name not in CODES:
-                raise self.unsupported(op, "the device engine does not run this operator")
-            r = Record(code=CODES[op.name])
-            try:
-                handler(op, r)
-            except (AttributeError, TypeError, IndexError, ValueError, struct.error) as error:
-                raise PackageError(
-                    f"{self.m.label(op)} is damaged ({type(error).__name__}: {error})"
-                ) from None
-            r.x = op.inputs[0] if r.x < 0 else r.x
-            x, y = self.m.tensors[r.x], self.m.tensors[op.outputs[0]]
-            r.src_size, r.dst_size, r.src_zero = x.size, y.size, x.zero_point
-            if r.nothing:
-                r.dst_size = r.src_size
-            r.dst_zero = y.zero_point if r.y_zero is None else r.y_zero
-            if r.x2 is not None:
-                x2 = self.m.tensors[r.x2]
-                r.src2_size, r.src2_zero = x2.size, x2.zero_point
-            records.append(r)
-        return records
+        return [self.record(op) for op in self.m.ops]
+
+    def record(self, op: Op) -> Record:
+        """The record of one operator, but for the places of its tensors."""
+        handler = getattr(self, "op_" + op.name.lower(), None)
+        if handler is None or op.name not in CODES:
+            raise self.unsupported(op, "the device engine does not run this operator")
+        r = Record(code=CODES[op.name])
+        try:
+            handler(op, r)
+        except (AttributeError, TypeError, IndexError, ValueError, struct.error) as error:
+            raise PackageError(f"{self.m.label(op)} is damaged ({type(error).__name__}: {error})") from None
+        r.x = op.inputs[0] if r.x < 0 else r.x
+        x, y = self.m.tensors[r.x], self.m.tensors[op.outputs[0]]
+        r.src_size, r.dst_size, r.src_zero = x.size, y.size, x.zero_point
+        if r.nothing:
+            r.dst_size = r.src_size
+        r.dst_zero = y.zero_point if r.y_zero is None else r.y_zero
+        if r.x2 is not None:
+            x2 = self.m.tensors[r.x2]
+            r.src2_size, r.src2_zero = x2.size, x2.zero_point
+        return r
 
 
 def compile_program(

@@ -99,6 +99,23 @@ class _Prefix:
         return bytes(self.out) + self.old
 
 
+def with_output(model: ModelFile, tensor: int) -> bytes:
+    """The model with this tensor as its only output."""
+    data = model.data
+    root = _follow(data, 0)
+    model_fields = _table_fields(data, root)
+    graph = _vector(data, model_fields[2])[0]
+    p = _Prefix(data)
+    new_model = p.copy_table(root, _MODEL_OFFSETS)
+    struct.pack_into("<I", p.out, 0, new_model[-1])
+    graphs_at = p.vector(1, "I")
+    p.repoint(new_model[2], graphs_at)
+    new_graph = p.copy_table(graph, _SUBGRAPH_OFFSETS)
+    p.point(graphs_at + 4, new_graph[-1])
+    p.repoint(new_graph[2], p.vector(1, "i", (tensor,)))
+    return p.finish()
+
+
 def add_biases(model: ModelFile, ops: list[int]) -> bytes:
     """The model with an int32 bias of its own for each of the dense and convolution operators `ops`: zeros
     where one has none, a copy where it shares its bias with another."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quantfl.core.nn import Engine
-from quantfl.package.flatfile import ModelFile
+from quantfl.package.flatfile import ModelFile, Tensor
 from quantfl.package.program import compile_program, entry_of
 from quantfl.package.unsigned import signed
 
@@ -29,6 +29,20 @@ class Stock:
 
     name: str
     run: Callable[[np.ndarray], np.ndarray]
+    output: Tensor
+
+    def decide(self, row: np.ndarray) -> int:
+        """The class of an input int8 [size]: the largest output, or of one that is a probability whether it
+        is at least a half."""
+        y = self.run(row)
+        if y.size > 1:
+            return int(y.argmax())
+        if y.dtype == np.float32:
+            return int(y[0] >= 0.5)
+        t = self.output
+        if t.dtype != y.dtype:  # our engine's int8 for a uint8 or float32 end
+            return int(y[0] >= 0)
+        return int((int(y[0]) - t.zero_point) * t.scale >= 0.5)
 
 
 def stock(model: bytes) -> Stock:
@@ -44,7 +58,7 @@ def stock(model: bytes) -> Stock:
     if found is not None:
         return found
     engine = Engine(compile_program(signed(model)))
-    return Stock(OWN, lambda row: engine.classify(row[None])[0])
+    return Stock(OWN, lambda row: engine.classify(row[None])[0], file.tensors[file.outputs[0]])
 
 
 def _entry(file: ModelFile) -> Callable[[np.ndarray], np.ndarray]:
@@ -77,7 +91,7 @@ def _micro(model: bytes, file: ModelFile) -> Stock | None:
         runtime.invoke()
         return np.array(runtime.get_output(0)).reshape(-1)
 
-    return Stock("tflite-micro", run)
+    return Stock("tflite-micro", run, file.tensors[file.outputs[0]])
 
 
 def _litert(model: bytes, file: ModelFile) -> Stock | None:
@@ -96,7 +110,7 @@ def _litert(model: bytes, file: ModelFile) -> Stock | None:
         runtime.invoke()
         return np.array(runtime.get_tensor(last)).reshape(-1)
 
-    return Stock("LiteRT", run)
+    return Stock("LiteRT", run, file.tensors[file.outputs[0]])
 
 
 @contextlib.contextmanager
