@@ -75,6 +75,39 @@ def test_the_charge_of_a_battery_is_told_where_it_is_known(capsys):
     assert "--battery: qemu_m4 boards have no battery" in capsys.readouterr().err
 
 
+def test_a_board_that_ends_is_told_and_the_others_live_on(capsys):
+    """`quantfl emulate`: which board, and why; exit code 1."""
+    import os
+    import signal
+    import threading
+
+    from quantfl.cli.emulate import _watch
+
+    need_board("native")
+    boards = boot_fleet("native", 3)
+    stopped, codes = [], []
+    watcher = threading.Thread(target=lambda: codes.append(_watch(boards, None, stopped)))
+    try:
+        watcher.start()
+        os.kill(boards[1].pid, signal.SIGKILL)
+        said = ""
+        while "board-01" not in said and watcher.is_alive():
+            said += capsys.readouterr().err
+        assert "ended by SIGKILL; the other 2 go on" in said
+        assert boards[0].alive and boards[2].alive
+        boards[0].kill()
+        while "board-00" not in said and watcher.is_alive():
+            said += capsys.readouterr().err
+        assert "the other one goes on" in said and watcher.is_alive()
+        boards[2].kill()
+        watcher.join(60)
+        assert codes == [1] and "no board is left" in capsys.readouterr().err
+    finally:
+        stopped.append(1)
+        watcher.join()
+        close_all(boards)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_flash_survives_what_ram_does_not(kind, package, tmp_path):
     need_board(kind)

@@ -297,6 +297,39 @@ def test_a_float_model_is_quantised_on_calibration_data(tmp_path):
         convert(path, calibrate=tmp_path / "bad.npz")
 
 
+@pytest.mark.parametrize("kind", ["float16", "dynamic range"])
+def test_weights_that_are_small_already_are_made_float_first(kind):
+    """float16 constants behind a DEQUANTIZE, and int8 weights of layers that compute in floating point."""
+    pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed (extra quantize)")
+    from quantfl.package.float_convert import quantise
+
+    rng = np.random.default_rng(4)
+    q = rng.integers(-127, 128, (5, 16)).astype(np.int8)
+    b = Builder()
+    x, w = b.add([1, 16]), b.add([5, 16], scales=0.01, data=q)
+    y = b.add([1, 5])
+    for t in (x, y):
+        b.tensors[t].type = schema.TensorType.FLOAT32
+    if kind == "float16":
+        b.tensors[w].type, b.tensors[w].quantization = schema.TensorType.FLOAT16, None
+        half = (q * np.float32(0.01)).astype(np.float16)
+        b.buffers[b.tensors[w].buffer].data = np.frombuffer(half.tobytes(), np.uint8)
+        wide = b.add([5, 16])
+        b.tensors[wide].type = schema.TensorType.FLOAT32
+        b.op("DEQUANTIZE", [w], [wide], schema.DequantizeOptionsT())
+        w = wide
+    b.op("FULLY_CONNECTED", [x, w, -1], [y], schema.FullyConnectedOptionsT())
+    inputs = rng.normal(size=(40, 16)).astype(np.float32)
+    made, floats = quantise(b.model([x], [y]), inputs)
+    np.testing.assert_allclose(floats, inputs @ (q.T * np.float32(0.01)), atol=0.02)
+    done = convert_bytes(made, source="m")
+    assert done.cut.text == "dense(5)"
+    p = open_package(done.package)
+    given = np.clip(np.rint(inputs / p.input_scale) + p.input_zero_point, -128, 127).astype(np.int8)
+    got = p.head.logits(p.params, given)
+    assert np.abs(got - floats).max() < 0.03 * np.abs(floats).max()
+
+
 def test_c_arrays_are_read_and_written(tmp_path):
     from quantfl.cli.main import main
     from quantfl.package.flatfile import read_file

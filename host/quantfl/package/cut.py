@@ -21,6 +21,7 @@ from quantfl.errors import PackageError, UnsupportedError, UsageError
 from quantfl.package.flatfile import ModelFile, Op
 from quantfl.package.operators import CODES, Record
 from quantfl.package.program import Compiler, HeadSpec, head_dims
+from quantfl.suggest import meant
 
 #: A tail of more parameters than this is not trained by default: only its last dense layers are.
 DEFAULT_PARAMS = 16_384
@@ -323,7 +324,8 @@ def choose(model: ModelFile, layer: str | None = None) -> Cut:
     found = exact or [c for c in cuts if layer in c.layer]
     if len(found) != 1:
         listed = "; ".join(f"{c.number} ({c.layer}, {c.params:,} parameters)" for c in cuts)
-        why = "fits several layers" if found else "is no layer from which the rest can be trained"
+        guess = meant(layer, [c.layer for c in cuts])
+        why = "fits several layers" if found else f"is no layer from which the rest can be trained{guess}"
         raise UnsupportedError(f"{model.name}: --cut {layer} {why}; possible are: {listed}")
     return found[0]
 

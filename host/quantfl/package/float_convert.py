@@ -39,20 +39,20 @@ def _plain(schema: Any, data: bytes) -> Any:
     for c in model.operatorCodes:  # old files have the deprecated field only, which the quantizer overlooks
         c.builtinCode = max(c.builtinCode, c.deprecatedBuiltinCode)
     codes = [c.builtinCode for c in model.operatorCodes]
-    kept, same = [], {}
+    kept = []
     for op in graph.operators:
         kind = codes[op.opcodeIndex]
         if kind == schema.BuiltinOperator.DEQUANTIZE and op.inputs[0] in constant:
-            _as_float(schema, model, graph.tensors[op.inputs[0]])
-            same[int(op.outputs[0])] = int(op.inputs[0])
+            source, target = graph.tensors[op.inputs[0]], graph.tensors[op.outputs[0]]
+            _as_float(schema, model, source, target)
+            constant.add(int(op.outputs[0]))
         else:
             kept.append(op)
     for op in kept:
-        op.inputs = np.array([same.get(int(t), int(t)) for t in op.inputs], np.int32)
         if codes[op.opcodeIndex] in _weighted(schema) and len(op.inputs) > 1:
             x, w = graph.tensors[op.inputs[0]], graph.tensors[op.inputs[1]]
             if x.type == schema.TensorType.FLOAT32 and op.inputs[1] in constant:
-                _as_float(schema, model, w)
+                _as_float(schema, model, w, w)
     graph.operators = kept
     model.signatureDefs = [_signature(schema, graph)]
     return model
@@ -63,8 +63,8 @@ def _weighted(schema: Any) -> set[int]:
     return {getattr(schema.BuiltinOperator, n) for n in names}
 
 
-def _as_float(schema: Any, model: Any, t: Any) -> None:
-    """A constant of float16, or of int8 with scales, as float32."""
+def _as_float(schema: Any, model: Any, t: Any, to: Any) -> None:
+    """The content of t, a constant of float16 or of int8 with scales, as float32 in the tensor `to`."""
     raw = bytes(model.buffers[t.buffer].data)
     if t.type == schema.TensorType.FLOAT16:
         values = np.frombuffer(raw, np.float16).astype(np.float32)
@@ -84,7 +84,7 @@ def _as_float(schema: Any, model: Any, t: Any) -> None:
     buffer = schema.BufferT()
     buffer.data = np.frombuffer(values.astype("<f4").tobytes(), np.uint8)
     model.buffers.append(buffer)
-    t.buffer, t.type, t.quantization = len(model.buffers) - 1, schema.TensorType.FLOAT32, None
+    to.buffer, to.type, to.quantization = len(model.buffers) - 1, schema.TensorType.FLOAT32, None
 
 
 def _signature(schema: Any, graph: Any) -> Any:
@@ -105,7 +105,8 @@ def quantise(data: bytes, x: np.ndarray) -> tuple[bytes, np.ndarray]:
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.interpreter import Interpreter
-    from ai_edge_quantizer import quantizer, recipe
+    from ai_edge_quantizer import calibrator, quantizer, recipe, recipe_manager
+    from ai_edge_quantizer.utils import qsv_utils
 
     builder = flatbuffers.Builder(len(data) + 1024)
     builder.Finish(_plain(schema, data).Pack(builder), file_identifier=b"TFL3")
@@ -119,9 +120,13 @@ def quantise(data: bytes, x: np.ndarray) -> tuple[bytes, np.ndarray]:
         runtime.set_tensor(entry["index"], rows[-1]["input0"])
         runtime.invoke()
         outputs.append(runtime.get_tensor(last).reshape(-1).astype(np.float32))
-    work = quantizer.Quantizer(plain)
+    work, recipes = quantizer.Quantizer(plain), recipe_manager.RecipeManager()
     work.load_quantization_recipe(recipe.static_wi8_ai8())
-    done = work.quantize(work.calibrate({_SIGNATURE: rows}))
+    recipes.load_quantization_recipe(recipe.static_wi8_ai8())
+    # The quantizer's own default is a moving average, by which the first sample counts for most.
+    ranges = calibrator.Calibrator(plain, qsv_update_func=qsv_utils.min_max_update)
+    ranges.calibrate({_SIGNATURE: rows}, recipes)
+    done = work.quantize(ranges.get_model_qsvs())
     return _inline(schema, bytes(done.quantized_model)), np.stack(outputs)
 
 

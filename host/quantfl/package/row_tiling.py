@@ -18,12 +18,13 @@ from dataclasses import dataclass, field, replace
 
 from quantfl.errors import PackageError
 from quantfl.package.flatfile import ModelFile
-from quantfl.package.operators import CODES, Record
+from quantfl.package.operators import CODES, OFFSET, OFFSET_CONV, OFFSET_DEPTHWISE, Record
 
 #: Operators whose output element depends on the input elements at the same place only: they may write where
 #: they read.
 ELEMENTWISE = {CODES[name] for name in ("RELU", "ADD", "MUL", "PRELU", "LOGISTIC")}
 _WINDOWS = {CODES[name] for name in ("CONV_2D", "DEPTHWISE_CONV_2D", "AVERAGE_POOL_2D", "MAX_POOL_2D")}
+_WINDOWS.add(OFFSET)  # the same three of uint8 models
 _CONV, _PAD, _RESHAPE = CODES["CONV_2D"], CODES["PAD"], CODES["RESHAPE"]
 _PIXELS = 4  # that the convolution of Cortex-M4 takes at once
 
@@ -208,9 +209,10 @@ class Graph:
     def products(self, i: int) -> int:
         """Multiplications of operator i."""
         r = self.records[i]
-        if r.code == _CONV:
+        kind = r.dims[15] if r.code == OFFSET else None
+        if r.code == _CONV or kind == OFFSET_CONV:
             return r.dst_size * (r.weights_size // max(1, r.dims[5]))
-        if r.code == CODES["DEPTHWISE_CONV_2D"]:
+        if r.code == CODES["DEPTHWISE_CONV_2D"] or kind == OFFSET_DEPTHWISE:
             return r.dst_size * r.dims[6] * r.dims[7]
         return 0
 
