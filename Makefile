@@ -122,7 +122,7 @@ fuzz: $(VENV)/.test
 
 # Style and types: what `make format` would change is an error here. `.ci/run` and the pre-commit hooks run the same checks.
 LIBRARIES := $(shell git ls-files 'firmware/lib/qfl_*/src/*.c')
-C_STYLE := $(shell git ls-files 'examples/*.[ch]' 'firmware/*.[ch]' 'tests/*.[ch]' ':!firmware/lib/monocypher')
+C_STYLE := $(shell git ls-files 'examples/*.[ch]' 'firmware/*.[ch]' 'firmware/*.cpp' 'tests/*.[ch]' 'tests/*.cpp' ':!firmware/lib/monocypher')
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

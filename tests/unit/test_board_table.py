@@ -6,6 +6,9 @@ from __future__ import annotations
 import configparser
 import json
 import re
+import subprocess
+import sys
+from itertools import pairwise
 
 import pytest
 
@@ -40,7 +43,7 @@ class Environments:
 
     def flag(self, name: str, macro: str) -> int | None:
         """The last value that the build flags of an environment give a macro."""
-        found = re.findall(rf"-D{macro}=(\w+)", self.option(f"env:{name}", "build_flags") or "")
+        found = re.findall(rf"-D{macro}=(\d\w*?)u?(?=\s|$)", self.option(f"env:{name}", "build_flags") or "")
         return int(found[-1], 0) if found else None
 
 
@@ -117,3 +120,34 @@ def test_a_firmware_that_lacks_a_layer_does_not_fit():
     rows = {r.board: r for r in fit.check(convert(DEMO_MODEL, cut="1", train="scales").opened)}
     assert rows["qemu_m4"].fits and rows["qemu_m4"].lacks is None
     assert not rows["standard_m4"].fits and "QFL_HEAD_KINDS" in rows["standard_m4"].lacks
+
+
+def partitions(name: str) -> list[tuple[str, int, int]]:
+    """Name, offset and size of every partition of an ESP32 environment."""
+    path = ENVIRONMENTS.option(f"env:{name}", "board_build.partitions")
+    lines = [line.split(",") for line in (ROOT / path).read_text().splitlines() if line[0] != "#"]
+    return [(cells[0].strip(), int(cells[3], 0), int(cells[4], 0)) for cells in lines]
+
+
+@pytest.mark.parametrize("board", [b for b in BOARDS if b.name.startswith("esp32")], ids=lambda b: b.name)
+def test_the_partitions_of_an_esp32_hold_the_store_and_do_not_overlap(board):
+    table = partitions(board.name)
+    for (_, at, size), (_, following, _) in pairwise([*table, ("end", board.flash, 0)]):
+        assert at + size <= following
+    ((at, size),) = [(at, size) for name, at, size in table if name == "qfl"]
+    assert size == board.store and at % 65536 == 0  # a page of the chip's memory map
+    (app,) = [at for name, at, _ in table if name == "app0"]
+    assert app % 65536 == 0
+    assert (ENVIRONMENTS.flag(board.name, "QFL_STORE_LOG") or 128 * 1024) == board.log
+
+
+def test_the_store_of_a_feather_lies_between_firmware_and_file_system():
+    name, board = "adafruit_feather_nrf52840", TABLE["adafruit_feather_nrf52840"]
+    begins = 0x26000 + int(ENVIRONMENTS.option(f"env:{name}", "board_upload.maximum_size"))
+    assert begins == 0x8D000 and begins + board.store == 0xED000
+
+
+def test_platformio_takes_the_description_of_every_environment():
+    command = [sys.executable, "-m", "platformio", "project", "config", "--lint"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "free from linting errors" in done.stdout, done.stdout + done.stderr

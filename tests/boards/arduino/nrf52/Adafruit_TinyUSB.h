@@ -1,0 +1,1 @@
+/* The core links USB serial only where this is included. */
