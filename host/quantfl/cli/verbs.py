@@ -17,6 +17,8 @@ TASKS: dict[str, dict[str, str]] = {
         "export": "Write a run's trained head as an ordinary .tflite.",
     },
     "Boards": {
+        "flash": "Write the firmware of a real board, by PlatformIO.",
+        "doctor": "Check tools, ports and boards; say what to do.",
         "devices": "Show the boards at ports and in BLE reach.",
         "push": "Send a package to boards.",
         "emulate": "Boot virtual boards and keep them running.",
