@@ -4,6 +4,7 @@ model of its flash that enforces what the part enforces."""
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from functools import cache
 
 import numpy as np
@@ -24,6 +25,7 @@ from tests.support import ROOT, need_board
 
 pytestmark = pytest.mark.emulated
 MICRO = ROOT / "models" / "micro" / "micro_int8.tflite"
+CUT = "1"
 UID = bytes(range(1, 9))
 WAIT = 300  # seconds that a request may take on a machine that is busy
 
@@ -171,3 +173,74 @@ def test_keys_are_kept_over_a_reset(nucleo, tmp_path):
     asyncio.run(give())
     nucleo.reset()
     assert on(nucleo, info_of, keys=ring).keys != 0
+
+
+@cache
+def newer() -> bytes:
+    """Another package for the same board: it trains one layer more."""
+    return convert(MICRO, cut=CUT).package
+
+
+async def updated(device: Device) -> str | None:
+    """The newer package is pushed, and the board forgets the rounds of the older one."""
+    await device.push(newer(), timeout=WAIT)
+    return device.info.package
+
+
+async def until_it_dies(board) -> None:
+    """Push the newer package until the power is cut."""
+    device = Device(board.url)
+    await device.open(WAIT)
+    push = asyncio.create_task(device.push(newer(), timeout=WAIT))
+    while board.alive:
+        assert not push.done()
+        await asyncio.sleep(0.02)
+    push.cancel()
+    await asyncio.gather(push, return_exceptions=True)
+    await device.close()
+
+
+def phases(history: list[tuple[str, int]]) -> dict[str, int]:
+    """Name of a phase of an update -> number of its operation, from 1."""
+    erases = [i for i, (what, _) in enumerate(history, 1) if what == "erase"]
+    units = [i for i, (what, _) in enumerate(history, 1) if what == "unit"]
+    assert len(erases) >= 3 and len(units) > len(newer()) // 8
+    after = [i for i in units if i > erases[-1]]
+    return {
+        "erase": erases[len(erases) // 2],
+        "intent": after[0],
+        "payload": after[len(after) // 2],
+        "commit": units[-1],
+    }
+
+
+def test_power_is_cut_in_every_phase_of_an_update():
+    """The board comes back with the old package, whose commit holds until the last unit of the new one's is
+    written, and takes the update."""
+    need_board("nucleo_l476rg")
+    old, new = (hashlib.sha256(p).hexdigest() for p in (package(), newer()))
+    board = NucleoBoard("n", uid=UID)
+    board.start()
+    seen = {}
+    try:
+        Rounds(1).all_of(board)
+        before, done = bytes(board.controller.cells), len(board.controller.history)
+        assert on(board, updated) == new
+        for phase, at in phases(board.controller.history[done:]).items():
+            board.stop()
+            board.controller.cells[:] = before
+            board.controller.history.clear()
+            board.controller.cut_at = at
+            board.start()
+            asyncio.run(until_it_dies(board))
+            assert len(board.controller.history) == at
+            board.stop()
+            board.controller.cut_at = None
+            board.start()
+            seen[phase] = on(board, info_of).package
+            if phase in ("payload", "commit"):
+                assert on(board, updated) == new
+        assert seen == dict.fromkeys(("erase", "intent", "payload", "commit"), old)
+        assert board.fault is None and board.controller.misused == {}
+    finally:
+        board.stop()

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "../arduino/qfl_arduino.h"
+#include "../arduino/qfl_tinyusb.h"
 #include "../common/qfl_board.h"
 
 #ifndef QFL_SAMPLE_BAUD
@@ -31,7 +32,8 @@
 
 enum { MTU = 256, BLE_RX = 8192, PAGE = 4096, CHUNK = 256, TRIES = 40, OPERATION_MS = 250 };
 
-static qfl_arduino_link<decltype(Serial)> serial_or_ble;
+static qfl_tinyusb usb; /* not Serial: it sends nothing while the host holds DTR low, as quantfl does */
+static qfl_arduino_link<qfl_tinyusb> serial_or_ble;
 #include "../arduino/qfl_arduino_functions.h"
 
 alignas(16) static uint8_t arena[QFL_ARENA_BYTES];
@@ -205,7 +207,7 @@ static void port_poll(void *)
     if (c != NULL && qfl_ble_link_up(&ble) != 0)
         qfl_ble_link_on_mtu(&ble, c->getMtu()); /* Bluefruit has no callback for it */
     (void)qfl_ble_link_flush(&ble);
-    Serial.flush(); /* does not wait */
+    (void)tud_cdc_write_flush();
 }
 /* The SoftDevice's pool fills slowly; what it does not give counts as not random. */
 static int32_t port_entropy(void *, uint8_t *p, uint32_t n)
@@ -260,7 +262,7 @@ const qfl_port *qfl_board_open(int, char **)
     reset_flags = readResetReason(); /* the core has read and cleared it */
     Serial.begin(115200);            /* USB: the number means nothing */
     Serial1.begin(QFL_SAMPLE_BAUD);
-    serial_or_ble.serial = &Serial;
+    serial_or_ble.serial = &usb;
     serial_or_ble.ble = &ble;
     serial_or_ble.mtu = MTU;
     (void)port_uid(NULL, id, sizeof id);

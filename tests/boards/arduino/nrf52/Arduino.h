@@ -18,7 +18,7 @@ struct NRF_FICR_Type {
 };
 extern NRF_FICR_Type *const NRF_FICR;
 
-/* Uart and Adafruit_USBD_CDC alike. USB sends what its FIFO holds when it is flushed, or full. */
+/* Uart and Adafruit_USBD_CDC alike, but that the latter sends nothing while DTR is low, which is always here. */
 class fake_port
 {
   public:
@@ -27,12 +27,12 @@ class fake_port
     int available() { return line_.available(); }
     int availableForWrite() { return line_.room(); }
     size_t readBytes(char *p, size_t n) { return line_.read((uint8_t *)p, n); }
-    size_t write(const uint8_t *p, size_t n) { return line_.write(p, n); }
-    void flush() {}
+    size_t write(const uint8_t *p, size_t n) { return number_ == 0 ? 0 : line_.write(p, n); }
+
+    fake::line line_;
 
   private:
     int number_;
-    fake::line line_;
 };
 extern fake_port Serial, Serial1;
 

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <condition_variable>
 
+#include "Adafruit_TinyUSB.h"
 #include "Arduino.h"
 #include "bluefruit.h"
 #include "nrf_soc.h"
@@ -38,6 +39,27 @@ void fake_port::begin(unsigned long baud)
         line_.open(usb ? fake::given.link : fake::given.samples, usb ? 256 : 1024, 256,
                    usb ? 0 : (uint32_t)baud, usb);
     }
+}
+
+/* A byte stays in TinyUSB's FIFO until it is flushed, or 64 are there. */
+static std::vector<uint8_t> fifo;
+uint32_t tud_cdc_available(void) { return (uint32_t)Serial.line_.available(); }
+uint32_t tud_cdc_write_available(void) { return 256 - (uint32_t)fifo.size(); }
+uint32_t tud_cdc_read(void *p, uint32_t n) { return (uint32_t)Serial.line_.read((uint8_t *)p, n); }
+uint32_t tud_cdc_write_flush(void)
+{
+    uint32_t room = (uint32_t)Serial.line_.room(), n = fifo.size() < room ? (uint32_t)fifo.size() : room;
+    (void)Serial.line_.write(fifo.data(), n);
+    fifo.erase(fifo.begin(), fifo.begin() + n);
+    return n;
+}
+uint32_t tud_cdc_write(void const *p, uint32_t n)
+{
+    n = n < tud_cdc_write_available() ? n : tud_cdc_write_available();
+    fifo.insert(fifo.end(), (const uint8_t *)p, (const uint8_t *)p + n);
+    if (fifo.size() >= 64)
+        (void)tud_cdc_write_flush();
+    return n;
 }
 
 /* -- flash at its own addresses -- */
