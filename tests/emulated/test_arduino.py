@@ -41,8 +41,8 @@ class Kind:
         return " ".join((self.folder, *self.flags))
 
 
-ESP32, NRF52 = Kind("esp32"), Kind("nrf52")
-KINDS = (ESP32, Kind("esp32", ("-DQFL_FAKE_IDF4", "-DQFL_BLE=0")), NRF52)
+ESP32, NRF52, RP2040 = Kind("esp32"), Kind("nrf52"), Kind("rp2040")
+KINDS = (ESP32, Kind("esp32", ("-DQFL_FAKE_IDF4", "-DQFL_BLE=0")), NRF52, RP2040)
 
 
 @cache
@@ -52,7 +52,7 @@ def program(kind: Kind, folder: Path) -> Path:
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed")
     out = folder / f"board{abs(hash(kind))}"
-    out.mkdir()
+    out.mkdir(exist_ok=True)
     includes = [f"-I{path}" for path in sorted((ROOT / "firmware" / "lib").glob("*/include"))]
     ours = [f"-I{FAKES / kind.folder}", f"-I{FAKES}", f"-I{ROOT / 'firmware' / 'boards' / 'common'}"]
     name = [f'-DQFL_BOARD_NAME="{kind.folder}"', "-DQFL_BOARD_RAM=327680", "-DQFL_BOARD_FLASH=4194304"]
