@@ -6,10 +6,10 @@ from __future__ import annotations
 import pytest
 
 from quantfl.device import Device
-from quantfl.errors import LinkError, RunError
+from quantfl.errors import LinkError, RunError, UsageError
 from quantfl.fleet import api
 from quantfl.fleet.checkpoint import RunFolder
-from quantfl.fleet.config import FleetTable, StartTable
+from quantfl.fleet.config import FleetTable, StartTable, validate
 from quantfl.link.clock import run_virtual
 from tests.support import DEMO_MODEL, demo_config, need_digits
 
@@ -134,3 +134,37 @@ def test_a_second_process_at_a_runs_folder_is_told_who_is_there(tmp_path):
         run(config(rounds=1), folder)
     assert error.value.exit_code == 8
     assert run(config(rounds=1), folder).summary["rounds"] == 1
+
+
+def test_a_round_waits_for_so_many_boards_and_no_more(tmp_path, monkeypatch):
+    import asyncio
+
+    real = Device.train
+
+    async def train(self, round_, head, **kw):
+        if self.name == "board-01":
+            await asyncio.sleep(1000)
+        return await real(self, round_, head, **kw)
+
+    monkeypatch.setattr(Device, "train", train)
+    c = config(wait_for=2, deadline_s=2000.0)
+    history = run(c, tmp_path / "run").history
+    assert len(history) == 7
+    for record in history[1:]:
+        assert record["contributors"] == ["board-00", "board-02"]
+        assert record["failed"] == {"board-01": "2 others were faster, and the round waited for no more"}
+        assert record["seconds"] < 1000
+    with pytest.raises(UsageError, match=r"run\.wait_for is 1, but a round counts with 2 boards only"):
+        validate(c.model_dump() | {"run": c.run.model_dump() | {"wait_for": 1, "min_boards": 2}})
+
+
+def test_a_run_goes_on_for_more_rounds(tmp_path):
+    first = run(config(rounds=3), tmp_path)
+    more = run(config(rounds=5), tmp_path, resume=True)
+    assert more.summary["rounds"] == 5
+    assert more.history[:4] == first.history
+    for other in (config(rounds=4), config(rounds=5, seed=9)):
+        with pytest.raises(
+            RunError, match=r"was started with another description.*run\.rounds may be raised"
+        ):
+            run(other, tmp_path, resume=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from quantfl.errors import RunError
-from quantfl.fleet.checkpoint import RunFolder, write_atomic
+from quantfl.fleet.checkpoint import RunFolder, State, write_atomic
 from quantfl.fleet.config import (
     BudgetTable,
     DownlinkTable,
@@ -113,11 +113,9 @@ async def _run(
                 place.ledger.with_name(place.ledger.name + suffix).unlink(missing_ok=True)
         if resume:
             state = place.load()
-            if state.config != config.model_dump(mode="json"):
-                raise RunError(
-                    f"{folder} was started with another description; resume it with the one in it "
-                    "(FLEET.toml)"
-                )
+            _check_same(state, config, place)
+            if text:  # it may ask for more rounds than before
+                write_atomic(place.description, text.encode())
     prepared = set_up_run(
         config, base=base, folder=place, progress=progress, state=state, kind=kind, chaos=chaos
     )
@@ -141,6 +139,23 @@ async def _run(
     progress.phase("writing the model and the summary")
     summary = finalise(prepared, rounds, differ, plain=plain, own=own)
     return Outcome(summary, rounds.stopped, rounds.history)
+
+
+def _check_same(state: State, config: RunConfig, place: RunFolder) -> None:
+    """RunError: the run was started with another description, but for a number of rounds that is not yet
+    done."""
+    try:
+        before: RunConfig | None = RunConfig.model_validate(state.config)
+    except ValueError:
+        before = None
+    if before is not None:
+        run = before.run.model_copy(update={"rounds": config.run.rounds})
+        if before.model_copy(update={"run": run}) == config and config.run.rounds >= state.round:
+            return
+    raise RunError(
+        f"{place.path} was started with another description; resume it with the one in it (FLEET.toml), in "
+        "which run.rounds may be raised"
+    )
 
 
 async def quiet_run(config: RunConfig, base: Path) -> Rounds:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from quantfl.core import lib
 from quantfl.core.link import PEER_PLAIN, Counters
 from quantfl.device import Device, sha256_of
@@ -93,6 +95,11 @@ class BoardClient:
         if carried is not None:  # a transport that knows what its own layers add
             ledger.record_carried(round_, self.name, carried())
         return up.total, down.total
+
+    def plain_traffic(self) -> np.ndarray | None:
+        """The running table of its link; None: its transport adds layers of its own."""
+        session = self.device.session
+        return None if hasattr(session.transport, "carried") else session.link.kinds()
 
     def late_answers(self) -> int:
         """Answers that have come too late since the last call."""

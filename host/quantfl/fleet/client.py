@@ -88,6 +88,10 @@ class Client(Protocol):
         """Book what its links have moved since the last call; returns the totals (up, down) since the run
         began, in bytes."""
 
+    def plain_traffic(self) -> np.ndarray | None:
+        """The running table of its one link, uint32 [2 (sent, received), kinds, categories], where it is all
+        that `record_traffic` books; None: call that."""
+
     def late_answers(self) -> int:
         """Answers that have come too late since the last call."""
 
@@ -107,6 +111,9 @@ class Client(Protocol):
 
     async def compare_traffic(self, timeout: float) -> Comparison:
         """Compare both ends' counters since the last comparison. QuantflError: it does not answer."""
+
+
+OVERTAKEN = "{} others were faster, and the round waited for no more"
 
 
 def select(seed: int, round_: int, count: int, participation: float, attempt: int = 0) -> list[int]:
@@ -137,20 +144,22 @@ async def ask_all(
     ask: Callable[[Any], Awaitable[Result]],
     deadline_s: float,
     stop: asyncio.Event,
+    wait_for: int | None = None,
 ) -> tuple[dict[str, Result], dict[str, str]]:
     """Ask all clients at once, until the deadline or `stop`: name -> answer, and name -> reason of those that
-    failed.
+    failed. wait_for: answers after which nobody else is waited for.
 
     A client's failure, of whatever kind, is its own: it ends nothing for the others.
     """
     answers: dict[str, Result] = {}
     failed: dict[str, str] = {}
-    left, idle = len(clients), asyncio.Event()
+    left, wanted, idle = len(clients), wait_for or len(clients), asyncio.Event()
 
     def finished(task: asyncio.Task[Result]) -> None:
-        nonlocal left
+        nonlocal left, wanted
         left -= 1
-        if left == 0:
+        wanted -= not task.cancelled() and task.exception() is None
+        if left == 0 or wanted <= 0:
             idle.set()
 
     tasks = {client.name: asyncio.create_task(in_turn(client, ask(client))) for client in clients}
@@ -158,12 +167,13 @@ async def ask_all(
         task.add_done_callback(finished)
     if tasks:
         await _first_of((idle, stop), deadline_s)
+    enough = wait_for is not None and idle.is_set() and left > 0
     for task in tasks.values():
         task.cancel()
     await asyncio.gather(*tasks.values(), return_exceptions=True)
     for name, task in tasks.items():
         if task.cancelled():
-            failed[name] = reason_of(None, deadline_s)
+            failed[name] = OVERTAKEN.format(wait_for) if enough else reason_of(None, deadline_s)
         elif (error := task.exception()) is not None:
             failed[name] = reason_of(error, deadline_s)
         else:

@@ -55,6 +55,9 @@ class RunTable(_Table):
     min_boards: Annotated[int, Field(ge=1)] = 1
     """With fewer ready boards the run does not start. With fewer contributing boards a round does not
     count."""
+    wait_for: Annotated[int, Field(ge=1), Unit("boards")] | None = None
+    """A round ends as soon as so many boards have contributed. The others are asked again in later rounds.
+    None: it waits for all, up to `deadline_s`."""
     wait_s: Annotated[float, Field(ge=0), Unit("s")] = 120.0
     """How long a round with too few contributing boards is tried again. Then the run stops with exit code
     8, and can be resumed."""
@@ -430,6 +433,11 @@ class RunConfig(_Table):
         if self.run.min_boards > self.fleet.size:
             raise ValueError(
                 f"run.min_boards is {self.run.min_boards}, but the fleet has {self.fleet.size} boards"
+            )
+        if self.run.wait_for is not None and self.run.wait_for < self.run.min_boards:
+            raise ValueError(
+                f"run.wait_for is {self.run.wait_for}, but a round counts with {self.run.min_boards} boards "
+                "only (run.min_boards)"
             )
         return self
 

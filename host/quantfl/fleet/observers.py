@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
+import numpy as np
+
 from quantfl.core.link import Counters
 from quantfl.errors import DeviceError, LinkError
 from quantfl.fleet.checkpoint import RunFolder, State
@@ -58,6 +60,22 @@ class TrafficObserver:
         self._booked[client.name] = client
         self.progress.board(client.name, up=up, down=down)
         return up, down
+
+    def record_many(self, round_: int, clients: Sequence[Client]) -> dict[str, tuple[int, int]]:
+        """As `record`, for several clients: by their names."""
+        tables = [(c, table) for c in clients if (table := c.plain_traffic()) is not None]
+        found: dict[str, tuple[int, int]] = {}
+        if tables:
+            running = np.stack([table for _, table in tables])
+            rows = self.ledger.record_many(round_, [c.name for c, _ in tables], running)
+            for (client, _), (up, down) in zip(tables, rows, strict=True):
+                found[client.name] = total = up.total, down.total
+                self._booked[client.name] = client
+                self.progress.board(client.name, up=total[0], down=total[1])
+        for client in clients:
+            if client.name not in found:
+                found[client.name] = self.record(round_, client)
+        return found
 
     def after_set_up(self, round_: int, client: Client) -> None:
         """What the counters say of a board that has just been set up: of a reset, or of the time when no host

@@ -202,6 +202,8 @@ class Rounds:
             if record is None:
                 return
             closed = False
+            if self.f.twin is not None:
+                gc.freeze()  # what a round leaves stays; boards in C leave no cycles
             self.round += 1
             self.history.append(record)
             self.checkpoint()
@@ -349,9 +351,9 @@ class Rounds:
                 raise LinkError(client.reason or f"{client.name} is not ready")
 
     async def _ask(
-        self, chosen: list[Client], ask: Callable[[Client], Any]
+        self, chosen: list[Client], ask: Callable[[Client], Any], wait_for: int | None = None
     ) -> tuple[dict[str, Any], dict[str, str]]:
-        answers, failed = await ask_all(chosen, ask, self.f.config.run.deadline_s, self._stop)
+        answers, failed = await ask_all(chosen, ask, self.f.config.run.deadline_s, self._stop, wait_for)
         for client in chosen:
             if client.name in failed:
                 client.state = "failed"
@@ -371,7 +373,12 @@ class Rounds:
             names = {c.name: c for c in chosen} if early else {}
             for name, delta in early.items():
                 self._answered(names[name], delta, 0.0)
-        deltas, failed = await self._ask(rest, lambda c: self._contribution(c, round_)) if rest else ({}, {})
+        if not rest:
+            return early, {}
+        wait_for = self.f.config.run.wait_for
+        if wait_for is not None:
+            wait_for = max(1, wait_for - len(early))
+        deltas, failed = await self._ask(rest, lambda c: self._contribution(c, round_), wait_for)
         return early | deltas, failed
 
     async def _contribution(self, client: Client, round_: int) -> Delta:
@@ -404,8 +411,9 @@ class Rounds:
         """The round as the history keeps it."""
         f, round_ = self.f, tried.number
         boards: dict[str, dict[str, Any]] = {}
+        moved = self.traffic.record_many(round_, tried.chosen)
         for client in tried.chosen:
-            up, down = self.traffic.record(round_, client)
+            up, down = moved[client.name]
             boards[client.name] = {"up_bytes": up, "down_bytes": down, "state": client.state}
             late = client.late_answers()
             if late:

@@ -9,7 +9,7 @@ traffic. Kept with the run in SQLite by quantfl.fleet.ledger_store.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import NamedTuple, TypeVar
@@ -70,20 +70,6 @@ class Traffic:
 
 NOTHING = Traffic()
 _cells = attrgetter(*(f.name for f in fields(Traffic)))
-
-
-def _rows_of(moved: np.ndarray) -> dict[tuple[str, str], list[int]]:
-    """(direction, kind) -> bytes by category, of those where any moved. moved: uint32 [2 (sent, received),
-    kinds, categories]."""
-    kinds, categories = moved.shape[1:]
-    flat = moved.reshape(-1)
-    at = np.flatnonzero(flat)
-    rows: dict[tuple[str, str], list[int]] = {}
-    for place, n in zip(at.tolist(), flat[at].tolist(), strict=True):
-        row, category = divmod(place, categories)
-        name = DIRECTIONS[row // kinds], KINDS[row % kinds]
-        rows.setdefault(name, [0] * categories)[category] += n
-    return rows
 
 
 class Key(NamedTuple):
@@ -165,16 +151,27 @@ class Ledger:
         running: bytes since the link began, uint32 [2 (sent, received), kinds, categories]
         (quantfl.core.link.Link.kinds).
         """
-        last = self._last.get(board)
-        moved = running if last is None else running - last  # modulo 2^32
-        self._last[board] = running
-        both = {"up": NOTHING, "down": NOTHING}
-        for (direction, kind), cells in _rows_of(moved).items():
+        return self.record_many(round_, [board], running[None])[0]
+
+    def record_many(
+        self, round_: int, boards: Sequence[str], running: np.ndarray
+    ) -> list[tuple[Traffic, Traffic]]:
+        """As `record`, for several boards. running: uint32 [boards, 2, kinds, categories]."""
+        nothing = np.zeros(running.shape[1:], running.dtype)
+        moved = running - np.stack([self._last.get(board, nothing) for board in boards])  # modulo 2^32
+        self._last.update(zip(boards, running, strict=True))
+        kinds, categories = moved.shape[2:]
+        lines = moved.reshape(-1, categories)
+        at = np.flatnonzero(lines.any(axis=1))
+        both = [[NOTHING, NOTHING] for _ in boards]
+        for place, cells in zip(at.tolist(), lines[at].tolist(), strict=True):
+            row, kind = divmod(place, kinds)
+            board, direction = divmod(row, 2)
             traffic = Traffic(*cells)
-            self.add(Key(round_, board, direction, kind), traffic)
-            before = both[direction]
-            both[direction] = traffic if before is NOTHING else before + traffic
-        return both["up"], both["down"]
+            self.add(Key(round_, boards[board], DIRECTIONS[direction], KINDS[kind]), traffic)
+            before = both[board][direction]
+            both[board][direction] = traffic if before is NOTHING else before + traffic
+        return [(up, down) for down, up in both]
 
     def add(self, key: Key, traffic: Traffic) -> None:
         held = self.rows.get(key)

@@ -76,6 +76,9 @@ class RivalClient:
     def release_turn(self) -> None:
         """Its line is its own."""
 
+    def plain_traffic(self) -> None:
+        """Its bytes are booked by `record_traffic`."""
+
     def record_traffic(self, ledger: Ledger, round_: int) -> tuple[int, int]:
         """Book what its line has moved since the last call; returns the totals (up, down) in bytes."""
         up, down = ledger.record(round_, self.name, self.line.host.kinds())

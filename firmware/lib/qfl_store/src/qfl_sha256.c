@@ -20,6 +20,9 @@ static void compress(uint32_t *state, const uint8_t *p)
 {
     uint32_t w[16], a = state[0], b = state[1], c = state[2], d = state[3];
     uint32_t e = state[4], f = state[5], g = state[6], h = state[7];
+#if defined(QFL_HOST) && defined(__GNUC__) && !defined(__clang__)
+#pragma GCC unroll 64 /* a host has the room */
+#endif
     for (unsigned i = 0; i < 64; i++) {
         if (i < 16) {
             w[i] = (uint32_t)p[4 * i] << 24 | (uint32_t)p[4 * i + 1] << 16 | (uint32_t)p[4 * i + 2] << 8 |
