@@ -2,7 +2,8 @@
 
     python examples/own_strategy.py
 
-One of six boards has wrong labels. The mean takes its delta in, the median leaves it out.
+One of six boards has wrong labels. The mean takes its delta in, the median leaves it out. quantfl offers the
+median by name as well (strategy.aggregator); here is all that it takes.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Paste measured figures into docs (PAGES), between `<!-- figures:NAME -->` and `<!-- end -->`.
 
-python tools/figures.py            # runs the demo and `quantfl bench engine` and `bytes`, some minutes
-python tools/figures.py engine     # only some of them
-python tools/figures.py bytes=FILE # from the rows that `quantfl bench bytes --json` printed before
+python tools/figures.py            # runs the demo and `quantfl bench engine` and `bytes`, some minutes python
+tools/figures.py engine     # only some of them python tools/figures.py bytes=FILE # from the rows that
+`quantfl bench bytes --json` printed before
 """
 
 from __future__ import annotations

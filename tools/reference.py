@@ -162,6 +162,7 @@ def _pieces(body: str) -> list[tuple[str, str]]:
     """(comment, declarations) of a header: a comment belongs to the declarations up to the next one that
     stands at the beginning of a line."""
     found: list[tuple[str, str]] = []
+    body = re.sub(r"#ifdef __cplusplus\n[^\n]*\n#endif\n", "", body)  # only C++ sees it
     for chunk in re.split(r"\n(?=/\*)|\n\n+(?=[^\s/}])", "\n" + body):
         text = chunk.strip("\n")
         match = re.match(r"/\*.*?\*/", text, re.DOTALL)
@@ -205,7 +206,17 @@ def c_header(path: Path) -> str:
 #: Pages of the Python reference: title, and the objects on it in order.
 PYTHON: dict[str, tuple[str, tuple[str, ...]]] = {
     "models": ("Models", ("quantfl.convert", "quantfl.Package")),
-    "boards": ("Boards", ("quantfl.emulate", "quantfl.discover", "quantfl.Device")),
+    "boards": (
+        "Boards",
+        (
+            "quantfl.emulate",
+            "quantfl.discover",
+            "quantfl.Device",
+            *(f"quantfl.messages.{name}" for name in ("DeviceInfo", "DeviceStatus", "Delta", "config_bytes")),
+            "quantfl.core.head.Score",
+            "quantfl.core.head.FitConfig",
+        ),
+    ),
     "runs": ("Runs", ("quantfl.run", "quantfl.describe", "quantfl.Run", "quantfl.History")),
     "codecs": ("Codecs", ("quantfl.Codec", "quantfl.CodecError")),
     "strategies": (

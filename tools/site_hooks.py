@@ -73,6 +73,25 @@ def generated() -> dict[str, str]:
     return pages
 
 
+def expanded(nav: list[Any]) -> list[Any]:
+    """A navigation in which an entry that ends with * stands for all generated pages that begin so."""
+    found: list[Any] = []
+    for entry in nav:
+        if isinstance(entry, dict):
+            found += [{k: expanded(v) if isinstance(v, list) else v for k, v in entry.items()}]
+        elif entry.endswith("*"):
+            found += sorted(page for page in generated() if page.startswith(entry[:-1]))
+        else:
+            found.append(entry)
+    return found
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Every public header has its place in the navigation."""
+    config.nav = expanded(config.nav or [])
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages."""
     for path, text in generated().items():

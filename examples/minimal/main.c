@@ -23,7 +23,7 @@ static int8_t features[SAMPLES * FEATURES];
 static uint16_t labels[SAMPLES];
 static uint8_t delta[4 * PARAMS];
 
-/* One round. Returns the bytes of the coded delta, or a negative qfl_status. *score: of the head before it. */
+/* One round. Returns the bytes of the coded delta, or a negative qfl_status. score: before it. */
 int32_t one_round(qfl_head_score *score)
 {
     qfl_nn nn;

@@ -145,9 +145,8 @@ def run(
 
     description: as for `describe`. out: the run's folder, None: nothing is written. resume: go on from the
     checkpoint there. progress: "bar" shows a bar, in a terminal and in a notebook; an object of your own is
-    told of everything that happens. base: folder that relative paths start from;
-    None: that of the file, else the present one. RunError, LinkError, DataError and the other errors say what
-    is wrong.
+    told of everything that happens. base: folder that relative paths start from; None: that of the file, else
+    the present one. RunError, LinkError, DataError and the other errors say what is wrong.
     """
     config = describe(description)
     from_file = isinstance(description, str | Path) and "\n" not in str(description)

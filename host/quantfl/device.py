@@ -59,11 +59,18 @@ def _needs_of(package: bytes) -> Needs:
 
 
 class Device:
-    """A board at a port. `url` is anything quantfl.link.transport accepts; patience: seconds a lost board is
-    waited for; keys: sessions are authenticated and encrypted, with boards that hold a key of these only.
+    """A board at a port.
 
-    >>> device = Device("socket://127.0.0.1:7001")
-    >>> info = await device.hello()
+    Every method may be called again after a failure: requests are idempotent on the board, and a link that
+    breaks is opened again until the request's deadline.
+
+    url: a serial port, or a URL that `quantfl.link.transport` opens, such as `socket://HOST:PORT` or
+    `ble://NAME`. name: what messages and the ledger call the board; None: its URL. baud: bits per second on a
+    serial port. session: a session that is open already. patience: seconds for which a lost board is waited
+    for. keys: links are authenticated and encrypted, with boards that hold a key of these only.
+
+        async with Device("socket://127.0.0.1:7001") as device:
+            info = await device.hello()
     """
 
     def __init__(
@@ -98,17 +105,20 @@ class Device:
         await self.close()
 
     async def open(self, timeout: float = _REQUEST_S) -> None:
-        """Connect. LinkError when the port is absent or nobody answers within `timeout` s, its turn at a BLE
-        adapter not counted."""
+        """Connect, within `timeout` seconds. The wait for a turn at a BLE adapter does not count.
+
+        LinkError: the port is absent, or nobody answers.
+        """
         with self.session.engaged():
             await self.session.turn(TURN_S)
             await self.session.open(max(timeout, self.session.open_s(timeout)))
 
     async def close(self) -> None:
+        """Close the session and the port."""
         await self.session.close()
 
     def counters(self) -> Counters:
-        """Our counters of this link so far."""
+        """The host's traffic counters of this link so far."""
         return self.session.counters()
 
     async def _request(
@@ -207,8 +217,12 @@ class Device:
         )
 
     async def hello(self, timeout: float = _REQUEST_S, *, provisioning: bool = False) -> DeviceInfo:
-        """The board's self-description. Warns of a plain link to a real board, unless it is about to get its
-        key."""
+        """Ask the board for its description, within `timeout` seconds.
+
+        A plain link to a real board gives a warning, unless `provisioning` says that it is about to get its
+        key. DeviceError: the board describes itself in a way that makes no sense, or fails its self-test.
+        SecurityError: the record of its keys is damaged.
+        """
         answer = await self._request(lib.QFL_MSG_INFO, timeout=timeout)
         if answer.status < 0:
             raise self._refused(answer, "to describe itself")
@@ -244,13 +258,12 @@ class Device:
         agreed: Callable[[int, bytes | None, bytes], bytes] | None = None,
         timeout: float = _REQUEST_S,
     ) -> None:
-        """Tell the board its link key and its owner's public key; None, None: none any more. DeviceError when
-        it refuses.
+        """Tell the board its link key, 32 bytes, and its owner's public key, 32 bytes. None: it has none any
+        more.
 
-        quantfl.provision does this together with the key file. agreed: makes the present owner's signature
-        over the flags, the new
-        owner and what this session exports, without which a board lets no owner be replaced or removed. None:
-        not to be had.
+        `quantfl.provision` does this together with the key file. agreed: makes the signature of the present
+        owner over the flags, the new owner and what this session exports. Without it a board lets no owner be
+        replaced or removed. DeviceError: the board refuses. SecurityError: it asks for the owner's signature.
         """
         self.require("keys", "keys")
         flags = (lib.QFL_KEYS_LINK if key is not None else 0) | (
@@ -269,10 +282,10 @@ class Device:
             raise self._refused(answer, "the keys")
 
     async def selftest(self, timeout: float = _REQUEST_S) -> tuple[int, int, int]:
-        """Let the board run its kernels' known answers again: cases, how many failed, the first of these
-        (from 1).
+        """Let the board run the known answers of its kernels again.
 
-        DeviceError when its memory is full of samples: a reset tests it as well.
+        Returns the number of cases, how many failed, and the first of these, counted from 1 (0: none).
+        DeviceError: the board's memory is full of samples. A reset tests the board as well.
         """
         answer = await self._request(lib.QFL_MSG_SELFTEST, timeout=timeout)
         if answer.status == lib.QFL_E_NOMEM:
@@ -287,6 +300,7 @@ class Device:
         return struct.unpack("<3H", answer.body)
 
     async def status(self, timeout: float = _REQUEST_S) -> DeviceStatus:
+        """What the board does at the moment: its state, samples, head and round."""
         answer = await self._request(lib.QFL_MSG_STATUS, timeout=timeout)
         if answer.status < 0:
             raise self._refused(answer, "its status")
@@ -312,8 +326,12 @@ class Device:
     async def push(
         self, package: bytes, *, timeout: float = 120.0, progress: Callable[[int, int], None] | None = None
     ) -> bool:
-        """Make `package` current on the board, going on where an earlier push broke off. False: it had it
-        already."""
+        """Make `package`, the bytes of a package, current on the board, within `timeout` seconds.
+
+        A push that was interrupted goes on where it stopped. progress: told of bytes sent and bytes in all.
+        Returns False when the board had the package already. DeviceError: the board cannot run it, or refuses
+        it.
+        """
         sha = sha256_of(package).hex()
         if self.info is not None and self.info.package == sha:
             return False
@@ -329,7 +347,7 @@ class Device:
         return moved > 0
 
     async def put_head(self, params: bytes, *, timeout: float = 60.0) -> None:
-        """Set the whole global head: float32 little-endian parameters."""
+        """Set the whole global head: `params` are little-endian float32. DeviceError: it is refused."""
         await self._put(lib.QFL_OBJECT_HEAD, params, "the head", timeout, None)
 
     async def _put(
@@ -392,11 +410,13 @@ class Device:
         return at - start
 
     def has(self, part: str) -> bool:
-        """Whether the board's firmware was built with this part (package.build.PARTS), as far as is known."""
+        """Whether the board's firmware was built with this part (`quantfl.package.build.PARTS`), as far as is
+        known.
+        """
         return self.info is None or bool(self.info.parts & PARTS[part])
 
     def require(self, part: str, what: str) -> None:
-        """DeviceError when it was not."""
+        """DeviceError when the board's firmware was built without this part. what: its name in messages."""
         if not self.has(part):
             raise DeviceError(
                 f"{self.name} has no {what} in its firmware; build it with QFL_{part.upper()}=1 "
@@ -405,7 +425,7 @@ class Device:
             )
 
     def require_codec(self, name: str) -> None:
-        """DeviceError when the board's firmware has not this codec ("dz", "bu" ...)."""
+        """DeviceError when the board's firmware was built without this codec ("dz", "bu" and so on)."""
         if self.info is not None and not codec_linked(name, self.info.codecs):
             has = ", ".join(n for n in CODECS if codec_linked(n, self.info.codecs))
             raise DeviceError(
@@ -416,13 +436,15 @@ class Device:
             )
 
     async def configure(self, config: bytes, *, timeout: float = _REQUEST_S) -> None:
-        """Set a run's hyper-parameters (`config_bytes`); repeated on the board's demand after a reset.
-        DeviceError when the board has not the codec, or no head of its own, that the configuration asks
-        for."""
+        """Set a run's hyper-parameters: `config` comes from `quantfl.messages.config_bytes`.
+
+        When the board has been reset and asks for them, they are sent again. DeviceError: the board's build
+        lacks the codec, or personalised heads.
+        """
         codec, personal = config_needs(config)
         self.require_codec(codec_name(codec))
         if personal:
-            self.require("personal", "head of its own")
+            self.require("personal", "personalised heads")
         answer = await self._request(lib.QFL_MSG_CONFIG, config, timeout=timeout)
         if answer.status < 0:
             raise self._refused(answer, "the run's configuration")
@@ -438,11 +460,13 @@ class Device:
         update: bytes | None = None,
         early: Answer | None = None,
     ) -> Delta:
-        """Train one round from the global head named `head` and return its delta.
+        """Train one round from the global head whose hash is `head`, and return the delta, within `timeout`
+        seconds.
 
-        step: code of the step its delta shall have (DZ), 0: the board's choice. update: the coded delta that
-        leads the board from the head it holds to `head`. early: it has been asked, and this is its answer.
-        StaleHead: it holds another head. DeviceError: refused, or an answer that makes no sense.
+        step: code of the step that its DZ delta shall have; 0: the board chooses. update: the coded delta
+        that leads the board from the head it holds to `head`; None: it holds it. early: the answer, where
+        the board has been asked already. StaleHead: the board holds another head. DeviceError: it refuses, or
+        answers what makes no sense.
         """
         kind = lib.QFL_MSG_TRAIN if update is None else lib.QFL_MSG_TRAIN_UPDATE
         body = struct.pack("<IB", head, step) + (update or b"")
@@ -466,17 +490,22 @@ class Device:
         return Delta(round_, samples, loss_of(loss), answer.body[5:], balanced, step, head)
 
     async def sums(self, request: bytes, *, timeout: float) -> bytes:
-        """Class sums and scatter of the cached features, coded (quantfl.strategy.closed_form.Sums).
-        DeviceError: refused."""
-        self.require("stats", "sums for a start in closed form")
+        """Ask for sufficient statistics of the cached features: class sums, counts and scatter, coded.
+
+        request: eight bytes (`quantfl.strategy.closed_form.StatsSpec.request`). DeviceError: the board
+        refuses.
+        """
+        self.require("stats", "sufficient statistics for a closed-form initialisation")
         answer = await self._request(lib.QFL_MSG_STATS, request, timeout=timeout, head=0)
         if answer.status < 0:
             raise self._refused(answer, "to sum its features")
         return answer.body
 
     async def update(self, result: int, data: bytes, *, timeout: float = 10.0) -> None:
-        """Lead the board to head `result` by a coded delta. StaleHead when the delta is for another head than
-        it holds."""
+        """Lead the board to the head whose hash is `result`, by the coded delta `data`.
+
+        StaleHead: the delta is for another head than the board holds. DeviceError: the board refuses.
+        """
         if len(data) + lib.QFL_UPDATE_HEAD_BYTES > self.session.link.peer_message_max:
             await self._put(lib.QFL_OBJECT_UPDATE, data, "an update", timeout, None)
             body = struct.pack("<BI", lib.QFL_UPDATE_STAGED, result)
@@ -493,8 +522,11 @@ class Device:
     async def evaluate(
         self, *, held_back: bool = False, in_use: bool = False, timeout: float = 60.0
     ) -> Score:
-        """Score of the board's global head on its local samples, or on those held back only. in_use: of the
-        head it uses, which is its own where it has a better one."""
+        """Score the board's global head on its samples.
+
+        held_back: on the samples that it holds back only. in_use: score the head that the board uses, which
+        may be its personalised head. DeviceError: the board refuses.
+        """
         flags = lib.QFL_EVAL_HELD * held_back | lib.QFL_EVAL_IN_USE * in_use
         answer = await self._request(lib.QFL_MSG_EVAL, bytes((flags,)), timeout=timeout)
         if answer.status < 0:
@@ -504,8 +536,10 @@ class Device:
         return Score(*struct.unpack("<IIf", answer.body))
 
     async def read_counters(self, timeout: float = _REQUEST_S) -> tuple[Counters, Counters]:
-        """(ours, the board's) counters of this link at one moment; on a clean link tx of one is rx of the
-        other."""
+        """Traffic counters of this link at one moment: the host's, and the board's.
+
+        On a clean link what one end has sent is what the other has received.
+        """
         answer = await self._request(lib.QFL_MSG_COUNTERS, timeout=timeout)
         if answer.status < 0:
             raise self._refused(answer, "to tell its counters")
@@ -525,8 +559,7 @@ class Device:
         return self._agreed[1] + (ours - self._agreed[0]).swapped
 
     def expected_counters(self) -> Counters:
-        """The board's running counters as they must stand now, if nothing went wrong since they were last
-        seen."""
+        """What the board's counters must be now, if nothing went wrong since they were last read."""
         return self._peer_counters(self.counters())
 
     @property
@@ -539,7 +572,7 @@ class Device:
 
     @property
     def compared(self) -> tuple[Counters, Counters]:
-        """(ours, the board's) running counters when they were last compared; both zero before."""
+        """Traffic counters when they were last compared: the host's, and the board's. Zeros before."""
         return self._agreed or (Counters(), Counters())
 
     async def compare(self, timeout: float = _REQUEST_S) -> Comparison:
@@ -577,7 +610,10 @@ class Device:
         return compare(ours - then[0], theirs - then[1], port_lost=self.port_lost)
 
     async def wait_samples(self, count: int, *, timeout: float, poll: float = 0.2) -> DeviceStatus:
-        """Wait until the board has cached or refused `count` samples, or is full."""
+        """Wait until the board has cached or refused `count` samples, or is full. Returns its status.
+
+        poll: seconds between two questions. DeviceError: not within `timeout` seconds.
+        """
         deadline = monotonic() + timeout
         while True:
             status = await self.status()

@@ -23,45 +23,62 @@ RESETS = {0: "power", 1: "pin", 2: "software", 3: "watchdog", 4: "other"}
 
 @dataclass(frozen=True)
 class DeviceInfo:
-    """A board's self-description. package: SHA-256 as hex, None when it holds none; head: hash of its global
-    head.
-
-    keys: its flags of keys (lib.QFL_KEYS_*). operators: bit c for every operator code c its engine has.
-    selftest: 0, or the
-    number of the first kernel case that failed. persisted: what its flash held at the start and holds now
-    (PERSISTED). codecs, kinds: masks of
-    the codecs and of the trainable layers it has; parts: what else its build holds (lib.QFL_PART_*).
-    battery_percent:
-    its charge, None: not known.
-    """
+    """A board's description of itself, the answer to INFO (docs/PROTOCOL.md)."""
 
     protocol: int
+    """Version of the messages."""
     firmware: str
+    """Version of quantfl in the firmware."""
     board: str
+    """Kind of board, as in platformio.ini."""
     uid: str
+    """The part's unique id, as hex."""
     ram: int
+    """RAM of the part, in bytes."""
     flash: int
+    """Flash of the part, in bytes."""
     arena: int
+    """Bytes of RAM that quantfl has."""
     store: int
+    """Bytes of the longest package that its flash takes."""
     state: str
+    """What it does: a word of STATES."""
     reset: str
+    """Why it started last: a word of RESETS."""
     uptime_ms: int
+    """Milliseconds since it started."""
     lost: int
+    """Bytes that its port has lost."""
     operators: int
+    """The operators of its engine: bit c for every operator code c."""
     selftest: int
+    """0, or the number of the first kernel case that failed."""
     package: str | None = None
+    """SHA-256 of its package, as hex. None: it holds none."""
     head: int | None = None
+    """Hash of its global head. None: it holds no package."""
     params: int = 0
+    """Parameters of the head."""
     features: int = 0
+    """Features of a sample."""
     classes: int = 0
+    """Classes of the head."""
     samples: int = 0
+    """Samples cached."""
     capacity: int = 0
+    """Samples that it can cache."""
     keys: int = 0
+    """Flags of its keys (QFL_KEYS_* of qfl_device.h)."""
     persisted: tuple[str, ...] = ()
+    """What its flash held at the start and holds now: words of PERSISTED."""
     codecs: int = 0x0F
+    """Codecs of its build: bit k for every kind k of codec."""
     kinds: int = 0x7E
+    """Layers that its build can train: QFL_HEAD_KINDS."""
     parts: int = 0x0F
+    """What else its build holds: QFL_PART_* of qfl_device.h."""
     battery_percent: int | None = None
+    """Charge of its battery. None: not known."""
 
     @property
     def flash_note(self) -> str | None:
@@ -78,44 +95,54 @@ class DeviceInfo:
 
 @dataclass(frozen=True)
 class DeviceStatus:
-    """samples cached of at most `capacity`; rejected: samples refused for label or length; round: last one
-    trained.
-
-    personalised: its personalised head is in use. held: samples it holds back; global_hits, hits: right among
-    them by the global head and by the head in use, at their last comparison (0 without a personal run).
-    """
+    """What a board does at the moment, the answer to STATUS."""
 
     state: str
+    """What it does: a word of STATES."""
     has_package: bool
+    """It holds a package."""
     has_config: bool
+    """It has the configuration of a run."""
     has_delta: bool
+    """It keeps the delta of a round."""
     samples: int
+    """Samples cached."""
     capacity: int
+    """Samples that it can cache."""
     head: int
+    """Hash of its global head."""
     round: int
+    """The round it trained last."""
     rejected: int
+    """Samples refused, for their label or their length."""
     personalised: bool = False
+    """It uses a personalised head."""
     held: int = 0
+    """Samples that it holds back."""
     global_hits: int = 0
+    """Held-back samples that the global head got right, at the last comparison; 0 without a personal run."""
     hits: int = 0
+    """Held-back samples that the head in use got right, at the last comparison."""
 
 
 @dataclass(frozen=True)
 class Delta:
-    """A round's answer: coded delta, number of samples trained on, mean loss of the last epoch in nats (to
-    1/16 of it).
-
-    balanced: the board's counters of the link agreed with ours when it answered (by digest). step: the code
-    agreed on, or 0. head: hash of the head it started from.
-    """
+    """A board's answer to TRAIN."""
 
     round: int
+    """The round."""
     samples: int
+    """Samples that it trained on."""
     loss: float
+    """Mean loss of the last epoch, in nats, to 1/16 of it."""
     data: bytes
+    """The coded delta (docs/CODEC.md)."""
     balanced: bool
+    """The board's traffic counters of the link agreed with ours when it answered, by their digest."""
     step: int = 0
+    """Code of the step that was agreed on; 0: the board chose."""
     head: int = 0
+    """Hash of the head that it started from."""
 
 
 class StaleHead(DeviceError):
@@ -135,10 +162,12 @@ def config_bytes(
     residual_decay: float = 1.0,
     personal: bool = False,
 ) -> bytes:
-    """The body of a CONFIG message (docs/PROTOCOL.md). residual_decay: part of a residual that is left per
-    round missed, 0..1. personal: boards
-    keep a head of their own where it is better on the samples they hold back. ValueError, OverflowError: a
-    number that does not fit its field."""
+    """The body of a CONFIG message (docs/PROTOCOL.md).
+
+    residual_decay: the part of a residual that is left per round missed, 0..1. personal: boards keep a
+    personalised head where it is better on the samples they hold back. ValueError, OverflowError: a number
+    that does not fit its field.
+    """
     kind, flags, levels = codec.fields
     fields = {
         "run_id": run_id & 0xFFFFFFFF,

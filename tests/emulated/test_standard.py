@@ -130,7 +130,7 @@ def test_it_says_what_it_has_and_the_host_asks_for_nothing_else(tmp_path):
             own = config_bytes(FitConfig(holdout=5), Codec("dz"), run_id=1, seed=1, personal=True)
             requests = {
                 "codec bq": lambda: device.configure(bq),
-                "head of its own": lambda: device.configure(own),
+                "personalised heads": lambda: device.configure(own),
                 "closed form": lambda: device.sums(bytes((6, 6, 0, 0, 0, 0, 0, 0)), timeout=5.0),
                 "keys": lambda: device.set_keys(bytes(32), None),
             }

@@ -24,20 +24,20 @@ class CodecError(ValueError):
 
 @dataclass(frozen=True)
 class Codec:
-    """How deltas are coded (docs/CODEC.md): kind "fp32"; "bu" or "bq" with `levels` buckets; "dz" with `step`
-    in units of the delta's root mean square (sixteenths; with error feedback where there is a memory of
-    earlier rounds).
-
-    per_tensor: one range per tensor instead of one per message. means: reconstruct at bucket means, which are
-    sent. coded: bucket indices through an entropy coder, losslessly.
-    """
+    """How deltas are coded (docs/CODEC.md)."""
 
     kind: str = "bu"
+    """`fp32`, `bu`, `bq` or `dz`."""
     levels: int = 64
+    """Number of buckets of `bu` and `bq`: 4, 8, 16, 32, 64 or 256."""
     per_tensor: bool = False
+    """`bu` and `bq`: one range for each tensor instead of one for each message."""
     means: bool = False
+    """`bu` and `bq`: values are reconstructed at the means of their buckets, which are sent."""
     step: float = 4.0
+    """`dz`: the step, in units of the delta's root mean square; a multiple of 1/16."""
     coded: bool = False
+    """`bu` and `bq`: indices go through an entropy coder, losslessly."""
 
     def __str__(self) -> str:
         if self.kind == "fp32":

@@ -19,19 +19,24 @@ _KEEP: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # what shapes point to
 
 @dataclass(frozen=True)
 class FitConfig:
-    """Hyper-parameters of a local fit (qfl_head_config).
-
-    lr: learning rate. prox: FedProx mu. holdout: every k-th sample is held back for evaluation, 0: none.
-    """
+    """Hyper-parameters of a fit on a board (qfl_head_config)."""
 
     lr: float = 0.05
+    """Learning rate."""
     momentum: float = 0.0
+    """Momentum, 0 to below 1."""
     weight_decay: float = 0.0
+    """Weight decay."""
     prox: float = 0.0
+    """FedProx's µ."""
     epochs: int = 1
+    """Passes over the samples."""
     batch: int = 10
+    """Samples per step."""
     seed: int = 0
+    """Decides the order of samples."""
     holdout: int = 0
+    """Every k-th sample is held back for evaluation; 0: none."""
 
     @property
     def fields(self) -> dict[str, float]:
@@ -41,11 +46,14 @@ class FitConfig:
 
 @dataclass(frozen=True)
 class Score:
-    """count samples, of which correct; loss: mean cross-entropy in nats."""
+    """How good a head is on some samples."""
 
     count: int
+    """Samples evaluated."""
     correct: int
+    """Samples whose class is right."""
     loss: float
+    """Mean cross-entropy, in nats."""
 
     @property
     def accuracy(self) -> float:

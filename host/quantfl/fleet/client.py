@@ -29,9 +29,8 @@ class Client(Protocol):
 
     index: its place in the fleet, which decides its data, its seed and the order of aggregation. state: in a
     word, for people. reason: why it is not ready, one line. notice: what people should know of it, one line.
-    samples: that it says it has. head: hash of the
-    head it holds, None: the host does not know. stats: of its last answer, for the history. late: answers
-    that came when nobody waited for them any more.
+    samples: that it says it has. head: hash of the head it holds, None: the host does not know. stats: of its
+    last answer, for the history. late: answers that came when nobody waited for them any more.
     """
 
     index: int

@@ -1,4 +1,4 @@
-"""Faults on category: a small language for them, and a transport that puts them between host and any board.
+"""Faults on purpose: a small language for them, and a transport that puts them between host and any board.
 
     flip=1e-5,drop=0.01,dup=0.01,stall=200ms@0.01,disconnect=3,reset@round=2,seed=7; board-03: lie=nan
 

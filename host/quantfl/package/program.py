@@ -299,27 +299,42 @@ class Needs:
 
 @dataclass(frozen=True)
 class Package:
-    """A package's fields, as the device will read them. params: float32 [P] initial head; sha256: hex of the
-    file; operators: mask of the operator codes it has; original_at: where the user's .tflite begins."""
+    """A package (docs/PACKAGE.md): an ordinary .tflite file, and what quantfl's metadata in it say."""
 
     data: bytes
+    """The file."""
     arena_size: int
+    """RAM that the engine needs, in bytes."""
     op_count: int
+    """Records of the program."""
     cut_op: int
+    """Records before the cut: the backbone."""
     input_size: int
+    """int8 values of the input."""
     input_scale: float
+    """Scale of the input's quantisation."""
     input_zero_point: int
+    """Zero-point of the input's quantisation."""
     feature_count: int
+    """int8 values of the features, F."""
     feature_scale: float
+    """Scale of the features' quantisation."""
     feature_zero_point: int
+    """Zero-point of the features' quantisation."""
     layers: tuple[Layer, ...]
+    """Layers of the head."""
     params: np.ndarray
+    """The initial head, float32 [params]."""
     name: str
+    """Name of the model."""
     labels: tuple[str, ...]
+    """Names of the classes; empty: none are known."""
     sha256: str
+    """SHA-256 of the file, as hex."""
     operators: int
     original_at: int
     recompute: bool = False
+    """Boards cache inputs, and compute features again."""
 
     @property
     def needs(self) -> Needs:

@@ -41,7 +41,7 @@ def print_summary(summary: dict[str, Any], console: Console | None = None) -> No
     if own := summary.get("personalised_heads"):
         held = max(1, sum(b["held"] for b in own.values()))
         console.print(
-            f"heads of their own: {sum(b['own'] for b in own.values())} of {len(own)} boards; of the "
+            f"personalised heads: {sum(b['own'] for b in own.values())} of {len(own)} boards; of the "
             "samples held back "
             f"{sum(b['global'] for b in own.values()) / held:.1%} right by the global head, "
             f"{sum(b['in_use'] for b in own.values()) / held:.1%} by those in use",

@@ -1,24 +1,29 @@
-"""A head in closed form from sums that boards send once (qfl_head_stats): Fisher's linear discriminant with a
-ridge.
+"""A first head in closed form, from sufficient statistics that boards send once (qfl_head_stats): Fisher's
+linear discriminant with a ridge.
 
-With class means mu_k, pooled within-class covariance S and class shares pi_k, the logits x' P mu_k - mu_k' P
-mu_k / 2 + log pi_k with P = (S + lambda t I)^-1, t the mean of S's diagonal, are those of Gaussian classes
-with a common covariance (Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, 4.3); for two
-classes they are ridge regression's up to a factor, and they come calibrated, which one-hot ridge regression's
-do not. Class sums and counts of all boards are exact under any split of the data between them; S is pooled
-within classes and boards, so how a class differs from board to board is not in it. (Adding that from the
-boards' coded sums was tried: 5 points better on FEMNIST by writer, 1 worse on CIFAR-100, whose sums are too
-coarse for it.) It decides two things, though: how sure the head may be, and whether it is used at all. A head
-solved from one half of the boards gives the other half's samples scores whose means and spread their sums
-tell. Where the scores of two classes are normal with a common variance v and means mu apart from the middle,
-the log-odds are 2 mu / v times the score, so 2 mu / v is the factor by which logits must be multiplied to be
-calibrated on boards not seen. The head is multiplied by it, since SGD from a head that is too sure of itself
-learns from its mistakes alone, and by no more than SUREST, since from one that is rightly sure it hardly
-learns at all (0.3 points on MNIST, IID, after 60 rounds). Below TRUSTED boards differ from each other more
-than the model allows, and the head is dropped.
+The head. Let mu_k be the class means, S the pooled within-class covariance, and pi_k the class shares. With
+P = (S + lambda t I)^-1, t the mean of S's diagonal, the logits are x' P mu_k - mu_k' P mu_k / 2 + log pi_k.
+They are those of Gaussian classes with a common covariance (Hastie, Tibshirani and Friedman, The Elements of
+Statistical Learning, 4.3). For two classes they are ridge regression's up to a factor. Unlike those of
+one-hot ridge regression, they come calibrated.
 
-lambda is the one with which ridge regression fitted to one half of the boards predicts the labels of the
-other half best, both ways, as far as sums can tell: no test data are touched.
+What is exact. Class sums and counts of all boards are exact under any split of the data between them. S is
+pooled within classes and boards, so how a class differs from board to board is not in it. (Adding that from
+the boards' coded sums was tried. It was 5 points better on FEMNIST by writer, and 1 worse on CIFAR-100, whose
+sums are too coarse for it.)
+
+Calibration. How a class differs from board to board decides two things: how certain the head may be, and
+whether it is used at all. A head is solved from one half of the boards. The sums of the other half tell the
+mean and the spread of the scores that this head gives to their samples. Where the scores of two classes are
+normal, with a common variance v and with means mu apart from the middle, the log-odds are 2 mu / v times the
+score. So 2 mu / v is the factor by which logits must be multiplied to be calibrated on boards not seen. The
+head is multiplied by it, because SGD from a head that is too certain learns from its mistakes alone. It is
+multiplied by no more than SUREST, because SGD from a head that is certain and right hardly learns at all (0.3
+points on MNIST, IID, after 60 rounds). Below TRUSTED, boards differ from each other more than the model
+allows, and the head is dropped.
+
+The ridge. lambda is the one with which ridge regression fitted to one half of the boards predicts the labels
+of the other half best, both ways, as far as sums can tell. No test data are touched.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 counted by QEMU.
 
 Deltas are those of real fits (scikit-learn's digits; features are random projections after a ReLU, so that
-heads of all sizes can be made). Counted: error
-feedback, centring and quantising; writing; and reading, as a board does with what comes down. The bytes are
-compared with those that the same code makes here. The coder keeps its state on the stack and writes into
-memory that the fit no longer needs, so `stack_bytes` is all the RAM it takes beside the residual.
+heads of all sizes can be made). Counted: error feedback, centring and quantising; writing; and reading, as a
+board does with what comes down. The bytes are compared with those that the same code makes here. The coder
+keeps its state on the stack and writes into memory that the fit no longer needs, so `stack_bytes` is all the
+RAM it takes beside the residual.
 """
 
 from __future__ import annotations
