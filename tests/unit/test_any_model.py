@@ -448,3 +448,31 @@ def test_explain_marks_every_operator(capsys):
     assert "refused" in said and "nothing at its end can be trained: operator 12" in said
     assert main(["convert", "--explain", str(case("two_swapped"))]) == 0
     assert "unused (2)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("operators", "words"),
+    [
+        (["CALL_ONCE", "VAR_HANDLE"], "keeps state from one inference to the next (CALL_ONCE, VAR_HANDLE)"),
+        (["WHILE"], "control flow (WHILE)"),
+        (["RELU"], "models with one are supported"),
+    ],
+)
+def test_several_subgraphs_are_refused_by_what_they_are_for(operators, words):
+    import flatbuffers
+
+    b = Builder()
+    x = b.add([1, 8], scales=0.05)
+    data = b.model([x], [dense(b, x, 8, 3)])
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
+    for name in operators:
+        code = schema.OperatorCodeT()
+        code.builtinCode = getattr(schema.BuiltinOperator, name)
+        code.deprecatedBuiltinCode = min(code.builtinCode, 127)
+        model.operatorCodes.append(code)
+    model.subgraphs.append(model.subgraphs[0])
+    out = flatbuffers.Builder(1024)
+    out.Finish(model.Pack(out), file_identifier=b"TFL3")
+    with pytest.raises(UnsupportedError) as error:
+        convert_bytes(bytes(out.Output()), source="m")
+    assert words in str(error.value) and "m has 2 subgraphs" in str(error.value)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import tflite
 
-from quantfl.errors import PackageError, QuantflError
+from quantfl.errors import PackageError, QuantflError, UnsupportedError
 from quantfl.package import carray
 from quantfl.package.fold import folded, shaped
 
@@ -150,6 +150,22 @@ def damage(name: str) -> Iterator[None]:
         raise PackageError(f"{name} is damaged or no .tflite file ({type(error).__name__})") from None
 
 
+def _why_several(model: Any) -> str:
+    """What a model with several subgraphs does with them, and what to do."""
+    codes = [model.OperatorCodes(i) for i in range(model.OperatorCodesLength())]
+    names = [_OP_NAMES.get(max(_field(c, 10, "<i"), c.DeprecatedBuiltinCode()), "") for c in codes]
+    state = [n for n in names if n in ("CALL_ONCE", "VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE")]
+    control = [n for n in names if n in ("WHILE", "IF")]
+    if state:
+        return (
+            f": it keeps state from one inference to the next ({', '.join(state)}), as streaming models do, "
+            "which boards do not run; export it without state, for a whole window at once"
+        )
+    if control:
+        return f": it has control flow ({', '.join(control)}), which boards do not run; unroll its loops"
+    return "; models with one are supported: export the one you want"
+
+
 def _needed(ops: list[Op], outputs: tuple[int, ...]) -> tuple[Op, ...]:
     """Those from which an output follows, or that give none."""
     needed, kept = set(outputs), []
@@ -180,8 +196,8 @@ class ModelFile:
             raise PackageError(f"{self.name} is no .tflite file (it lacks the TFL3 mark)")
         model = tflite.Model.GetRootAsModel(self.data, 0)
         if model.SubgraphsLength() != 1:
-            raise PackageError(
-                f"{self.name} has {model.SubgraphsLength()} subgraphs; models with one are supported"
+            raise UnsupportedError(
+                f"{self.name} has {model.SubgraphsLength()} subgraphs{_why_several(model)}"
             )
         graph = model.Subgraphs(0)
         self._model = model

@@ -73,7 +73,7 @@ OFFSET_CONV, OFFSET_DEPTHWISE, OFFSET_AVERAGE = 0, 1, 2
 NAMES = {code: name for name, code in reversed(CODES.items())} | {OFFSET: "kernels of uint8 models"}
 #: What may follow a DEQUANTIZE at a model's end.
 FLOAT_ENDS = ("SOFTMAX", "LOG_SOFTMAX", "ARG_MAX")
-_REMEDY = "replace the layer, or cut before it with --cut so that it is not part of the backbone"
+_REMEDY = "replace the layer; docs/PACKAGE.md lists what boards run"
 
 
 @dataclass
