@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,9 @@ def command(
     trace: Path = typer.Option(
         None, "--trace", help="Write every frame to this file (quantfl trace, Wireshark)."
     ),
+    watch: bool = typer.Option(
+        False, "--watch", help="Without URLS: show ports and boards as they come and go, until Ctrl-C."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print a JSON list."),
 ) -> int:
     """Show boards: firmware, protocol, memory, model and head, samples. Without URLS: this machine's serial
@@ -51,6 +55,8 @@ def command(
     from quantfl.link.trace import tracing
 
     ring = KeyRing.load(keys) if keys else None
+    if watch:
+        return _watch(urls, baud, timeout, ask, as_json, ring)
     if not urls:
         with tracing(trace):
             return _list(baud, timeout, ble, ask, as_json, ring)
@@ -70,6 +76,24 @@ def command(
                     soft_wrap=True,
                 )
     return code
+
+
+def _watch(
+    urls: list[str] | None, baud: int, timeout: float, ask: bool, as_json: bool, ring: KeyRing | None
+) -> int:
+    from quantfl.cli.devices_watch import watch
+    from quantfl.errors import UsageError
+
+    if urls or as_json:
+        raise UsageError("--watch shows all serial ports, in lines for people: leave URLS and --json out")
+
+    async def who(url: str) -> list[str]:
+        (row,) = await _ask([url], baud, timeout, ring)
+        return _lines(row)
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(watch(lambda line: print(line, flush=True), who if ask else None))
+    return 0
 
 
 def _lines(row: dict[str, Any]) -> list[str]:
