@@ -21,9 +21,9 @@ def kinds(incomplete: str) -> list[str]:
 
 def data_sets(incomplete: str) -> list[str]:
     """Names of data sets, and the beginnings of those that name a file."""
-    from quantfl.data.dataset import LOADERS
+    from quantfl.data.dataset import LOADERS, SOURCES
 
-    return _beginning([*LOADERS, "npz:", "wav:"], incomplete)
+    return _beginning([*LOADERS, *(f"{kind}:" for kind in SOURCES)], incomplete)
 
 
 def radios(incomplete: str) -> list[str]:
@@ -47,3 +47,17 @@ def runs(incomplete: str) -> list[str]:
     typed = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
     found = {path for folder in (Path(), Path("runs"), typed) for path in RunFolder(folder).runs_below()}
     return _beginning(sorted(map(str, found)), incomplete)
+
+
+def templates(incomplete: str) -> list[str]:
+    """Templates of `quantfl new`."""
+    from quantfl.project.new import NAMES
+
+    return _beginning(list(NAMES), incomplete)
+
+
+def project_boards(incomplete: str) -> list[str]:
+    """Boards that a project's firmware can be for."""
+    from quantfl.project.new import BOARDS
+
+    return _beginning(list(BOARDS), incomplete)

@@ -50,9 +50,13 @@ def command(
     battery: int = typer.Option(
         None, "--battery", min=0, max=100, help="Per cent of charge that native boards tell."
     ),
+    port_base: int = typer.Option(
+        None, "--port-base", min=1, max=65280, help="Boards listen at two ports each from this one on."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print the list of boards as one JSON line."),
 ) -> int:
-    """Boot boards, print their ports, and keep them running until Ctrl-C or until this process ends."""
+    """Boot boards, print their ports as a FLEET.toml (with --package one that runs), and keep them running
+    until Ctrl-C or until this process ends."""
     from quantfl.cli.plugins import virtual_radio
     from quantfl.emulation import INSIDE, KINDS, boot_fleet, close_all
     from quantfl.errors import UsageError
@@ -76,7 +80,7 @@ def command(
             raise UsageError("--data needs --package: samples are fed in the input quantisation of a model")
         shards = _shards(package, data, data_path, split, count, seed)
     radio = virtual_radio() if ble else None  # what is missing is said before anything boots
-    boards = boot_fleet(board, count, seed=seed, ble=ble, battery=battery)
+    boards = boot_fleet(board, count, seed=seed, ble=ble, battery=battery, port_base=port_base)
     adapter = None
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
@@ -84,7 +88,7 @@ def command(
         if radio is not None:
             adapter = radio(boards, chaos)
             adapter.start()
-        _announce(boards, adapter, as_json)
+        _announce(boards, adapter, as_json, package, (data, data_path))
         _feed(boards, shards)
         return _watch(boards, adapter, stopped)
     except KeyboardInterrupt:
@@ -122,7 +126,13 @@ def _watch(boards: list[Board], adapter: Any, stopped: list[int]) -> int:
     return 1 if dead else 0
 
 
-def _announce(boards: list[Board], adapter: Any, as_json: bool) -> None:
+def _announce(
+    boards: list[Board],
+    adapter: Any,
+    as_json: bool,
+    package: Path | None,
+    data: tuple[str | None, Path | None],
+) -> None:
     import json
 
     urls = {b: b.url if adapter is None else f"ble://{b.name}" for b in boards}
@@ -132,9 +142,22 @@ def _announce(boards: list[Board], adapter: Any, as_json: bool) -> None:
         print(json.dumps([row | bus for row in rows]), flush=True)
         return
     if adapter is not None:
-        print(f"export DBUS_SYSTEM_BUS_ADDRESS='{adapter.address}'", flush=True)
+        print(f"# export DBUS_SYSTEM_BUS_ADDRESS='{adapter.address}'")
+    if package is None:
+        print("# A FLEET.toml needs a model besides; --package adds it.")
+    else:
+        print(f"[model]\npath = {json.dumps(str(package.resolve()))}")
+    name, place = data
+    if name is not None:  # for the host's test set; the boards have been given theirs
+        print(f"\n[data]\nname = {json.dumps(name)}")
+        print("" if place is None else f"path = {json.dumps(str(place.resolve()))}\n", end="")
     for b in boards:
-        print(f"{b.name}  {b.kind}  {urls[b]}  samples: {b.samples_url or 'from this process'}", flush=True)
+        fed = f"samples = {json.dumps(b.samples_url)}\n" if b.samples_url and name is None else ""
+        print(
+            f"\n[[fleet.board]]  # {b.kind}\nname = {json.dumps(b.name)}\nurl = {json.dumps(urls[b])}\n{fed}",
+            end="",
+        )
+    sys.stdout.flush()
 
 
 def _shards(package: Path, data: str, path: Path | None, split: str, count: int, seed: int) -> list[_Samples]:

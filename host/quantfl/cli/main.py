@@ -23,6 +23,7 @@ from quantfl.cli import (
     flash,
     keys,
     ledger,
+    new,
     push,
     report,
     run,
@@ -48,6 +49,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for _verb in (
+    new,
     convert,
     emulate,
     flash,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def command(
     description: Path = typer.Argument(
-        ..., help="FLEET.toml: fleet, data, rounds, hyper-parameters (docs/FLEET.md)."
+        Path("FLEET.toml"), help="The description: fleet, data, rounds, hyper-parameters (docs/FLEET.md)."
     ),
     out: Path = typer.Option(None, "--out", help="Folder of the run; default: run.out or runs/NAME."),
     resume: bool = typer.Option(False, "--resume", help="Go on from the last checkpoint in the folder."),

@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 #: Task -> verb -> what it does, in a sentence that fits an 80-column terminal.
 TASKS: dict[str, dict[str, str]] = {
     "Start": {
+        "new": "Make a project: data, model, firmware, a test.",
         "demo": "Eight virtual boards learn digits; everything is shown.",
     },
     "Models": {

@@ -1,6 +1,5 @@
 """Data sets by name. Files are looked for at the path given, in QUANTFL_DATA, beside the repository
-(../shared/data) and in ~/.cache/quantfl; MNIST can be downloaded. `digits` needs no file: it comes with
-scikit-learn.
+(../shared/data) and in ~/.cache/quantfl; MNIST can be downloaded. `digits` comes with quantfl.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from quantfl.errors import DataError, ToolError, UsageError
+from quantfl.errors import DataError, UsageError
 from quantfl.suggest import meant
 
 LABEL_MAX = 65535  # boards keep a label as uint16
@@ -68,7 +67,7 @@ def find(part: str, path: Path | None) -> Path:
 
 
 def load_digits(path: Path | None) -> Dataset:
-    """scikit-learn's 1,797 handwritten digits, 8x8, turned by a quarter: the federated domain of
+    """1,797 handwritten digits, 8x8, turned by a quarter: the federated domain of
     models/digits.
 
     600 samples are the recipe's for pre-training (upright); of the rest 897 are for the boards and 300 for
@@ -80,15 +79,16 @@ def load_digits(path: Path | None) -> Dataset:
 
 
 def digits_arrays() -> tuple[np.ndarray, np.ndarray]:
-    """The upright images float32 [1797, 8, 8, 1] in 0..255 and labels, in one fixed random order."""
-    try:
-        from sklearn.datasets import load_digits as bundled
-    except ImportError:
-        raise ToolError("scikit-learn is missing: pip install 'quantfl[data]'") from None
-    raw = bundled()
-    order = np.random.default_rng(20261124).permutation(len(raw.target))
-    x = (raw.images[order] * (255.0 / 16.0)).astype(np.float32)[..., None]
-    return x, raw.target[order].astype(np.int64)
+    """The upright images float32 [1797, 8, 8, 1] in 0..255 and labels int64 [1797], in a fixed random order.
+
+    digits.npz has them as scikit-learn packs them: the test part of "Optical Recognition of Handwritten
+    Digits" (E. Alpaydin and C. Kaynak, UCI, 1998; CC BY 4.0), each pixel 0..16.
+    """
+    with np.load(Path(__file__).with_name("digits.npz")) as raw:
+        images, target = raw["images"], raw["target"]
+    order = np.random.default_rng(20261124).permutation(len(target))
+    x = (images[order] * (255.0 / 16.0)).astype(np.float32)[..., None]
+    return x, target[order].astype(np.int64)
 
 
 def _lazy(module: str, function: str, **options: object) -> Callable[[Path | None], Dataset]:
@@ -121,23 +121,25 @@ def located(name: str, path: str | Path | None, base: Path) -> tuple[str, Path |
     """`data.name` and `data.path` of a description whose relative paths start from `base`, as `load` takes
     them.
     """
-    for kind in ("npz:", "wav:"):
-        if name.startswith(kind):
-            name = f"{kind}{base / name.removeprefix(kind)}"
+    kind, colon, place = name.partition(":")
+    if colon and kind in SOURCES:
+        name = f"{kind}:{base / place}"
     return name, None if path is None else base / path
 
 
 def load(name: str, path: Path | None = None) -> Dataset:
-    """A data set by name, `npz:FILE` with arrays x, y, x_test, y_test and optionally groups, groups_test, or
-    `wav:FOLDER` with a folder of wav files per word."""
-    if name.startswith("npz:"):
-        return load_npz(Path(name[4:]))
-    if name.startswith("wav:"):
-        return _lazy("speech", "load_words")(Path(name[4:]))
+    """A data set by name, or of one's own: KIND:PATH with a kind of SOURCES (docs/DATA.md).
+
+    path: where a named set lies, None: where `find` looks. UsageError: no such set; DataError: its files.
+    """
+    kind, colon, place = name.partition(":")
+    if colon and kind in SOURCES:
+        return SOURCES[kind](Path(place))
     if name not in LOADERS:
+        kinds = [f"{kind}:PATH" for kind in SOURCES]
         raise UsageError(
-            f"data.name: unknown data set {name!r}{meant(name, LOADERS)}; known are {', '.join(LOADERS)}, "
-            "npz:FILE and wav:FOLDER"
+            f"data.name: unknown data set {name!r}{meant(name, [*LOADERS, *kinds])}; known are "
+            f"{', '.join([*LOADERS, *kinds])}"
         )
     return LOADERS[name](path)
 
@@ -211,3 +213,14 @@ def _check_integers(values: np.ndarray, x: np.ndarray, source: str, name: str, o
         raise DataError(
             f"{source}: {name} runs from {values.min()} to {values.max()}; labels are 0 to {LABEL_MAX}"
         )
+
+
+#: Kinds of own data: KIND:PATH.
+SOURCES: dict[str, Callable[[Path], Dataset]] = {
+    "npz": load_npz,
+    "wav": lambda path: _lazy("speech", "load_words")(path),
+    "csv": lambda path: _lazy("own", "load_csv")(path),
+    "images": lambda path: _lazy("own", "load_images")(path),
+    "edge-impulse": lambda path: _lazy("own", "load_edge_impulse")(path),
+    "python": lambda path: _lazy("own", "load_python")(path),
+}

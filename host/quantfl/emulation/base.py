@@ -137,11 +137,13 @@ def boot_fleet(
     prefix: str = "board",
     ble: bool = False,
     battery: int | None = None,
+    port_base: int | None = None,
 ) -> list[Board]:
     """Boot `count` boards named prefix-00, prefix-01 …; each has a unique id made from `seed` and its number.
 
     ble: native boards run the BLE port; their url is for a radio (quantfl_lab.ble.adapter). battery: what
-    native boards say of their charge, per cent.
+    native boards say of their charge, per cent. port_base: boards that are processes listen at two ports each
+    from this one on, None: wherever there is room. ToolError: they cannot be booted, or a port is taken.
     """
     reason = available(kind)
     if reason is not None:
@@ -160,8 +162,14 @@ def boot_fleet(
     try:
         for i in range(count):
             board = make(f"{prefix}-{i:02d}", uid=struct.pack(">II", seed & 0xFFFFFFFF, i + 1))
+            if port_base is not None and isinstance(board, NativeBoard | QemuBoard):
+                board.at_ports(port_base + 2 * i)
             board.start()
             boards.append(board)
+    except OSError as error:
+        close_all(boards)
+        where = "" if port_base is None else f" at port {port_base + 2 * len(boards)}"
+        raise ToolError(f"cannot boot a board{where}: {error.strerror or error}") from None
     except BaseException:
         close_all(boards)
         raise

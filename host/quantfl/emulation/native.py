@@ -67,6 +67,10 @@ class NativeBoard:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
+    def at_ports(self, first: int) -> None:
+        """Listen at the ports `first` (link) and `first` + 1 (samples) from the next start on; 0: any."""
+        self._ports = (first, first + 1 if first else 0)
+
     def start(self) -> None:
         command = [
             self.program,

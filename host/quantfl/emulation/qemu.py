@@ -130,6 +130,11 @@ class QemuBoard:
         s.listen(4)
         return s
 
+    def at_ports(self, first: int) -> None:
+        """Listen at the ports `first` (link) and `first` + 1 (samples) from the next start on."""
+        self.url = f"socket://127.0.0.1:{first}"
+        self.samples_url = f"socket://127.0.0.1:{first + 1}" if self.machine.samples == "uart" else None
+
     def start(self) -> None:
         uart = self.machine.samples == "uart"
         ports = [int(u.rsplit(":", 1)[1]) for u in (self.url, self.samples_url) if u] or [0] * (

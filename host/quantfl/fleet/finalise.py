@@ -52,7 +52,9 @@ def finalise(
     accuracy, interpreter = stock_accuracy(model, prepared.test_inputs, prepared.test[1])
     summary = {
         "name": f.config.run.name,
-        "boards_used": f"{len(f.clients)} {prepared.kind} boards",
+        "boards_used": f"{len(f.clients)} boards at ports"
+        if prepared.kind == "ports"
+        else f"{len(f.clients)} {prepared.kind} boards",
         "rounds": rounds.round,
         "rounds_asked": f.config.run.rounds,
         "contributors": dict(sorted(Counter(n for r in history for n in r.get("contributors", ())).items())),

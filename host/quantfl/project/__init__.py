@@ -1,0 +1,1 @@
+"""New projects: a folder to start from, for `quantfl new`."""
