@@ -131,7 +131,7 @@ def test_the_firmware_of_a_project_takes_part_in_a_run(tmp_path):
         config["run"]["rounds"] = 3
         config["fleet"] = {"board": [{"url": url, "name": "mine"}]}
         run = quantfl.run(config, base=place, out=tmp_path / "run")
-        assert run.summary["contributors"] == {"mine": 3} and run.summary["books_differ"] == {}
+        assert run.summary["contributors"] == {"mine": 3} and run.summary["counters_differ"] == {}
         losses = [r["train_loss"] for r in run.history[1:]]
         assert 0 < run.history[3]["train_samples"] <= 40 and losses[-1] < losses[0]
     finally:

@@ -21,13 +21,13 @@ static uint32_t ms(void *) { return millis(); }
 static uint32_t us(void *) { return micros(); }
 
 static int32_t link_up(void *, uint8_t link) { return link == 0 && Serial; }
-static uint32_t link_epoch(void *, uint8_t) { return 0; }
+static uint32_t link_connections(void *, uint8_t) { return 0; }
 static uint32_t link_mtu(void *, uint8_t) { return 256; }
 
 static int32_t link_write(void *, uint8_t link, const uint8_t *p, uint32_t n)
 {
     if (link != 0)
-        return QFL_PORT_E_NOSYS;
+        return QFL_E_UNSUPPORTED;
     const int room = Serial.availableForWrite(); // never more: write() would wait
     return room <= 0 ? 0 : (int32_t)Serial.write(p, n < (uint32_t)room ? n : (size_t)room);
 }
@@ -35,7 +35,7 @@ static int32_t link_write(void *, uint8_t link, const uint8_t *p, uint32_t n)
 static int32_t link_read(void *, uint8_t link, uint8_t *p, uint32_t n)
 {
     if (link != 0)
-        return QFL_PORT_E_NOSYS;
+        return QFL_E_UNSUPPORTED;
     const int there = Serial.available();
     const uint32_t take = there <= 0 ? 0 : n < (uint32_t)there ? n : (uint32_t)there;
     return take == 0 ? 0 : (int32_t)Serial.readBytes((char *)p, take);
@@ -59,7 +59,7 @@ static int32_t flash_info(void *, qfl_flash_info *out)
 static int32_t flash_read(void *, uint32_t at, uint8_t *p, uint32_t n)
 {
     if (at > QFL_RAM_STORE || n > QFL_RAM_STORE - at)
-        return QFL_PORT_E_INVAL;
+        return QFL_E_INVAL;
     memcpy(p, STORE + at, n);
     return 0;
 }
@@ -67,7 +67,7 @@ static int32_t flash_read(void *, uint32_t at, uint8_t *p, uint32_t n)
 static int32_t flash_program(void *, uint32_t at, const uint8_t *p, uint32_t n)
 {
     if (at % UNIT != 0 || n % UNIT != 0 || at > QFL_RAM_STORE || n > QFL_RAM_STORE - at)
-        return QFL_PORT_E_INVAL;
+        return QFL_E_INVAL;
     memcpy(STORE + at, p, n);
     return 0;
 }
@@ -75,7 +75,7 @@ static int32_t flash_program(void *, uint32_t at, const uint8_t *p, uint32_t n)
 static int32_t flash_erase(void *, uint32_t at, uint32_t n)
 {
     if (at % ERASE != 0 || n % ERASE != 0 || at > QFL_RAM_STORE || n > QFL_RAM_STORE - at)
-        return QFL_PORT_E_INVAL;
+        return QFL_E_INVAL;
     memset(STORE + at, 0xFF, n);
     return 0;
 }
@@ -134,7 +134,7 @@ const qfl_port *board_port()
     p.ms = ms;
     p.us = us;
     p.link_up = link_up;
-    p.link_epoch = link_epoch;
+    p.link_connections = link_connections;
     p.link_mtu = link_mtu;
     p.link_write = link_write;
     p.link_read = link_read;
