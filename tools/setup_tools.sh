@@ -12,6 +12,7 @@ want() { # command, package
 want cc gcc
 if [ "$for_tests" = test ]; then
     want tshark tshark # reads traces with our dissector
+    want chromium chromium # shows the live page
     want clang clang   # with libFuzzer: make fuzz
     if command -v dpkg >/dev/null 2>&1 && ! dpkg -s libclang-rt-14-dev >/dev/null 2>&1 && apt-cache show libclang-rt-14-dev >/dev/null 2>&1; then
         need="$need libclang-rt-14-dev"

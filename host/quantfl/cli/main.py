@@ -27,7 +27,9 @@ from quantfl.cli import (
     push,
     report,
     run,
+    serve,
     trace,
+    watch,
 )
 from quantfl.cli.plugins import add_verbs
 from quantfl.cli.verbs import Verbs
@@ -62,6 +64,8 @@ for _verb in (
     report,
     ledger,
     trace,
+    watch,
+    serve,
     demo,
 ):
     app.command(_verb.__name__.rsplit(".", 1)[-1])(_verb.command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,9 +11,14 @@ from typing import TYPE_CHECKING
 import typer
 
 from quantfl.cli import complete
+from quantfl.cli.serve import HOST, PORT
 
 if TYPE_CHECKING:
+    from quantfl.fleet.api import Watch
     from quantfl.fleet.config import RunConfig
+    from quantfl.fleet.observers import Progress
+    from quantfl.fleet.rounds import Rounds
+    from quantfl.report.live import LiveTable
 
 
 def command(
@@ -36,6 +42,11 @@ def command(
     trace: Path = typer.Option(
         None, "--trace", help="Write every frame to this file (quantfl trace, Wireshark)."
     ),
+    live: bool = typer.Option(
+        False, "--live", help="Show the run as a page in a browser, and steer it from there (extra [live])."
+    ),
+    host: str = HOST,
+    port: int = PORT,
     as_json: bool = typer.Option(False, "--json", help="Print the summary as JSON; progress goes to stderr."),
 ) -> int:
     """Run the rounds of DESCRIPTION. Ctrl-C ends the run cleanly with everything so far kept (exit code
@@ -55,6 +66,7 @@ def command(
             board=board,
             as_json=as_json,
             chaos=chaos,
+            page=(host, port) if live else None,
         )
 
 
@@ -77,10 +89,12 @@ def execute(
     as_json: bool,
     chaos: str | None = None,
     again: str | None = None,
+    page: tuple[str, int] | None = None,
 ) -> int:
     """Run a loaded description with a live table and print its summary; shared with `quantfl demo`.
 
-    again: the command that goes on after Ctrl-C; None: this one with --resume.
+    again: the command that goes on after Ctrl-C; None: this one with --resume. page: address and port of the
+    live page, None: there is none.
     """
     from quantfl.cli.output import console, print_json, stderr_console
     from quantfl.errors import Interrupted, UsageError
@@ -99,7 +113,9 @@ def execute(
     text = read_text(description)
     again = again or _resuming(description, folder, board, chaos)
     show = stderr_console() if as_json else console()
-    with LiveTable(show, title=conf.run.name, rounds=conf.run.rounds) as live:
+    with contextlib.ExitStack() as shown:
+        live = shown.enter_context(LiveTable(show, title=conf.run.name, rounds=conf.run.rounds))
+        progress, watch = (live, None) if page is None else _page(shown, live, conf, *page)
         run = run_virtual if on_virtual_time(conf, board) else asyncio.run
         work = api.run(
             conf,
@@ -107,10 +123,11 @@ def execute(
             folder=folder,
             resume=resume,
             compare=compare,
-            progress=live,
+            progress=progress,
             kind=board,
             text=text,
             chaos=spec,
+            watch=watch,
         )
         try:
             outcome = run(work)
@@ -126,6 +143,30 @@ def execute(
         done, of = outcome.summary["rounds"], outcome.summary["rounds_asked"]
         raise Interrupted(f"stopped after round {done} of {of}; go on with: {again}")
     return 0
+
+
+def _page(
+    shown: contextlib.ExitStack, live: LiveTable, conf: RunConfig, host: str, port: int
+) -> tuple[Progress, Watch]:
+    """Start the live page beside the table; returns who is told of the run, and who gets to steer it."""
+    from quantfl.fleet.observers import Several
+    from quantfl.fleet.steering import Steering
+    from quantfl.report.page.server import PageServer
+    from quantfl.report.page.state import RunState
+
+    state = RunState(conf.run.name, conf.run.rounds)
+    steering = Steering()
+    server = shown.enter_context(PageServer(state, host=host, port=port, steering=steering))
+    live.console.print(f"live page: {server.url}", highlight=False, soft_wrap=True)
+
+    def watch(rounds: Rounds) -> Steering:
+        state.ledger, state.history = rounds.ledger, rounds.history
+        for record in rounds.history:
+            state.replay(record)
+        return steering
+
+    shown.callback(state.set, ended=True)
+    return Several(live, state), watch
 
 
 def _resuming(description: Path, folder: Path, board: str | None, chaos: str | None) -> str:

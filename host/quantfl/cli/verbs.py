@@ -27,6 +27,8 @@ TASKS: dict[str, dict[str, str]] = {
     },
     "Runs": {
         "run": "Run federated rounds over a fleet.",
+        "watch": "Show a run in this terminal while it goes on.",
+        "serve": "Show a run as a page in a browser.",
         "report": "Show what a run did: accuracy, bytes, failures.",
         "ledger": "Show every byte of a run, and its energy.",
         "trace": "Print the frames of a trace.",

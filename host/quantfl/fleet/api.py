@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,12 @@ from quantfl.fleet.config import (
 from quantfl.fleet.finalise import finalise, plain_summary
 from quantfl.fleet.rounds import Progress, Rounds, Silent
 from quantfl.fleet.setup import RunSetup, set_up_run
+from quantfl.fleet.steering import Steering
 from quantfl.link.chaos import Chaos
 from quantfl.locks import locked
+
+#: Is shown a run before its set-up begins, and says by what it is steered.
+Watch = Callable[[Rounds], Steering]
 
 
 @dataclass(frozen=True)
@@ -60,14 +64,15 @@ async def run(
     kind: str | None = None,
     text: str = "",
     chaos: Chaos | None = None,
+    watch: Watch | None = None,
 ) -> Outcome:
     """Run a description to its end, or to Ctrl-C, and write everything into `folder` (None: nothing is
     written).
 
     resume: go on from the folder's checkpoint. compare: repeat the same rounds over plain float32 in-process
     and put their bytes beside. kind: emulated boards of another kind than the description names. chaos:
-    faults on purpose (docs/CHAOS.md). RunError when the folder already holds a run and resume is not asked
-    for.
+    faults on purpose (docs/CHAOS.md). watch: is shown the run, and gives what steers it. RunError when the
+    folder already holds a run and resume is not asked for.
     """
     progress = progress or Silent()
     with contextlib.ExitStack() as held:
@@ -84,6 +89,7 @@ async def run(
             kind=kind,
             text=text,
             chaos=chaos,
+            watch=watch,
         )
 
 
@@ -98,6 +104,7 @@ async def _run(
     kind: str | None,
     text: str,
     chaos: Chaos | None,
+    watch: Watch | None,
 ) -> Outcome:
     """`run`, once the folder is ours."""
     place, state = None, None
@@ -120,6 +127,9 @@ async def _run(
         config, base=base, folder=place, progress=progress, state=state, kind=kind, chaos=chaos
     )
     rounds = Rounds(prepared.federation, state)
+    if watch is not None:
+        prepared.federation.steering = watch(rounds)
+    prepared.federation.steering.bind(rounds.stop, config.fleet.size - config.run.min_boards)
     try:
         if place is not None and state is None:
             write_atomic(place.package, prepared.package.data)

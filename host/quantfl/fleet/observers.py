@@ -45,6 +45,29 @@ class Silent:
         pass
 
 
+class Several:
+    """A Progress that tells several others."""
+
+    def __init__(self, *told: Progress):
+        self.told = told
+
+    def phase(self, text: str) -> None:
+        for one in self.told:
+            one.phase(text)
+
+    def board(self, name: str, **fields: Any) -> None:
+        for one in self.told:
+            one.board(name, **fields)
+
+    def round_done(self, record: dict[str, Any]) -> None:
+        for one in self.told:
+            one.round_done(record)
+
+    def warn(self, text: str) -> None:
+        for one in self.told:
+            one.warn(text)
+
+
 class TrafficObserver:
     """Keeps the ledger: enters every client's traffic, and explains where a board's counters differ from
     ours."""

@@ -34,6 +34,7 @@ from quantfl.fleet.observers import (
     TrafficObserver,
     ledger_summary,
 )
+from quantfl.fleet.steering import Steering
 from quantfl.fleet.twin import Twin
 from quantfl.link.clock import monotonic, virtual
 from quantfl.link.energy import radio_of
@@ -69,6 +70,7 @@ class Federation:
     chaos: FaultInjector | None = None
     any_codec: bool = False
     twin: Twin | None = None
+    steering: Steering = field(default_factory=Steering)
 
 
 @dataclass
@@ -198,6 +200,9 @@ class Rounds:
             self.budget.check(self.round, self.f.progress)
         closed = self.round == 0 and self.initialiser.wanted()
         while self.round < rounds and not self.stopped and self.over is None:
+            await self.f.steering.while_paused(self._stop.is_set)
+            if self.stopped:
+                return
             record = await self._whole_round(self.round + 1, closed)
             if record is None:
                 return
@@ -217,8 +222,10 @@ class Rounds:
 
     def choose(self, round_: int, attempt: int = 0) -> list[Client]:
         """The clients to be asked in a round; others at every attempt, where not all take part."""
-        gone = {*self.budget.used_up, *self.admission.reputation.left_out}
+        gone = {*self.budget.used_up, *self.admission.reputation.left_out, *self.f.steering.excluded}
         run, able = self.f.config.run, [c for c in self.clients if c.name not in gone]
+        if not able:
+            return []
         return [able[i] for i in select(run.seed, round_, len(able), run.participation, attempt)]
 
     async def _whole_round(self, round_: int, closed: bool) -> dict[str, Any] | None:
@@ -228,7 +235,7 @@ class Rounds:
             tried = await (self._closed_form(round_, attempt) if closed else self._attempt(round_, attempt))
             if tried is None:
                 return None
-            needed = min(run.min_boards, len(tried.chosen))
+            needed = min(run.min_boards, max(1, len(tried.chosen)))
             if len(tried.contributors) >= needed:
                 if attempt:
                     tried.extra["attempts"] = attempt + 1
@@ -423,6 +430,8 @@ class Rounds:
         samples = sum(d.samples for d in tried.deltas)
         loss = sum(d.samples * d.loss for d in tried.deltas)
         record: dict[str, Any] = {"round": round_}
+        if left_out := sorted(self.f.steering.excluded):
+            record["excluded"] = left_out
         if round_ % f.config.run.evaluate_every == 0 or round_ == f.config.run.rounds:
             score = f.evaluate(f.strategy.params)
             record |= {"accuracy": score.accuracy, "loss": score.loss, "test_samples": score.count}
