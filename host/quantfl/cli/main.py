@@ -13,6 +13,7 @@ import typer
 
 from quantfl import __version__
 from quantfl.cli import (
+    compare,
     convert,
     demo,
     devices,
@@ -62,6 +63,7 @@ for _verb in (
     evaluate,
     export,
     report,
+    compare,
     ledger,
     trace,
     watch,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import typer
@@ -13,36 +12,24 @@ from quantfl.cli import complete
 def command(
     run: Path = typer.Argument(..., help="Folder of a run.", autocompletion=complete.runs),
     rounds: bool = typer.Option(False, "--rounds", help="One line per round too."),
+    html: Path = typer.Option(None, "--html", help="Write one self-contained HTML file instead."),
     as_json: bool = typer.Option(False, "--json", help="Print summary and history as JSON."),
 ) -> int:
     """Print the summary of RUN: accuracy, bytes by link and category, failures. Works for unfinished runs
     too."""
     from quantfl.cli.output import console, print_json
-    from quantfl.fleet.checkpoint import RunFolder
-    from quantfl.fleet.rounds import ledger_summary
+    from quantfl.fleet.checkpoint import write_atomic
+    from quantfl.report.html import of_run
     from quantfl.report.live import kib
-    from quantfl.report.summary import late_answers, print_summary
+    from quantfl.report.runs import read
+    from quantfl.report.summary import print_summary
 
-    folder = RunFolder(run)
-    state = folder.required().load()
-    if folder.summary.exists():
-        summary = json.loads(folder.summary.read_text())
-    else:
-        scored = [r for r in state.history if "accuracy" in r]
-        summary = {
-            "name": state.config["run"]["name"],
-            "boards_used": f"{len(state.ledger.per_board())} boards",
-            "rounds": state.round,
-            "accuracy_before": scored[0]["accuracy"],
-            "accuracy": scored[-1]["accuracy"],
-            "test_samples": scored[-1]["test_samples"],
-            "ledger": ledger_summary(state.ledger),
-            "counters_differ": {},
-            "fp32": None,
-            "late": late_answers(state.history),
-            "files": {"history": str(folder.history)},
-            "unfinished": True,
-        }
+    found = read(run)
+    state, summary = found.state, found.summary
+    if html is not None:
+        write_atomic(html, of_run(found).encode())
+        console().print(f"wrote {html}", highlight=False, soft_wrap=True)
+        return 0
     if as_json:
         print_json(summary | {"history": state.history})
         return 0

@@ -30,6 +30,7 @@ TASKS: dict[str, dict[str, str]] = {
         "watch": "Show a run in this terminal while it goes on.",
         "serve": "Show a run as a page in a browser.",
         "report": "Show what a run did: accuracy, bytes, failures.",
+        "compare": "Show several runs side by side.",
         "ledger": "Show every byte of a run, and its energy.",
         "trace": "Print the frames of a trace.",
     },

@@ -18,6 +18,7 @@ from quantfl.package.export import export
 from quantfl.package.stock import quiet, stock
 from quantfl.report.plot import accuracy_plot, curve_of
 from quantfl.report.summary import late_answers
+from quantfl.report.words import scheme_in_words
 
 
 def stock_accuracy(model: bytes, x: np.ndarray, y: np.ndarray) -> tuple[float, str]:
@@ -84,11 +85,9 @@ def finalise(
         "package": folder.package,
         "summary": folder.summary,
     }
-    curves = {
-        str(f.config.uplink.make()) + " up, " + str(f.config.downlink.make()) + " down": curve_of(history)
-    }
+    curves = {scheme_in_words(f.config.model_dump(mode="json")): curve_of(history)}
     if plain is not None:
-        curves["plain float32"] = [tuple(p) for p in plain["curve"]]
+        curves["float32 both ways"] = [tuple(p) for p in plain["curve"]]
     try:
         accuracy_plot(folder.plot, curves, title=f"{f.config.run.name}: accuracy against bytes moved")
         files["plot"] = folder.plot
