@@ -34,9 +34,10 @@ def command(
     from quantfl.fleet import config
     from quantfl.suggest import meant
 
-    description = ROOT / "models" / "digits" / "demo.toml"
-    if not description.exists():
-        raise ToolError("the demo needs the repository's models/ folder: run it from a clone")
+    places = (ROOT / "models" / "digits", Path(__file__).resolve().parents[1] / "demo")
+    description = next((p / "demo.toml" for p in places if (p / "demo.toml").exists()), None)
+    if description is None:
+        raise ToolError("the demo's model is missing: install quantfl from a wheel, or run it from a clone")
     if board is not None and board not in KINDS:
         raise UsageError(f"--board {board}: known are {', '.join(KINDS)}{meant(board, KINDS)}")
     say = stderr_console() if as_json else console()

@@ -76,6 +76,9 @@ def firmware(env: str, file: str) -> Path:
     """A built firmware. ToolError with the remedy when it has not been built."""
     base = os.environ.get("QUANTFL_FIRMWARE")
     path = Path(base) / env / file if base else ROOT / ".pio" / "build" / env / file
+    bundled = Path(__file__).resolve().parents[1] / "boards" / env / file  # in a wheel
+    if not path.exists() and not base and bundled.exists():
+        return bundled
     if not path.exists():
         how = "make boards" if env.startswith("nucleo_") else "make firmware"
         raise ToolError(f"the firmware for {env} is not built ({env}/{file} is missing): run `{how}`")
