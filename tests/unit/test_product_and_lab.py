@@ -102,7 +102,8 @@ def test_each_distribution_holds_its_own_packages_and_no_other():
     found = {name for name in packages for pattern in rule["include"] if fnmatchcase(name, pattern)}
     assert rule["where"] == ["host"] and "quantfl.cli" in found
     assert found == {name for name in packages if name.partition(".")[0] == "quantfl"} != set(packages)
-    assert product["package-data"]["quantfl"] == ["py.typed"] and (PRODUCT / "py.typed").exists()
+    data = product["package-data"]["quantfl"]
+    assert "py.typed" in data and all(list(PRODUCT.glob(pattern)) for pattern in data)
     lab = root / "host" / "quantfl_lab"
     named = tomllib.loads((lab / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     folders = {".".join(("quantfl_lab", *f.parent.relative_to(lab).parts)) for f in lab.rglob("__init__.py")}
