@@ -16,7 +16,7 @@ import quantfl
 async def greet(url: str) -> None:
     """Ask the board at `url` for its description and its state."""
     async with quantfl.Device(url) as device:
-        info = await device.hello()
+        info = await device.read_info()
         print(f"board      {info.board}, id {info.uid}")
         print(f"firmware   {info.firmware}, protocol {info.protocol}")
         print(f"memory     {info.arena:,} bytes of arena, {info.store:,} bytes for packages")

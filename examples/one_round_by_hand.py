@@ -27,7 +27,7 @@ CODEC = quantfl.Codec("dz", step=2.0)  # steps of twice the root mean square of 
 async def train(board, package: quantfl.Package, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, int]:
     """Set the board up and train one round. Returns its delta, float32 [params], and its samples."""
     async with quantfl.Device(board.url) as device:
-        await device.hello()
+        await device.read_info()
         await device.push(package.data)
         await device.configure(config_bytes(FIT, CODEC, run_id=1, seed=1))
         board.feed(x, y)
@@ -41,7 +41,7 @@ async def train(board, package: quantfl.Package, x: np.ndarray, y: np.ndarray) -
 async def score(board, params: np.ndarray) -> None:
     """Give the board the new head, and let it evaluate it."""
     async with quantfl.Device(board.url) as device:
-        await device.hello()
+        await device.read_info()
         await device.put_head(params.tobytes())
         found = await device.evaluate()
         print(f"{board.name}: {found.correct} of {found.count} right with the new head")

@@ -23,7 +23,7 @@ async def visit(board, package: quantfl.Package) -> None:
     images, labels = digits_arrays()  # float32 [1797, 8, 8, 1], 0 to 255
     x = to_int8(images[:200], package.input_scale, package.input_zero_point, package.input_size)
     async with quantfl.Device(board.url) as device:
-        await device.hello()
+        await device.read_info()
         moved = await device.push(package.data)
         print("pushed" if moved else "the board has this package already")
         board.feed(x, labels[:200])

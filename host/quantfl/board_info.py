@@ -60,6 +60,20 @@ class _Info(BaseModel):
     parts: _U32 = 0x0F
     battery: _U32 | None = None  # above 100 the port does not know it
 
+    @field_validator("state")
+    @classmethod
+    def _known_state(cls, value: int) -> int:
+        if value not in STATES:
+            raise ValueError(f"there is no state {value}")
+        return value
+
+    @field_validator("reset")
+    @classmethod
+    def _known_reset(cls, value: int) -> int:
+        if value not in RESETS:
+            raise ValueError(f"there is no reason {value} of a reset")
+        return value
+
     @field_validator("firmware", "board")
     @classmethod
     def _plain(cls, text: str) -> str:
@@ -71,8 +85,8 @@ class _Info(BaseModel):
         return DeviceInfo(
             **plain,
             uid=self.uid.hex(),
-            state=STATES.get(self.state, "unknown"),
-            reset=RESETS.get(self.reset, "other"),
+            state=STATES[self.state],
+            reset=RESETS[self.reset],
             package=None if self.package is None else self.package.hex(),
             battery_percent=self.battery if self.battery is not None and self.battery <= 100 else None,
             persisted=tuple(text for bit, text in enumerate(PERSISTED) if self.persisted_flags >> bit & 1),

@@ -1,4 +1,4 @@
-"""One board as an async object: hello, push, configure, train, update, evaluate, traffic counters.
+"""One board as an async object: INFO, push, configure, train, update, evaluate, traffic counters.
 
 Every method is safe to repeat: requests are idempotent on the board (docs/PROTOCOL.md), so a link that breaks
 is reopened and the request sent again until its deadline.
@@ -11,11 +11,23 @@ import hashlib
 import struct
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import TypeVar
 
+from quantfl.answers import (
+    TRAIN_HEAD,
+    PartialAnswer,
+    parse_evaluation,
+    parse_head_hash,
+    parse_nothing,
+    parse_offset,
+    parse_selftest,
+    parse_stats,
+    parse_status,
+    parse_train,
+)
 from quantfl.board_info import parse_info, uid_of
 from quantfl.core import lib, status_text
-from quantfl.core.codec import KINDS as CODECS
+from quantfl.core.codec import CODEC_NAMES
 from quantfl.core.head import Score
 from quantfl.core.link import Counters, unpack_counters
 from quantfl.errors import DeviceError, LinkError, SecurityError
@@ -25,18 +37,16 @@ from quantfl.link.session import Answer, Session
 from quantfl.link.traffic import Comparison, compare
 from quantfl.link.transport import BAUD, open_transport
 from quantfl.messages import (
-    STATES,
     Delta,
     DeviceInfo,
     DeviceStatus,
-    Rest,
     StaleHead,
     config_needs,
-    loss_of,
 )
 from quantfl.package.build import PARTS, codec_linked, codec_name, lacking
 from quantfl.package.program import Needs
 
+_T = TypeVar("_T")
 _REQUEST_S = 5.0
 # seconds that a board waits for its turn at a BLE adapter; in a run the round's deadline ends it earlier
 TURN_S = 600.0
@@ -70,7 +80,7 @@ class Device:
     for. keys: links are authenticated and encrypted, with boards that hold a key of these only.
 
         async with Device("socket://127.0.0.1:7001") as device:
-            info = await device.hello()
+            info = await device.read_info()
     """
 
     def __init__(
@@ -109,8 +119,8 @@ class Device:
 
         LinkError: the port is absent, or nobody answers.
         """
-        with self.session.engaged():
-            await self.session.turn(TURN_S)
+        with self.session.requesting():
+            await self.session.acquire_turn(TURN_S)
             await self.session.open(max(timeout, self.session.open_s(timeout)))
 
     async def close(self) -> None:
@@ -134,21 +144,21 @@ class Device:
         until the board has been away for `patience` s.
 
         head: bytes before the object in a long answer, which goes on after a break where it stopped."""
-        rest = None if head is None else Rest(kind, number, body, head)
-        with self.session.engaged():
-            return await self._persist(kind, body, timeout, number, rest)
+        partial = None if head is None else PartialAnswer(kind, number, body, head)
+        with self.session.requesting():
+            return await self._persist(kind, body, timeout, number, partial)
 
     async def _ask(
-        self, kind: int, body: bytes, timeout: float, number: int | None, rest: Rest | None
+        self, kind: int, body: bytes, timeout: float, number: int | None, partial: PartialAnswer | None
     ) -> Answer:
         session = self.session
-        if rest is not None and session.partial:
-            rest.take(session.partial)
+        if partial is not None and session.partial:
+            partial.take(session.partial)
         session.partial = b""
-        if rest is not None and rest.data:
-            offset = struct.pack("<I", len(rest.data))
-            whole = rest.whole(
-                await session.request(lib.QFL_MSG_RESUME, rest.named + offset, timeout=timeout, number=number)
+        if partial is not None and partial.data:
+            body_of_resume = partial.named + struct.pack("<I", len(partial.data))
+            whole = partial.whole(
+                await session.request(lib.QFL_MSG_RESUME, body_of_resume, timeout=timeout, number=number)
             )
             if whole is not None:
                 return whole
@@ -158,23 +168,21 @@ class Device:
         """Open the session again; at a port of this machine another board may answer by now, which is not
         asked anything."""
         session = self.session
-        transport: Any = session.transport  # a serial port knows more than a Transport must
-        known = getattr(transport, "uid", None)
         try:
             await session.open(timeout)
-            if known is None or "://" in (transport.place or ""):
+            expected = session.transport.expected_uid
+            if expected is None:
                 return
             answer = await session.request(lib.QFL_MSG_INFO, timeout=timeout)
-            if answer.status == 0 and not uid_of(answer.body).startswith(known):
-                raise LinkError(f"{transport.place}: another board answers there")
+            if answer.status == 0 and not uid_of(answer.body).startswith(expected):
+                raise LinkError(f"{session.transport.place}: another board answers there")
         except LinkError:
-            if known is not None:
-                transport.misplaced()
+            if session.transport.relocated():
                 await session.close()
             raise
 
     async def _persist(
-        self, kind: int, body: bytes, timeout: float, number: int | None, rest: Rest | None
+        self, kind: int, body: bytes, timeout: float, number: int | None, partial: PartialAnswer | None
     ) -> Answer:
         deadline = monotonic() + timeout
         pause, away = 0.05, None
@@ -183,7 +191,7 @@ class Device:
             try:
                 if not self.session.up:
                     away = away or monotonic()
-                    queued = await self.session.turn(TURN_S)
+                    queued = await self.session.acquire_turn(TURN_S)
                     away, began = away + queued, monotonic()
                     await self._reopen(self.session.open_s(max(0.1, min(left, 2.0))))
                     # Connecting over BLE takes seconds, and the queue before it any time: neither is the
@@ -192,7 +200,7 @@ class Device:
                     left = deadline - monotonic()
                 away = None
                 patience = min(left, _AGAIN_S) if kind in _QUICK else left
-                answer = await self._ask(kind, body, max(0.1, patience), number, rest)
+                answer = await self._ask(kind, body, max(0.1, patience), number, partial)
             except SecurityError:
                 raise  # asking again would not change it
             except LinkError:
@@ -211,12 +219,21 @@ class Device:
     def _refused(self, answer: Answer, what: str) -> DeviceError:
         return DeviceError(f"{self.name} refused {what}: {status_text(answer.status)}", answer.status)
 
-    def _garbled(self, what: str) -> DeviceError:
-        return DeviceError(
-            f"{self.name} answered {what} with bytes that make no sense; is its firmware of this version?"
-        )
+    def _read(self, answer: Answer, what: str, parse: Callable[[bytes], _T]) -> _T:
+        """The values in an answer. DeviceError, in one line, when it makes no sense."""
+        try:
+            return parse(answer.body)
+        except ValueError as error:
+            raise DeviceError(
+                f"{self.name} answered {what} with bytes that make no sense ({error}); is its firmware of "
+                "this version?"
+            ) from None
 
-    async def hello(self, timeout: float = _REQUEST_S, *, provisioning: bool = False) -> DeviceInfo:
+    def _stale(self, answer: Answer) -> StaleHead:
+        head = self._read(answer, "that it holds another head", parse_head_hash)
+        return StaleHead(f"{self.name} holds another head", head)
+
+    async def read_info(self, timeout: float = _REQUEST_S, *, provisioning: bool = False) -> DeviceInfo:
         """Ask the board for its description, within `timeout` seconds.
 
         A plain link to a real board gives a warning, unless `provisioning` says that it is about to get its
@@ -233,8 +250,7 @@ class Device:
                 f"{self.name} describes itself in a way that makes no sense ({error}); is it a quantfl "
                 "board, of this version?"
             ) from None
-        if hasattr(self.session.transport, "know"):
-            self.session.transport.know(self.info.uid)
+        self.session.transport.remember(self.info.uid)
         if not self.session.link.sealed and not provisioning and not is_emulated(self.info.board):
             warn_plain(self.name, self.info.uid)
         if self.info.keys & lib.QFL_KEYS_DAMAGED:
@@ -280,6 +296,7 @@ class Device:
                     f"key only, which this key file does not have"
                 )
             raise self._refused(answer, "the keys")
+        self._read(answer, "new keys", parse_nothing)
 
     async def selftest(self, timeout: float = _REQUEST_S) -> tuple[int, int, int]:
         """Let the board run the known answers of its kernels again.
@@ -295,33 +312,14 @@ class Device:
             )
         if answer.status < 0:
             raise self._refused(answer, "to test itself")
-        if len(answer.body) != 6:
-            raise self._garbled("a self-test request")
-        return struct.unpack("<3H", answer.body)
+        return self._read(answer, "a self-test request", parse_selftest)
 
     async def status(self, timeout: float = _REQUEST_S) -> DeviceStatus:
         """What the board does at the moment: its state, samples, head and round."""
         answer = await self._request(lib.QFL_MSG_STATUS, timeout=timeout)
         if answer.status < 0:
             raise self._refused(answer, "its status")
-        if len(answer.body) != 22:
-            raise self._garbled("a status request")
-        state, flags, samples, capacity, head, round_, rejected, *held = struct.unpack(
-            "<BBHHIHIHHH", answer.body
-        )
-        return DeviceStatus(
-            STATES.get(state, "unknown"),
-            bool(flags & 1),
-            bool(flags & 2),
-            bool(flags & 4),
-            samples,
-            capacity,
-            head,
-            round_,
-            rejected,
-            bool(flags & 16),
-            *held,
-        )
+        return self._read(answer, "a status request", parse_status)
 
     async def push(
         self, package: bytes, *, timeout: float = 120.0, progress: Callable[[int, int], None] | None = None
@@ -341,7 +339,7 @@ class Device:
                 raise DeviceError(f"{self.name} {missing}", lib.QFL_E_UNSUPPORTED)
         moved = await self._put(lib.QFL_OBJECT_PACKAGE, package, "the package", timeout, progress)
         self._config = None
-        await self.hello()
+        await self.read_info()
         if self.info is None or self.info.package != sha:
             raise DeviceError(f"{self.name} did not make the package current")
         return moved > 0
@@ -355,7 +353,7 @@ class Device:
     ) -> int:
         """Move one object; returns the bytes moved. Breaks are resumed at the board's offset until the
         deadline."""
-        with self.session.engaged():
+        with self.session.requesting():
             return await self._put_on(kind, data, what, timeout, progress)
 
     async def _put_on(
@@ -373,8 +371,9 @@ class Device:
             answer = await self._request(lib.QFL_MSG_PUT_BEGIN, begin, timeout=left)
             if answer.status < 0:
                 raise self._refused(answer, what)
+            at = self._read(answer, what, lambda body: parse_offset(body, len(data)))
             try:
-                moved += await self._stream(data, int.from_bytes(answer.body[:4], "little"), left, progress)
+                moved += await self._stream(data, at, left, progress)
                 left = max(0.5, deadline - monotonic())
                 # At once: the board acknowledges the end of the object with this answer.
                 answer = await self.session.request(lib.QFL_MSG_PUT_END, timeout=min(10.0, left), behind=left)
@@ -385,6 +384,9 @@ class Device:
                 continue
             if answer.status < 0:
                 raise self._refused(answer, what)
+            held = self._read(answer, what, parse_head_hash)
+            if kind == lib.QFL_OBJECT_HEAD and held != int.from_bytes(begin[5:9], "little"):
+                raise DeviceError(f"{self.name} says it took the head, but holds a head of another hash")
             return moved
 
     async def _stream(
@@ -427,7 +429,7 @@ class Device:
     def require_codec(self, name: str) -> None:
         """DeviceError when the board's firmware was built without this codec ("dz", "bu" and so on)."""
         if self.info is not None and not codec_linked(name, self.info.codecs):
-            has = ", ".join(n for n in CODECS if codec_linked(n, self.info.codecs))
+            has = ", ".join(n for n in CODEC_NAMES if codec_linked(n, self.info.codecs))
             raise DeviceError(
                 f"{self.name} has no codec {name} in its firmware, only {has}; choose one of these, or "
                 "build it with "
@@ -448,6 +450,7 @@ class Device:
         answer = await self._request(lib.QFL_MSG_CONFIG, config, timeout=timeout)
         if answer.status < 0:
             raise self._refused(answer, "the run's configuration")
+        self._read(answer, "the run's configuration", parse_nothing)
         self._config = config
 
     async def train(
@@ -473,21 +476,21 @@ class Device:
         deadline = monotonic() + timeout
         for attempt in (0, 1):
             left = max(0.1, deadline - monotonic())
-            answer = early or await self._request(kind, body, timeout=left, number=round_ & 0xFF, head=5)
+            answer = early or await self._request(
+                kind, body, timeout=left, number=round_ & 0xFF, head=TRAIN_HEAD
+            )
             early = None
             if answer.status == lib.QFL_E_STATE and self._config is not None and attempt == 0:
                 await self.configure(self._config)  # the board was reset since
                 continue
             break
         if answer.status == lib.QFL_E_STALE:
-            raise StaleHead(f"{self.name} holds another head", int.from_bytes(answer.body[:4], "little"))
+            raise self._stale(answer)
         if answer.status < 0:
             raise self._refused(answer, f"to train round {round_}")
-        if len(answer.body) < 6:
-            raise self._garbled("a train request")
-        samples, loss, digest = struct.unpack_from("<HBH", answer.body)
-        balanced = digest == self._peer_counters(answer.before).digest
-        return Delta(round_, samples, loss_of(loss), answer.body[5:], balanced, step, head)
+        found = self._read(answer, "a train request", parse_train)
+        balanced = found.digest == self._peer_counters(answer.before).digest
+        return Delta(round_, found.samples, found.loss, found.delta, balanced, step, head)
 
     async def sums(self, request: bytes, *, timeout: float) -> bytes:
         """Ask for sufficient statistics of the cached features: class sums, counts and scatter, coded.
@@ -499,7 +502,7 @@ class Device:
         answer = await self._request(lib.QFL_MSG_STATS, request, timeout=timeout, head=0)
         if answer.status < 0:
             raise self._refused(answer, "to sum its features")
-        return answer.body
+        return self._read(answer, "a request for sums", parse_stats)
 
     async def update(self, result: int, data: bytes, *, timeout: float = 10.0) -> None:
         """Lead the board to the head whose hash is `result`, by the coded delta `data`.
@@ -513,10 +516,10 @@ class Device:
             body = struct.pack("<BI", 0, result) + data
         answer = await self._request(lib.QFL_MSG_UPDATE, body, timeout=timeout)
         if answer.status == lib.QFL_E_STALE:
-            raise StaleHead(f"{self.name} holds another head", int.from_bytes(answer.body[:4], "little"))
+            raise self._stale(answer)
         if answer.status < 0:
             raise self._refused(answer, "an update of the head")
-        if answer.body[:4] != struct.pack("<I", result):
+        if self._read(answer, "an update of the head", parse_head_hash) != result:
             raise DeviceError(f"{self.name} says it took an update, but holds a head of another hash")
 
     async def evaluate(
@@ -531,9 +534,7 @@ class Device:
         answer = await self._request(lib.QFL_MSG_EVAL, bytes((flags,)), timeout=timeout)
         if answer.status < 0:
             raise self._refused(answer, "an evaluation")
-        if len(answer.body) != 12:
-            raise self._garbled("an evaluation")
-        return Score(*struct.unpack("<IIf", answer.body))
+        return self._read(answer, "an evaluation", parse_evaluation)
 
     async def read_counters(self, timeout: float = _REQUEST_S) -> tuple[Counters, Counters]:
         """Traffic counters of this link at one moment: the host's, and the board's.
@@ -543,10 +544,7 @@ class Device:
         answer = await self._request(lib.QFL_MSG_COUNTERS, timeout=timeout)
         if answer.status < 0:
             raise self._refused(answer, "to tell its counters")
-        try:
-            theirs, self.port_lost, boot = unpack_counters(answer.body)
-        except ValueError:
-            raise self._garbled("a request for its counters") from None
+        theirs, self.port_lost, boot = self._read(answer, "a request for its counters", unpack_counters)
         self._restarted = self._restarted or (self.boot is not None and boot != self.boot)
         self.boot = boot
         return answer.before, theirs

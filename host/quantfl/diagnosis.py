@@ -169,7 +169,7 @@ async def _board(url: str, baud: int, timeout: float, keys: KeyRing | None, name
     device = Device(url, baud=baud, keys=keys, patience=0.5)
     try:
         await device.open(timeout)
-        info = await device.hello(timeout)
+        info = await device.read_info(timeout)
         found = [
             Finding(
                 "ok", f"{url}: {info.board}, firmware {info.firmware}, protocol {info.protocol}, {info.state}"
@@ -208,7 +208,7 @@ async def _quality(url: str, device: Device) -> list[Finding]:
         await device.status(10)
         times.append(1000 * (time.perf_counter() - began))
     moved = device.counters() - before
-    lost = (await device.hello(10)).lost
+    lost = (await device.read_info(10)).lost
     what = f"{url}: {_QUESTIONS} questions, {statistics.median(times):.1f} ms each (median)"
     if moved.tx_retransmission or moved.rx_bad_frames or lost:
         what += f"; {moved.tx_retransmission} bytes sent again, {moved.rx_bad_frames} frames damaged"

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 
 from quantfl.core import ffi, lib, status_text
 from quantfl.core.codec import Codec
 from quantfl.core.head import FitConfig
 from quantfl.errors import DeviceError
-from quantfl.link.session import Answer
 
 STATES = {0: "empty", 1: "idle", 2: "training", 3: "evaluating", 4: "statistics"}
 #: What a board says of its flash: bits of INFO's `kept` (docs/STORE.md).
@@ -195,41 +193,3 @@ def config_needs(config: bytes) -> tuple[int, bool]:
 def loss_of(packed: int) -> float:
     """The loss a board packs into one byte, in nats (docs/PROTOCOL.md)."""
     return 0.0 if packed == 0 else (16 + packed % 16) * 2.0 ** (packed // 16 - 12)
-
-
-class Rest:
-    """What has come of a long answer before the link broke, so that only the rest is asked for.
-
-    kind, number, body: of the request; head: bytes before the object in its answer.
-    """
-
-    def __init__(self, kind: int, number: int | None, body: bytes, head: int):
-        self.kind, self.number, self.body, self.head = kind, number, body, head
-        self.data = b""
-
-    @property
-    def named(self) -> bytes:
-        """How RESUME names the answer."""
-        return (
-            bytes((lib.QFL_MSG_TRAIN,)) + self.body[:4]
-            if self.head
-            else bytes((lib.QFL_MSG_STATS,)) + self.body
-        )
-
-    def take(self, partial: bytes) -> None:
-        """Keep the front of an answer, or of the rest of one."""
-        if len(partial) < 2 or (self.number is not None and partial[1] != self.number):
-            return
-        if partial[0] == self.kind | lib.QFL_MSG_ANSWER:
-            self.data = partial[2 + self.head :]
-        elif partial[0] == lib.QFL_MSG_RESUME | lib.QFL_MSG_ANSWER:
-            self.data += partial[2 + self.head + 32 :]
-
-    def whole(self, answer: Answer) -> Answer | None:
-        """The answer as it would have come without a break; None: the pieces do not fit together, so it is
-        asked anew."""
-        digest, rest = answer.body[self.head : self.head + 32], answer.body[self.head + 32 :]
-        data, self.data = self.data + rest, b""
-        if answer.status < 0 or hashlib.sha256(data).digest() != digest:
-            return None
-        return replace(answer, kind=self.kind, body=answer.body[: self.head] + data)

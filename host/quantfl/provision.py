@@ -54,7 +54,7 @@ async def provision(device: Device, *, owner: bool = True, reset: bool = False, 
     else:
         return _confirm(device)
     async with _plain_session(device, timeout):
-        info = await device.hello(timeout, provisioning=True)
+        info = await device.read_info(timeout, provisioning=True)
         device.require("keys", "keys")
         if not info.uid:
             raise SecurityError(f"{device.name} has no unique id; a key cannot be kept for it")
@@ -99,7 +99,7 @@ async def remove(device: Device, *, timeout: float = 10.0) -> str:
         if error.refusal != PEER_PLAIN:
             raise
         async with _plain_session(device, timeout):  # done already, and the answer was lost
-            uid = (await device.hello(timeout)).uid
+            uid = (await device.read_info(timeout)).uid
         if uid not in ring.boards or not ring.boards[uid].leaving:
             raise SecurityError(
                 f"{device.name} answers without a key: it never had one, was reset, or something on the "

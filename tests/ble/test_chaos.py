@@ -149,7 +149,7 @@ def test_emulate_with_chaos_in_the_air():
 
             async def go():
                 async with Device(row["url"], patience=20) as device:
-                    await device.hello(20)
+                    await device.read_info(20)
                     for _ in range(8):
                         await device.status()
                     return (await device.compare(20)).explained

@@ -31,8 +31,8 @@ def test_a_package_by_name_and_by_address(air, package):
 
     async def go():
         async with Device(there.url(0)) as one, Device(f"ble://{there.adapter.addresses[1].lower()}") as two:
-            assert (await one.hello()).uid == "0000000100000000" and (
-                await two.hello()
+            assert (await one.read_info()).uid == "0000000100000000" and (
+                await two.read_info()
             ).uid == "0000000100000001"
             assert await asyncio.gather(one.push(package), two.push(package)) == [True, True]
             assert await one.push(package) is False
@@ -126,7 +126,7 @@ def test_lost_values_are_sent_again(air, package):
 
     async def go():
         async with Device(there.url(0)) as device:
-            await device.hello()
+            await device.read_info()
             await there.simulate("LoseWrites", "sq", [there.adapter.addresses[0], 5])
             await device.push(package)
             return device.counters()
@@ -149,7 +149,7 @@ def test_errors_are_one_line(air, monkeypatch):
         """What bleak says of a value longer than the MTU allows is an error of ours; the link is opened
         again."""
         async with Device(there.url(0)) as device:
-            await device.hello()
+            await device.read_info()
             transport, lost = device.session.transport, asyncio.Event()
             real = transport._lost
             transport._lost = lambda why: (lost.set(), reasons.append(why), real(why))
@@ -159,7 +159,7 @@ def test_errors_are_one_line(air, monkeypatch):
             await asyncio.wait_for(lost.wait(), 5)
             monkeypatch.undo()
             monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", there.adapter.address)
-            await device.hello()
+            await device.read_info()
 
     reasons: list[str] = []
     run(absent())
@@ -203,7 +203,7 @@ def test_a_board_that_takes_no_subscription_is_given_up_in_time(air, monkeypatch
         assert time.monotonic() - started < 3 and hung
         assert not hung[0].is_connected and ble.Adapter.current().turns.taken == 0
         await device.open()
-        assert (await device.hello()).board == "native"
+        assert (await device.read_info()).board == "native"
         await device.close()
 
     run(go())
@@ -223,7 +223,7 @@ def test_a_device_without_the_service_is_named(air):
             ble.RX = original
         assert ble.Adapter.current().turns.taken == 0
         async with Device(there.url(0)) as device:
-            await device.hello()
+            await device.read_info()
 
     run(go())
 
@@ -335,13 +335,15 @@ def test_a_host_that_died_leaves_a_board_that_can_be_reached(air):
     there = air(1)
     code = (
         "import asyncio, os, signal\nfrom quantfl.device import Device\n"
-        "async def go():\n    d = Device('" + there.url(0) + "')\n    await d.open()\n    await d.hello()\n"
+        "async def go():\n    d = Device('"
+        + there.url(0)
+        + "')\n    await d.open()\n    await d.read_info()\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\nasyncio.run(go())"
     )
     assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == -9
 
     async def go():
         async with Device(there.url(0)) as device:
-            return await device.hello()
+            return await device.read_info()
 
     assert run(go()).board == "native"

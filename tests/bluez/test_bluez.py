@@ -108,7 +108,7 @@ def test_a_package_a_break_and_what_bluetoothd_says(there):
     async def go():
         before = guest.meters()
         async with Device("ble://qfl-0") as device:
-            await device.hello()
+            await device.read_info()
             await device.push(package)
             assert (await device.compare()).balanced
             transport = device.session.transport
@@ -140,9 +140,9 @@ def test_a_package_a_break_and_what_bluetoothd_says(there):
                 transport.write(bytes(300))
                 await asyncio.wait_for(lost.wait(), 20)
             assert reasons == ["Failed to initiate write"]
-            await device.hello()  # it is connected to again
+            await device.read_info()  # it is connected to again
             boards[0].reset()
-            info = await device.hello()
+            info = await device.read_info()
             assert info.package is None  # the reset board has forgotten it
             assert transport.connections >= 3
         with pytest.raises(LinkError, match="no BLE board nobody advertises"):
@@ -157,7 +157,7 @@ def test_a_board_that_bluetoothd_knows_gets_whole_values(there):
 
     async def go():
         async with Device("ble://qfl-0") as device:
-            await device.hello()
+            await device.read_info()
             await device.push(convert(DEMO_MODEL).package)
             return device.session.transport
 

@@ -75,7 +75,7 @@ def test_boards_of_ones_own():
         device = quantfl.Device(url)
         try:
             await device.open()
-            return await device.hello()
+            return await device.read_info()
         finally:
             await device.close()
 

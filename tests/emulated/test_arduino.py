@@ -108,13 +108,13 @@ class Rounds:
         for r, head in enumerate(self.heads[1:], 1):
             await device.put_head(head.tobytes(), timeout=WAIT)
             deltas.append((await device.train(r, head_hash(head), timeout=WAIT)).data)
-        return deltas, (await device.hello(WAIT)).head
+        return deltas, (await device.read_info(WAIT)).head
 
 
 def on(board, work, url: str | None = None):
     async def go():
         async with Device(url or board.url) as device:
-            await device.hello(WAIT)
+            await device.read_info(WAIT)
             return await work(device)
 
     return asyncio.run(go())
@@ -171,10 +171,10 @@ def test_rounds_over_ble_are_those_of_an_in_process_board(kind, folder, air):  #
 
         async def twice():
             async with Device(there.url(0)) as device:
-                await device.hello(WAIT)
+                await device.read_info(WAIT)
                 first = await Rounds().run(board, device)
             async with Device(there.url(0)) as device:
-                return first, (await device.hello(WAIT)).head
+                return first, (await device.read_info(WAIT)).head
 
         first, head = run(twice())
         assert first == in_process() and head == first[1], faults_of(board)

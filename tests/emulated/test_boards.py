@@ -1,4 +1,4 @@
-"""Emulated boards themselves: hello, reset, flash, samples, orphans, idling."""
+"""Emulated boards themselves: INFO, reset, flash, samples, orphans, idling."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_hello_describes_the_board(kind):
 
     async def hello(board):
         async with Device(board.url) as device:
-            return await device.hello()
+            return await device.read_info()
 
     try:
         infos = [asyncio.run(hello(b)) for b in boards]
@@ -117,13 +117,13 @@ def test_flash_survives_what_ram_does_not(kind, package, tmp_path):
 
     async def push():
         async with Device(board.url) as device:
-            await device.hello()
+            await device.read_info()
             assert await device.push(package)
             assert not await device.push(package)  # it has it already
 
     async def look():
         async with Device(board.url) as device:
-            return await device.hello()
+            return await device.read_info()
 
     try:
         asyncio.run(push())
@@ -155,7 +155,7 @@ def test_samples_come_through_nonsense_and_wrong_lengths_are_counted(kind, packa
 
     async def go():
         async with Device(board.url) as device:
-            await device.hello()
+            await device.read_info()
             await device.push(package)
             with socket.create_connection(("127.0.0.1", int(board.samples_url.rsplit(":", 1)[1]))) as s:
                 for at in range(0, len(stream), 37):
@@ -176,10 +176,10 @@ def test_reset_button(package):
     async def go():
         device = Device(board.url)
         await device.open()
-        await device.hello()
+        await device.read_info()
         await device.push(package)
         board.reset()
-        info = await device.hello(timeout=10)  # the session is gone; the device reopens it
+        info = await device.read_info(timeout=10)  # the session is gone; the device reopens it
         await device.close()
         return info
 

@@ -84,7 +84,7 @@ def test_the_fixture_puts_a_faulty_line_before_any_board(kind, faulty_device, pa
                 await device.push(package, timeout=60)
                 first = await device.compare()
                 device.session.transport.quiet = True
-                await device.hello()
+                await device.read_info()
                 return device, first, await device.compare(), await device.compare()
 
         device, first, second, third = asyncio.run(go())
@@ -105,7 +105,7 @@ def test_a_board_whose_flash_is_full_is_told_apart(package):
 
     async def go():
         async with Device(board.url, name="small") as device:
-            await device.hello()
+            await device.read_info()
             with pytest.raises(DeviceError, match="small refused the package"):
                 await device.push(package)
             return await device.status()
@@ -130,7 +130,7 @@ def test_boards_that_are_slow_or_stuck_cost_no_more_than_the_deadline(faulty_dev
         async def go():
             device = faulty_device(boards[0], "slow=700ms")
             async with device:
-                await device.hello(10.0)
+                await device.read_info(10.0)
                 slow = device.session.transport.lines[UP].given
             stuck = faulty_device(boards[0], "stuck")
             began = asyncio.get_running_loop().time()

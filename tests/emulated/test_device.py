@@ -73,7 +73,7 @@ def test_a_pty_is_a_port(board, package):
 
     async def go():
         async with Device(os.ttyname(slave)) as device:
-            info = await device.hello()
+            info = await device.read_info()
             await device.push(package)
             ours, theirs = await device.read_counters()
             return info, compare(ours, theirs)
@@ -122,7 +122,7 @@ def test_a_noisy_line_changes_nothing_but_the_bytes(board, package, seed):
 
     async def go(port, feed):
         async with Device(port) as device:
-            await device.hello(20)
+            await device.read_info(20)
             await device.push(package, timeout=60)
             if feed:
                 board.feed(x, y)
@@ -143,7 +143,7 @@ def test_a_noisy_line_changes_nothing_but_the_bytes(board, package, seed):
 def test_a_wrong_hash_is_refused_and_nothing_lost(board, package):
     async def go():
         async with Device(board.url) as device:
-            await device.hello()
+            await device.read_info()
             await device.push(package)
             bad = (
                 struct.pack("<BI", lib.QFL_OBJECT_PACKAGE, len(package)) + hashlib.sha256(b"another").digest()
@@ -156,7 +156,7 @@ def test_a_wrong_hash_is_refused_and_nothing_lost(board, package):
                 await device.session.send(lib.QFL_MSG_PUT_DATA, number, piece, timeout=5)
             answer = await device.session.request(lib.QFL_MSG_PUT_END, timeout=5)
             assert answer.status == lib.QFL_E_HASH
-            return await device.hello()
+            return await device.read_info()
 
     info = asyncio.run(go())
     assert info.package == hashlib.sha256(package).hexdigest() and info.state == "idle"
@@ -168,11 +168,11 @@ def test_a_damaged_package_with_its_own_hash_is_refused_before_it_is_current(boa
 
     async def go():
         async with Device(board.url) as device:
-            await device.hello()
+            await device.read_info()
             await device.push(package)
             with pytest.raises(DeviceError, match="refused the package"):
                 await device._put(lib.QFL_OBJECT_PACKAGE, bytes(damaged), "the package", 10, None)
-            return await device.hello()
+            return await device.read_info()
 
     assert asyncio.run(go()).package == hashlib.sha256(package).hexdigest()
 
@@ -185,7 +185,7 @@ def test_updates_evaluation_and_heads(board, package):
 
     async def go():
         async with Device(board.url) as device:
-            await device.hello()
+            await device.read_info()
             await device.push(package)
             board.feed(x, y)
             await device.wait_samples(50, timeout=10)
@@ -224,7 +224,7 @@ def test_a_round_costs_48_bytes_beyond_its_deltas(board, package):
 
     async def go():
         async with Device(board.url) as device:
-            await device.hello()
+            await device.read_info()
             await device.push(package)
             board.feed(x, y)
             await device.wait_samples(60, timeout=10)
@@ -262,12 +262,12 @@ def test_a_broken_push_goes_on_where_it_stopped(board, package):
     async def go():
         first = Device(url, patience=0.2)
         await first.open()
-        await first.hello()
+        await first.read_info()
         with pytest.raises(Exception, match=r"."):
             await first.push(package, timeout=3)
         await first.close()
         async with Device(board.url) as device:
-            await device.hello()
+            await device.read_info()
             assert await device.push(package)
             return device.counters()
 

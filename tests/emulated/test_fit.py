@@ -64,7 +64,7 @@ def samples(package: bytes, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("kind", EMULATED)
 def test_a_board_finds_what_the_fit_check_says(kind):
-    """Arena, RAM, flash and slot are those of its hello; every package is taken with as many samples as
+    """Arena, RAM, flash and slot are those of its INFO; every package is taken with as many samples as
     foretold, or refused."""
     need_board(kind)
     board = EMULATED[kind]
@@ -72,7 +72,7 @@ def test_a_board_finds_what_the_fit_check_says(kind):
 
     async def go():
         async with Device(one.url) as device:
-            info = await device.hello()
+            info = await device.read_info()
             assert (info.ram, info.flash, info.arena, info.store) == (
                 board.ram,
                 board.flash,
@@ -117,7 +117,7 @@ def test_the_longest_package_is_what_the_slot_says():
 
     async def go():
         async with Device(one.url) as device:
-            await device.hello()
+            await device.read_info()
             assert await begin(device, EMULATED["qemu_m0"].slot + 1) == lib.QFL_E_RANGE
             status = await begin(device, EMULATED["qemu_m0"].slot)
             assert status in (0, lib.QFL_E_BUSY)  # taken, perhaps after erasing
@@ -145,7 +145,7 @@ def trained_in_paint(kind: str, package: bytes, count: int, folder) -> np.ndarra
 
     async def go() -> None:
         async with Device(board.url) as device:
-            await device.hello(30)
+            await device.read_info(30)
             await device.push(package)
             assert device.info.capacity == row_of(package, EMULATED[kind]).max_samples
             board.feed(x, y)

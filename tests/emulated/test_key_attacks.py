@@ -38,7 +38,7 @@ def boards():
 
 async def hello(device):
     await device.open()
-    return await device.hello()
+    return await device.read_info()
 
 
 def with_device(url, action, keys=None):
@@ -141,7 +141,7 @@ def test_a_stolen_gateway_takes_no_board(ring, boards, tmp_path):
 
     async def attack(device):
         await device.open()
-        info = await device.hello()
+        info = await device.read_info()
         for new in ((key, thief.owner), (key, None), (None, None)):
             for agreed in (None, thief.agree, lambda *_: bytes(64)):
                 with pytest.raises(SecurityError, match="signing key"):
@@ -149,7 +149,7 @@ def test_a_stolen_gateway_takes_no_board(ring, boards, tmp_path):
         recorded = ring.agree(3, thief.owner, bytes(32))  # a signature of another session
         with pytest.raises(SecurityError):
             await device.set_keys(key, thief.owner, agreed=lambda *_: recorded)
-        assert (await device.hello()).keys == info.keys == 3
+        assert (await device.read_info()).keys == info.keys == 3
 
     with_device(board.url, attack, gateway)
     with pytest.raises(SecurityError):

@@ -58,7 +58,7 @@ def with_device(url, action, keys=None):
 
 async def hello(device):
     await device.open()
-    return await device.hello()
+    return await device.read_info()
 
 
 def refused(url, action=hello, keys=None) -> SecurityError:
@@ -183,7 +183,7 @@ def test_malformed_keys_are_refused(board, body):
         await device.open()
         answer = await device._request(lib.QFL_MSG_KEYS, body)
         assert answer.status == lib.QFL_E_FORMAT
-        assert (await device.hello()).keys == 0
+        assert (await device.read_info()).keys == 0
 
     with_device(board.url, go)
 
@@ -225,7 +225,7 @@ def test_a_board_without_a_generator_never_repeats_a_challenge():
 def push_of(data):
     async def go(device):
         await device.open()
-        await device.hello()
+        await device.read_info()
         return await device.push(data)
 
     return go
@@ -439,7 +439,7 @@ def test_a_recorded_host_gets_nowhere(board, ring):
         write = device.session.transport.write
         device.session.transport.write = lambda data: (sent.append(bytes(data)), write(data))[1]
         await device.open()
-        await device.hello()
+        await device.read_info()
         await device.set_keys(
             bytes(range(32)), None, agreed=ring.agree
         )  # what the false host would like to happen again

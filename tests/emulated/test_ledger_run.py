@@ -94,7 +94,7 @@ def test_boards_that_served_another_host_before_are_no_imbalance(tmp_path):
         async def go() -> tuple[Counters, bool]:
             async with Device(boards[0].url) as device:
                 first = await device.compare()
-                await device.hello()
+                await device.read_info()
                 return first, (await device.compare()).balanced
 
         first, second = asyncio.run(go())

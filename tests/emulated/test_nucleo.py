@@ -52,7 +52,7 @@ def on(board, work, **how):
 
     async def go():
         async with Device(board.url, **how) as device:
-            await device.hello(WAIT)
+            await device.read_info(WAIT)
             return await work(device)
 
     return asyncio.run(go())
@@ -95,7 +95,7 @@ class Rounds:
     async def round(self, device: Device, r: int) -> bytes:
         update = self.updates[r] if device.info.head == head_hash(self.heads[r - 1]) else None
         delta = await device.train(r, head_hash(self.heads[r]), timeout=WAIT, update=update)
-        await device.hello(WAIT)
+        await device.read_info(WAIT)
         return delta.data
 
     def all_of(self, board) -> tuple[list[bytes], int]:

@@ -66,7 +66,7 @@ class Script:
     async def connect(self) -> Device:
         device = Device(self.board.url)
         await device.open(10)
-        await device.hello(10)
+        await device.read_info(10)
         await device.push(self.package, timeout=60)
         if device.info.samples == 0:
             await asyncio.get_running_loop().run_in_executor(None, self.board.feed, self.x, self.y)
@@ -80,7 +80,7 @@ class Script:
         held = device.info.head if device.info.head is not None else 0
         update = self.updates[r] if held == head_hash(self.heads[r - 1]) else None
         delta = await device.train(r, head_hash(self.heads[r]), timeout=30, update=update)
-        await device.hello()
+        await device.read_info()
         return delta.data
 
 
@@ -114,7 +114,7 @@ def test_a_board_killed_in_every_round_sends_the_same_bytes(kind, package, tmp_p
         power_cycle(board)
         device = Device(board.url)  # the host died too: it asks for the same round again
         await device.open(10)
-        info = await device.hello(10)
+        info = await device.read_info(10)
         assert (
             info.head == head_hash(script.heads[1]) and info.samples == 0 and "keeps rounds" in info.persisted
         )
@@ -154,7 +154,7 @@ def test_a_push_goes_on_where_a_power_cut_broke_it_off(kind, package, tmp_path):
 
     async def broken():
         async with Device(board.url, patience=0.2) as device:
-            await device.hello()
+            await device.read_info()
 
             def progress(at, total):
                 if (
@@ -167,7 +167,7 @@ def test_a_push_goes_on_where_a_power_cut_broke_it_off(kind, package, tmp_path):
 
     async def whole():
         async with Device(board.url) as device:
-            info = await device.hello()
+            info = await device.read_info()
             assert info.package is None and "cut package" in info.persisted
             before = device.counters()
             await device.push(package)
@@ -188,7 +188,7 @@ def test_a_package_that_rots_in_flash_is_not_called_a_power_cut(package, tmp_pat
 
     async def push_and_look(push: bool):
         async with Device(board.url) as device:
-            info = await device.hello()
+            info = await device.read_info()
             if push:
                 await device.push(package)
             return info

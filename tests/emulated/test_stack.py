@@ -40,7 +40,7 @@ def test_memory_is_read_as_a_debugger_would(kind):
 
     async def hello():
         async with Device(board.url) as device:
-            return await device.hello()
+            return await device.read_info()
 
     try:
         info = asyncio.run(hello())

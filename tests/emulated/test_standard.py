@@ -122,7 +122,7 @@ def test_it_says_what_it_has_and_the_host_asks_for_nothing_else(tmp_path):
 
     async def go():
         async with Device(board.url) as device:
-            info = await device.hello()
+            info = await device.read_info()
             assert (info.codecs, info.kinds, info.operators) == (0x07, 0x02, 0xFFE)
             assert {p for p in ("keys", "stats", "personal", "log") if device.has(p)} == {"log"}
             assert await device.push(package)

@@ -53,11 +53,11 @@ def test_a_round_equals_the_library(kind):
         p = open_package(package)
         head, features = p.head, Engine(package).run_batch(x)
         async with Device(board.url) as device:
-            info = await device.hello()
+            info = await device.read_info()
             await device.push(package)
             board.feed(x, y)
             await device.wait_samples(24, timeout=30)
-            info = await device.hello()
+            info = await device.read_info()
             assert (info.params, info.classes, info.features) == (head.params, 10, p.feature_count)
             await device.configure(config_bytes(FIT, Codec("fp32"), run_id=1, seed=7))
             delta = await device.train(3, head_hash(p.params), timeout=120)
@@ -112,13 +112,13 @@ def test_a_board_keeps_the_better_head(kind, recompute):
 
     async def go() -> None:
         async with Device(board.url) as device:
-            await device.hello()
+            await device.read_info()
             await device.push(package)
-            room = (await device.hello()).capacity
+            room = (await device.read_info()).capacity
             board.feed(x, y)
             await device.wait_samples(60, timeout=30)
             await device.configure(config_bytes(FIT, Codec("fp32"), run_id=1, seed=7, personal=True))
-            assert (await device.hello()).capacity < room
+            assert (await device.read_info()).capacity < room
             status = await device.status()
             assert (status.personalised, status.held) == (False, 0)
             fitted = []
@@ -145,7 +145,7 @@ def test_a_board_keeps_the_better_head(kind, recompute):
             assert not status.personalised and status.hits == status.global_hits == score(ideal)[0]
             # Given back when it is no longer asked for.
             await device.configure(config_bytes(FIT, Codec("fp32"), run_id=2, seed=7))
-            assert (await device.hello()).capacity == room and not (await device.status()).personalised
+            assert (await device.read_info()).capacity == room and not (await device.status()).personalised
 
     try:
         asyncio.run(go())

@@ -92,14 +92,14 @@ def test_one_boards_failure_of_whatever_kind_is_its_own(error, tmp_path, monkeyp
 
 @pytest.mark.parametrize("error", [ValueError("x"), OverflowError("int too large"), RecursionError()])
 def test_a_board_that_breaks_the_set_up_is_left_out(error, tmp_path, monkeypatch):
-    real = Device.hello
+    real = Device.read_info
 
     async def hello(self, *args, **kw):
         if self.name == "board-02":
             raise error
         return await real(self, *args, **kw)
 
-    monkeypatch.setattr(Device, "hello", hello)
+    monkeypatch.setattr(Device, "read_info", hello)
     assert set(run(config(), tmp_path / "run").summary["contributors"]) == {"board-00", "board-01"}
 
 

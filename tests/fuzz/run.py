@@ -1,5 +1,5 @@
 """Build the libFuzzer targets and run them: `python tests/fuzz/run.py [TARGET...] --runs 100000` or
-`--seconds 8`.
+`--seconds 8`. The target `host` is Python (fuzz_host.py) and needs no clang.
 
 Corpora lie in tests/fuzz/corpus/TARGET (seeds and inputs that once failed; all are replayed first). What a
 run finds goes to .fuzz/TARGET; an input that fails goes to .fuzz/ too, with the command that repeats it. Exit
@@ -22,7 +22,10 @@ ROOT = HERE.parents[1]
 LIB = ROOT / "firmware" / "lib"
 BOARDS = ROOT / "firmware" / "boards"
 WORK = ROOT / ".fuzz"
+#: The host's side of every message.
+HOST = "host"
 TARGETS = tuple(sorted(p.stem.removeprefix("fuzz_") for p in HERE.glob("fuzz_*.c")))
+ALL_TARGETS = (*TARGETS, HOST)
 SANITIZERS = ["-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
 # A float cast that is out of range is undefined in C; the others of clang's integer checks are not, and are
 # left off. QFL_INPROC_US: boards train a few steps in a poll; 80, and inputs that train for long would take
@@ -128,6 +131,11 @@ def build(targets: tuple[str, ...]) -> None:
 
 def run(target: str, runs: int | None, seconds: int | None, seed: int, timeout: int) -> tuple[bool, int, int]:
     """(clean, executions, executions per second of processor time)."""
+    if target == HOST:
+        from fuzz_host import run as run_host  # beside this script
+
+        WORK.mkdir(exist_ok=True)
+        return run_host(runs, seconds, seed, WORK / "host.log")
     found, corpus = WORK / f"{target}-found", HERE / "corpus" / target
     found.mkdir(exist_ok=True)
     command = [
@@ -165,7 +173,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(ALL_TARGETS))
     parser.add_argument("--runs", type=int, help="executions per target")
     parser.add_argument("--seconds", type=int, help="at most so long per target")
     parser.add_argument("--seed", type=int, default=1)
@@ -177,16 +185,18 @@ def main() -> int:
         "others may keep the processor that long",
     )
     args = parser.parse_args()
-    targets = tuple(args.targets) or TARGETS
-    if unknown := set(targets) - set(TARGETS):
+    targets = tuple(args.targets) or ALL_TARGETS
+    if unknown := set(targets) - set(ALL_TARGETS):
         parser.error(f"no such target: {', '.join(sorted(unknown))}")
     if args.runs is None and args.seconds is None:
         parser.error("give --runs, --seconds or both")
-    reason = missing()
+    compiled = tuple(t for t in targets if t != HOST)
+    reason = missing() if compiled else None
     if reason is not None:
         print(f"fuzzing is skipped: {reason}", file=sys.stderr)
         return 77
-    build(targets)
+    if compiled:
+        build(compiled)
     clean = True
     for target in targets:
         ok, count, speed = run(target, args.runs, args.seconds, args.seed, args.timeout)

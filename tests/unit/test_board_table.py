@@ -14,7 +14,7 @@ import pytest
 
 from quantfl.core import ffi, lib
 from quantfl.core.nn import device_need
-from quantfl.emulation.base import CHIP_KINDS, INSIDE, KINDS
+from quantfl.emulation.base import BOARD_KINDS, CHIP_KINDS, INSIDE
 from quantfl.emulation.qemu import MACHINES
 from quantfl.package import fit
 from quantfl.package.boards import BOARDS, Board
@@ -51,7 +51,7 @@ ENVIRONMENTS = Environments()
 
 
 def test_every_emulated_board_is_in_it():
-    assert {b.name for b in BOARDS if b.emulated} == set(KINDS) - {*INSIDE, *CHIP_KINDS}
+    assert {b.name for b in BOARDS if b.emulated} == set(BOARD_KINDS) - {*INSIDE, *CHIP_KINDS}
     assert set(CHIP_KINDS) <= set(TABLE)
 
 

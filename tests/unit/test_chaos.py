@@ -17,6 +17,7 @@ from quantfl.errors import LinkError, UsageError
 from quantfl.fleet.chaos import FaultInjector
 from quantfl.link.chaos import BOARD, BOOT, DOWN, LIES, LINE, UP, Fault, FaultyTransport, parse
 from quantfl.link.clock import VirtualLoop, monotonic, run_virtual
+from quantfl.link.transport import Transport
 from tests.support import demo_toml
 
 
@@ -91,7 +92,7 @@ def test_docs_name_every_fault_and_lie():
         assert f"`{lie}`" in text, lie
 
 
-class Wire:
+class Wire(Transport):
     """A transport that remembers."""
 
     url = "wire://"

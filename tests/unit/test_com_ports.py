@@ -197,7 +197,7 @@ def test_a_board_that_moves_to_another_com_port(windows):
 
     async def go() -> None:
         async with Device("COM3", patience=20) as device:
-            await device.hello()
+            await device.read_info()
             windows.machine["COM12"], windows.machine["COM3"] = (
                 windows.machine["COM3"],
                 windows.machine["COM12"],

@@ -119,7 +119,7 @@ def test_the_port_trains_a_round(ported):
 async def one_round(url: str, package: quantfl.Package):
     async with quantfl.Device(url) as device:
         with pytest.warns(match="is plain"):
-            info = await device.hello(60)
+            info = await device.read_info(60)
         assert info.board == "my_board"
         await device.push(package.data)
         await device.configure(config_bytes(FitConfig(lr=0.003), Codec("dz"), run_id=1, seed=1), timeout=60)

@@ -19,7 +19,7 @@ from quantfl.core.link import BYTE_CATEGORIES, Counters
 from quantfl.errors import RunError
 from quantfl.fleet import ledger_store
 from quantfl.fleet.checkpoint import RunFolder
-from quantfl.link.ledger import KINDS, UNSEEN, Carried, Key, Ledger, Traffic, unseen
+from quantfl.link.ledger import MESSAGE_NAMES, UNSEEN, Carried, Key, Ledger, Traffic, unseen
 from quantfl.link.traffic import compare
 from tests.unit.test_link import Line, exchange
 
@@ -129,7 +129,7 @@ def running(**cells: int) -> np.ndarray:
     table = np.zeros((2, 64, 7), np.uint32)
     for name, n in cells.items():
         direction, kind, category = name.split("_")
-        table[["down", "up"].index(direction), KINDS.index(kind), BYTE_CATEGORIES.index(category)] = n
+        table[["down", "up"].index(direction), MESSAGE_NAMES.index(kind), BYTE_CATEGORIES.index(category)] = n
     return table
 
 
@@ -175,7 +175,7 @@ def summed(ledger: Ledger, first: int, last: int | None) -> tuple[Traffic, Traff
             st.integers(0, 4),
             st.sampled_from("ab"),
             st.sampled_from(("up", "down")),
-            st.sampled_from(KINDS),
+            st.sampled_from(MESSAGE_NAMES),
             st.integers(0, 99),
             st.integers(0, 99),
         )

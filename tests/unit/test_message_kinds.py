@@ -9,7 +9,7 @@ import pytest
 from quantfl.core import lib
 from quantfl.core.link import BYTE_CATEGORIES, Link
 from quantfl.link import trace
-from quantfl.link.ledger import KINDS, Key, Ledger
+from quantfl.link.ledger import MESSAGE_NAMES, Key, Ledger
 from quantfl.link.message_kinds import ANSWER, FAILED, MESSAGE_KINDS, category_of, kind_name
 from tests.support import ROOT
 
@@ -29,7 +29,7 @@ def test_the_table_is_whole_and_says_what_the_firmware_was_compiled_with():
     for kind in MESSAGE_KINDS.values():
         assert 1 <= kind.number <= lib.QFL_MSG_KIND_MAX and kind.meaning
         assert getattr(lib, f"QFL_MSG_{kind.name}") == kind.number
-    assert lib.QFL_LINK_KINDS == lib.QFL_MSG_KIND_MAX + 1 == len(KINDS)
+    assert lib.QFL_LINK_KINDS == lib.QFL_MSG_KIND_MAX + 1 == len(MESSAGE_NAMES)
     assert lib.QFL_MSG_KIND_MAX & (ANSWER | FAILED) == 0
 
 
@@ -68,15 +68,17 @@ def test_both_ends_trace_and_ledger_name_every_kind(number):
         payload = BYTE_CATEGORIES.index("payload")
         assert sender.kinds()[0, number, payload] == receiver.kinds()[1, number, payload] == 6
         frame = trace.decode(0.0, "a", trace.SENT, data, starts)
-        assert frame.kind == KINDS[number] + (" refused" if first & FAILED else "")
+        assert frame.kind == MESSAGE_NAMES[number] + (" refused" if first & FAILED else "")
     assert host.counters().swapped.digest == board.counters().digest
     ledger = Ledger()
     ledger.record(1, "a", host.kinds())
-    assert {k.kind for k in ledger.rows} == {KINDS[number], "LINK"}
-    assert ledger.rows[Key(1, "a", "up", KINDS[number])].payload == 6
+    assert {k.kind for k in ledger.rows} == {MESSAGE_NAMES[number], "LINK"}
+    assert ledger.rows[Key(1, "a", "up", MESSAGE_NAMES[number])].payload == 6
     in_table = number in MESSAGE_KINDS
-    assert KINDS[number] == (MESSAGE_KINDS[number].name if in_table else f"kind {number}")
-    assert category_of(KINDS[number]) == (MESSAGE_KINDS[number].category if in_table else f"kind {number}")
+    assert MESSAGE_NAMES[number] == (MESSAGE_KINDS[number].name if in_table else f"kind {number}")
+    assert category_of(MESSAGE_NAMES[number]) == (
+        MESSAGE_KINDS[number].category if in_table else f"kind {number}"
+    )
 
 
 def test_bytes_in_no_message():

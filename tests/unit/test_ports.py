@@ -126,7 +126,7 @@ def test_a_board_is_found_by_its_id(plugs):
 
     async def ask(url: str) -> str:
         async with Device(url) as device:
-            return (await device.hello()).uid
+            return (await device.read_info()).uid
 
     assert asyncio.run(ask("id://0203")).startswith("0203")
     assert asyncio.run(ask("id://0101010101010101")) == "01" * 8
@@ -146,7 +146,7 @@ def test_a_cable_pulled_in_mid_push_and_put_in_elsewhere(plugs, package, reset):
     async def push() -> Device:
         device = Device(url, patience=30)
         await device.open()
-        await device.hello()
+        await device.read_info()
         task = asyncio.create_task(device.push(package, timeout=60))
         while board.taken < len(package) // 2:
             await asyncio.sleep(0.01)
@@ -157,7 +157,7 @@ def test_a_cable_pulled_in_mid_push_and_put_in_elsewhere(plugs, package, reset):
         stranger.plug("ttyFAKE0")
         board.plug("ttyFAKE7")
         assert await task
-        info = await device.hello()
+        info = await device.read_info()
         await device.close()
         assert info.uid == "aa" * 8 and info.package is not None
         return device
@@ -176,7 +176,7 @@ def test_the_same_port_after_a_short_break(plugs, package):
     async def push() -> int:
         device = Device(url, patience=30)
         await device.open()
-        await device.hello()
+        await device.read_info()
         task = asyncio.create_task(device.push(package, timeout=60))
         for part in (0.3, 0.6):
             while board.taken < part * len(package):
@@ -199,7 +199,7 @@ def test_a_socket_board_that_restarts_in_mid_push(package):
     async def push() -> None:
         device = Device(board.url, patience=30)
         await device.open()
-        await device.hello()
+        await device.read_info()
         board.reset()
         assert await device.push(package, timeout=30)
         board.reset()  # its flash is gone: it starts empty
@@ -253,7 +253,7 @@ def test_rfc2217(package):
     async def go() -> None:
         server = Rfc2217Server(board.url)
         async with Device(server.url) as device:
-            info = await device.hello(10)
+            info = await device.read_info(10)
             assert await device.push(package, timeout=60)
             assert info.uid == board.uid.hex()
 
@@ -266,7 +266,7 @@ def test_rfc2217(package):
 def test_loop_and_hwgrep(monkeypatch, plugs):
     async def ask(url: str) -> str:
         async with Device(url) as device:
-            return (await device.hello()).uid
+            return (await device.read_info()).uid
 
     async def alone() -> None:
         await Device("loop://").open(0.5)

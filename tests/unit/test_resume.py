@@ -69,7 +69,7 @@ def sessions(board, codec: Codec, package: bytes):
         transport.after = []
         device = Device(board.url, session=Session(transport), patience=20)
         await device.open()
-        await device.hello()
+        await device.read_info()
         await device.push(package)
         if device.info.samples == 0:
             rng = np.random.default_rng(1)

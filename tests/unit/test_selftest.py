@@ -131,7 +131,7 @@ def test_cases_fit_their_memory():
 
 
 def test_the_host_refuses_a_board_that_fails(monkeypatch):
-    """A board whose hello says so; and the command."""
+    """A board whose INFO says so; and the command."""
 
     async def go() -> None:
         device = Device(boards[0].url, name="board-00")
@@ -148,7 +148,7 @@ def test_the_host_refuses_a_board_that_fails(monkeypatch):
 
         monkeypatch.setattr(device.session, "request", failing)
         with pytest.raises(DeviceError, match=r"board-00 fails its self-test .kernel case 7."):
-            await device.hello()
+            await device.read_info()
         await device.close()
 
     boards = boot_fleet("inproc", 1)

@@ -26,7 +26,7 @@ def traced_hello(path, *, push: bool = False):
     async def go():
         device = Device(boards[0].url, name="board-00")
         await device.open()
-        await device.hello()
+        await device.read_info()
         if push:
             from quantfl.package.convert import convert
 

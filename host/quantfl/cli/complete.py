@@ -14,9 +14,9 @@ def _beginning(names: list[str], incomplete: str) -> list[str]:
 
 def kinds(incomplete: str) -> list[str]:
     """Kinds of virtual boards."""
-    from quantfl.emulation import KINDS
+    from quantfl.emulation import BOARD_KINDS
 
-    return _beginning(list(KINDS), incomplete)
+    return _beginning(list(BOARD_KINDS), incomplete)
 
 
 def data_sets(incomplete: str) -> list[str]:

@@ -27,7 +27,7 @@ def command(
     counted."""
     from quantfl.cli.output import console, stderr_console
     from quantfl.cli.run import execute
-    from quantfl.emulation import KINDS, available, best_kind
+    from quantfl.emulation import BOARD_KINDS, available, best_kind
     from quantfl.emulation.base import ROOT
     from quantfl.emulation.qemu import MACHINES
     from quantfl.errors import ToolError, UsageError
@@ -38,8 +38,8 @@ def command(
     description = next((p / "demo.toml" for p in places if (p / "demo.toml").exists()), None)
     if description is None:
         raise ToolError("the demo's model is missing: install quantfl from a wheel, or run it from a clone")
-    if board is not None and board not in KINDS:
-        raise UsageError(f"--board {board}: known are {', '.join(KINDS)}{meant(board, KINDS)}")
+    if board is not None and board not in BOARD_KINDS:
+        raise UsageError(f"--board {board}: known are {', '.join(BOARD_KINDS)}{meant(board, BOARD_KINDS)}")
     say = stderr_console() if as_json else console()
     kind = board or best_kind()
     what = {

@@ -136,10 +136,9 @@ async def _ask(
         row: dict[str, Any] = {"url": url}
         try:
             await device.open(timeout)
-            info = await device.hello(timeout)
+            info = await device.read_info(timeout)
             row |= asdict(info) | {"flash_note": info.flash_note}
-            describe = getattr(device.session.transport, "describe", None)
-            return row | (await describe() if describe is not None else {})
+            return row | await device.session.transport.describe()
         except (LinkError, DeviceError) as error:
             return row | {
                 "error": str(error),

@@ -58,12 +58,12 @@ def command(
     """Boot boards, print their ports as a FLEET.toml (with --package one that runs), and keep them running
     until Ctrl-C or until this process ends."""
     from quantfl.cli.plugins import virtual_radio
-    from quantfl.emulation import INSIDE, KINDS, boot_fleet, close_all
+    from quantfl.emulation import BOARD_KINDS, INSIDE, boot_fleet, close_all
     from quantfl.errors import UsageError
     from quantfl.suggest import meant
 
-    if board not in KINDS or board in INSIDE:
-        known = [k for k in KINDS if k not in INSIDE]
+    if board not in BOARD_KINDS or board in INSIDE:
+        known = [k for k in BOARD_KINDS if k not in INSIDE]
         raise UsageError(
             f"--board {board}: boards that other processes can reach are {', '.join(known)}"
             f"{meant(board, known)}"

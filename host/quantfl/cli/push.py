@@ -98,7 +98,7 @@ async def _push(
         device = Device(url, baud=baud, keys=keys, patience=timeout)  # time to plug a cable in again
         try:
             await device.open(min(timeout, 10.0))
-            await device.hello()
+            await device.read_info()
             moved = await device.push(data, timeout=timeout, progress=lambda at, of: bars.update(url, at, of))
             c = device.counters()
             return {

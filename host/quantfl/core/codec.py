@@ -11,7 +11,7 @@ import numpy as np
 from quantfl.core import ffi, lib, status_text
 
 LEVELS = (4, 8, 16, 32, 64, 256)
-KINDS = ("fp32", "bu", "bq", "dz")
+CODEC_NAMES = ("fp32", "bu", "bq", "dz")
 
 
 class CodecError(ValueError):
@@ -54,8 +54,8 @@ class Codec:
             return lib.QFL_CODEC_FP32, 0, 0
         if self.kind == "dz":
             return lib.QFL_CODEC_DZ, 0, round(16 * self.step)
-        if self.kind not in KINDS:
-            raise ValueError(f"unknown codec {self.kind!r}: use one of {', '.join(KINDS)}")
+        if self.kind not in CODEC_NAMES:
+            raise ValueError(f"unknown codec {self.kind!r}: use one of {', '.join(CODEC_NAMES)}")
         options = (
             (self.per_tensor, lib.QFL_CODEC_PER_TENSOR),
             (self.means, lib.QFL_CODEC_MEANS),

@@ -60,7 +60,7 @@ class Score:
         return self.correct / self.count if self.count else 0.0
 
 
-KINDS = {
+LAYER_CODES = {
     "conv": lib.QFL_HEAD_CONV,
     "depthwise": lib.QFL_HEAD_DEPTHWISE,
     "average": lib.QFL_HEAD_AVERAGE,
@@ -116,7 +116,7 @@ class Layer:
         field."""
         fields = dict(zip(_PLACES, (*self.in_shape, *self.out_shape), strict=True))
         fields |= dict(zip(_WINDOW, (*self.kernel, *self.stride, *self.pad), strict=True))
-        fields |= {"kind": KINDS[self.kind], "activation": ACTIVATIONS[self.activation]}
+        fields |= {"kind": LAYER_CODES[self.kind], "activation": ACTIVATIONS[self.activation]}
         fields |= {"mode": MODES[self.mode], "kernel": self.frozen, "scales": self.scales}
         return bytes(ffi.buffer(ffi.new("qfl_head_layer *", fields)))
 
@@ -126,7 +126,7 @@ class Layer:
         that are no record."""
         layer, named = ffi.new("qfl_head_layer *"), []
         ffi.buffer(layer)[:] = raw
-        for names, code in ((KINDS, layer.kind), (ACTIVATIONS, layer.activation), (MODES, layer.mode)):
+        for names, code in ((LAYER_CODES, layer.kind), (ACTIVATIONS, layer.activation), (MODES, layer.mode)):
             if code not in names.values():
                 raise ValueError(f"no layer has the code {code}")
             named.append(next(k for k, v in names.items() if v == code))

@@ -345,6 +345,22 @@ class Link:
         n = lib.qfl_link_pull(self._link, _buffer.bytes, self._frame_room, now & 0xFFFFFFFF)
         return bytes(ffi.buffer(_buffer.bytes, n))
 
+    def pull_counted(self, now: int) -> tuple[bytes, np.ndarray]:
+        """As pull_some, and what it was counted as: uint32 [kinds, categories]."""
+        before = self._kinds[lib.QFL_LINK_TX].copy()
+        data = self.pull_some(now)
+        return data, self._kinds[lib.QFL_LINK_TX] - before
+
+    def uncount(self, counted: np.ndarray, n: int) -> None:
+        """Take the last n bytes of a frame out of the counters: the line never took them. counted: as
+        `pull_counted` has told; what ends a frame goes first."""
+        frames = 1
+        for category in reversed(range(len(BYTE_CATEGORIES))):
+            for kind in np.flatnonzero(counted[:, category]):
+                here = min(n, int(counted[kind, category]))
+                lib.qfl_link_uncount(self._link, int(kind), category, here, frames)
+                n, frames = n - here, 0
+
     def busy(self, ms: int) -> None:
         """Announce that this end may be deaf for so long (a board that erases flash)."""
         lib.qfl_link_busy(self._link, ms)

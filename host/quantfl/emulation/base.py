@@ -35,7 +35,7 @@ QEMU_KINDS = (
 CHIP_KINDS = ("nucleo_l476rg",)
 #: Boards inside this process. A run asks those of kind twin many at a time (quantfl.fleet.twin).
 INSIDE = ("inproc", "twin")
-KINDS = ("native", *QEMU_KINDS, *CHIP_KINDS, *INSIDE)
+BOARD_KINDS = ("native", *QEMU_KINDS, *CHIP_KINDS, *INSIDE)
 #: Descriptors that a board takes while a run goes on: a native board's link, and its sample channel or the
 #: pipe it tells its ports through; QEMU's sockets, monitor and pipe; a chip's lines and debugger, too.
 DESCRIPTORS = {"native": 2} | dict.fromkeys(QEMU_KINDS, 8) | dict.fromkeys(CHIP_KINDS, 20)
@@ -103,7 +103,8 @@ def available(kind: str) -> str | None:
             nucleo.qemu()
             firmware(nucleo.FIRMWARE, "firmware.elf")
         elif kind not in INSIDE:
-            return f"unknown kind of board {kind!r}{meant(kind, KINDS)}; known are {', '.join(KINDS)}"
+            known = ", ".join(BOARD_KINDS)
+            return f"unknown kind of board {kind!r}{meant(kind, BOARD_KINDS)}; known are {known}"
     except ToolError as error:
         return str(error)
     return None

@@ -14,6 +14,7 @@ import numpy as np
 from quantfl.core.board import InprocBoard
 from quantfl.errors import LinkError
 from quantfl.link.clock import monotonic, virtual
+from quantfl.link.transport import Transport
 
 _boards: dict[str, InprocBoardHandle] = {}
 _names = itertools.count()
@@ -72,7 +73,7 @@ class InprocBoardHandle:
             return self.board.set_samples(x, labels)
 
 
-class InprocTransport:
+class InprocTransport(Transport):
     """Bytes to and from an in-process board; a task lets the board work while anything is to be done."""
 
     def __init__(self, url: str):

@@ -85,15 +85,13 @@ class BoardClient:
 
     def release_turn(self) -> None:
         """Nothing more is wanted of it for now: its place at a shared adapter may go to another board."""
-        self.device.session.rest()
+        self.device.session.release_turn()
 
     def record_traffic(self, ledger: Ledger, round_: int) -> tuple[int, int]:
-        """Book what its link has moved since the last call; returns the totals (up, down) since the run
+        """Enter what its link has moved since the last call; returns the totals (up, down) since the run
         began, in bytes."""
         up, down = ledger.record(round_, self.name, self.device.session.link.kinds())
-        carried = getattr(self.device.session.transport, "carried", None)
-        if carried is not None:  # a transport that knows what its own layers add
-            ledger.record_carried(round_, self.name, carried())
+        ledger.record_carried(round_, self.name, self.device.session.transport.carried())
         return up.total, down.total
 
     def plain_traffic(self) -> np.ndarray | None:
@@ -143,7 +141,7 @@ class BoardClient:
         progress("connecting")
         if not self.device.session.up:
             await self.connect(min(left(), 10.0))
-        info = await self.device.hello(min(left(), 5.0))
+        info = await self.device.read_info(min(left(), 5.0))
         for codec in self.codecs:
             self.device.require_codec(codec)
         self.notice = info.flash_note

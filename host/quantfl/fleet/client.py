@@ -84,7 +84,7 @@ class Client(Protocol):
         """Nothing more is wanted of it for now: its place at a shared adapter may go to another."""
 
     def record_traffic(self, ledger: Ledger, round_: int) -> tuple[int, int]:
-        """Book what its links have moved since the last call; returns the totals (up, down) since the run
+        """Enter what its links have moved since the last call; returns the totals (up, down) since the run
         began, in bytes."""
 
     def plain_traffic(self) -> np.ndarray | None:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from quantfl.core.codec import LEVELS, Codec
 from quantfl.core.head import FitConfig
-from quantfl.emulation.base import KINDS
+from quantfl.emulation.base import BOARD_KINDS
 from quantfl.errors import UsageError
 from quantfl.link.ble_turns import DEFAULT_CONNECTIONS
 from quantfl.link.energy import RADIOS, joules
@@ -129,8 +129,8 @@ class FleetTable(_Table):
     @field_validator("emulate")
     @classmethod
     def _emulate(cls, value: str | None) -> str | None:
-        if value not in (None, "auto", *KINDS):
-            raise ValueError(f"must be one of auto, {', '.join(KINDS)}{meant(value, KINDS)}")
+        if value not in (None, "auto", *BOARD_KINDS):
+            raise ValueError(f"must be one of auto, {', '.join(BOARD_KINDS)}{meant(value, BOARD_KINDS)}")
         return value
 
     @model_validator(mode="after")

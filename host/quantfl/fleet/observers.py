@@ -75,12 +75,12 @@ class TrafficObserver:
     def __init__(self, ledger: Ledger, progress: Progress):
         self.ledger, self.progress = ledger, progress
         self._peers: dict[str, tuple[Counters, int]] = dict(ledger.peers)  # as the last host left them
-        self._booked: dict[str, Client] = {}  # whose traffic has been booked since the last `remember_peers`
+        self._counted: dict[str, Client] = {}  # whose traffic was entered since the last `remember_peers`
 
     def record(self, round_: int, client: Client) -> tuple[int, int]:
-        """Book what a client's links have moved; returns (up, down) since the run began, in bytes."""
+        """Enter what a client's links have moved; returns (up, down) since the run began, in bytes."""
         up, down = client.record_traffic(self.ledger, round_)
-        self._booked[client.name] = client
+        self._counted[client.name] = client
         self.progress.board(client.name, up=up, down=down)
         return up, down
 
@@ -93,7 +93,7 @@ class TrafficObserver:
             rows = self.ledger.record_many(round_, [c.name for c, _ in tables], running)
             for (client, _), (up, down) in zip(tables, rows, strict=True):
                 found[client.name] = total = up.total, down.total
-                self._booked[client.name] = client
+                self._counted[client.name] = client
                 self.progress.board(client.name, up=total[0], down=total[1])
         for client in clients:
             if client.name not in found:
@@ -158,12 +158,12 @@ class TrafficObserver:
         return differing
 
     def remember_peers(self) -> None:
-        """Keep how the counters of every board that was booked must stand, for the host that resumes the
+        """Keep how the counters of every board that was asked must stand, for the host that resumes the
         run."""
-        for client in self._booked.values():
+        for client in self._counted.values():
             if client.boot is not None:
                 self.ledger.peers[client.name] = client.expected_traffic(), client.boot
-        self._booked.clear()
+        self._counted.clear()
 
 
 class BudgetObserver:

@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 from quantfl.errors import LinkError, ToolError, UsageError
 from quantfl.link.ble_model import PACKET, layers
 from quantfl.link.ble_turns import GRACE_S, QUIET_S, SETTLE_S, Turns
+from quantfl.link.transport import Transport
 
 if TYPE_CHECKING:
     from bleak import BleakClient
@@ -38,6 +39,7 @@ CONNECT_S = 10.0  # for one attempt to connect and read the services
 # for the board to take the subscription: the operating system alone would wait 30 s (ATT's transaction
 # time-out)
 NOTIFY_S = 5.0
+OPEN_S = 20.0  # for one attempt to open, notifications included
 ATTEMPTS = 3  # to connect to a board that does not simply fail to answer
 
 
@@ -166,10 +168,9 @@ def configure(connections: int, packet: int = PACKET) -> None:
     adapter.turns.connections, adapter.packet = connections, packet
 
 
-class BleTransport:
+class BleTransport(Transport):
     """A link to the board that advertises under a name or an address (on macOS: CoreBluetooth's UUID)."""
 
-    open_s = 20.0  # connecting and reading services takes seconds on a real radio
     find_s = FIND_S + CONNECT_S  # one attempt at its last address, and one look for it
 
     def __init__(self, url: str):
@@ -182,27 +183,38 @@ class BleTransport:
         self.received: Counter[int] = Counter()  # -> values notified
         self.connections = 0
         self.yields = 0
-        self._engaged = 0  # requests under way
+        self._requests = 0  # requests under way
         self._done = False  # the owner wants nothing more for now
         self._opening = False
-        self.parted = False  # it was connected, until another board had its turn
+        self._preempted = False
         self._moved = 0.0
         self._adapter: Adapter | None = None
         self._device: BLEDevice | None = None
         self._client: BleakClient | None = None
         self._lost: Callable[[str], None] | None = None
+        self.queues = True
         self._out = bytearray()
+        self._writing = 0  # bytes of the value that is being written
         self._wake = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None  # disconnects what has failed
 
     @property
     def _shared(self) -> Adapter:
-        """The adapter, which `turn` has found."""
+        """The adapter, which `acquire_turn` has found."""
         assert self._adapter is not None
         return self._adapter
 
-    async def turn(self, timeout: float) -> float:
+    @property
+    def open_s(self) -> float | None:
+        """Connecting and reading services takes seconds on a real radio."""
+        return OPEN_S
+
+    @property
+    def preempted(self) -> bool:
+        return self._preempted
+
+    async def acquire_turn(self, timeout: float) -> float:
         """Wait for a place at the adapter, at most `timeout` s; returns how long. LinkError when the board
         does not advertise."""
         adapter = self._adapter = Adapter.current()
@@ -223,8 +235,9 @@ class BleTransport:
         return self._moved - started
 
     async def open(self, on_bytes: Callable[[bytes], None], on_lost: Callable[[str], None]) -> None:
-        await self.turn(FIND_S)
+        await self.acquire_turn(FIND_S)
         self._out.clear()  # of an earlier connection
+        self._writing = 0
         self._opening = True
         try:
             for attempt in range(1, ATTEMPTS + 1):
@@ -247,7 +260,7 @@ class BleTransport:
             raise
         finally:
             self._opening = False
-        self._client, self._lost, self.parted = client, on_lost, False
+        self._client, self._lost, self._preempted = client, on_lost, False
         self.connections += 1
         self._moved = asyncio.get_running_loop().time()
         self._writer = asyncio.create_task(self._write_all(client, rx))
@@ -283,6 +296,10 @@ class BleTransport:
         self._moved = asyncio.get_running_loop().time()
         on_bytes(value)
 
+    @property
+    def unsent(self) -> int:
+        return len(self._out) + self._writing
+
     def write(self, data: bytes) -> None:
         self._out += data
         self._wake.set()
@@ -296,7 +313,9 @@ class BleTransport:
                 while self._out:
                     value = bytes(self._out[: max(least, characteristic.max_write_without_response_size)])
                     del self._out[: len(value)]
+                    self._writing = len(value)
                     await client.write_gatt_char(characteristic, value, response=False)
+                    self._writing = 0
                     self.sent[len(value)] += 1
                     self._moved = asyncio.get_running_loop().time()
         except Exception as error:  # as above
@@ -328,12 +347,15 @@ class BleTransport:
             async with asyncio.timeout(CONNECT_S):
                 await client.disconnect()
 
-    def engage(self, on: bool) -> None:
-        """A request to the board begins or ends: its place is kept meanwhile."""
-        self._engaged += 1 if on else -1
+    def request_begins(self) -> None:
+        self._requests += 1
         self._done = False
 
-    def rest(self) -> None:
+    def request_ends(self) -> None:
+        self._requests -= 1
+        self._done = False
+
+    def release_turn(self) -> None:
         """Nothing more is wanted for now: the place may go to another board at once."""
         self._done, self.yields = True, 0
 
@@ -341,15 +363,15 @@ class BleTransport:
         if self._opening or self._out:
             return False
         quiet = asyncio.get_running_loop().time() - self._moved
-        return quiet >= (QUIET_S if self._engaged else SETTLE_S if self._done else GRACE_S)
+        return quiet >= (QUIET_S if self._requests else SETTLE_S if self._done else GRACE_S)
 
     async def end_turn(self) -> None:
-        if self._engaged:
+        if self._requests:
             self.yields += 1
         client, self._client = self._client, None
         lost, self._lost = self._lost, None
         self._stop_writing()
-        self.parted = lost is not None
+        self._preempted = lost is not None
         if lost is not None:
             lost("another board has its turn at the BLE adapter")
         if client is not None:
@@ -378,7 +400,7 @@ class BleTransport:
         return value[0] if len(value) == 1 and value[0] <= 100 else None
 
     async def describe(self) -> dict[str, str | int | None]:
-        """What `quantfl devices` shows besides the hello: address, signal as last advertised in dBm, battery
+        """What `quantfl devices` shows besides INFO: address, signal as last advertised in dBm, battery
         where known."""
         if self._device is None:
             return {}

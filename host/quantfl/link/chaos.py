@@ -186,7 +186,7 @@ class Line:
     faults: Counter[str] = field(default_factory=Counter)  # how often each fault struck
 
 
-class FaultyTransport:
+class FaultyTransport(Transport):
     """A transport with faults. Bytes are taken frame by frame (up to and with a zero byte), spoiled, and
     given on in order.
 
@@ -209,6 +209,7 @@ class FaultyTransport:
             reset,
             now_round,
         )
+        self.lossless, self.find_s = inner.lossless, inner.find_s
         self.lines = {DOWN: Line(), UP: Line()}
         self.quiet = False  # no faults any more
         self._rng = {direction: random.Random(f"{seed}/{direction}") for direction in (DOWN, UP)}
@@ -249,11 +250,46 @@ class FaultyTransport:
         self._forget()
         await self.inner.close()
 
-    def __getattr__(self, name: str) -> Any:
-        """Whatever else the transport can: its layers' bytes, its turn at an adapter."""
-        if name == "inner":  # not set yet
-            raise AttributeError(name)
-        return getattr(self.inner, name)
+    # What the transport is apart from its bytes.
+    @property
+    def open_s(self) -> float | None:
+        return self.inner.open_s
+
+    @property
+    def place(self) -> str | None:
+        return self.inner.place
+
+    @property
+    def preempted(self) -> bool:
+        return self.inner.preempted
+
+    @property
+    def expected_uid(self) -> str | None:
+        return self.inner.expected_uid
+
+    async def acquire_turn(self, timeout: float) -> float:
+        return await self.inner.acquire_turn(timeout)
+
+    def release_turn(self) -> None:
+        self.inner.release_turn()
+
+    def request_begins(self) -> None:
+        self.inner.request_begins()
+
+    def request_ends(self) -> None:
+        self.inner.request_ends()
+
+    def remember(self, uid: str) -> None:
+        self.inner.remember(uid)
+
+    def relocated(self) -> bool:
+        return self.inner.relocated()
+
+    def carried(self) -> dict[tuple[str, str], tuple[int, bool]]:
+        return self.inner.carried()
+
+    async def describe(self) -> dict[str, str | int | None]:
+        return await self.inner.describe()
 
     def held(self, direction: str) -> int:
         """Bytes on their way."""

@@ -1,7 +1,7 @@
 """The ledger: bytes on the wire per round, board, direction, kind of message and category, from the counters
 both ends keep.
 
-Round 0 is everything before the first round: handshake, hello, package, configuration. "up" is board to host.
+Round 0 is everything before the first round: handshake, INFO, package, configuration. "up" is board to host.
 Samples fed to emulated boards go through a channel of their own; they are shown apart and are no federated
 traffic. Kept with the run in SQLite by quantfl.fleet.ledger_store.
 """
@@ -25,7 +25,7 @@ DIRECTIONS = ("down", "up")  # as the host's link counts: sent, received
 #: The kind of what is known from the board's counters only.
 UNSEEN = "UNSEEN"
 #: Name of each kind by its number; LINK: bytes of no message (handshake, noise).
-KINDS = tuple(map(kind_name, range(KIND_MAX + 1)))
+MESSAGE_NAMES = tuple(map(kind_name, range(KIND_MAX + 1)))
 
 
 _Group = TypeVar("_Group")
@@ -168,7 +168,7 @@ class Ledger:
             row, kind = divmod(place, kinds)
             board, direction = divmod(row, 2)
             traffic = Traffic(*cells)
-            self.add(Key(round_, boards[board], DIRECTIONS[direction], KINDS[kind]), traffic)
+            self.add(Key(round_, boards[board], DIRECTIONS[direction], MESSAGE_NAMES[kind]), traffic)
             before = both[board][direction]
             both[board][direction] = traffic if before is NOTHING else before + traffic
         return [(up, down) for down, up in both]

@@ -10,8 +10,11 @@ import asyncio
 import contextlib
 import random
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
+import numpy as np
 
 from quantfl.core import lib
 from quantfl.core.link import (
@@ -26,7 +29,7 @@ from quantfl.core.link import (
     Counters,
     Link,
 )
-from quantfl.errors import LinkError, SecurityError
+from quantfl.errors import DeviceError, LinkError, SecurityError
 from quantfl.link.clock import monotonic
 from quantfl.link.keys import KeyRing
 from quantfl.link.message_kinds import ANSWER, FAILED, kind_name
@@ -39,6 +42,7 @@ QUIET_MS = (
 #: Wait for an acknowledgement on a line that loses nothing by itself: silence there means that the board is
 #: slow.
 CALM_MS = 4000
+_REFUSALS_MAX = 64  # of PUT_DATA that are kept; a board sends one for a push
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class Session:
         keys: KeyRing | None = None,
     ):
         self.transport = transport
-        calm = CALM_MS if getattr(transport, "lossless", False) else 0
+        calm = CALM_MS if transport.lossless else 0
         self.link = link or Link(quiet_ms=QUIET_MS, rto_calm_ms=calm)
         self.keys = keys
         self.key_held: bytes | None = None  # the key that the board has proved to hold
@@ -95,6 +99,7 @@ class Session:
         self._changed = asyncio.Event()
         self._turn = asyncio.Lock()
         self._tap = tap_of(transport.url)
+        self._pulled: deque[tuple[int, np.ndarray]] = deque()  # frames that the line may not have taken yet
 
     @property
     def tapped(self) -> bool:
@@ -116,41 +121,35 @@ class Session:
     @property
     def reachable(self) -> bool:
         """Up, or given up for another board's turn only."""
-        return self.up or getattr(self.transport, "parted", False)
+        return self.up or self.transport.preempted
 
     def open_s(self, usual: float) -> float:
         """Seconds that one attempt to open may take: the transport's own figure, else `usual`."""
-        return getattr(self.transport, "open_s", usual)
+        own = self.transport.open_s
+        return usual if own is None else own
 
     def patience(self, usual: float) -> float:
         """Seconds that a lost board is waited for: at least as long as the transport needs to find it
         again."""
-        return max(usual, getattr(self.transport, "find_s", 0.0))
+        return max(usual, self.transport.find_s)
 
-    async def turn(self, timeout: float) -> float:
+    async def acquire_turn(self, timeout: float) -> float:
         """Wait for this link's turn where boards take turns (BLE); returns the seconds it took, which no
         board is to blame for."""
-        take = getattr(self.transport, "turn", None)
-        return 0.0 if take is None else await take(timeout)
+        return await self.transport.acquire_turn(timeout)
 
     @contextlib.contextmanager
-    def engaged(self) -> Iterator[None]:
-        """While something is asked of the board: its place at a shared adapter is kept."""
-        engage = getattr(self.transport, "engage", None)
-        if engage is None:
-            yield
-            return
-        engage(True)
+    def requesting(self) -> Iterator[None]:
+        """While something is asked of the board: its turn at a shared adapter is kept."""
+        self.transport.request_begins()
         try:
             yield
         finally:
-            engage(False)
+            self.transport.request_ends()
 
-    def rest(self) -> None:
-        """Nothing more is wanted of the board for now; its place at a shared adapter may go to another."""
-        rest = getattr(self.transport, "rest", None)
-        if rest is not None:
-            rest()
+    def release_turn(self) -> None:
+        """Nothing more is wanted of the board for now; its turn at a shared adapter may go to another."""
+        self.transport.release_turn()
 
     async def open(self, timeout: float = 5.0, *, plain: bool = False) -> None:
         """Open the transport and a session on it. LinkError naming the port when either fails within
@@ -230,6 +229,7 @@ class Session:
         self._open = False
         self._fail_waiting("the session was closed")
         await self.transport.close()
+        self._uncount_unsent()
 
     async def request(
         self,
@@ -303,6 +303,7 @@ class Session:
 
     def _on_lost(self, reason: str) -> None:
         self._open = False
+        self._uncount_unsent()
         self._lost_reason = f"the link was lost ({reason})"
         self._fail_waiting(self._lost_reason)
 
@@ -337,11 +338,41 @@ class Session:
         answer = Answer(kind, number, status, message[2 + failed :], self.link.counters_before())
         future = self._waiting.get((kind, number))
         if future is not None and not future.done():
-            future.set_result(answer)
-        elif kind == lib.QFL_MSG_PUT_DATA:
+            if failed and status >= 0:
+                future.set_exception(
+                    DeviceError(
+                        f"the board at {self.transport.url} refuses {kind_name(kind)} with status {status}, "
+                        "which is no error; is its firmware of this version?"
+                    )
+                )
+            else:
+                future.set_result(answer)
+        elif kind == lib.QFL_MSG_PUT_DATA and self._refusals.qsize() < _REFUSALS_MAX:
             self._refusals.put_nowait(answer)
         else:
             self.late += 1
+
+    def _pull(self) -> bytes:
+        """What is due on the wire. Where the transport queues, frame by frame, so that what a break leaves in
+        the queue can be taken out of the counters."""
+        if not self.transport.queues:
+            return self.link.pull(now_ms())
+        data, counted = self.link.pull_counted(now_ms())
+        if data:
+            unsent, kept = self.transport.unsent, sum(n for n, _ in self._pulled)
+            while self._pulled and kept - self._pulled[0][0] >= unsent:
+                kept -= self._pulled.popleft()[0]
+            self._pulled.append((len(data), counted))
+        return data
+
+    def _uncount_unsent(self) -> None:
+        """The line is gone: what it has not taken was not sent."""
+        unsent = self.transport.unsent
+        while self._pulled and unsent > 0:
+            n, counted = self._pulled.pop()
+            self.link.uncount(counted, min(n, unsent))
+            unsent -= n
+        self._pulled.clear()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -353,7 +384,7 @@ class Session:
         self._stop_timer()
         if not self._open:
             return
-        while data := self.link.pull(now_ms()):
+        while data := self._pull():
             if self._tap is not None:
                 self._tap.take(SENT, data)
             self.transport.write(data)

@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol
 
 import serial
 
@@ -25,42 +26,142 @@ from quantfl.locks import acquire_port, port_holder, release_port
 
 BAUD = 921_600
 POSIX = os.name == "posix"
+_PIECE = 1024  # bytes written at once
+_LOOK_S = 0.5  # after so long a thread that waits for a full line looks whether the port is lost
 
 
-class Transport(Protocol):
-    """A byte stream to one board. Callbacks run in the event loop that called `open`."""
+class Transport(ABC):
+    """A byte stream to one board. Callbacks run in the event loop that called `open`.
+
+    The defaults are those of a port that one board has for itself. Where boards take turns (BLE) a transport
+    overrides `acquire_turn` and `release_turn`; what else a line knows of itself are the attributes below.
+    """
 
     url: str
+    #: The line loses nothing by itself: silence means that the board is slow.
+    lossless: bool = False
+    #: `write` queues, so that a break may leave bytes that were never sent (`unsent`).
+    queues: bool = False
+    #: Seconds that it takes to find a board again that was lost.
+    find_s: float = 0.0
 
+    @abstractmethod
     async def open(self, on_bytes: Callable[[bytes], None], on_lost: Callable[[str], None]) -> None:
         """Connect. LinkError when the port is absent or refuses; later failures call `on_lost` once."""
 
+    @abstractmethod
     def write(self, data: bytes) -> None:
         """Queue bytes; never blocks."""
 
+    @abstractmethod
     async def close(self) -> None:
         """Give the port back; `on_lost` is not called."""
 
+    @property
+    def unsent(self) -> int:
+        """Bytes given to `write` since the last `open` that the line has not taken. It stands still once the
+        line is lost or closed."""
+        return 0
 
-class SerialTransport:
+    @property
+    def open_s(self) -> float | None:
+        """Seconds that one attempt to open may take; None: as long as is usual for a port."""
+        return None
+
+    @property
+    def place(self) -> str | None:
+        """The port it was last seen at; None: not known."""
+        return self.url
+
+    @property
+    def preempted(self) -> bool:
+        """It was connected, until another board had its turn."""
+        return False
+
+    @property
+    def expected_uid(self) -> str | None:
+        """Beginning of the id (hex) of the board that has to answer here; None: whoever answers."""
+        return None
+
+    async def acquire_turn(self, timeout: float) -> float:
+        """Wait until it may be opened; returns the seconds spent in the queue. LinkError after `timeout` s,
+        or when the board is absent."""
+        return 0.0
+
+    def release_turn(self) -> None:  # noqa: B027 (nothing to do where no turns are taken)
+        """Nothing more is wanted of the board for now: its turn may go to another."""
+
+    def request_begins(self) -> None:  # noqa: B027
+        """A request begins: the turn is kept until `request_ends`."""
+
+    def request_ends(self) -> None:  # noqa: B027
+        """A request has ended, well or badly."""
+
+    def remember(self, uid: str) -> None:  # noqa: B027
+        """The board here has this id (hex)."""
+
+    def relocated(self) -> bool:
+        """The board is not here, or another is. Returns whether `open` will look for it elsewhere."""
+        return False
+
+    def carried(self) -> dict[tuple[str, str], tuple[int, bool]]:
+        """(direction, layer) -> bytes that lower layers have carried since the beginning, and whether they
+        are modelled; empty where nothing is known of them."""
+        return {}
+
+    async def describe(self) -> dict[str, str | int | None]:
+        """What `quantfl devices` shows besides INFO."""
+        return {}
+
+
+class _Flow:
+    """Bytes of one opening of a port: given to be written, and taken by the port. They stand still once the
+    port is lost, whatever the thread that writes comes to know later."""
+
+    def __init__(self) -> None:
+        self.given = self._taken = 0
+        self._over = False
+        self._lock = threading.Lock()
+
+    @property
+    def unsent(self) -> int:
+        with self._lock:
+            return self.given - self._taken
+
+    def took(self, n: int) -> bool:
+        """False: the port is lost meanwhile, so no more is to be written."""
+        with self._lock:
+            if not self._over:
+                self._taken += n
+            return not self._over
+
+    def end(self) -> None:
+        with self._lock:
+            self._over = True
+
+
+class SerialTransport(Transport):
     """Anything pyserial can open, without a reset of an ESP32: RTS alone, or later than DTR, would be one
     (`_open_port`).
 
-    uid: the board's id as hex, where it is known (`id://`, or `know` after its hello). With it a board that
-    comes back at another port is found there. place: the port it was last seen at.
+    uid: the board's id as hex, where it is known (`id://`, or `remember` after its INFO). With it a board
+    that comes back at another port is found there. place: the port it was last seen at.
     """
 
     def __init__(self, url: str, baud: int = BAUD):
         self.url, self.baud = url, baud
+        self.lossless = url.startswith("socket://")  # TCP repeats what its network loses
+        self.queues = True
         self.uid: str | None = None
-        self.place: str | None = url
-        self._misplaced = False
+        self._place: str | None = url
+        self._relocated = False
         if url.startswith("id://"):
-            self.uid, self.place, self._misplaced = url.removeprefix("id://").strip("/").lower(), None, True
+            self.uid, self._place, self._relocated = url.removeprefix("id://").strip("/").lower(), None, True
             if not self.uid or set(self.uid) - set("0123456789abcdef"):
                 raise UsageError(
                     f"{url}: an id is written in hexadecimal digits, as `quantfl devices` shows it"
                 )
+        self._flow = _Flow()
         self._owned: str | None = None  # the port that is locked for this process
         self._port: serial.SerialBase | None = None
         self._reader: threading.Thread | None = None
@@ -71,26 +172,26 @@ class SerialTransport:
 
     async def open(self, on_bytes: Callable[[bytes], None], on_lost: Callable[[str], None]) -> None:
         loop = asyncio.get_running_loop()
-        if self._misplaced and self.uid is not None:
-            self.place = await ports.locate(self.uid, baud=self.baud, first=self.place)
-            self._misplaced = False
+        if self._relocated and self.uid is not None:
+            self._place = await ports.locate(self.uid, baud=self.baud, first=self._place)
+            self._relocated = False
         try:
             port = await in_own_thread(self._open_port, dispose=_close_quietly)
         except (serial.SerialException, OSError, ValueError) as error:
-            self.misplaced()
+            self.relocated()
             other = port_holder(self._lock_name()) if busy(error) else None
-            cause = f"it is in use by {other}; end it" if other else cause_of(self.place or self.url, error)
-            raise LinkError(f"cannot open {self.place}: {cause}") from None
+            cause = f"it is in use by {other}; end it" if other else cause_of(self._place or self.url, error)
+            raise LinkError(f"cannot open {self._place}: {cause}") from None
         try:
             self._own()
         except LinkError:
             await in_own_thread(_close_quietly, port)
             raise
-        if self.place is not None:
-            ports.claim(self.place)
+        if self._place is not None:
+            ports.claim(self._place)
         self._port, self._lost = port, on_lost
-        self._out = asyncio.Queue()
-        self._writer = asyncio.create_task(self._write_all(port, self._out))
+        self._out, self._flow = asyncio.Queue(), _Flow()
+        self._writer = asyncio.create_task(self._write_all(port, self._out, self._flow))
         self._fd = _pollable(port)
         if self._fd is not None:
             loop.add_reader(self._fd, self._on_readable, on_bytes)
@@ -110,7 +211,7 @@ class SerialTransport:
         self._owned = place
 
     def _lock_name(self) -> str:
-        return ports.same_port(self.place or self.url)
+        return ports.same_port(self._place or self.url)
 
     def _disown(self) -> None:
         if self._owned is not None:
@@ -118,33 +219,35 @@ class SerialTransport:
             self._owned = None
 
     @property
-    def lossless(self) -> bool:
-        """Whether the line loses nothing by itself: TCP repeats what its network loses."""
-        return self.url.startswith("socket://")
+    def place(self) -> str | None:
+        return self._place
 
     @property
-    def open_s(self) -> float:
+    def open_s(self) -> float | None:
         """Seconds that opening may take where the board has to be looked for first."""
-        if not self._misplaced:
-            raise AttributeError("open_s")  # as usual
-        return 2.0 + 2 * ports.PROBE_S * len(ports.candidates())
+        return 2.0 + 2 * ports.PROBE_S * len(ports.candidates()) if self._relocated else None
 
-    def know(self, uid: str) -> None:
+    @property
+    def expected_uid(self) -> str | None:
+        """Of a board at a port of this machine, where another may have been plugged in."""
+        return None if "://" in (self._place or "") else self.uid
+
+    def remember(self, uid: str) -> None:
         """The board here is this one: should it come back elsewhere, it is to be looked for. Ports of this
         machine only."""
         if self.uid is None and "://" not in self.url:
             self.uid = uid
 
-    def misplaced(self) -> None:
-        """The board is not here, or another is: look for it when opening next."""
-        self._misplaced = self.uid is not None
+    def relocated(self) -> bool:
+        self._relocated = self.uid is not None
+        return self._relocated
 
     def _open_port(self) -> serial.SerialBase:
-        if self.place is None:  # `open` has looked for it
+        if self._place is None:  # `open` has looked for it
             raise ValueError("nobody knows at which port this board is")
-        port = serial.serial_for_url(self.place, do_not_open=True)
+        port = serial.serial_for_url(self._place, do_not_open=True)
         port.baudrate = self.baud
-        local = "://" not in self.place
+        local = "://" not in self._place
         if local:
             # An ESP32 is in reset while RTS is raised and DTR is not (the two transistors of its boards, and
             # its own USB alike). POSIX systems raise both when a port opens, and pyserial then sets DTR
@@ -160,6 +263,8 @@ class SerialTransport:
                 port.dtr = False
         if _pollable(port) is None:
             port.timeout = 0.05
+        else:
+            port.write_timeout = 0  # takes what has room, and says how much that is
         return port
 
     def _on_readable(self, on_bytes: Callable[[bytes], None]) -> None:
@@ -198,23 +303,29 @@ class SerialTransport:
 
     def write(self, data: bytes) -> None:
         if self._out is not None:
+            self._flow.given += len(data)
             self._out.put_nowait(data)
 
-    async def _write_all(self, port: serial.SerialBase, out: asyncio.Queue[bytes]) -> None:
+    @property
+    def unsent(self) -> int:
+        return self._flow.unsent
+
+    async def _write_all(self, port: serial.SerialBase, out: asyncio.Queue[bytes], flow: _Flow) -> None:
         try:
             while True:
                 data = await out.get()
                 while not out.empty():
                     data += out.get_nowait()
-                # A full line blocks pyserial's write; other boards must not wait for it.
-                await in_own_thread(port.write, data)
+                # A full line blocks; other boards must not wait for it.
+                await in_own_thread(_write_out, port, data, flow)
         except (serial.SerialException, OSError) as error:
             self._fail(_reason(error))
 
     def _fail(self, reason: str) -> None:
+        self._flow.end()
         lost, self._lost = self._lost, None
-        if self.place is not None:
-            ports.release(self.place)
+        if self._place is not None:
+            ports.release(self._place)
         self._stop_reading()
         if lost is not None:
             lost(reason)
@@ -226,9 +337,10 @@ class SerialTransport:
             self._fd = None
 
     async def close(self) -> None:
+        self._flow.end()
         self._lost = None
-        if self.place is not None:
-            ports.release(self.place)
+        if self._place is not None:
+            ports.release(self._place)
         self._stop_reading()
         if self._writer is not None:
             self._writer.cancel()
@@ -245,6 +357,21 @@ class SerialTransport:
 def _waiting(port: serial.SerialBase) -> int:
     """Bytes that can be read at once. Every port has the property; the stub of their base class lacks it."""
     return int(port.in_waiting)  # type: ignore[attr-defined]
+
+
+def _write_out(port: serial.SerialBase, data: bytes, flow: _Flow) -> None:
+    """Write all of it, and keep count of what the port has taken. Blocks while the line is full."""
+    at, descriptor = 0, _pollable(port)
+    while at < len(data):
+        piece = data[at : at + _PIECE]
+        if descriptor is not None:
+            while not select.select([], [descriptor], [], _LOOK_S)[1]:
+                if not flow.took(0):
+                    return
+        taken = port.write(piece)
+        at += len(piece) if taken is None else taken
+        if not flow.took(len(piece) if taken is None else taken):
+            return
 
 
 def _close_quietly(port: serial.SerialBase) -> None:

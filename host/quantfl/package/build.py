@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from quantfl.core import lib
-from quantfl.core.codec import KINDS as CODECS
-from quantfl.core.head import KINDS, Layer
+from quantfl.core.codec import CODEC_NAMES
+from quantfl.core.head import LAYER_CODES, Layer
 from quantfl.package.program import Needs
 
 #: Bits of QFL_HEAD_KINDS beside those of the kinds themselves.
 SCALES, WINDOWS = 0x20, 0x40
-_NAMES = {1 << code: name for name, code in KINDS.items()} | {
+_NAMES = {1 << code: name for name, code in LAYER_CODES.items()} | {
     1 << 1: "dense",
     SCALES: "scales",
     WINDOWS: "convolution windows",
@@ -32,7 +32,7 @@ def head_mask(layers: Iterable[Layer]) -> int:
     for layer in layers:
         one_to_one = (layer.kernel, layer.stride, layer.pad) == ((1, 1), (1, 1), (0, 0))
         mask |= (
-            1 << KINDS[layer.kind]
+            1 << LAYER_CODES[layer.kind]
             | SCALES * (layer.mode == "scales")
             | WINDOWS * (layer.kind == "conv" and not one_to_one)
         )
@@ -67,7 +67,7 @@ def codec_name(code: int) -> str:
     """Name of a qfl_codec_kind, as descriptions have it; steps agreed on are DZ's."""
     code = lib.QFL_CODEC_DZ if code == lib.QFL_CODEC_DZ_AGREED else code
     return next(
-        (name for name in CODECS if getattr(lib, f"QFL_CODEC_{name.upper()}") == code), f"codec {code}"
+        (name for name in CODEC_NAMES if getattr(lib, f"QFL_CODEC_{name.upper()}") == code), f"codec {code}"
     )
 
 

@@ -212,7 +212,7 @@ def parts(rows: list[dict]) -> list[tuple[str, list[dict]]]:
         title = f"{r['link']}; {r['baud']:,} baud: {r['line_rate']:,} B/s; {r['clock']} time"
         found.setdefault(title, []).append(
             {
-                "way": r["direction"],
+                "direction": r["direction"],
                 "latency ms": f"{r['latency_ms']:g}",
                 "bit errors": f"{r['ber']:g}",
                 "B/s": r["goodput"],

@@ -31,6 +31,7 @@ from quantfl.fleet.rounds import Federation, Rounds, Silent
 from quantfl.fleet.setup import client_seed, evaluator, load_package, make_strategy, run_id
 from quantfl.link.clock import run_virtual
 from quantfl.link.session import Session
+from quantfl.link.transport import Transport
 from quantfl.messages import config_bytes
 from quantfl.package.program import Package
 from quantfl_lab.bench.headless import head_of, head_only
@@ -132,7 +133,7 @@ def setting(config: RunConfig, base: Path, train: int | None = None) -> Setting:
     return Setting(config, head_of(alone), alone.params, clients, (f.x_test, f.y_test), alone)
 
 
-class DirectTransport:
+class DirectTransport(Transport):
     """Bytes to and from an in-process board without threads and time: the board works in the turns of the
     event loop."""
 

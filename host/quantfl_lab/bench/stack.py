@@ -54,7 +54,7 @@ def measured(kind: str = "qemu_m0", *, signed: bool = True) -> list[dict]:
                 note("a round")
                 board.reset()
                 while (
-                    info := await device.hello(30)
+                    info := await device.read_info(30)
                 ).uptime_ms > 20_000 or "keeps rounds" not in info.persisted:
                     await asyncio.sleep(0.2)
                 note("a reset")

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 
 from quantfl.errors import UsageError
 from quantfl.link.chaos import DOWN, UP, Chaos, Fault, FaultyTransport
+from quantfl.link.transport import Transport
 
 AIR = ("flip", "drop", "dup", "reorder", "cut", "noise", "boot", "stall", "slow", "disconnect", "stuck")
 _QUEUE = 16  # notifications that wait; a board that has more to say waits itself
@@ -34,10 +35,19 @@ def check_air(chaos: Chaos, boards: list[str]) -> None:
                 )
 
 
-class _Nowhere:
+class _Nowhere(Transport):
     """A line without an end of its own."""
 
     url = ""
+
+    async def open(self, on_bytes: Callable[[bytes], None], on_lost: Callable[[str], None]) -> None:
+        """Nothing: FaultyAir is connected by the adapter."""
+
+    def write(self, data: bytes) -> None:
+        """Nothing."""
+
+    async def close(self) -> None:
+        """Nothing."""
 
 
 class FaultyAir(FaultyTransport):

@@ -80,7 +80,7 @@ class RivalClient:
         """Its bytes are booked by `record_traffic`."""
 
     def record_traffic(self, ledger: Ledger, round_: int) -> tuple[int, int]:
-        """Book what its line has moved since the last call; returns the totals (up, down) in bytes."""
+        """Enter what its line has moved since the last call; returns the totals (up, down) in bytes."""
         up, down = ledger.record(round_, self.name, self.line.host.kinds())
         return up.total, down.total
 

@@ -210,6 +210,11 @@ void qfl_link_get_counters(const qfl_link *l, qfl_link_counters *out);
 /* The counters as they stood before the first frame of the message now complete: what the peer's counters must agree with. */
 void qfl_link_get_counters_before(const qfl_link *l, qfl_link_counters *out);
 
+/*
+ * Takes n bytes sent, of a kind and category, and `frames` frames out of the counters: pulled, and never taken by a line that broke.
+ * Built with QFL_HOST only.
+ */
+void qfl_link_uncount(qfl_link *l, uint32_t kind, qfl_link_category category, uint32_t n, uint32_t frames);
 /* Bytes received that are not counted yet: of a piece whose end has not come. */
 uint32_t qfl_link_uncounted(const qfl_link *l);
 /* Weight of a byte in tx_checksum and rx_checksum. Four bytes of checksum stand for a table of bytes by kind that a board need not keep. */

@@ -29,6 +29,14 @@ QFL_COLD void qfl_link_count(qfl_link *l, unsigned direction, unsigned kind, qfl
         l->config.kinds[(direction * QFL_LINK_KINDS + kind) * QFL_LINK_CATEGORIES + category] += n;
 }
 
+#ifdef QFL_HOST
+void qfl_link_uncount(qfl_link *l, uint32_t kind, qfl_link_category category, uint32_t n, uint32_t frames)
+{
+    qfl_link_count(l, QFL_LINK_TX, kind, category, 0u - n);
+    l->count.tx_frames -= frames;
+}
+#endif
+
 QFL_COLD void qfl_link_count_late(qfl_link *l, uint8_t kind)
 {
     qfl_link_count(l, QFL_LINK_RX, kind, QFL_LINK_PAYLOAD, l->rx_late_payload);
