@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from quantfl.package.flatfile import ModelFile
-from quantfl.package.operators import CODES, RECORD, Record
+from quantfl.package.operators import CODES, RECORD_SIZE, Record
 from quantfl.package.plan import Block, Piece, peak, place
 from quantfl.package.row_tiling import ELEMENTWISE, Graph, Segment, Step, slice_record
 
@@ -60,7 +60,7 @@ class Placed:
 
     @property
     def cost(self) -> float:
-        return self.arena + RAM_PER_FLASH * RECORD.size * self.records
+        return self.arena + RAM_PER_FLASH * RECORD_SIZE * self.records
 
 
 def lay_out(
@@ -249,14 +249,14 @@ class _Way:
 
     @property
     def cost(self) -> float:
-        return self.bytes + RAM_PER_FLASH * RECORD.size * self.records
+        return self.bytes + RAM_PER_FLASH * RECORD_SIZE * self.records
 
 
 def _divisions(graph: Graph) -> list[list[Segment]]:
     """The most promising divisions of the model into segments, best first."""
     n = len(graph.records)
     single = [_weigh(graph, Segment(i, i + 1)) for i in range(n)]
-    limit = max(w.bytes for w in single) + RAM_PER_FLASH * RECORD.size * sum(w.records for w in single)
+    limit = max(w.bytes for w in single) + RAM_PER_FLASH * RECORD_SIZE * sum(w.records for w in single)
     floor = max(
         [graph.size[t] for t in graph.first if graph.first[t] < 0]
         + [w.bytes for w, op in zip(single, graph.row_ops, strict=True) if op is None]
@@ -285,7 +285,7 @@ def _divisions(graph: Graph) -> list[list[Segment]]:
         for segment, w in weighed[end]:
             for way in ways[segment.first]:
                 new = _Way(max(way.bytes, w.bytes), way.records + w.records, segment, way)
-                if new.cost + RAM_PER_FLASH * RECORD.size * (n - end) < limit or segment.tiles == 1:
+                if new.cost + RAM_PER_FLASH * RECORD_SIZE * (n - end) < limit or segment.tiles == 1:
                     found.append(new)
         found.sort(key=lambda w: (w.bytes, w.records))
         kept: list[_Way] = []

@@ -6,17 +6,18 @@ Rounding follows tflite-micro (gemmlowp: two roundings), so results are equal by
 from __future__ import annotations
 
 import math
-import struct
 from dataclasses import dataclass, field
 
 import numpy as np
 import tflite
 
+from quantfl.core import ffi
 from quantfl.errors import UnsupportedError
 from quantfl.package.fixedpoint import quantize_multiplier
 from quantfl.package.flatfile import ModelFile, Op, Tensor
 
-RECORD = struct.Struct("<I3I3I3i2i4I2I16H4i")
+#: Bytes of a qfl_nn_record.
+RECORD_SIZE: int = ffi.sizeof("qfl_nn_record")
 WIDE = 64  # subtracted from the shift of a channel whose accumulator may reach 2^30
 
 CODES = {
@@ -76,6 +77,31 @@ FLOAT_ENDS = ("SOFTMAX", "LOG_SOFTMAX", "ARG_MAX")
 _REMEDY = "replace the layer; docs/PACKAGE.md lists what boards run"
 
 
+#: Fields of a qfl_nn_record: those that a Record names as it does, and those of its list `dims`.
+_NUMBERS = (
+    *("code", "src", "src2", "dst", "src_size", "src2_size", "dst_size", "src_zero", "src2_zero", "dst_zero"),
+    *("low", "high", "weights", "weights_size", "table", "table_count", "scratch", "scratch_size"),
+)
+_DIMS = [
+    "in_h",
+    "in_w",
+    "in_c",
+    "out_h",
+    "out_w",
+    "out_c",
+    "k_h",
+    "k_w",
+    "stride_h",
+    "stride_w",
+    "pad_t",
+    "pad_l",
+    "dil_h",
+    "dil_w",
+    "multiplier",
+    "flags",
+]
+
+
 @dataclass
 class Record:
     code: int = 0
@@ -109,28 +135,10 @@ class Record:
     own_weights: bool = False  # they lie in the program's tables, not in the user's file
 
     def pack(self) -> bytes:
-        return RECORD.pack(
-            self.code,
-            self.src,
-            self.src2,
-            self.dst,
-            self.src_size,
-            self.src2_size,
-            self.dst_size,
-            self.src_zero,
-            self.src2_zero,
-            self.dst_zero,
-            self.low,
-            self.high,
-            self.weights,
-            self.weights_size,
-            self.table,
-            self.table_count,
-            self.scratch,
-            self.scratch_size,
-            *self.dims,
-            *self.extra,
-        )
+        """The bytes of the record in a package. OverflowError for a number that does not fit its field."""
+        fields = {name: getattr(self, name) for name in _NUMBERS}
+        fields |= dict(zip(_DIMS, self.dims, strict=True)) | {"extra": self.extra}
+        return bytes(ffi.buffer(ffi.new("qfl_nn_record *", fields)))
 
 
 def activation(kind: int, out: Tensor, what: str) -> tuple[int, int]:

@@ -23,10 +23,9 @@ from quantfl.package.elementwise import ElementwiseOperators
 from quantfl.package.flatfile import METADATA_NAME, ModelFile, Op, damage, prefix_size, with_metadata
 from quantfl.package.indexed import IndexedOperators
 from quantfl.package.layout import lay_out
-from quantfl.package.operators import CODES, NAMES, RECORD, Record
+from quantfl.package.operators import CODES, NAMES, RECORD_SIZE, Record
 
 MAGIC = b"QFLP"
-RECORD_SIZE = RECORD.size
 LAYER_SIZE = lib.QFL_NN_HEAD_LAYER_BYTES
 
 
@@ -264,9 +263,13 @@ def original_of(data: bytes) -> bytes:
 
 
 def _operators(data: bytes, header: Any) -> int:
-    mask = 0
-    for i in range(header.op_count):
-        mask |= 1 << struct.unpack_from("<I", data, header.ops + i * RECORD_SIZE)[0]
+    raw, mask = data[header.ops : header.ops + header.op_count * RECORD_SIZE], 0
+    if len(raw) != header.op_count * RECORD_SIZE:
+        raise ValueError("operator records beyond the end")
+    for record in ffi.from_buffer("qfl_nn_record[]", raw):
+        if record.code > 31:
+            raise ValueError(f"no operator has the code {record.code}")
+        mask |= 1 << record.code
     return mask
 
 

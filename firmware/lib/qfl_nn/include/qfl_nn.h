@@ -48,6 +48,24 @@ typedef struct qfl_nn_header {
     uint32_t text, text_size; /* name and labels as JSON: offset in the program, bytes */
 } qfl_nn_header;
 
+/*
+ * One operator, or some rows of one, as it lies in the file, little-endian, 4-byte aligned. Offsets src, src2, dst, scratch: in the
+ * arena. What the fields mean for each operator: docs/PACKAGE.md.
+ */
+typedef struct qfl_nn_record {
+    uint32_t code;
+    uint32_t src, src2, dst;
+    uint32_t src_size, src2_size, dst_size; /* int8 elements */
+    int32_t src_zero, src2_zero, dst_zero;
+    int32_t low, high; /* clamp of the output */
+    uint32_t weights, weights_size; /* offset in the file, bytes */
+    uint32_t table, table_count; /* offset in the file, rows of 12 bytes */
+    uint32_t scratch, scratch_size;
+    uint16_t in_h, in_w, in_c, out_h, out_w, out_c, k_h, k_w, stride_h, stride_w, pad_t, pad_l, dil_h, dil_w;
+    uint16_t multiplier, flags;
+    int32_t extra[4];
+} qfl_nn_record;
+
 /* An opened package: pointers into the file and numbers read from it. Fields are read-only for callers. */
 typedef struct qfl_nn {
     const uint8_t *file;       /* the whole package, 16-byte aligned */

@@ -53,20 +53,8 @@ enum {
 /* Flags of ADD, MUL: where operand 2 lies, and the signs of ADD's operands (SUB). Extents of STRIDED_SLICE. */
 enum { OPERAND_IN_FILE = 1, NEGATE_FIRST = 2, NEGATE_SECOND = 4, STRIDED_DIMS = 5 };
 
-/* One operator as it lies in the file, little-endian, 4-byte aligned. Offsets src, src2, dst, scratch: in the arena. */
-typedef struct op_record {
-    uint32_t code;
-    uint32_t src, src2, dst;
-    uint32_t src_size, src2_size, dst_size; /* int8 elements */
-    int32_t src_zero, src2_zero, dst_zero;
-    int32_t low, high; /* clamp of the output */
-    uint32_t weights, weights_size; /* offset in the file, bytes */
-    uint32_t table, table_count; /* offset in the file, rows of 12 bytes */
-    uint32_t scratch, scratch_size;
-    uint16_t in_h, in_w, in_c, out_h, out_w, out_c, k_h, k_w, stride_h, stride_w, pad_t, pad_l, dil_h, dil_w;
-    uint16_t multiplier, flags;
-    int32_t extra[4];
-} op_record;
+typedef qfl_nn_record op_record;
+_Static_assert(sizeof(op_record) == 120, "as in files");
 
 /*
  * Per output channel: bias with the input zero-point folded in (bias - zero * sum of weights), Q31 multiplier, shift.
