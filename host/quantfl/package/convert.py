@@ -86,7 +86,7 @@ def convert(
     models need calibration data. Errors name the layer and a remedy."""
     found = sources.load(path, calibrate)
     done = convert_bytes(
-        found.data,
+        found.model,
         source=str(path),
         cut=cut,
         name=name or path.stem,
@@ -107,7 +107,7 @@ def cut_costs(
     output: str | None = None,
 ) -> list[costs.Cost]:
     """What every possible cut of a model costs, the smallest head first; the package is made for each."""
-    model = ModelFile(sources.load(path, calibrate).data, str(path))
+    model = sources.load(path, calibrate).model
     with damage(str(path)):
         model = _chosen_output(signed_model(original_model(model)), str(path), output)
     first = convert_bytes(model, source=str(path), train=train, recompute=recompute)

@@ -29,7 +29,7 @@ class Source:
     """A full int8 or uint8 model. quality: how it does beside the float model that it was quantised from
     (calibrate.agreement), None: it was not quantised here."""
 
-    data: bytes
+    model: ModelFile
     quality: dict[str, Any] | None = None
 
 
@@ -38,12 +38,13 @@ def load(path: Path, calibrate: Path | None = None) -> Source:
     if path.is_dir() or path.suffix.lower() in KERAS:
         return _quantised("keras_convert", "TensorFlow", path, calibrate)
     data = read_file(path)
-    if is_float(ModelFile(data, str(path))):
+    model = ModelFile(data, str(path))
+    if is_float(model):
         with tempfile.TemporaryDirectory() as folder:  # the process reads bytes, whatever the file was
             copy = Path(folder) / path.with_suffix(".tflite").name
             copy.write_bytes(data)
             return _quantised("float_convert", "ai-edge-quantizer", copy, calibrate, path)
-    return Source(data)
+    return Source(model)
 
 
 def is_float(model: ModelFile) -> bool:
@@ -79,7 +80,8 @@ def _quantised(
             quality = [
                 {k: v for k, v in note.items() if k != "kind"} for note in said if note["kind"] == "quality"
             ]
-            return Source(out.read_bytes(), quality[0] if quality else None)
+            model = ModelFile(out.read_bytes(), str(shown))
+            return Source(model, quality[0] if quality else None)
     for note in said:
         if note["kind"] in ("tool", "usage", "model"):
             kinds: dict[str, type[QuantflError]] = {"tool": ToolError, "usage": UsageError}
