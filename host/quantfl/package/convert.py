@@ -124,13 +124,14 @@ def explained(
     """What becomes of every operator of a model, and what ends its trainable chain. A float model is
     quantised where calibration data is given, else only listed."""
     source, quantised = str(path), True
-    data = read_file(path) if path.is_file() and path.suffix.lower() not in sources.KERAS else b""
-    if calibrate is None and data and sources.is_float(ModelFile(data, source)):
+    plain = path.is_file() and path.suffix.lower() not in sources.KERAS
+    model = ModelFile(read_file(path), source) if plain and calibrate is None else None
+    if model is not None and sources.is_float(model):
         quantised = False
     else:
-        data = sources.load(path, calibrate).data
+        model = model or sources.load(path, calibrate).model
     with damage(source):
-        model = signed_model(original_model(ModelFile(data, source)))
+        model = signed_model(original_model(model))
         if output is not None or len(model.outputs) > 1:
             model = _chosen_output(model, source, output or "0")
         return explain(model, cut, quantised=quantised)
