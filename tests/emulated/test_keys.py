@@ -7,6 +7,7 @@ import asyncio
 import json
 import stat
 import warnings
+from dataclasses import asdict
 
 import pytest
 
@@ -322,7 +323,7 @@ def totals(state, last: int) -> dict[str, dict[str, int]]:
     """Bytes of rounds 1 to `last` by direction and category."""
     out: dict[str, dict[str, int]] = {}
     for direction, traffic in zip(("up", "down"), state.ledger.total(first=1, last=last), strict=True):
-        out[direction] = dict(traffic.__dict__)
+        out[direction] = asdict(traffic)
     return out
 
 
