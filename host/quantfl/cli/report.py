@@ -13,6 +13,9 @@ def command(
     run: Path = typer.Argument(..., help="Folder of a run.", autocompletion=complete.runs),
     rounds: bool = typer.Option(False, "--rounds", help="One line per round too."),
     html: Path = typer.Option(None, "--html", help="Write one self-contained HTML file instead."),
+    log: list[str] = typer.Option(
+        [], "--log", help="Write the rounds for other tools: csv:FILE, tensorboard:FOLDER; may be repeated."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print summary and history as JSON."),
 ) -> int:
     """Print the summary of RUN: accuracy, bytes by link and category, failures. Works for unfinished runs
@@ -21,11 +24,17 @@ def command(
     from quantfl.fleet.checkpoint import write_atomic
     from quantfl.report.html import of_run
     from quantfl.report.live import kib
+    from quantfl.report.logs import make, replay
     from quantfl.report.runs import read
     from quantfl.report.summary import print_summary
 
     found = read(run)
     state, summary = found.state, found.summary
+    for place in log:
+        replay(make(place), found.name, state.config, state.history)
+        console().print(f"wrote {place.partition(':')[2]}", highlight=False, soft_wrap=True)
+    if log and html is None:
+        return 0
     if html is not None:
         write_atomic(html, of_run(found).encode())
         console().print(f"wrote {html}", highlight=False, soft_wrap=True)
