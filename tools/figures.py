@@ -300,29 +300,6 @@ def quantisers() -> str:
     return table(["code", *kinds, "excess bits, normal"], body) + "\n\n" + pictures(rows, "quantisers")
 
 
-def attacks() -> str:
-    """Per fleet and split: an attack a row, an aggregator a column; points lost, in bold beyond the bar."""
-    rows = quantfl("bench", "attacks") if "attacks" not in SAVED else json.loads(SAVED["attacks"].read_text())
-    text = []
-    for data, split in dict.fromkeys((r["data"], r["split"]) for r in rows):
-        part = [r for r in rows if (r["data"], r["split"]) == (data, split)]
-        rules = list(dict.fromkeys(r["aggregator"] for r in part))
-        lines = []
-        for attack, liars in dict.fromkeys((r["attack"], r["liars"]) for r in part):
-            cells = {r["aggregator"]: r for r in part if (r["attack"], r["liars"]) == (attack, liars)}
-            mean = cells["mean"]
-            told = [_lost(cells[rule]) if rule in cells else "" for rule in rules]
-            lines.append([attack, liars, f"{mean['accuracy']:.3f}", *told, f"{mean['caught']:.1f}"])
-        head = ["attack", "liars", "accuracy, mean", *rules, "liars left out, mean"]
-        text.append(f"**{data}, {split}**\n\n{table(head, lines)}")
-    return f"Mean of {rows[0]['seeds']} seeds.\n\n" + "\n\n".join(text)
-
-
-def _lost(row: dict[str, Any]) -> str:
-    lost = f"{row['lost']:.1f}"
-    return lost if row["meets"] else f"**{lost}**"
-
-
 def ablations() -> str:
     rows = quantfl("bench", "ablations")
     by = {
@@ -557,7 +534,6 @@ FIGURES = {
     "quantisers": quantisers,
     "alternatives": alternatives,
     "ablations": ablations,
-    "attacks": attacks,
     "train": train,
     "train-dense": train_dense,
 }
