@@ -41,13 +41,18 @@ class Asked:
     rest: list[Client]
 
 
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Twin:
     """The in-process boards of a run, asked many at a time. threads: None: one per processor that this
     process may use."""
 
     def __init__(self, clients: Sequence[Client], threads: int | None = None):
         self.boards = TwinBoards(len(clients))
-        self.threads = threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else "1")
+        self.threads = threads or processors()
         self._calls = ThreadPoolExecutor(1, thread_name_prefix="twin")
 
     def close(self) -> None:
