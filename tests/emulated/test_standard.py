@@ -131,7 +131,7 @@ def test_it_says_what_it_has_and_the_host_asks_for_nothing_else(tmp_path):
             requests = {
                 "codec bq": lambda: device.configure(bq),
                 "personalised heads": lambda: device.configure(own),
-                "closed form": lambda: device.sums(bytes((6, 6, 0, 0, 0, 0, 0, 0)), timeout=5.0),
+                "closed-form": lambda: device.sums(bytes((6, 6, 0, 0, 0, 0, 0, 0)), timeout=5.0),
                 "keys": lambda: device.set_keys(bytes(32), None),
             }
             for what, request in requests.items():
