@@ -13,6 +13,10 @@
 #include "qfl_inproc.h"
 #include "qfl_link.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* A board, and the host's end of its link, whose session is up. */
 typedef struct qfl_twin_board {
     qfl_inproc *board;
@@ -66,5 +70,9 @@ typedef struct qfl_twin_step {
  */
 qfl_status qfl_twin_round(const qfl_twin_board *boards, const qfl_twin_step *step, uint32_t threads,
                           int32_t *symbols, qfl_twin_row *rows);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif
