@@ -70,7 +70,8 @@ def test_the_table_fits_a_terminal(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["bench", "link"]) == 0
     out = capsys.readouterr().out
-    assert max(map(len, out.splitlines())) <= 80 and "123,456" in out and "real time" in out
+    assert max(map(len, out.splitlines())) <= 80 and "123,456" in out
+    assert "real time" in " ".join(out.split())  # titles may be wrapped
     assert all(k in out for part in parts([row]) for k in part[1][0])
 
 

@@ -62,7 +62,7 @@ def _source(name: str) -> Source:
 
 def _setting(job: Job) -> Setting:
     source, attack = _source(job.source), BY_NAME.get(job.attack)
-    config: RunConfig = task(source, job.split, 1.0, central=True).config
+    config: RunConfig = task(source, job.split, 1.0, central=True, honest=False).config
     start = StartTable(how="closed-form" if attack is not None and attack.start else "none")
     config = config.model_copy(
         update={

@@ -76,8 +76,16 @@ class Task:
 
 
 def task(
-    source: Source, split: str, participation: float, *, central: bool, rounds: int | None = None
+    source: Source,
+    split: str,
+    participation: float,
+    *,
+    central: bool,
+    rounds: int | None = None,
+    honest: bool = True,
 ) -> Task:
+    """honest: no board lies. Codecs are compared without the test that compares boards; `quantfl bench
+    attacks` says what that test costs honest fleets."""
     c = config.load(source.file)
     boards = c.fleet.size if source.natural or participation < 1 else source.few
     update = {
@@ -86,10 +94,9 @@ def task(
         ),
         "fleet": c.fleet.model_copy(update={"emulate": "inproc", "boards": boards}),
         "data": c.data.model_copy(update={"split": split, "test_samples": source.test}),
-        # Boards of these tasks do not lie: codecs are compared without the test that compares boards.
-        # `quantfl bench attacks` says what that test costs honest fleets.
-        "admission": c.admission.model_copy(update={"outliers": False, "refusals": 0}),
     }
+    if honest:
+        update["admission"] = c.admission.model_copy(update={"outliers": False, "refusals": 0})
     return Task(source, split, participation, c.model_copy(update=update), central)
 
 
