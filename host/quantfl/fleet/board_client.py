@@ -205,11 +205,11 @@ class BoardClient:
         step = strategy.rate.uplink_code(round_) if self.agreed_steps else 0
         for _attempt in range(3):
             early, self.early = self.early, None
-            if early is None:
-                target, update = await self.bring_up_to_date(strategy)
-            else:
-                target, update = strategy.plan(self.index, self.head).result, None
             try:
+                if early is None:
+                    target, update = await self.bring_up_to_date(strategy)
+                else:
+                    target, update = strategy.plan(self.index, self.head).result, None
                 left = max(0.1, deadline - monotonic())
                 delta = await self.device.train(
                     round_, target, step=step, timeout=left, update=update, early=early
