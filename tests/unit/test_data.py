@@ -119,6 +119,12 @@ def test_digits_come_with_scikit_learn():
     assert set(ds.y_train) == set(range(10))
 
 
+def test_digits_have_no_place(tmp_path):
+    with pytest.raises(UsageError, match=r"data\.path = '.*': the digits come with quantfl") as error:
+        load("digits", tmp_path)
+    assert "\n" not in str(error.value)
+
+
 def test_mnist_from_original_files():
     ds = load_mnist(shared_data("mnist"))
     assert ds.x_train.shape == (60000, 28, 28, 1) and ds.y_test[:5].tolist() == [7, 2, 1, 0, 4]

@@ -140,6 +140,30 @@ def test_an_export_of_edge_impulse(tmp_path):
         load(f"edge-impulse:{tmp_path}")
 
 
+def test_words_of_which_there_are_few(tmp_path):
+    """Every tenth file of a word is for testing, and one where there are fewer than ten."""
+    files = {
+        "no": [f"{who}_nohash_{i}" for who in "ab" for i in range(6)],
+        "yes": ["a_nohash_0", "c_nohash_0"],
+    }
+    for word, names in files.items():
+        (tmp_path / word).mkdir()
+        for name in names:
+            with wave.open(str(tmp_path / word / f"{name}.wav"), "wb") as w:
+                w.setparams((1, 2, 8000, 0, "NONE", ""))
+                w.writeframes(np.arange(8000, dtype="<i2").tobytes())
+    (tmp_path / "_background_noise_").mkdir()
+    ds = load(f"wav:{tmp_path}")
+    assert ds.classes == ("no", "yes") and ds.x_train.shape == (12, 49, 10, 1)
+    assert list(ds.y_test) == [0, 1] and list(ds.groups_test) == [1, 2] and list(ds.groups_train[-1:]) == [0]
+    for file in (tmp_path / "yes").iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match=r"one class only \(no\)"):
+        load(f"wav:{tmp_path}")
+    with pytest.raises(DataError, match="no such folder"):
+        load(f"wav:{tmp_path / 'absent'}")
+
+
 class Rows(list):
     """As Hugging Face's `datasets` gives rows: mappings, with the names of labels in `features`."""
 

@@ -71,8 +71,13 @@ def load_digits(path: Path | None) -> Dataset:
     models/digits.
 
     600 samples are the recipe's for pre-training (upright); of the rest 897 are for the boards and 300 for
-    testing.
+    testing. They come with quantfl: UsageError when a path is given.
     """
+    if path is not None:
+        raise UsageError(
+            f"data.path = {str(path)!r}: the digits come with quantfl; leave data.path out, or name data of "
+            "your own (csv:PATH, npz:PATH, ...)"
+        )
     x, y = digits_arrays()
     x = np.ascontiguousarray(np.rot90(x, axes=(1, 2)))
     return Dataset("digits", x[600:1497], y[600:1497], x[1497:], y[1497:], tuple("0123456789"))

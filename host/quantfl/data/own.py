@@ -97,7 +97,7 @@ def _table(path: Path) -> Iterator[Row]:
 
 
 def _recordings(path: Path) -> Iterator[Row]:
-    for label, file in _files_by_class(path, (".csv",)):
+    for label, file in files_by_class(path, (".csv",)):
         yield read_recording(file), label, file.stem.partition(".")[0], None
 
 
@@ -153,7 +153,7 @@ def _small(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def _files_by_class(path: Path, endings: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
+def files_by_class(path: Path, endings: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
     """(class, file) of a folder with a folder per class, in a fixed order."""
     if not path.is_dir():
         raise DataError(f"{path}: no such folder")
@@ -174,7 +174,7 @@ def load_images(path: Path, *, size: tuple[int, int] | None = None, gray: bool |
     except ImportError:
         raise ToolError("Pillow is missing: pip install 'quantfl[images]'") from None
     found: list[tuple[Any, str, str]] = []
-    for label, file in _files_by_class(path, IMAGES):
+    for label, file in files_by_class(path, IMAGES):
         try:
             with Image.open(file) as picture:
                 picture.load()

@@ -12,6 +12,7 @@ import numpy as np
 
 from quantfl.data.dataset import Dataset, find
 from quantfl.data.mfcc import mfcc
+from quantfl.data.own import collect, files_by_class
 from quantfl.errors import DataError
 
 DIGITS = tuple("0123456789")
@@ -79,29 +80,16 @@ def _recordings(folder: Path) -> _Clips:
 
 
 def load_words(path: Path) -> Dataset:
-    """Folders of wav files, one per word (as Speech Commands, Warden 2018): every tenth file of a word is for
-    testing.
+    """`wav:FOLDER`: a folder of wav files per word (as Speech Commands, Warden 2018), MFCC float32
+    [n, 49, 10, 1]; every tenth file of a word is for testing, and one at least of two or more.
 
-    groups: speakers, from the hash before `_nohash_` in the file's name.
+    groups: speakers, from the hash before `_nohash_` in the file's name. DataError: no such folder, fewer
+    than two words, no file left for testing, a file that is no 16-bit wav.
     """
-    words = (
-        sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("_"))
-        if path.is_dir()
-        else []
-    )
-    if len(words) < 2:
-        raise DataError(f"{path}: needs at least two folders of wav files, one per word")
-    x, y, who, test = [], [], [], []
-    for k, word in enumerate(words):
-        for i, f in enumerate(sorted((path / word).glob("*.wav"))):
-            x.append(mfcc(*read_wav(f)))
-            y.append(k)
-            who.append(f.stem.split("_nohash_")[0])
-            test.append(i % 10 == 9)
-    if not x:
-        raise DataError(f"{path}: holds no wav files")
-    xs, ys, held = np.stack(x), np.array(y), np.array(test)
-    groups = np.unique(who, return_inverse=True)[1]
-    return Dataset(
-        path.name, xs[~held], ys[~held], xs[held], ys[held], tuple(words), groups[~held], groups[held]
+    return collect(
+        path.name,
+        (
+            (mfcc(*read_wav(file)), word, file.stem.split("_nohash_")[0], None)
+            for word, file in files_by_class(path, (".wav",))
+        ),
     )
