@@ -202,13 +202,14 @@ async def _self_test(url: str, device: Device) -> list[Finding]:
 
 async def _quality(url: str, device: Device) -> list[Finding]:
     """Round trips, and what was sent twice or lost meanwhile."""
+    lost_before = (await device.read_info(10)).lost
     before, times = device.counters(), []
     for _ in range(_QUESTIONS):
         began = time.perf_counter()
         await device.status(10)
         times.append(1000 * (time.perf_counter() - began))
     moved = device.counters() - before
-    lost = (await device.read_info(10)).lost
+    lost = (await device.read_info(10)).lost - lost_before
     what = f"{url}: {_QUESTIONS} questions, {statistics.median(times):.1f} ms each (median)"
     if moved.tx_retransmission or moved.rx_bad_frames or lost:
         what += f"; {moved.tx_retransmission} bytes sent again, {moved.rx_bad_frames} frames damaged"

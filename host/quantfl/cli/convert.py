@@ -95,13 +95,14 @@ def command(
     from quantfl.report.tables import Column, FittedTable, number
 
     c = console()
-    c.print(f"{out}: {len(done.package):,} bytes, sha256 {done.sha256[:16]}…", highlight=False)
+    c.print(f"{out}: {len(done.package):,} bytes, sha256 {done.sha256[:16]}…", highlight=False, markup=False)
     if done.quality is not None:
         c.print(quality_text(done.quality), highlight=False, soft_wrap=True)
     c.print(
         f"cut at layer {done.cut.layer}: head {done.cut.text}, {done.cut.params:,} parameters; "
         f"activations {done.arena_size:,} bytes",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
     c.print(

@@ -35,6 +35,7 @@ def command(
             if isinstance(value, float)
             else f"{key.replace('_', ' ')}: {value}",
             highlight=False,
+            markup=False,
             soft_wrap=True,
         )
     return 0
@@ -44,7 +45,7 @@ def evaluate(target: Path, data: str | None, data_path: Path | None, samples: in
     """What the verb prints."""
     from quantfl.core.nn import Engine
     from quantfl.data import load
-    from quantfl.data.dataset import located
+    from quantfl.data.dataset import located_in_run
     from quantfl.data.quantise import to_int8
     from quantfl.errors import UsageError
     from quantfl.fleet.checkpoint import RunFolder
@@ -59,7 +60,7 @@ def evaluate(target: Path, data: str | None, data_path: Path | None, samples: in
         raw, params = read_file(folder.package), state.params
         if data is None:  # that of the run, wherever its description was
             kept = state.config["data"]
-            data, where = located(kept["name"], kept["path"], folder.base)
+            data, where = located_in_run(kept["name"], kept["path"], folder.base, folder.path)
             data_path = data_path or where
         samples = samples or state.config["data"]["test_samples"]
         model = read_file(folder.model) if folder.model.exists() else None

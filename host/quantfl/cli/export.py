@@ -13,6 +13,13 @@ def command(
     run: Path = typer.Argument(..., help="Folder of a run.", autocompletion=complete.runs),
     out: Path = typer.Option(..., "-o", "--out", help="The .tflite to write."),
     as_package: bool = typer.Option(False, "--package", help="Write a package, to start another run from."),
+    data: str = typer.Option(
+        None,
+        "--data",
+        help="Data set that the output's scale is chosen on; default: that of the run.",
+        autocompletion=complete.data_sets,
+    ),
+    data_path: Path = typer.Option(None, "--data-path", help="Where the data set lies."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> int:
     """Put the global head of RUN back into its model: a full int8 .tflite that any interpreter runs."""
@@ -20,7 +27,7 @@ def command(
     from quantfl.cli.output import console, print_json
     from quantfl.core.nn import Engine
     from quantfl.data import load
-    from quantfl.data.dataset import located
+    from quantfl.data.dataset import located_in_run
     from quantfl.data.quantise import to_int8
     from quantfl.fleet.checkpoint import RunFolder, write_atomic
     from quantfl.package.export import export
@@ -31,12 +38,17 @@ def command(
     state = folder.required().load()
     package = open_package(read_file(folder.package), str(folder.package))
     table = state.config["data"]
-    ds = load(*located(table["name"], table["path"], folder.base))
+    if data is None:
+        data, where = located_in_run(table["name"], table["path"], folder.base, folder.path)
+        data_path = data_path or where
+    ds = load(data, data_path)
     x = to_int8(ds.x_test[:500], package.input_scale, package.input_zero_point, package.input_size, ds.name)
-    data = export(package, state.params, Engine(package.data).run_batch(x), keep_metadata=as_package)
-    _write(out, data, write_atomic)
+    model = export(package, state.params, Engine(package.data).run_batch(x), keep_metadata=as_package)
+    _write(out, model, write_atomic)
     if as_json:
-        print_json({"path": str(out), "bytes": len(data), "round": state.round})
+        print_json({"path": str(out), "bytes": len(model), "round": state.round})
     else:
-        console().print(f"{out}: {len(data):,} bytes, head of round {state.round}", highlight=False)
+        console().print(
+            f"{out}: {len(model):,} bytes, head of round {state.round}", highlight=False, markup=False
+        )
     return 0

@@ -167,10 +167,10 @@ def _each(urls: list[str], file: Path, baud: int, as_json: bool, what: str, **op
     done = {"provision": "has its key", "rotate": "has a new key", "remove": "has no key any more"}[what]
     for row in rows:
         if "error" in row:
-            console().print(f"{row['url']}  [red]{row['error']}[/]", highlight=False)
+            console().print(f"{row['url']}  {row['error']}", style="red", highlight=False, markup=False)
         else:
             mark = f" {row['fingerprint']}" if row["fingerprint"] else ""
-            console().print(f"{row['url']}  board {row['uid']} {done}{mark}", highlight=False)
+            console().print(f"{row['url']}  board {row['uid']} {done}{mark}", highlight=False, markup=False)
     return code
 
 

@@ -41,7 +41,7 @@ def command(
         return 0
     c = console()
     for file in files:
-        c.print(f"  {file.relative_to(name)}", highlight=False)
+        c.print(f"  {file.relative_to(name)}", highlight=False, markup=False)
     c.print(
         f"{name} is ready: cd {name}, then `quantfl run`; README.md says what comes next", highlight=False
     )

@@ -37,7 +37,7 @@ def command(
         return 0
     if html is not None:
         write_atomic(html, of_run(found).encode())
-        console().print(f"wrote {html}", highlight=False, soft_wrap=True)
+        console().print(f"wrote {html}", highlight=False, markup=False, soft_wrap=True)
         return 0
     if as_json:
         print_json(summary | {"history": state.history})

@@ -132,6 +132,23 @@ def located(name: str, path: str | Path | None, base: Path) -> tuple[str, Path |
     return name, None if path is None else base / path
 
 
+def located_in_run(name: str, path: str | Path | None, base: Path, run: Path) -> tuple[str, Path | None]:
+    """As `located`, of the run in folder `run`.
+
+    UsageError: its data are a Python file inside that folder. Whoever sent the folder would have code run by
+    whoever looks at it.
+    """
+    found, where = located(name, path, base)
+    kind, _, place = found.partition(":")
+    if kind == "python" and Path(place).resolve().is_relative_to(run.resolve()):
+        raise UsageError(
+            f"{run}: its data are {place}, a Python file that came with the run; loading it would run its "
+            "code. If you trust it, copy it elsewhere and give --data python:FILE to `quantfl evaluate` or "
+            "`quantfl export`"
+        )
+    return found, where
+
+
 def load(name: str, path: Path | None = None) -> Dataset:
     """A data set by name, or of one's own: KIND:PATH with a kind of SOURCES (docs/DATA.md).
 

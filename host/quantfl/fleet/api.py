@@ -121,6 +121,7 @@ async def _run(
         if resume:
             state = place.load()
             _check_same(state, config, place)
+            place.summary.unlink(missing_ok=True)  # of fewer rounds; a new one comes at the end
             if text:  # it may ask for more rounds than before
                 write_atomic(place.description, text.encode())
     prepared = set_up_run(

@@ -120,13 +120,13 @@ def _learning(run: FinishedRun) -> list[str]:
 def _classes(run: FinishedRun) -> list[str]:
     """Confusion matrices before and after, and each class's accuracy; or why there are none."""
     from quantfl.data import load
-    from quantfl.data.dataset import located
+    from quantfl.data.dataset import located_in_run
     from quantfl.data.quantise import to_int8
 
     kept = run.state.config["data"]
     try:
         package = open_package(read_file(run.folder.package), str(run.folder.package))
-        data = load(*located(kept["name"], kept["path"], run.folder.base))
+        data = load(*located_in_run(kept["name"], kept["path"], run.folder.base, run.folder.path))
     except QuantflError as error:
         return [f'<p class="hint">Not shown: {escape(str(error))}</p>']
     y = data.y_test[: kept["test_samples"]]

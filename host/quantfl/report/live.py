@@ -64,7 +64,7 @@ class LiveTable:
         if self._first is None and (number := re.match(r"round (\d+)", text)):
             self._first = time.monotonic(), int(number[1])
         if self._live is None:
-            self.console.print(f"· {text}", highlight=False)
+            self.console.print(f"· {text}", highlight=False, markup=False)
 
     def board(self, name: str, **fields: Any) -> None:
         row = self.boards.setdefault(name, {"up": 0, "down": 0})
@@ -75,7 +75,7 @@ class LiveTable:
                 row[key] = value
 
     def warn(self, text: str) -> None:
-        self.console.print(f"[yellow]warning:[/] {text}", highlight=False)
+        self.console.print(Text.assemble(("warning:", "yellow"), f" {text}"))
 
     def round_done(self, record: dict[str, Any]) -> None:
         self.rounds.append(record)
@@ -89,7 +89,7 @@ class LiveTable:
                 highlight=False,
             )
             for name, reason in record["failed"].items():
-                self.console.print(f"    {name}: {reason}", highlight=False)
+                self.console.print(f"    {name}: {reason}", highlight=False, markup=False)
 
     def render(self) -> Group:
         rounds = FittedTable(

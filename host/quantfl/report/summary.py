@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from quantfl.link.ledger import SENT_CATEGORIES
 from quantfl.report.ledger import category_column
@@ -29,7 +30,7 @@ def print_summary(summary: dict[str, Any], console: Console | None = None) -> No
     console = console or Console()
     before, after = summary["accuracy_before"], summary["accuracy"]
     console.print(
-        f"\n[bold]{summary['name']}[/]: accuracy {before:.4f} → [bold green]{after:.4f}[/] on "
+        f"\n[bold]{escape(summary['name'])}[/]: accuracy {before:.4f} → [bold green]{after:.4f}[/] on "
         f"{summary['test_samples']} test samples in {summary['rounds']} rounds on {summary['boards_used']}",
         highlight=False,
     )
@@ -118,7 +119,8 @@ def print_summary(summary: dict[str, Any], console: Console | None = None) -> No
         console.print(
             f"late answers, counted and not used: {sum(late.values())} ({who})",
             highlight=False,
+            markup=False,
             soft_wrap=True,
         )
     for what, path in summary["files"].items():
-        console.print(f"  {what:<10} {path}", highlight=False, soft_wrap=True)
+        console.print(f"  {what:<10} {path}", highlight=False, markup=False, soft_wrap=True)
