@@ -1,9 +1,15 @@
 """Fixtures that quantfl itself gives to tests; a second try for tests in real time."""
 
-import hypothesis  # noqa: F401  its plugin imports it at the very end otherwise, at a depth that CPython 3.11's parser cannot bear
+import hypothesis  # its plugin imports it at the very end otherwise, at a depth that CPython 3.11's parser cannot bear
 import pytest
 
 pytest_plugins = ["quantfl.emulation.pytest_chaos"]
+
+# How long an example takes says how busy the machine is, and nothing of the code.
+hypothesis.settings.register_profile(
+    "quantfl", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("quantfl")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
