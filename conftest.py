@@ -1,6 +1,8 @@
 """Fixtures that quantfl itself gives to tests; a second try for tests in real time."""
 
-import hypothesis  # its plugin imports it at the very end otherwise, at a depth that CPython 3.11's parser cannot bear
+# Imported here, since its plugin imports it at the very end otherwise, at a depth that CPython 3.11's parser
+# cannot bear.
+import hypothesis
 import pytest
 
 pytest_plugins = ["quantfl.emulation.pytest_chaos"]
