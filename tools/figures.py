@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
 """Paste measured figures into docs (PAGES), between `<!-- figures:NAME -->` and `<!-- end -->`.
 
-python tools/figures.py            # runs the demo and `quantfl bench engine` and `bytes`, some minutes python
-tools/figures.py engine     # only some of them python tools/figures.py bytes=FILE # from the rows that
-`quantfl bench bytes --json` printed before
+    python tools/figures.py             # all of FIGURES: the demo and their benches, about an hour
+    python tools/figures.py engine      # only some of them
+    python tools/figures.py bytes=FILE  # from the rows that `quantfl bench bytes --json` printed before
+
+Of the benches, `attacks`, `scale`, `models` and `keys` are not here: docs/explanation/figures.md says which
+figures are copied by hand, and from which command.
 """
 
 from __future__ import annotations
@@ -102,7 +105,7 @@ def engine() -> str:
         "with tflite-micro; in brackets the share of what tflite-micro takes with CMSIS-NN (portable: "
         "with its reference kernels; "
         "Cortex-M55 with Helium: of what the DSP kernels take there), "
-        f"counted the same direction. The engine with all operators and the bench: {rows[0]['code_bytes']:,} "
+        f"counted the same way. The engine with all operators and the bench: {rows[0]['code_bytes']:,} "
         "bytes of code; the whole "
         f"firmware with all operators, training, codecs, link and keys: {rows[0]['firmware_bytes']:,}"
         + (f"; the standard build ([docs/PORTING.md](PORTING.md)): {small:,}.\n\n" if small else ".\n\n")
@@ -241,11 +244,12 @@ def bytes_() -> str:
             best = min(rivals, key=lambda r: r["bytes_to_target"])
             some += [here[FP32.name], here[PAPER.name], best, here[DEFAULT.name]]
     text = (
-        "`quantfl bench bytes`: bytes on the wire per link, everything counted, over all rounds and until "
-        "the accuracy reaches "
+        "`quantfl bench bytes`: bytes on the wire per link, everything after set-up counted, over all "
+        "rounds and until the accuracy reaches "
         f"fp32's final one minus half a point; mean of {seeds} seeds. Of the rivals the one that gets "
         "there with the "
-        "fewest; all of them: further down.\n\n"
+        "fewest; all of them: further down. Boards do not lie here, so `admission.outliers` and "
+        "`admission.refusals` are off, also with the default.\n\n"
     )
     body = [[f"{r['task']}, {r['split']}, {r['participation']:.0%} a round", *_bytes_row(r)] for r in some]
     return text + table(["task", *BYTES_HEAD], body)
@@ -425,7 +429,7 @@ def alternatives() -> str:
     kinds = list(dict.fromkeys((r["task"], r["step"]) for r in ways))
     cells = {(r["task"], r["step"], r["family"], r["setting"]): r for r in ways}
     told = table(
-        ["direction", *(f"{task}, step {step:g} rms" for task, step in kinds)],
+        ["way", *(f"{task}, step {step:g} rms" for task, step in kinds)],
         [
             [
                 ", ".join(filter(None, name)),

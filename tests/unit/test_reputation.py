@@ -113,7 +113,7 @@ def test_refusals_add_up_and_honest_rounds_take_them_back():
     assert not reputation.refused("a", "again")  # said once
     again = Reputation(10, 3)
     again.restore(reputation.state())
-    assert (again.strikes, again.left_out) == (reputation.strikes, reputation.left_out)
+    assert (again.counted, again.left_out) == (reputation.counted, reputation.left_out)
 
 
 def test_at_most_a_minority_is_left_out_and_none_where_that_is_wished():

@@ -152,7 +152,9 @@ class DataTable(_Table):
     """[data]: what is fed to emulated boards, how it is split, and what the host evaluates on."""
 
     name: str = "digits"
-    """A data set of docs/DATA.md, or `npz:FILE`."""
+    """A data set of docs/DATA.md, or data of your own: `npz:FILE`, `csv:FILE`, `csv:FOLDER`, `images:FOLDER`,
+    `edge-impulse:FOLDER`, `wav:FOLDER` or `python:FILE.py`. `python:` runs the file's code, so the file has
+    to be your own."""
     path: str | None = None
     """The folder of the data set. None: it is looked for as docs/DATA.md says."""
     split: str = "dirichlet:0.3"

@@ -43,8 +43,8 @@ def finalise(
 ) -> dict[str, Any]:
     """Write model.tflite, accuracy.png and summary.json into the run's folder; returns the summary.
 
-    plain: the same run over plain float32, as `plain_summary` returns it. own: boards' own heads
-    (Rounds.personalised_heads).
+    plain: the same run over plain float32, as `plain_summary` returns it. own: the boards' personalised
+    heads (Rounds.personalised_heads).
     """
     f, folder = prepared.federation, prepared.federation.folder
     history = rounds.history

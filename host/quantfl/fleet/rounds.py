@@ -331,9 +331,9 @@ class Rounds:
         found = self.initialiser.apply(tried.chosen, answers)
         tried.failed |= found.refused
         tried.contributors, tried.extra = found.contributors, dict(found.record)
-        reputation, strikes = self.admission.reputation, self.f.config.admission.refusals
+        reputation, times = self.admission.reputation, self.f.config.admission.refusals
         self._leave_out(
-            tried, {n: why for n, why in found.refused.items() if reputation.refused(n, why, strikes)}
+            tried, {n: why for n, why in found.refused.items() if reputation.refused(n, why, times)}
         )
         return tried
 

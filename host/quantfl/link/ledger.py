@@ -119,8 +119,8 @@ class LinkFacts(dict[str, _Fact]):
 
 @dataclass
 class Ledger:
-    """Books of all links of a run. `record` is called with a link's running table; differences are kept. Rows
-    are added by `add` only, links' facts by assignment to one name.
+    """Traffic of all links of a run. `record` is called with a link's running table; differences are kept.
+    Rows are added by `add` only, links' facts by assignment to one name.
 
     peers: a board's own running counters as they must stand after all that was counted, and the number it
     drew when it started: by these a host that died knows what it missed.
@@ -219,7 +219,7 @@ class Ledger:
         return self.samples.changed | self.peers.changed | self.radios.changed
 
     def stored(self) -> None:
-        """All that is in these books is stored."""
+        """All that is in this ledger is stored."""
         self.changed.clear()
         self.notes_stored = len(self.notes)
         for facts in (self.samples, self.peers, self.radios):
