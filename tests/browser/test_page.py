@@ -152,6 +152,23 @@ def test_the_page_reconnects_after_the_server_was_away(page):
         page.wait_for_selector("#count:text-is('4 boards')")
 
 
+@pytest.mark.parametrize(("host", "with_token"), [("127.0.0.1", set()), ("0.0.0.0", {"/events"})])
+def test_the_token_is_in_a_url_only_where_reading_needs_it(page, host, with_token):
+    urls: list[str] = []
+    page.on("request", lambda request: urls.append(request.url))
+    steering = Steering()
+    with PageServer(filled(2), host=host, port=0, steering=steering) as server:
+        page.goto(server.url.replace(host, "127.0.0.1"))
+        page.wait_for_selector("#linetext:text-is('live')")
+        page.click("#tab-ledger")
+        page.wait_for_selector("#ledgerhint:has-text('after the first round')")
+        page.click("#pause")
+        page.wait_for_selector("#phase:has-text('paused')")
+        assert steering.paused
+    sent = [u.partition("#")[0] for u in urls]  # what stands behind # stays in the browser
+    assert {re.sub(r"^http://[^/]+|\?.*$", "", u) for u in sent if server.token in u} == with_token
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1100, 360])
 def test_axe_finds_nothing_serious_and_nothing_is_wider_than_the_screen(page, scheme, width):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import urllib.error
 import urllib.request
 
@@ -10,6 +12,7 @@ import pytest
 from quantfl.cli.main import main
 from quantfl.errors import RunError, UsageError
 from quantfl.fleet.steering import Steering
+from quantfl.link.ledger import Key, Ledger, Traffic
 from quantfl.report.page.server import PageServer
 from quantfl.report.page.state import FolderState, to_text
 from tests.browser.page_state import filled
@@ -40,6 +43,7 @@ def test_steering_needs_the_token_and_names_what_is_wrong():
         assert asked(at + "assets/..%2fserver.py") == 404 and asked(at + "assets/none") == 404
         for token in (None, "", "wrong"):
             assert asked(at + "control/stop", token=token, post=True) == 401
+        assert asked(at + f"control/stop?token={server.token}", post=True) == 401  # URLs are kept in logs
         assert not steering.stopping
         good = server.token
         assert asked(at + "control/pause", token=good, post=True) == 200 and steering.paused
@@ -59,7 +63,21 @@ def test_beyond_loopback_reading_needs_the_token_too():
         at = f"http://127.0.0.1:{server.port}/"
         assert asked(at + "traffic") == 401 and asked(at + "events") == 401
         assert asked(at + "traffic", token=server.token) == 200
-        assert asked(at + f"traffic?token={server.token}") == 200
+        assert asked(at + "events", token=server.token) == 200
+        assert asked(at + f"events?token={server.token}") == 200 and asked(at + "events?token=wrong") == 401
+        assert asked(at + f"traffic?token={server.token}") == 401
+        assert asked(at + f"control/stop?token={server.token}", post=True) == 401
+
+
+def test_every_loopback_address_answers_to_its_own_name():
+    try:
+        server = PageServer(filled(1), host="127.0.0.2", port=0)
+    except UsageError as error:  # a system with 127.0.0.1 alone
+        pytest.skip(str(error))
+    with server:
+        assert server.address.startswith("http://127.0.0.2:")
+        assert asked(server.address) == 200 and asked(server.address + "traffic") == 200
+        assert asked(server.address, host="evil.example") == 400
 
 
 def test_a_port_that_is_taken_is_one_line(capsys, tmp_path):
@@ -98,6 +116,65 @@ def test_watch_shows_a_finished_run(capsys, tmp_path):
     totals = state.history[-1]
     assert 0 < moved <= totals["up_bytes"] + totals["down_bytes"]
     assert set(state.bytes_of()["boards"]) == {"board-00", "board-01", "board-02"}
+
+
+def test_two_pages_read_a_resumed_run_once(tmp_path):
+    need_digits()
+    folder = tmp_path / "r"
+    description = demo_toml(tmp_path / "f.toml", emulate="inproc", boards=2, rounds=1)
+    assert main(["run", str(description), "--out", str(folder)]) == 0
+    state = FolderState(folder)
+    assert state.since(0)["run"]["rounds_asked"] == 1 and state.since(0)["run"]["ended"]
+    demo_toml(description, emulate="inproc", boards=2, rounds=3)
+    assert main(["run", str(description), "--out", str(folder), "--resume"]) == 0
+    both, load, replay = threading.Barrier(2), state.folder.load, state.replay
+
+    def meet() -> None:
+        """Let two threads that are in here at once go on together; one alone goes on a second later."""
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(timeout=1)
+
+    def met_load():
+        found = load()
+        meet()
+        return found
+
+    def met_replay(record):
+        meet()
+        replay(record)
+
+    state.folder.load, state.replay = met_load, met_replay
+    pages = [threading.Thread(target=state.refresh) for _ in range(2)]
+    for page in pages:
+        page.start()
+    for page in pages:
+        page.join()
+    everything, alone = state.since(0), FolderState(folder).since(0)
+    assert [r["round"] for r in everything["rounds"]] == [0, 1, 2, 3]
+    moved = [{b["name"]: (b["up"], b["down"]) for b in found["boards"]} for found in (everything, alone)]
+    assert moved[0] == moved[1]
+    assert everything["run"]["rounds_asked"] == 3 and everything["run"]["ended"]
+
+
+def test_a_page_gets_copies_of_the_facts_and_bytes_of_whole_rounds():
+    state, ledger = filled(1), Ledger()
+    before = state.since(0)["run"]
+    state.set(phase="later")
+    assert before["phase"] != "later" and state.since(0)["run"]["phase"] == "later"
+    assert state.bytes_of()["boards"] == {}
+    ledger.add(Key(1, "a", "up", "TRAIN"), Traffic(payload=5))
+    state.follow(ledger, [])
+    shown = state.bytes_of()
+    at = shown["categories"].index("payload")
+    assert shown["boards"]["a"]["up"][at] == 5
+    ledger.add(Key(2, "a", "up", "TRAIN"), Traffic(payload=7))  # within a round: the page is told after it
+    assert state.bytes_of() is shown and shown["boards"]["a"]["up"][at] == 5
+    state._bytes_due = 0.0  # the pause after a count is over
+    state.round_done({"round": 40})
+    assert state.bytes_of()["boards"]["a"]["up"][at] == 12
+    ledger.add(Key(3, "a", "up", "TRAIN"), Traffic(payload=1))
+    state.end()
+    assert state.bytes_of()["boards"]["a"]["up"][at] == 13 and state.since(0)["run"]["ended"]
 
 
 def test_numbers_that_json_does_not_know_become_null():

@@ -160,12 +160,10 @@ def _page(
     live.console.print(f"live page: {server.url}", highlight=False, soft_wrap=True)
 
     def watch(rounds: Rounds) -> Steering:
-        state.ledger, state.history = rounds.ledger, rounds.history
-        for record in rounds.history:
-            state.replay(record)
+        state.follow(rounds.ledger, rounds.history)
         return steering
 
-    shown.callback(state.set, ended=True)
+    shown.callback(state.end)
     return Several(live, state), watch
 
 

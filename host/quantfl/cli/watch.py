@@ -35,6 +35,7 @@ def command(
                         table.board(name, **more, **moved)
                     table.round_done(record)
             facts = state.since(0)["run"]
+            table.asked = facts["rounds_asked"]
             if table.text != facts["phase"]:
                 table.phase(facts["phase"])
             if once or facts["ended"]:

@@ -100,10 +100,6 @@ def lines(
     return f'<figure>{caption}{"".join(parts)}</svg><ul class="legend">{legend}</ul></figure>'
 
 
-def _text(x: float, y: float, text: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="middle">{escape(text)}</text>'
-
-
 def _spoken(curves: Sequence[Curve], title: str) -> str:
     ends = (f"{c.name} from {plain(c.points[0][1])} to {plain(c.points[-1][1])}" for c in curves)
     return f"{title}: {'; '.join(ends)}"

@@ -1,8 +1,10 @@
 """The page's server: Starlette and uvicorn, server-sent events, one process, no build step (extra [live]).
 
 Reading is open to this machine. Steering needs the token, which is new for every start and part of the URL
-that is printed (behind `#`, so that no server ever logs it). Where the page is bound to another address than
-loopback, reading needs the token too.
+that is printed, behind `#`: browsers send nothing of that to a server. The page sends the token in the header
+`Authorization`. Where the page is bound to another address than loopback, reading needs the token too. There
+only, `/events` takes it from the query, because browsers send no such header with an EventSource. This server
+keeps no log of requests; a proxy before it may.
 """
 
 from __future__ import annotations
@@ -56,9 +58,10 @@ def application(state: RunState, *, token: str, host: str, steering: Steering | 
 
     open_to_all = is_loopback(host)
 
-    def known(request: Request) -> bool:
+    def known(request: Request, *, query: bool = False) -> bool:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        given = given or request.query_params.get("token", "")
+        if query:
+            given = given or request.query_params.get("token", "")
         return secrets.compare_digest(given.encode(), token.encode())
 
     def refused(text: str, status: int) -> Response:
@@ -72,9 +75,9 @@ def application(state: RunState, *, token: str, host: str, steering: Steering | 
         return PlainTextResponse(path.read_text(encoding="utf-8"), headers=headers)
 
     async def events(request: Request) -> Response:
-        if not open_to_all and not known(request):
+        if not open_to_all and not known(request, query=True):
             return refused("the token is missing or wrong", 401)
-        return StreamingResponse(_events(state, steering), media_type="text/event-stream", headers=_SAFE)
+        return StreamingResponse(_events(state), media_type="text/event-stream", headers=_SAFE)
 
     async def traffic(request: Request) -> Response:
         if not open_to_all and not known(request):
@@ -92,7 +95,7 @@ def application(state: RunState, *, token: str, host: str, steering: Steering | 
         answer = _steer(steering, state, what, board)
         return refused(answer, 400) if answer else JSONResponse({"done": what}, headers=_SAFE)
 
-    hosts = ["localhost", "127.0.0.1", "[::1]", "::1"] if open_to_all else ["*"]
+    hosts = ["localhost", "127.0.0.1", "[::1]", "::1", host, f"[{host}]"] if open_to_all else ["*"]
     return Starlette(
         routes=[
             Route("/", asset),
@@ -132,7 +135,7 @@ def _steer(steering: Steering, state: RunState, what: str, board: str) -> str | 
     return None
 
 
-async def _events(state: RunState, steering: Steering | None) -> AsyncIterator[str]:
+async def _events(state: RunState) -> AsyncIterator[str]:
     """Events for one page: everything first, then what changes."""
     seen, quiet = 0, 0.0
     while True:

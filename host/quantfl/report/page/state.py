@@ -1,7 +1,7 @@
 """What the page shows: the state of one run, as plain data, and what of it has changed since a moment.
 
 `RunState` is a Progress: the round loop tells it what it tells every observer. `FolderState` reads the same
-of a run's folder. Methods may be called from any thread.
+of a run's folder. Methods may be called from any thread, where they do not say otherwise.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from quantfl.fleet.checkpoint import RunFolder
 from quantfl.link.ledger import Ledger
 
 LOG_MAX = 2000  # entries kept; older ones are in the run's files
+# A count of all bytes takes time of the run's own thread. The pause after it is so many times as long.
+BYTES_PAUSE = 20
 ROUND_KEYS = ("round", "accuracy", "loss", "train_loss", "up_bytes", "down_bytes", "seconds", "similarity")
 
 
@@ -43,8 +45,10 @@ class RunState:
         self._rounds: list[tuple[int, dict[str, Any]]] = []
         self._boards: dict[str, tuple[int, dict[str, Any]]] = {}
         self._log: list[tuple[int, dict[str, Any]]] = []
-        self.ledger: Ledger | None = None
         self.history: list[dict[str, Any]] = []  # that of the run, which the run itself writes to
+        self._ledger: Ledger | None = None  # read in the thread that writes to it only
+        self._bytes = _bytes_by_board(None)
+        self._bytes_due = 0.0  # time.monotonic()
 
     @property
     def revision(self) -> int:
@@ -63,6 +67,24 @@ class RunState:
             self._run |= fields
             self._revision += 1
             self._run_at = self._revision
+
+    def follow(self, ledger: Ledger, history: list[dict[str, Any]]) -> None:
+        """Show these books, which the run goes on writing to. Call it in the thread that writes to them."""
+        self._ledger, self.history = ledger, history
+        self._count_bytes()
+        for record in history:
+            self.replay(record)
+
+    def end(self) -> None:
+        """The run has ended: nothing writes to its books any more."""
+        self._count_bytes()
+        self.set(ended=True)
+
+    def _count_bytes(self) -> None:
+        began = time.monotonic()
+        self._bytes = _bytes_by_board(self._ledger)
+        done = time.monotonic()
+        self._bytes_due = done + BYTES_PAUSE * (done - began)
 
     # Progress
     def phase(self, text: str) -> None:
@@ -93,7 +115,10 @@ class RunState:
             self._say("note", text)
 
     def round_done(self, record: dict[str, Any]) -> None:
-        """A round of this run; what its boards have moved has been told by `board` already."""
+        """A round of this run; what its boards have moved has been told by `board` already. Call it in the
+        thread that writes to the ledger: the bytes of all links are counted here."""
+        if time.monotonic() >= self._bytes_due:
+            self._count_bytes()
         if not self._rounds and self.history and self.history[0]["round"] < record["round"]:
             self.replay(self.history[0])  # the score before the first round
         self._round(record, moved=False)
@@ -137,30 +162,18 @@ class RunState:
         with self._guard:
             return {
                 "revision": self._revision,
-                "run": self._run if self._run_at > revision else None,
+                "run": dict(self._run) if self._run_at > revision else None,
                 "rounds": [row for at, row in self._rounds if at > revision],
                 "boards": [row for at, row in self._boards.values() if at > revision],
                 "log": [row for at, row in self._log if at > revision],
             }
 
     def bytes_of(self) -> dict[str, Any]:
-        """Bytes by board, direction and category: {"purposes": [...], "boards": {name: {"up": [...]}}}."""
-        ledger = self.ledger
-        rows: dict[str, Any] = {}
-        for _ in range(5):  # the loop's thread may write to the ledger meanwhile
-            try:
-                found = {} if ledger is None else ledger.per_board()
-                break
-            except RuntimeError:
-                continue
-        else:
-            found = {}
-        for name, ways in found.items():
-            rows[name] = {
-                way: [getattr(traffic, p) for p in BYTE_CATEGORIES]
-                for way, traffic in zip(("up", "down"), ways, strict=True)
-            }
-        return {"purposes": list(BYTE_CATEGORIES), "boards": rows}
+        """Bytes by board, direction and category, as counted last; not to be changed.
+
+        {"categories": [...], "boards": {name: {"up": [...], "down": [...]}}}
+        """
+        return self._bytes
 
 
 class FolderState(RunState):
@@ -170,11 +183,16 @@ class FolderState(RunState):
         self.folder = RunFolder(folder).required()
         state = self.folder.load()
         super().__init__(state.config["run"]["name"], state.config["run"]["rounds"])
+        self._reading = threading.Lock()  # every open page asks for what is new, each in a thread of its own
         self._stamp = 0
         self.refresh()
 
     def refresh(self) -> bool:
         """Read new rounds. True: there were some, or the run has ended."""
+        with self._reading:
+            return self._refresh()
+
+    def _refresh(self) -> bool:
         try:
             stamp = self.folder.checkpoint.stat().st_mtime_ns
             if stamp == self._stamp:
@@ -182,17 +200,30 @@ class FolderState(RunState):
             state = self.folder.load()
         except (OSError, RunError):  # between two writes; the next look finds it whole
             return False
-        self._stamp, self.ledger, self.history = stamp, state.ledger, state.history
+        self._stamp, self._ledger, self.history = stamp, state.ledger, state.history
+        self._count_bytes()
         seen = {row["round"] for _, row in self._rounds}
         for record in state.history:
             if record["round"] not in seen:
                 self.replay(record)
                 for name, why in record.get("failed", {}).items():
                     self.note(f"round {record['round']}, {name}: {why}")
-        ended = self.folder.summary.exists() and state.round >= self._run["rounds_asked"]
-        phase = "finished" if ended else f"round {state.round} of {self._run['rounds_asked']} is complete"
-        self.set(phase=phase, ended=ended)
+        asked = state.config["run"]["rounds"]  # a run that is resumed may ask for more
+        ended = self.folder.summary.exists() and state.round >= asked
+        phase = "finished" if ended else f"round {state.round} of {asked} is complete"
+        self.set(phase=phase, ended=ended, rounds_asked=asked)
         return True
+
+
+def _bytes_by_board(ledger: Ledger | None) -> dict[str, Any]:
+    boards = {
+        name: {
+            way: [getattr(traffic, category) for category in BYTE_CATEGORIES]
+            for way, traffic in zip(("up", "down"), ways, strict=True)
+        }
+        for name, ways in ({} if ledger is None else ledger.per_board()).items()
+    }
+    return {"categories": list(BYTE_CATEGORIES), "boards": boards}
 
 
 def to_text(value: Any) -> str:

@@ -5,7 +5,7 @@ const $ = (id) => document.getElementById(id);
 const ROW = 36; // px, as in style.css
 const state = { run: {}, rounds: [], boards: new Map(), log: [], traffic: null, axis: "round", open: null, revision: 0 };
 const token = new URLSearchParams(location.hash.slice(1)).get("token") || "";
-const query = token ? "?token=" + encodeURIComponent(token) : "";
+const headers = token ? { Authorization: "Bearer " + token } : {};
 let order = [], painted = 0, due = false;
 
 const number = (n, digits) => n === undefined || n === null ? "" : n.toLocaleString("en", digits === undefined ? {}
@@ -27,7 +27,15 @@ function shape(tag, attributes, text) {
 }
 
 // ---- events
-function connect() {
+async function connect() {
+  let query = "";
+  try { // an EventSource sends no headers: the token is in this one URL, and only where reading needs it
+    if (token && (await fetch("/traffic", { method: "HEAD" })).status === 401) query = "?token=" + encodeURIComponent(token);
+  } catch {
+    line("away", "the server is away; trying again");
+    setTimeout(connect, 1500);
+    return;
+  }
   const source = new EventSource("/events" + query);
   source.addEventListener("all", (e) => {
     Object.assign(state, { rounds: [], log: [], boards: new Map() });
@@ -162,7 +170,7 @@ function board() {
   if (!b) return;
   $("boardname").textContent = b.name;
   const mine = state.traffic && state.traffic.boards[b.name], all = (way) => mine ? mine[way].reduce((a, c) => a + c, 0) : 0;
-  const again = mine ? mine.up[state.traffic.purposes.indexOf("retransmission")] + mine.down[state.traffic.purposes.indexOf("retransmission")] : 0;
+  const again = mine ? mine.up[state.traffic.categories.indexOf("retransmission")] + mine.down[state.traffic.categories.indexOf("retransmission")] : 0;
   facts("boardfacts", [
     ["state", b.excluded ? "excluded" : b.state || "–"], ["last error", b.reason || "none"], ["samples", number(b.samples) || "–"],
     ["rounds contributed", number(b.rounds || 0)], ["rounds missed", number(b.missed || 0)], ["bytes of its last delta", number(b.delta_bytes) || "–"],
@@ -174,7 +182,7 @@ function board() {
   $("exclude").hidden = !(state.run.controllable && token) || state.run.ended;
   $("exclude").textContent = b.excluded ? "Include again" : "Exclude";
   curve("boardloss", (b.past || []).filter((p) => typeof p[1] === "number").map((p) => [p[0], p[1]]), 3, true);
-  $("boardbytes").replaceChildren(...(mine ? state.traffic.purposes : []).map((p, i) => {
+  $("boardbytes").replaceChildren(...(mine ? state.traffic.categories : []).map((p, i) => {
     const tr = element("tr");
     tr.append(element("th", p, { scope: "row" }), element("td", number(mine.up[i])), element("td", number(mine.down[i])));
     return tr;
@@ -182,19 +190,19 @@ function board() {
 }
 async function traffic() {
   try {
-    const answer = await fetch("/traffic" + query);
+    const answer = await fetch("/traffic", { headers });
     if (answer.ok) state.traffic = await answer.json();
   } catch { return; }
   if (!$("ledger").hidden) ledger();
   if (state.open && !$("fleet").hidden) board();
 }
 function ledger() {
-  const t = state.traffic, used = t.purposes.map((p, i) => i).filter((i) => Object.values(t.boards).some((b) => b.up[i] || b.down[i]));
+  const t = state.traffic, used = t.categories.map((p, i) => i).filter((i) => Object.values(t.boards).some((b) => b.up[i] || b.down[i]));
   const sum = (a) => a.reduce((p, c) => p + c, 0);
   const names = Object.keys(t.boards).sort((a, b) => sum(t.boards[b].up) + sum(t.boards[b].down) - sum(t.boards[a].up) - sum(t.boards[a].down));
   $("ledgerhint").textContent = names.length > 200 ? `The 200 links with the most bytes of ${number(names.length)}; all are in \`quantfl ledger\`.`
     : names.length ? "Links with the most bytes first." : "The ledger is written after the first round.";
-  $("ledgerhead").replaceChildren(...["link", "direction", ...used.map((i) => t.purposes[i]), "total"].map((c) => element("th", c, { scope: "col" })));
+  $("ledgerhead").replaceChildren(...["link", "direction", ...used.map((i) => t.categories[i]), "total"].map((c) => element("th", c, { scope: "col" })));
   $("ledgerrows").replaceChildren(...names.slice(0, 200).flatMap((name) => ["up", "down"].map((way) => {
     const tr = element("tr"), v = t.boards[name][way];
     tr.append(element("th", name, { scope: "row" }), element("td", way), ...used.map((i) => element("td", number(v[i]))), element("td", number(sum(v))));
@@ -236,7 +244,7 @@ TABS.forEach((t, i) => {
 async function steer(what, name) {
   const rest = name === undefined ? "" : "?board=" + encodeURIComponent(name);
   try {
-    const answer = await fetch("/control/" + what + rest, { method: "POST", headers: { Authorization: "Bearer " + token } });
+    const answer = await fetch("/control/" + what + rest, { method: "POST", headers });
     if (!answer.ok) line("away", (await answer.json()).error);
   } catch { line("away", "the server is away; trying again"); }
 }
